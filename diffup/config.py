@@ -1,0 +1,181 @@
+"""What defines a result, as frozen dataclasses: inputs, model, training and sampling. No torch here.
+
+Everything in this file is *identity*: it enters a cell's key. Batch size at evaluation, device, workers and paths are
+runtime options and never appear here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+VISUAL_CUES = ("mask", "box", "scribble")
+CUES = (*VISUAL_CUES, "text")
+FEATURE_DTYPES = ("float16", "float32")
+SCHEDULES = ("self_aligned", "plain", "prior_centred")
+METHODS = ("diffup", "prior_mean", "prototype")
+
+
+def parse_annotation(annotation: str) -> tuple[str, ...]:
+    """Split an annotation such as ``"mask+text"`` into its cue kinds.
+
+    Visual kinds are dealt to the supports in turn (support k gets kind k mod n); ``text`` adds one text cue.
+
+    Raises:
+        ValueError: an unknown or repeated kind.
+    """
+    kinds = tuple(annotation.split("+"))
+    unknown = [kind for kind in kinds if kind not in CUES]
+    if unknown:
+        raise ValueError(f"annotation {annotation!r}: unknown cue {unknown[0]!r}; cues are {', '.join(CUES)}")
+    if len(set(kinds)) != len(kinds):
+        raise ValueError(f"annotation {annotation!r} names a cue twice")
+    return kinds
+
+
+def check_annotation(annotation: str, shots: int) -> None:
+    """Raise ValueError unless `shots` and `annotation` fit: 0 shots go with ``text`` alone, others need a visual cue."""
+    kinds = parse_annotation(annotation)
+    if shots < 0:
+        raise ValueError(f"shots must be 0 or more, not {shots}")
+    if shots == 0 and kinds != ("text",):
+        raise ValueError(f"0 shots go with annotation 'text' alone, not {annotation!r}")
+    if shots > 0 and not set(kinds) & set(VISUAL_CUES):
+        raise ValueError(f"{shots} shots need a visual cue (mask, box, scribble); annotation is {annotation!r}")
+
+
+def _positive(owner: object, *names: str) -> None:
+    for name in names:
+        if not getattr(owner, name) > 0:
+            raise ValueError(f"{type(owner).__name__}.{name} must be positive, not {getattr(owner, name)!r}")
+
+
+def _one_of(owner: object, name: str, allowed: tuple[str, ...]) -> None:
+    if getattr(owner, name) not in allowed:
+        raise ValueError(
+            f"{type(owner).__name__}.{name} must be one of {', '.join(allowed)}; not {getattr(owner, name)!r}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """How images and cues become features: the part of identity that a feature cache shares.
+
+    Attributes:
+        input_size: side in pixels of the square the image is resized to before the backbone.
+        feature_grid: side of the square grid that all stages are resampled to; priors live on it.
+        feature_dtype: features are rounded to this dtype before anything reads them.
+        prompts: text templates, each with one ``{}`` for the class name; their embeddings are averaged.
+        class_names: ``"given"``, or ``"deranged"``: each class is prompted by another class of its fold (a control).
+        boxes: ``"component"`` (one tight box per connected component) or ``"whole"`` (one for the class).
+        scribble_width: stroke width as a fraction of the square root of the object's area.
+        companion: backbone name of the open_clip model that reads text where the backbone has no text encoder.
+        companion_weights: that model's weights identity.
+    """
+
+    input_size: int = 320
+    feature_grid: int = 20
+    feature_dtype: str = "float16"
+    prompts: tuple[str, ...] = ("a photo of a {}.", "{}")
+    class_names: str = "given"
+    boxes: str = "component"
+    scribble_width: float = 0.08
+    companion: str = ""
+    companion_weights: str = ""
+
+    def __post_init__(self) -> None:
+        _positive(self, "input_size", "feature_grid", "scribble_width")
+        _one_of(self, "feature_dtype", FEATURE_DTYPES)
+        _one_of(self, "class_names", ("given", "deranged"))
+        _one_of(self, "boxes", ("component", "whole"))
+        bad = [prompt for prompt in self.prompts if prompt.count("{}") != 1]
+        if bad or not self.prompts:
+            raise ValueError(f"InputConfig.prompts: each template needs exactly one {{}}; got {bad or 'none'}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The trained part: UAPF and UQDD.
+
+    Attributes:
+        decoder_grid: side of the grid that the mask is generated on.
+        width: channels of the U-Net's first block.
+        schedule: how training builds x_t; see `diffup.schedule`.
+        bit_scale: masks are diffused as ±bit_scale.
+        residual: predict a correction to UAPF's mean rather than the mask itself.
+        uapf: learned fusion; off = plain mean of the priors with the spread of the cues as variance.
+        scm, dqm_error, dqm_iou, self_conditioning, query_infos: parts of the decoder, each removable.
+        one_step: the same U-Net as a discriminative decoder (no noise, one step).
+    """
+
+    decoder_grid: int = 40
+    width: int = 32
+    schedule: str = "self_aligned"
+    bit_scale: float = 0.1
+    residual: bool = True
+    uapf: bool = True
+    scm: bool = True
+    dqm_error: bool = True
+    dqm_iou: bool = True
+    self_conditioning: bool = True
+    query_infos: bool = True
+    one_step: bool = False
+
+    def __post_init__(self) -> None:
+        _positive(self, "decoder_grid", "width", "bit_scale")
+        _one_of(self, "schedule", SCHEDULES)
+        if self.decoder_grid % 4:
+            raise ValueError(f"ModelConfig.decoder_grid must be a multiple of 4, not {self.decoder_grid}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How it is trained: on base classes, with random cue kinds and random K.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: episodes a step (part of identity: it changes the result).
+        learning_rate, weight_decay: AdamW, cosine decay after a short warm-up.
+        ema: decay of the averaged weights that are saved.
+        max_shots: K is drawn from 1 … max_shots.
+        cue_weights: relative frequency of mask, box, scribble and text cues (text needs a text encoder).
+        virtual_backbones: distort priors in training so that the decoder does not learn one backbone's looks.
+        flip: mirror episodes at random.
+    """
+
+    steps: int = 500
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    ema: float = 0.99
+    max_shots: int = 5
+    cue_weights: tuple[float, float, float, float] = (0.5, 0.2, 0.2, 0.1)
+    virtual_backbones: bool = True
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", "batch_size", "learning_rate", "max_shots")
+        if len(self.cue_weights) != len(CUES) or min(self.cue_weights) < 0 or sum(self.cue_weights[:3]) <= 0:
+            raise ValueError(f"TrainConfig.cue_weights: {len(CUES)} weights ≥ 0, some visual; got {self.cue_weights}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"TrainConfig.ema must lie in [0, 1), not {self.ema}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """How a mask is made at test.
+
+    Attributes:
+        method: ``"diffup"``, or a training-free baseline: ``"prior_mean"``, ``"prototype"``.
+        steps: DDIM steps (1-8 are sensible).
+        threshold: probability above which a pixel is foreground.
+    """
+
+    method: str = "diffup"
+    steps: int = 2
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps")
+        _one_of(self, "method", METHODS)
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"SampleConfig.threshold must lie in (0, 1), not {self.threshold}")

@@ -1,0 +1,1 @@
+"""Datasets on disk: the `dataset.json` reader and the embedded `shapes4i`."""

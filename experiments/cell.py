@@ -1,0 +1,154 @@
+"""A cell is one point of a grid, and holds identity only; its key names its place in the result store.
+
+Two kinds: a `TrainingCell` makes a checkpoint, a `Cell` evaluates one (or a training-free baseline) on a manifest.
+A cell names the training cell it needs by key, so that both form one graph. Batch size at evaluation, device, workers
+and paths are runtime options and never identity.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig, check_annotation
+
+CELL_VERSION = 1
+KEY_LENGTH = 12
+
+
+def _key(cell: TrainingCell | Cell) -> str:
+    document = {"version": CELL_VERSION, **cell_to_dict(cell)}
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def _check(cell: TrainingCell | Cell) -> None:
+    if cell.fold < 0:
+        raise ValueError(f"fold must be 0 or more, not {cell.fold}")
+    for name in ("dataset", "backbone", "weights"):
+        if not getattr(cell, name):
+            raise ValueError(f"{type(cell).__name__}.{name} is empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCell:
+    """Train UAPF and UQDD on the base classes of one fold with one frozen backbone.
+
+    Attributes:
+        dataset: name, e.g. ``"shapes4i"``.
+        dataset_hash: fingerprint of the data (``""`` for named benchmarks whose data need not be at hand to plan).
+        protocol, protocol_hash: name and hash of the protocol (`diffup.protocols`).
+        fold: the fold whose classes are *left out* of training.
+        backbone: timm, ``open_clip:…`` or embedded name.
+        weights: weights identity: ``"hub"``, ``"sha256:…"`` (local or embedded file) or ``"random:SEED"``.
+        variant: name of the ablation, for display; what it means is in `model` and `train`.
+        train_seed: seed of initialisation, episodes and noise.
+    """
+
+    dataset: str
+    dataset_hash: str = ""
+    protocol: str = "paired"
+    protocol_hash: str = ""
+    fold: int
+    backbone: str
+    weights: str
+    variant: str = "diffup"
+    input: InputConfig = field(default_factory=InputConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    train_seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def key(self) -> str:
+        """First 12 hex digits of the sha256 of the canonical JSON."""
+        return _key(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Evaluate one method with one backbone, annotation and number of shots on one manifest.
+
+    Attributes:
+        shots: K supports per episode; 0 = text only.
+        annotation: ``mask``, ``box``, ``scribble``, ``text`` or a mix such as ``mask+text``.
+        backbone, weights: the *test* backbone, which need not be the one trained on.
+        trained_on: name of the backbone the checkpoint was trained with, ``""`` for a training-free baseline.
+        checkpoint: key of the `TrainingCell`, ``""`` for a training-free baseline.
+        variant: display name of method or ablation.
+        episode_seed: seed of the manifest; manifests depend on nothing else of the cell but the fold and `episodes`.
+        episodes: number of episodes.
+    Other fields as in `TrainingCell`.
+    """
+
+    dataset: str
+    dataset_hash: str = ""
+    protocol: str = "paired"
+    protocol_hash: str = ""
+    fold: int
+    shots: int
+    annotation: str
+    backbone: str
+    weights: str
+    trained_on: str = ""
+    checkpoint: str = ""
+    variant: str = "diffup"
+    input: InputConfig = field(default_factory=InputConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    train_seed: int = 0
+    episode_seed: int = 0
+    episodes: int = 1000
+
+    def __post_init__(self) -> None:
+        _check(self)
+        check_annotation(self.annotation, self.shots)
+        if self.episodes < 1:
+            raise ValueError(f"Cell.episodes must be 1 or more, not {self.episodes}")
+        if (self.sample.method == "diffup") != bool(self.checkpoint):
+            raise ValueError(
+                f"Cell.checkpoint: method 'diffup' needs the key of a training cell and baselines have none; "
+                f"method is {self.sample.method!r}, checkpoint {self.checkpoint!r}"
+            )
+
+    def key(self) -> str:
+        """First 12 hex digits of the sha256 of the canonical JSON."""
+        return _key(self)
+
+
+AnyCell = TrainingCell | Cell
+
+
+def cell_to_dict(cell: AnyCell) -> dict[str, Any]:
+    """The cell as plain JSON types, with ``kind`` = ``"train"`` or ``"evaluate"``."""
+    kind = "train" if isinstance(cell, TrainingCell) else "evaluate"
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(cell)))
+    return {"kind": kind, **plain}
+
+
+def cell_from_dict(document: dict[str, Any]) -> AnyCell:
+    """Inverse of `cell_to_dict`.
+
+    Raises:
+        ValueError: an unknown kind or field, or a value the cell refuses.
+    """
+    values = dict(document)
+    kind = values.pop("kind", None)
+    if kind not in ("train", "evaluate"):
+        raise ValueError(f"cell document has kind {kind!r}; expected 'train' or 'evaluate'")
+    try:
+        inputs = dict(values.pop("input"))
+        inputs["prompts"] = tuple(inputs["prompts"])
+        values["input"] = InputConfig(**inputs)
+        if kind == "train":
+            values["model"] = ModelConfig(**values.pop("model"))
+            train = dict(values.pop("train"))
+            train["cue_weights"] = tuple(train["cue_weights"])
+            return TrainingCell(**values, train=TrainConfig(**train))
+        sample = SampleConfig(**values.pop("sample"))
+        return Cell(**values, sample=sample)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"cell document does not fit this version of DiffUp: {error}") from error
