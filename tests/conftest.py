@@ -1,0 +1,159 @@
+"""What every test shares: one thread, no network, no writes in the user's home, and skips that CI can trust.
+
+A skip is lawful for two reasons only, and both are counted before pytest's last line: no CUDA GPU, or no shared data
+(real photographs and weights that the product does not ship). Under ``DIFFUP_CI=1`` any other skip is a failure, so
+that a test of LaTeX or of a page can't silently stop running.
+
+Fixtures: `require_program`, `shared_data`, `shared_weights`.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NO_GPU = "no CUDA GPU"
+NO_SHARED_DATA = "no shared data"
+
+_scratch = pytest.StashKey[list[Path]]()
+_skips: Counter[str] = Counter()
+
+
+def _in_ci() -> bool:
+    return os.environ.get("DIFFUP_CI", "") not in ("", "0")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the environment before anything imports torch, ray or mlflow."""
+    home = Path(tempfile.mkdtemp(prefix="diffup-home-"))
+    # Short, since Ray puts sockets below it, and a socket's path may have 107 characters.
+    ray_tmpdir = Path(tempfile.mkdtemp(prefix="du-", dir="/tmp" if os.path.isdir("/tmp") else None))
+    config.stash[_scratch] = [home, ray_tmpdir]
+    os.environ |= {
+        "DIFFUP_HOME": str(home),
+        "RAY_TMPDIR": str(ray_tmpdir),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MPLBACKEND": "Agg",
+    }
+    for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI"):  # tests leave a user's own cluster and store alone
+        os.environ.pop(name, None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the session's directories; a Ray process that is still ending may hold some files for a moment."""
+    for directory in config.stash.get(_scratch, []):
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked ``gpu`` on a machine without CUDA; torch is imported only if there is such a test."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=NO_GPU))
+
+
+def _judge_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Count a lawful skip; under ``DIFFUP_CI`` turn any other into a failure."""
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    where, line, reason = report.longrepr if isinstance(report.longrepr, tuple) else ("?", 0, str(report.longrepr))
+    for lawful in (NO_GPU, NO_SHARED_DATA):
+        if lawful in reason:
+            _skips[lawful] += 1
+            return
+    if _in_ci():
+        report.outcome = "failed"
+        report.longrepr = (
+            f"{where}:{line}: {reason}\nDIFFUP_CI is set: only a missing GPU or missing shared data may skip a test"
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """See `_judge_skip`."""
+    report = yield
+    _judge_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """See `_judge_skip`: a module skips as a whole through ``pytest.importorskip`` or at module level."""
+    report = yield
+    _judge_skip(report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests could not run here, before pytest's own last line."""
+    counts = ", ".join(f"{count} for {reason}" for reason, count in sorted(_skips.items())) or "none"
+    terminalreporter.write_line(f"lawful skips: {counts}")
+
+
+@pytest.fixture(scope="session")
+def require_program() -> Callable[[str], str]:
+    """A function that returns the path of a program, and skips the test without it (fails under ``DIFFUP_CI``)."""
+
+    def require(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            pytest.skip(f"program {name!r} is not installed; .ci/run installs it on Debian")
+        return path
+
+    return require
+
+
+def _shared() -> Path:
+    """``$DIFFUP_SHARED``, else ``../shared`` beside the repository; skips the test if there is neither."""
+    named = os.environ.get("DIFFUP_SHARED")
+    directory = Path(named) if named else ROOT.parent / "shared"
+    if named and not directory.is_dir():
+        pytest.fail(f"DIFFUP_SHARED={named} is not a directory")
+    if not (directory / "data").is_dir():
+        pytest.skip(f"{NO_SHARED_DATA}: {directory / 'data'} does not exist (set DIFFUP_SHARED)")
+    return directory.resolve()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Directory of real data: ``msrc15/dataset.json`` and ``coco128/dataset.json`` lie in it. Never write there."""
+    return _shared() / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights directory with ``resnet50``, ``mobilenetv2_100`` and ``deit_tiny_patch16_224``: ``$DIFFUP_WEIGHTS``
+    where that is set, else the shared weights, unpacked into a temporary directory."""
+    named = os.environ.get("DIFFUP_WEIGHTS")
+    if named:
+        if not Path(named).is_dir():
+            pytest.fail(f"DIFFUP_WEIGHTS={named} is not a directory")
+        return Path(named).resolve()
+    source = _shared() / "weights"
+    if not source.is_dir():
+        pytest.skip(f"{NO_SHARED_DATA}: {source} does not exist (set DIFFUP_WEIGHTS)")
+    unpacked = tmp_path_factory.mktemp("weights")
+    for path in source.iterdir():
+        if path.suffix in (".safetensors", ".json"):
+            (unpacked / path.name).symlink_to(path)
+        elif path.suffix == ".xz":
+            with lzma.open(path) as packed, open(unpacked / path.stem, "wb") as out:
+                shutil.copyfileobj(packed, out)
+    return unpacked

@@ -1,0 +1,116 @@
+"""The project's files agree with each other, and nothing in them belongs to one machine."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("diffup", "experiments", "cluster", "analysis")
+# Import name -> name of the distribution, where they differ.
+DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "open_clip": "open-clip-torch"}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    """The ``[project]`` table of pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def pins() -> dict[str, str]:
+    """Distribution -> exact version of constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+@pytest.fixture(scope="module")
+def tracked(require_program: Any) -> list[Path]:
+    """Files under version control that are there."""
+    done = subprocess.run([require_program("git"), "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"not a git checkout: {done.stderr.strip()}")
+    return [path for path in (ROOT / name for name in done.stdout.split("\0") if name) if path.is_file()]
+
+
+def test_every_requirement_is_pinned_within_its_range(project: dict[str, Any], pins: dict[str, str]) -> None:
+    """Else `pip install -c constraints.txt` fails, or installs what nobody tested."""
+    texts = project["dependencies"] + [text for extra in project["optional-dependencies"].values() for text in extra]
+    for requirement in map(Requirement, texts):
+        version = pins.get(canonicalize_name(requirement.name))
+        assert version, f"{requirement.name} of pyproject.toml is not in constraints.txt"
+        assert requirement.specifier.contains(version), f"constraints.txt has {requirement.name} {version}"
+
+
+def test_every_imported_distribution_is_a_requirement(project: dict[str, Any]) -> None:
+    """A package that came along with another one can leave with it."""
+    required = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    missing: dict[str, str] = {}
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - set(PACKAGES):
+                if canonicalize_name(DISTRIBUTIONS.get(top, top)) not in required:
+                    missing[top] = str(path.relative_to(ROOT))
+    assert not missing
+
+
+def test_the_changelog_opens_with_the_version_of_the_package(project: dict[str, Any]) -> None:
+    """A release that the changelog does not know is a release nobody was told of."""
+    versions = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert versions and versions[0] == project["version"]
+
+
+def test_nothing_belongs_to_one_machine(tracked: list[Path]) -> None:
+    """No path of the machine it was written on, no address of a package registry."""
+    pattern = re.compile(
+        rb"/(?:wor[k]|hom[e]|roo[t])/|/tm[p]/[a-z_]+/|https?://[^ ]*(?:py[p]i\.|pythonhoste[d]|npm[j]s|deb\.debia[n])"
+    )
+    found = []
+    for path in tracked:
+        data = path.read_bytes()
+        if b"\0" not in data[:8192]:
+            lines = enumerate(data.splitlines(), start=1)
+            found += [f"{path.relative_to(ROOT)}:{number}" for number, line in lines if pattern.search(line)]
+    assert not found
+
+
+def test_a_submitted_job_stays_below_rays_limit(tracked: list[Path]) -> None:
+    """`ray job submit --working-dir .` refuses a zip of more than 100 MiB."""
+    assert sum(path.stat().st_size for path in tracked) < 50 * 2**20
+
+
+def test_rayignore_keeps_code_and_package_data() -> None:
+    """An unanchored ``data/`` or ``weights/`` would take diffup/data or the embedded weights out of a job."""
+    patterns = [line for line in (ROOT / ".rayignore").read_text().splitlines() if line and not line.startswith("#")]
+    assert not {"data", "data/", "weights", "weights/", "diffup/"} & set(patterns)
+
+
+def test_the_readme_names_files_that_exist() -> None:
+    """The file tree is where a newcomer looks first; every path in it is real."""
+    readme = (ROOT / "README.md").read_text()
+    tree = re.search(r"## Where things are\n.*?```\n(.*?)```", readme, flags=re.DOTALL)
+    assert tree, "README.md has no file tree under '## Where things are'"
+    folder = ""
+    for line in tree[1].splitlines():
+        name = line.split("  ")[0] if not line.startswith(" ") else line.split()[0]
+        if not name.strip():
+            continue
+        if not line.startswith(" "):
+            folder = name.strip()
+            assert (ROOT / folder).exists(), f"README.md names {folder}"
+        else:
+            for part in name.split(","):
+                assert (ROOT / folder / part).exists(), f"README.md names {folder}{part}"
