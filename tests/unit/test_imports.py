@@ -56,8 +56,8 @@ def imported(path: Path, *, at_import: bool = False) -> set[str]:
         if at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             return
         if at_import and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for child in node.orelse:
-                visit(child)
+            for statement in node.orelse:
+                visit(statement)
             return
         for child in ast.iter_child_nodes(node):
             visit(child)

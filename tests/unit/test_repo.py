@@ -23,7 +23,8 @@ DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "open_clip": "open-
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:
     """The ``[project]`` table of pyproject.toml."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return table
 
 
 @pytest.fixture(scope="module")
