@@ -1,0 +1,206 @@
+"""What a trial does: one cell, from data set to metrics, with what is costly kept in the process.
+
+Ray-free on purpose: the same function runs a cell in a trial, in a test, or by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from PIL import Image
+
+from diffup.backbones.load import Backbone, load_backbone
+from diffup.config import InputConfig
+from diffup.data.dataset import Dataset, open_dataset
+from diffup.encode import Encoder, FeatureCache
+from diffup.episodes import make_manifest
+from diffup.evaluate import Evaluation, evaluate, predict
+from diffup.metrics import fb_iou, miou
+from diffup.model import DiffUp, load_checkpoint
+from diffup.panels import panel
+from diffup.protocols import get_protocol
+from diffup.supply import CueSource
+from diffup.train import EpisodeSampler, train
+from experiments.cell import AnyCell, Cell, TrainingCell, cell_to_dict
+
+PANELS = 3
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkContext:
+    """Runtime options of a trial: everything that is not identity.
+
+    Attributes:
+        results: the result store.
+        datasets: path of ``dataset.json`` by data set name.
+        weights_dir: folder of local backbone weights.
+        device, threads, batch_size: how to compute.
+        progress: whether to draw progress bars.
+    """
+
+    results: Path
+    datasets: dict[str, str]
+    weights_dir: Path | None = None
+    device: str = "cpu"
+    threads: int = 1
+    batch_size: int = 8
+    progress: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a cell gave: figures, the episode table (None for a training cell), provenance and panels by name."""
+
+    metrics: dict[str, float]
+    episodes: pd.DataFrame | None
+    provenance: dict[str, Any]
+    panels: dict[str, Image.Image] = field(default_factory=dict)
+
+
+def execute(cell: AnyCell, context: WorkContext) -> Outcome:
+    """Run one cell.
+
+    Raises:
+        ValueError: data, weights or checkpoint are missing or not those the cell names.
+    """
+    torch.set_num_threads(context.threads)
+    started = time.perf_counter()
+    outcome = _train(cell, context) if isinstance(cell, TrainingCell) else _evaluate(cell, context)
+    outcome.metrics.setdefault("seconds", time.perf_counter() - started)
+    outcome.metrics["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return outcome
+
+
+def _dataset(cell: AnyCell, context: WorkContext) -> Dataset:
+    if cell.dataset not in context.datasets:
+        raise ValueError(f"no path is known for data set {cell.dataset!r}; pass --dataset")
+    dataset = _open(context.datasets[cell.dataset])
+    if cell.dataset_hash and dataset.fingerprint != cell.dataset_hash:
+        raise ValueError(
+            f"data set {cell.dataset!r} at {context.datasets[cell.dataset]} has changed: fingerprint "
+            f"{dataset.fingerprint}, the cell names {cell.dataset_hash}. Plan the grid again"
+        )
+    protocol = get_protocol(cell.protocol)
+    if cell.protocol_hash and protocol.hash() != cell.protocol_hash:
+        raise ValueError(f"protocol {cell.protocol!r} is now {protocol.hash()}, the cell names {cell.protocol_hash}")
+    return dataset
+
+
+@lru_cache(maxsize=4)
+def _open(path: str) -> Dataset:
+    return open_dataset(path)
+
+
+@lru_cache(maxsize=3)
+def _backbone(name: str, weights: str, weights_dir: Path | None, device: str) -> Backbone:
+    return load_backbone(name, weights, weights_dir=weights_dir, device=device)
+
+
+# Features outlive cells: consecutive cells of a worker share backbone and data set, whatever they vary.
+@lru_cache(maxsize=2)
+def _features(
+    dataset_path: str, backbone: str, weights: str, with_text: bool, config: InputConfig, weights_dir: Path | None,
+    device: str,
+) -> FeatureCache:  # fmt: skip
+    visual = _backbone(backbone, weights, weights_dir, device)
+    text_model = None
+    if with_text:
+        text_model = visual
+        if config.companion:
+            text_model = _backbone(config.companion, config.companion_weights, weights_dir, device)
+    return FeatureCache(Encoder(visual, config, text_model, device), _open(dataset_path).image)
+
+
+def _prepare(cell: AnyCell, context: WorkContext, with_text: bool) -> tuple[Dataset, CueSource, FeatureCache]:
+    dataset = _dataset(cell, context)
+    path = context.datasets[cell.dataset]
+    # Whatever does not change features is left out of the cache's key.
+    config = dataclasses.replace(cell.input, class_names="given", scribble_width=0.08, boxes="component")
+    if not with_text:
+        config = dataclasses.replace(config, companion="", companion_weights="")
+    weights_dir = context.weights_dir
+    features = _features(path, cell.backbone, cell.weights, with_text, config, weights_dir, context.device)
+    return dataset, CueSource(dataset, cell.input), features
+
+
+def _provenance(cell: AnyCell, features: FeatureCache, dataset: Dataset) -> dict[str, Any]:
+    text = features.encoder.text_model
+    return {
+        "weights_hash": features.encoder.backbone.loaded_hash,
+        "text_weights_hash": text.loaded_hash if text is not None else "",
+        "dataset_fingerprint": dataset.fingerprint,
+        "device": features.encoder.device,
+        "threads": torch.get_num_threads(),
+        "host_cpus": os.cpu_count(),
+    }
+
+
+def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
+    with_text = cell.train.cue_weights[3] > 0
+    dataset, cues, features = _prepare(cell, context, with_text)
+    protocol = get_protocol(cell.protocol)
+    pools = {c: dataset.eligible(c, protocol) for c in dataset.base_classes(cell.fold)}
+    sampler = EpisodeSampler(cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train)
+    metrics = train(
+        sampler,
+        cell.model,
+        cell.train,
+        context.results / cell.key() / CHECKPOINT,
+        seed=cell.train_seed,
+        facts={"cell": cell_to_dict(cell), "key": cell.key()},
+        progress=context.progress,
+    )
+    return Outcome(metrics, None, _provenance(cell, features, dataset))
+
+
+def _model(cell: Cell, context: WorkContext) -> DiffUp | None:
+    if not cell.checkpoint:
+        return None
+    return load_checkpoint(context.results / cell.checkpoint / CHECKPOINT)
+
+
+def _evaluate(cell: Cell, context: WorkContext) -> Outcome:
+    with_text = "text" in cell.annotation.split("+")
+    dataset, cues, features = _prepare(cell, context, with_text)
+    manifest = make_manifest(
+        dataset, get_protocol(cell.protocol), cell.fold, cell.shots, cell.episodes, cell.episode_seed
+    )
+    what = Evaluation(
+        model=_model(cell, context),
+        sample=cell.sample,
+        annotation=cell.annotation,
+        shots=cell.shots,
+        class_indices=tuple(dataset.novel_classes(cell.fold)),
+        deranged=cell.input.class_names == "deranged",
+        seed=cell.episode_seed,
+        fold=cell.fold,
+    )
+    episodes = manifest.episodes
+    began = time.perf_counter()
+    table = evaluate(
+        what, episodes, cues, features, batch_size=context.batch_size, progress=context.progress
+    )
+    seconds = time.perf_counter() - began
+    first = list(episodes[:PANELS])
+    panels = {
+        f"episode_{episode.index:04d}": panel(what, episode, prediction, cues)
+        for episode, prediction in zip(first, predict(what, first, cues, features), strict=True)
+    }
+    metrics = {
+        "miou": miou(table["class_id"], table["inter_fg"], table["union_fg"], dataset.novel_classes(cell.fold)),
+        "fb_iou": fb_iou(table["inter_fg"], table["union_fg"], table["inter_bg"], table["union_bg"]),
+        "episodes_per_s": len(table) / seconds,
+        "seconds": seconds,
+    }
+    provenance = {**_provenance(cell, features, dataset), "manifest_hash": manifest.hash()}
+    return Outcome(metrics, table, provenance, panels)

@@ -1,0 +1,215 @@
+"""DiffUp: BAFT → UAPF → UQDD, from features and cues to a mask with its confidence; checkpoints.
+
+Letters: B batch · K cues · S stages · P prior maps · h w feature grid · R side of the decoder grid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from diffup.baft import prior_mean, prototype_contrast, text_priors, visual_priors
+from diffup.config import CUES, ModelConfig
+from diffup.encode import Features
+from diffup.schedule import Schedule
+from diffup.uapf import UAPF
+from diffup.uqdd import UQDD, query_infos
+
+CHECKPOINT_FORMAT = 1
+VARIANCE_FLOOR = 1e-4
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """A batch of episodes, all with the same K visual cues and with or without text.
+
+    Attributes:
+        query, supports: features of B queries and of B lists of K supports.
+        weights_BK2hw: foreground and background weight of each support position (`diffup.cues`); K may be 0.
+        kinds: the K cue kinds of each episode.
+        names: text embeddings [N, D] of the class names the user gave, or None without a text cue.
+        targets: index of each episode's class in `names`.
+    """
+
+    query: list[Features]
+    supports: list[list[Features]]
+    weights_BK2hw: Tensor
+    kinds: list[tuple[str, ...]]
+    names: Tensor | None = None
+    targets: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What the model says of a batch, on its decoder grid.
+
+    Attributes:
+        logits: of the mask, [B, R, R].
+        mean, variance: UAPF's maps, [B, R, R].
+        predicted_iou: DQM's estimate for the mask at 0.5, [B] in [0, 1].
+    """
+
+    logits: Tensor
+    mean: Tensor
+    variance: Tensor
+    predicted_iou: Tensor
+
+
+def _stages(episodes: Episodes) -> tuple[list[Tensor], list[Tensor]]:
+    """Stage features in float32: S queries [B, C, h, w] and S supports [B, K, C, h, w] (none at K = 0)."""
+    query = [torch.stack(stage).float() for stage in zip(*(f.stages for f in episodes.query), strict=True)]
+    if not episodes.weights_BK2hw.shape[1]:
+        return query, []
+    per_episode = [list(zip(*(f.stages for f in supports), strict=True)) for supports in episodes.supports]
+    return query, [
+        torch.stack([torch.stack(stages[s]) for stages in per_episode]).float() for s in range(len(query))
+    ]
+
+
+def priors(episodes: Episodes) -> tuple[Tensor, Tensor]:
+    """BAFT for a batch: prior_BKSPhw in [0, 1] and the kind of each cue, kind_BK (text, if any, is the last cue).
+
+    Raises:
+        ValueError: no cue, or a text cue without targets or text features.
+    """
+    query, supports = _stages(episodes)
+    parts, kinds = [], []
+    if supports:
+        weights = episodes.weights_BK2hw
+        parts.append(visual_priors(query, supports, weights[:, :, 0], weights[:, :, 1]))
+        kinds.append(torch.tensor([[CUES.index(kind) for kind in row] for row in episodes.kinds]))
+    if episodes.names is not None:
+        if episodes.targets is None or any(f.text is None for f in episodes.query):
+            raise ValueError("a text cue needs the episodes' targets and queries encoded with a text model")
+        dense = torch.stack([f.text for f in episodes.query if f.text is not None]).float()
+        similarity = torch.einsum("bdhw,nd->bnhw", dense, episodes.names)
+        parts.append(text_priors(query, similarity, episodes.targets))
+        kinds.append(torch.full((len(query[0]), 1), CUES.index("text")))
+    if not parts:
+        raise ValueError("an episode needs at least one cue")
+    return torch.cat(parts, dim=1), torch.cat(kinds, dim=1)
+
+
+@torch.inference_mode()
+def training_free(method: str, episodes: Episodes) -> Tensor:
+    """Foreground probability of the training-free baselines, [B, h, w] in [0, 1].
+
+    ``prior_mean``: min-max of the mean of all prior maps. ``prototype``: `prototype_contrast` on the middle stage;
+    visual cues only.
+
+    Raises:
+        ValueError: an unknown method, or ``prototype`` without a visual cue.
+    """
+    if method == "prior_mean":
+        return prior_mean(priors(episodes)[0])
+    if method != "prototype":
+        raise ValueError(f"unknown training-free method {method!r}")
+    query, supports = _stages(episodes)
+    if not supports:
+        raise ValueError("the prototype baseline needs a visual cue; it has no text form")
+    weights, middle = episodes.weights_BK2hw, len(query) // 2
+    return prototype_contrast(query[middle], supports[middle], weights[:, :, 0], weights[:, :, 1])
+
+
+class DiffUp(nn.Module):
+    """The trained part, and the whole way from priors to a mask."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.schedule = Schedule(kind=config.schedule, bit_scale=config.bit_scale)
+        self.uapf = UAPF(learned=config.uapf)
+        self.uqdd = UQDD(config)
+
+    def fuse(self, prior_BKSPhw: Tensor, kind_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """UAPF's mean and variance on the decoder grid, [B, R, R] each."""
+        mean, variance = self.uapf(prior_BKSPhw, kind_BK)
+        size = (self.config.decoder_grid, self.config.decoder_grid)
+        both = F.interpolate(torch.stack([mean, variance], dim=1), size=size, mode="bilinear", align_corners=False)
+        return both[:, 0].clamp(0, 1), both[:, 1].clamp_min(VARIANCE_FLOOR)
+
+    def infos(self, query: Sequence[Features]) -> Tensor:
+        """Query infos on the decoder grid, [B, 4, R, R]."""
+        rgb = torch.stack([features.rgb for features in query])
+        return query_infos(F.adaptive_avg_pool2d(rgb, self.config.decoder_grid))
+
+    def sample(
+        self, mean_BRR: Tensor, variance_BRR: Tensor, infos_BXRR: Tensor, noise_BRR: Tensor, steps: int
+    ) -> Segmentation:
+        """DDIM from noise to a mask in `steps` steps (the one-step variant ignores noise and `steps`)."""
+        batch = mean_BRR.shape[0]
+        estimate = mean_BRR
+        if self.config.one_step:
+            noise_BRR, steps = torch.zeros_like(noise_BRR), 1
+        x = self.schedule.diffuse(mean_BRR, torch.ones(batch, device=mean_BRR.device), noise_BRR, mean_BRR)
+        if self.config.one_step:
+            x = torch.zeros_like(x)
+        times = torch.linspace(1, 0, steps + 1, device=mean_BRR.device)
+        for now, after in zip(times[:-1], times[1:], strict=True):
+            t_B, s_B = now.expand(batch), after.expand(batch)
+            logits, _, _ = self.uqdd(x, t_B, estimate, mean_BRR, variance_BRR, infos_BXRR)
+            probability = torch.sigmoid(logits)
+            x = self.schedule.ddim_step(x, probability, t_B, s_B, mean_BRR)
+            estimate = probability
+        _, iou = self.uqdd.quality(self.schedule.encode(estimate), estimate, mean_BRR, variance_BRR)
+        return Segmentation(logits, mean_BRR, variance_BRR, torch.sigmoid(iou))
+
+    @torch.inference_mode()
+    def segment(self, episodes: Episodes, *, steps: int, noise_BRR: Tensor) -> Segmentation:
+        """Segment a batch of episodes.
+
+        Args:
+            episodes: queries and cues.
+            steps: DDIM steps.
+            noise_BRR: standard Gaussian noise, one map an episode, from the episode's own seed.
+        """
+        prior, kind = priors(episodes)
+        return self.segment_priors(prior, kind, self.infos(episodes.query), steps=steps, noise_BRR=noise_BRR)
+
+    @torch.inference_mode()
+    def segment_priors(
+        self, prior_BKSPhw: Tensor, kind_BK: Tensor, infos_BXRR: Tensor, *, steps: int, noise_BRR: Tensor
+    ) -> Segmentation:
+        """`segment` from prior maps that are already at hand."""
+        self.eval()
+        mean, variance = self.fuse(prior_BKSPhw, kind_BK)
+        return self.sample(mean, variance, infos_BXRR, noise_BRR, steps)
+
+
+def save_checkpoint(model: DiffUp, folder: Path, facts: dict[str, object]) -> None:
+    """Write ``model.safetensors`` and, last, ``config.json`` (model configuration and `facts`); each atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / "model.safetensors.part"
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part)
+    os.replace(part, folder / "model.safetensors")
+    document = {"format": CHECKPOINT_FORMAT, "model": dataclasses.asdict(model.config), "facts": facts}
+    part = folder / "config.json.part"
+    part.write_text(json.dumps(document, indent=1, sort_keys=True))
+    os.replace(part, folder / "config.json")
+
+
+def load_checkpoint(folder: Path) -> DiffUp:
+    """Read a checkpoint folder into an eval-mode model.
+
+    Raises:
+        ValueError: a file is missing, damaged, or of another format.
+    """
+    try:
+        document = json.loads((folder / "config.json").read_text())
+        if document["format"] != CHECKPOINT_FORMAT:
+            raise ValueError(f"format {document['format']}, this version reads {CHECKPOINT_FORMAT}")
+        model = DiffUp(ModelConfig(**document["model"]))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"checkpoint {folder} cannot be read: {error}. Train it again (--force)") from error
+    return model.eval()

@@ -1,0 +1,65 @@
+"""From a data set to what episodes need: cue weights of supports and truths of queries, on grids, remembered."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffup.annotations import annotate
+from diffup.config import InputConfig
+from diffup.cues import cue_weights
+from diffup.data.dataset import Dataset
+
+ANNOTATION_SEED = 0
+
+
+class CueSource:
+    """Annotations and truths of one data set under one `InputConfig`.
+
+    A support's annotation is a function of (data set, image, class, kind) alone, so every backbone, shot count and
+    method sees the same box or scribble.
+    """
+
+    def __init__(self, dataset: Dataset, config: InputConfig) -> None:
+        self.dataset, self.config = dataset, config
+        self._weights: dict[tuple[str, int, str], Tensor] = {}
+        self._truths: dict[tuple[str, int, int], tuple[Tensor, Tensor]] = {}
+
+    def annotation(self, image_id: str, class_index: int, kind: str) -> NDArray[np.uint8]:
+        """The annotation drawn for a support, [H, W]: 0 background, 1 foreground, 2 unknown."""
+        return annotate(
+            self.dataset.mask(image_id, class_index),
+            kind,
+            seed_parts=(self.dataset.name, image_id, class_index, ANNOTATION_SEED),
+            boxes=self.config.boxes,
+            scribble_width=self.config.scribble_width,
+        )
+
+    def weights(self, image_id: str, class_index: int, kind: str) -> Tensor:
+        """Foreground and background weights of a support on the feature grid, [2, h, w].
+
+        Raises:
+            ValueError: the support does not show the class; the image is named.
+        """
+        key = (image_id, class_index, kind)
+        if key not in self._weights:
+            try:
+                drawn = self.annotation(image_id, class_index, kind)
+                self._weights[key] = cue_weights(drawn, kind, self.config.feature_grid)
+            except ValueError as error:
+                name = self.dataset.classes[class_index]
+                raise ValueError(f"{self.dataset.name}, image {image_id}, class {name!r}: {error}") from error
+        return self._weights[key]
+
+    def truth(self, image_id: str, class_index: int, grid: int) -> tuple[Tensor, Tensor]:
+        """A query's mask for a loss: share of foreground among valid pixels, and share of valid pixels, [R, R] each."""
+        key = (image_id, class_index, grid)
+        if key not in self._truths:
+            mask = torch.from_numpy(self.dataset.mask(image_id, class_index))
+            planes = torch.stack([mask == 1, mask != 255]).float()
+            foreground, valid = F.adaptive_avg_pool2d(planes[None], grid)[0]
+            self._truths[key] = (foreground / valid.clamp_min(1e-6)).clamp(0, 1), valid
+        return self._truths[key]
