@@ -1,0 +1,238 @@
+"""One front for every backbone: `load_backbone(name, weights)` gives a frozen `Backbone`.
+
+Images go in as RGB in [0, 1]; resizing to a size the architecture takes and normalisation happen inside.
+
+Letters: B batch · C channels · H W image · h w grid of a stage · N texts · D image-text space.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from diffup.backbones import embedded
+from diffup.backbones.names import BackboneName, check_backbone
+from diffup.backbones.weights_io import (
+    file_identity,
+    file_stems,
+    find_weights,
+    fit_state_dict,
+    load_state_dict,
+    random_seed,
+    read_normalisation,
+    state_hash,
+    weights_file,
+    weights_identity,
+)
+
+
+class Backbone:
+    """A frozen backbone: three feature stages of an image and, with a text encoder, a dense text map.
+
+    Every method runs in inference mode, so its outputs can't take part in training.
+
+    Attributes:
+        name: backbone name.
+        weights: identity of the weights that were asked for.
+        has_text: whether `dense_text` and `embed_text` work.
+        text_dim: D, or None without text.
+        loaded_hash: first 12 hex digits of the sha256 over the weights that were really loaded.
+        mean, std: the normalisation applied inside.
+    """
+
+    def __init__(self, name: str, weights: str, features: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Freeze `features`, a `TimmFeatures` or `ClipFeatures`; use `load_backbone` instead of calling this."""
+        self.name, self.weights, self.mean, self.std = name, weights, mean, std
+        self._features = features.eval().requires_grad_(False)
+        self.loaded_hash = state_hash(features.model, features.heads)
+        self.device = next(features.parameters()).device
+        self._no_text = getattr(features, "no_dense_text", "it has no text encoder")
+        self.has_text = not self._no_text
+        self._text_dim: int | None = None
+
+    @property
+    def text_dim(self) -> int | None:
+        """Width D of the image-text space, None without text."""
+        if self.has_text and self._text_dim is None:
+            self._text_dim = self.embed_text(["a"]).shape[1]
+        return self._text_dim
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size (H, W) that an image of (height, width) is resized to inside."""
+        size: tuple[int, int] = self._features.input_size(height, width)
+        return size
+
+    def _prepare(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        if images_BCHW.ndim != 4 or images_BCHW.shape[1] != 3 or not images_BCHW.is_floating_point():
+            raise ValueError(
+                f"backbone {self.name!r} takes float images [B, 3, H, W] in [0, 1], not {images_BCHW.dtype} "
+                f"{tuple(images_BCHW.shape)}; divide uint8 images by 255 and put channels first"
+            )
+        images = images_BCHW.to(self.device, torch.float32)
+        size = self.input_size(images.shape[-2], images.shape[-1])
+        if size != tuple(images.shape[-2:]):
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
+        mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return (images - mean) / std
+
+    @torch.inference_mode()
+    def stages(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Three feature maps [B, C_s, h_s, w_s], shallow to deep, each on its stage's own grid.
+
+        Args:
+            images_BCHW: float images in [0, 1], any H and W.
+
+        Raises:
+            ValueError: not a batch of float RGB images.
+        """
+        first, second, third = self._features.stages(self._prepare(images_BCHW))
+        return first, second, third
+
+    def _check_text(self) -> None:
+        if not self.has_text:
+            raise ValueError(
+                f"backbone {self.name!r} can't read text ({self._no_text}); name an open_clip model such as "
+                f"'open_clip:ViT-B-16/openai' as companion for the text cue"
+            )
+
+    @torch.inference_mode()
+    def dense_text(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        """Image-text embeddings [B, D, h, w] of every position, L2-normalised over D.
+
+        Args:
+            images_BCHW: as for `stages`.
+
+        Raises:
+            ValueError: no text encoder, or a head without a value path.
+        """
+        self._check_text()
+        return F.normalize(self._features.dense_text(self._prepare(images_BCHW)), dim=1)
+
+    @torch.inference_mode()
+    def embed_text(self, texts: list[str], prompts: tuple[str, ...] = ("{}",)) -> torch.Tensor:
+        """Embeddings [N, D] of texts, L2-normalised.
+
+        Args:
+            texts: class names or sentences.
+            prompts: templates, each with one ``{}`` for the text; their normalised embeddings are averaged.
+
+        Raises:
+            ValueError: no text encoder, or its tokenizer is not at hand.
+        """
+        self._check_text()
+        if not texts:
+            raise ValueError(f"backbone {self.name!r}: no texts to embed; give at least one class name")
+        sentences = [prompt.replace("{}", text) for text in texts for prompt in prompts]
+        try:
+            embedded_texts = self._features.embed_text(sentences)
+        except OSError as error:
+            raise ValueError(
+                f"the tokenizer of backbone {self.name!r} could not be fetched ({error}); go online once, or choose a "
+                f"model with open_clip's own tokenizer, such as 'open_clip:ViT-B-16/openai'"
+            ) from error
+        return F.normalize(embedded_texts.view(len(texts), len(prompts), -1).mean(dim=1), dim=1)
+
+
+def load_backbone(
+    name: str, weights: str = "auto", *, weights_dir: Path | None = None, device: str | torch.device = "cpu"
+) -> Backbone:
+    """Build a backbone, load its weights and freeze it.
+
+    Args:
+        name: timm, ``open_clip:…`` or embedded name.
+        weights: an identity (``"sha256:…"``, ``"hub"``, ``"random:SEED"``) or ``"auto"``, ``"random"``.
+        weights_dir: directory with weights files, see `weights_io.find_weights`.
+        device: where the model and its outputs live.
+
+    Raises:
+        ValueError: unknown name, no such file, a file whose hash is another than `weights` or that doesn't fit, or a
+            download that failed.
+    """
+    parsed = check_backbone(name)
+    identity = weights_identity(name, weights_dir=weights_dir, weights=weights)
+    if identity.startswith("random:"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random_seed(identity))
+            features = _build(name, parsed, identity)
+        normalisation = None
+    elif identity == "hub":
+        features = _from_hub(name, parsed, weights_dir)
+        normalisation = None
+    else:
+        path = _checked_file(name, parsed, identity, weights_dir)
+        features = _build(name, parsed, identity)
+        fit_state_dict(features.model, load_state_dict(path), path, features.heads)
+        normalisation = read_normalisation(path)
+    mean, std = normalisation or (features.mean, features.std)
+    return Backbone(name, identity, features.to(device), mean, std)
+
+
+def _build(name: str, parsed: BackboneName, weights: str) -> Any:
+    """The architecture, with whatever weights its constructor draws."""
+    if parsed.kind == "embedded":
+        return _build_embedded(parsed.model)
+    try:
+        return _build_library(parsed, pretrained=False)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"backbone {name!r} with weights {weights!r} could not be built: {error}") from error
+
+
+def _build_library(parsed: BackboneName, *, pretrained: bool) -> Any:
+    if parsed.kind == "open_clip":
+        from diffup.backbones.clip_features import build_clip
+
+        return build_clip(parsed.model, parsed.tag, pretrained=pretrained)
+    from diffup.backbones.timm_features import build_timm
+
+    return build_timm(parsed.timm_name, pretrained=pretrained)
+
+
+def _build_embedded(name: str) -> Any:
+    model: nn.Module = embedded.build(name)
+    spec = embedded.EMBEDDED[name]
+    if spec.has_text:
+        from diffup.backbones.clip_features import ClipFeatures
+
+        features: Any = ClipFeatures(model, embedded.tokenizer)
+    else:
+        from diffup.backbones.timm_features import TimmFeatures
+
+        features = TimmFeatures(model)
+    features.mean, features.std = tuple(spec.mean), tuple(spec.std)
+    return features
+
+
+def _checked_file(name: str, parsed: BackboneName, identity: str, weights_dir: Path | None) -> Path:
+    path = weights_file(name, weights_dir)
+    if path is None:
+        where = f"{weights_dir} has no" if weights_dir else "no weights directory was given to look for a"
+        raise ValueError(
+            f"backbone {name!r} was asked for with weights {identity}, but {where} file "
+            f"{file_stems(parsed)[0]}.safetensors (or .pth); put it there and pass --weights-dir"
+        )
+    found = file_identity(path)
+    if found != identity:
+        raise ValueError(
+            f"weights file {path} is {found}, but backbone {name!r} was asked for with weights {identity}: the file or "
+            f"the .json beside it changed; put the old one back, or run anew so that the results get a key of their own"
+        )
+    return path
+
+
+def _from_hub(name: str, parsed: BackboneName, weights_dir: Path | None) -> Any:
+    try:
+        return _build_library(parsed, pretrained=True)
+    except ValueError:
+        raise
+    except Exception as error:  # the hub clients raise a dozen unrelated types when a download fails
+        local = find_weights(name, weights_dir)
+        have = f"{local} is there but weights 'hub' were asked for" if local else f"{file_stems(parsed)[0]}.safetensors"
+        raise ValueError(
+            f"the pretrained weights of backbone {name!r} could not be downloaded "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). Offline, pass "
+            f"--weights-dir with a directory that holds the weights ({have}), or use random weights to try things out"
+        ) from error

@@ -1,0 +1,125 @@
+"""Backbone names: which library a name belongs to, whether it exists, and what was probably meant. No torch at import.
+
+Three kinds of names:
+
+* ``resnet50``, ``vit_small_patch14_dinov2.lvd142m``: a timm model, with an optional pretrained tag after the dot;
+* ``open_clip:ViT-B-16/openai``: an open_clip model, with an optional pretrained tag after the slash;
+* ``tiny_resnet``: one of the models that are shipped with this package (`diffup.backbones.embedded`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from diffup.backbones.embedded import EMBEDDED
+
+OPEN_CLIP_PREFIX = "open_clip:"
+SUGGESTIONS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneName:
+    """A parsed name.
+
+    Attributes:
+        kind: ``"timm"``, ``"open_clip"`` or ``"embedded"``.
+        model: the architecture, as its library calls it.
+        tag: the pretrained tag, ``""`` for the library's default.
+    """
+
+    kind: str
+    model: str
+    tag: str = ""
+
+    @property
+    def timm_name(self) -> str:
+        """``model.tag`` as `timm.create_model` takes it."""
+        return f"{self.model}.{self.tag}" if self.tag else self.model
+
+
+def parse_backbone(name: str) -> BackboneName:
+    """Split a backbone name into kind, model and tag; existence is not checked (see `check_backbone`).
+
+    Raises:
+        ValueError: the name is empty or has an empty part.
+    """
+    if name in EMBEDDED:
+        return BackboneName(kind="embedded", model=name)
+    if name.startswith(OPEN_CLIP_PREFIX):
+        model, slash, tag = name.removeprefix(OPEN_CLIP_PREFIX).partition("/")
+        parsed, empty_tag = BackboneName(kind="open_clip", model=model, tag=tag), bool(slash) and not tag
+    else:
+        model, dot, tag = name.partition(".")
+        parsed, empty_tag = BackboneName(kind="timm", model=model, tag=tag), bool(dot) and not tag
+    if not parsed.model or empty_tag or name != name.strip():
+        raise ValueError(
+            f"backbone name {name!r} is incomplete; write a timm name such as 'resnet50' or 'resnet50.a1_in1k', or "
+            f"'open_clip:MODEL/TAG' such as 'open_clip:ViT-B-16/openai'"
+        )
+    return parsed
+
+
+def has_text_encoder(name: str) -> bool:
+    """Whether the name promises a text encoder; a planner can ask this without loading anything."""
+    parsed = parse_backbone(name)
+    return parsed.kind == "open_clip" or (parsed.kind == "embedded" and EMBEDDED[parsed.model].has_text)
+
+
+def suggest(name: str) -> list[str]:
+    """Existing names that look like `name`, best first (at most five).
+
+    Architectures are compared without their tags, so that a wrong tag still leads to the right model.
+    """
+    import open_clip
+    import timm
+
+    wanted = name.lower()
+    known = {model.lower(): model for model in (*EMBEDDED, *timm.list_models())}
+    known |= {f"{OPEN_CLIP_PREFIX}{model}".lower(): f"{OPEN_CLIP_PREFIX}{model}" for model in open_clip.list_models()}
+    stem = wanted.partition("/")[0]
+    parts = [wanted, wanted.partition(".")[0], stem, f"{OPEN_CLIP_PREFIX}{stem}"]
+    found: dict[str, float] = {}
+    for part in dict.fromkeys(parts):
+        for match in difflib.get_close_matches(part, known, n=SUGGESTIONS, cutoff=0.6):
+            score = difflib.SequenceMatcher(None, part, match).ratio()
+            found[known[match]] = max(score, found.get(known[match], 0.0))
+    return sorted(found, key=lambda match: (-found[match], match))[:SUGGESTIONS]
+
+
+def _unknown(name: str, what: str, near: list[str]) -> ValueError:
+    hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models(), open_clip.list_models() list all names"
+    return ValueError(f"backbone {name!r}: {what}; {hint}")
+
+
+def check_backbone(name: str) -> BackboneName:
+    """Parse a name and make sure that its library knows the model and the tag.
+
+    Returns:
+        the parsed name.
+
+    Raises:
+        ValueError: unknown model or tag; the message suggests near names.
+    """
+    parsed = parse_backbone(name)
+    if parsed.kind == "timm":
+        import timm
+
+        if not timm.is_model(parsed.model):
+            raise _unknown(name, "neither timm nor this package has such a model", suggest(name))
+        if parsed.tag:
+            names = timm.list_pretrained(f"{parsed.model}.*")
+            if parsed.timm_name not in names:
+                near = difflib.get_close_matches(parsed.timm_name, names, n=SUGGESTIONS, cutoff=0.0)
+                raise _unknown(name, f"timm's {parsed.model} has no pretrained tag {parsed.tag!r}", near)
+    elif parsed.kind == "open_clip":
+        import open_clip
+
+        if parsed.model not in open_clip.list_models():
+            raise _unknown(name, f"open_clip has no model {parsed.model!r}", suggest(name))
+        tags = open_clip.list_pretrained_tags_by_model(parsed.model)
+        if parsed.tag and parsed.tag not in tags:
+            near = difflib.get_close_matches(parsed.tag, tags, n=SUGGESTIONS, cutoff=0.0)
+            near = [f"{OPEN_CLIP_PREFIX}{parsed.model}/{tag}" for tag in near]
+            raise _unknown(name, f"open_clip's {parsed.model} has no pretrained tag {parsed.tag!r}", near)
+    return parsed

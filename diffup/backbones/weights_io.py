@@ -1,0 +1,245 @@
+"""Where a backbone's weights come from, what identifies them, and how a file of them is read safely.
+
+The identity of weights enters a cell's key: ``"sha256:<12 hex>"`` for a file, ``"hub"`` for what timm or open_clip
+download by name, ``"random:SEED"`` for none. A file may have a ``.json`` of the same stem beside it that names ``mean``
+and ``std`` of the normalisation; it changes the features, so it enters the identity too. No torch at import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffup.backbones.embedded import weights_path
+from diffup.backbones.names import BackboneName, parse_backbone
+
+if TYPE_CHECKING:
+    import torch
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+HASH_LENGTH = 12
+SHOWN_KEYS = 4
+WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
+ADVICE = "save its state dict again with safetensors.torch.save_file(state, path) or torch.save(state, path)"
+
+
+def file_stems(parsed: BackboneName) -> list[str]:
+    """File names without suffix under which weights of this backbone are looked for, the most specific first."""
+    if parsed.kind == "open_clip":
+        return [f"{parsed.model}_{parsed.tag}", parsed.model] if parsed.tag else [parsed.model]
+    return [parsed.timm_name, parsed.model] if parsed.tag else [parsed.model]
+
+
+def find_weights(name: str, weights_dir: Path | None) -> Path | None:
+    """The file in `weights_dir` that holds weights for backbone `name`, or None.
+
+    Raises:
+        ValueError: `weights_dir` is given but is no directory.
+    """
+    if weights_dir is None:
+        return None
+    if not weights_dir.is_dir():
+        raise ValueError(f"weights directory {weights_dir} does not exist; give one that holds <backbone>.safetensors")
+    for stem in file_stems(parse_backbone(name)):
+        for suffix in SUFFIXES:
+            path = weights_dir / f"{stem}{suffix}"
+            if path.is_file():
+                return path
+    return None
+
+
+def read_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation (each RGB, for images in [0, 1]) named beside a weights file, or None.
+
+    Raises:
+        ValueError: the JSON beside the file is malformed.
+    """
+    # Not with_suffix(): it would take a tag after a dot for a suffix.
+    sidecar = path.parent / f"{path.name.removesuffix(path.suffix)}.json"
+    if not sidecar.is_file():
+        return None
+    try:
+        document = json.loads(sidecar.read_text())
+        mean, std = (tuple(float(value) for value in document[key]) for key in ("mean", "std"))
+    except (ValueError, KeyError, TypeError) as error:
+        told = f'{sidecar}: expected {{"mean": [r, g, b], "std": [r, g, b]}} but reading it gave {error!r}; correct it'
+        raise ValueError(told) from error
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"{sidecar}: mean and std need three numbers each, std above 0; got {mean} and {std}")
+    return mean, std
+
+
+def file_identity(path: Path) -> str:
+    """``"sha256:<12 hex>"`` of a weights file and of the normalisation named beside it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    normalisation = read_normalisation(path)
+    if normalisation is not None:
+        digest.update(json.dumps(normalisation).encode())
+    return f"sha256:{digest.hexdigest()[:HASH_LENGTH]}"
+
+
+def weights_file(name: str, weights_dir: Path | None = None) -> Path | None:
+    """The local file that ``"auto"`` means: the shipped one of an embedded backbone, else one in `weights_dir`."""
+    if parse_backbone(name).kind == "embedded":
+        return weights_path(name)
+    return find_weights(name, weights_dir)
+
+
+def random_seed(weights: str) -> int:
+    """Seed of a ``"random"`` or ``"random:SEED"`` identity.
+
+    Raises:
+        ValueError: SEED is not a whole number ≥ 0.
+    """
+    seed = weights.removeprefix("random").removeprefix(":") or "0"
+    if not seed.isascii() or not seed.isdigit():
+        raise ValueError(f"weights {weights!r}: write 'random' or 'random:SEED' with a whole number ≥ 0")
+    return int(seed)
+
+
+def weights_identity(name: str, *, weights_dir: Path | None = None, weights: str = "auto") -> str:
+    """What a cell records as the backbone's weights.
+
+    Args:
+        name: backbone name.
+        weights_dir: directory of weights files, looked into for ``"auto"``.
+        weights: ``"auto"`` (a local file if there is one, else the hub), ``"hub"``, ``"random"``, ``"random:SEED"``, or
+            an identity already, which is returned as it is.
+
+    Returns:
+        ``"sha256:<12 hex>"``, ``"hub"`` or ``"random:SEED"``.
+
+    Raises:
+        ValueError: unknown choice, bad directory, or a shipped file that is missing.
+    """
+    if weights == "random" or weights.startswith("random:"):
+        return f"random:{random_seed(weights)}"
+    if weights == "hub" and parse_backbone(name).kind == "embedded":
+        raise ValueError(f"backbone {name!r} is shipped with the package and has no hub weights; use weights 'auto'")
+    if weights == "hub" or weights.startswith("sha256:"):
+        return weights
+    if weights != "auto":
+        raise ValueError(f"weights {weights!r}: choose 'auto', 'hub', 'random' or 'random:SEED'")
+    path = weights_file(name, weights_dir)
+    if path is None:
+        return "hub"
+    if not path.is_file():
+        raise ValueError(f"shipped weights {path} of backbone {name!r} are missing; install the package again")
+    return file_identity(path)
+
+
+def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Read a state dict onto the CPU; no code in the file is ever run.
+
+    ``.safetensors`` holds tensors only. Anything else goes through ``torch.load(weights_only=True)``. A state dict
+    inside the usual wrappers (``{"state_dict": …}``) is taken out, and a ``module.`` prefix of data-parallel training
+    is removed.
+
+    Raises:
+        ValueError: unreadable, truncated, not a state dict, or a pickle that wants more than tensors (refused).
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            loaded: Any = load_file(path, device="cpu")
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"weights file {path} is refused: it is no plain file of tensors, and nothing in it was executed "
+            f"({_gist(error)}). If you trust its source, {ADVICE}"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"weights file {path} can't be read ({_gist(error)}): it is truncated, damaged or of another format; "
+            f"fetch it again or {ADVICE}"
+        ) from error
+    return _as_state_dict(loaded, path)
+
+
+def _gist(error: Exception) -> str:
+    """The line of a library's message that names the cause (torch puts advice around it)."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = [line for line in lines if line.startswith(("WeightsUnpickler error", "GLOBAL"))]
+    return (cause or lines or [type(error).__name__])[0][:200]
+
+
+def _as_state_dict(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
+    import torch
+
+    for key in WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping):
+        raise ValueError(f"weights file {path} is not a state dict but a {type(loaded).__name__}; {ADVICE}")
+    bad = [str(key) for key, value in loaded.items() if not isinstance(key, str) or not torch.is_tensor(value)]
+    if bad or not loaded:
+        found = f"entries that are no tensors: {_some(bad)}" if bad else "nothing in it"
+        raise ValueError(f"weights file {path} is not a state dict ({found}); {ADVICE}")
+    if all(key.startswith("module.") for key in loaded):
+        return {key.removeprefix("module."): value for key, value in loaded.items()}
+    return dict(loaded)
+
+
+def _some(keys: Sequence[str]) -> str:
+    shown = ", ".join(keys[:SHOWN_KEYS])
+    return shown if len(keys) <= SHOWN_KEYS else f"{shown} and {len(keys) - SHOWN_KEYS} more"
+
+
+def _is_head(key: str, heads: Sequence[str]) -> bool:
+    return any(key == head or key.startswith(f"{head}.") for head in heads)
+
+
+def fit_state_dict(
+    model: torch.nn.Module, state: Mapping[str, torch.Tensor], source: Path, heads: Sequence[str] = ()
+) -> None:
+    """Copy `state` into `model`; every parameter and buffer must be there in the right shape.
+
+    Args:
+        heads: module names of the classifier, whose entries may be missing, surplus or of another number of classes:
+            a frozen backbone never uses them.
+
+    Raises:
+        ValueError: keys missing, unexpected or mis-shaped; the message names the first few.
+    """
+    wanted = {key: value for key, value in model.state_dict().items() if not _is_head(key, heads)}
+    given = {key: value for key, value in state.items() if not _is_head(key, heads)}
+    # The counter of batches is no weight; files from other frameworks lack it.
+    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
+    surplus = [key for key in given if key not in wanted]
+    shapes = [
+        f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in given and given[key].shape != wanted[key].shape
+    ]
+    problems = {"missing": missing, "unexpected": surplus, "of another shape": shapes}
+    if any(problems.values()):
+        told = "; ".join(f"{what}: {_some(keys)}" for what, keys in problems.items() if keys)
+        raise ValueError(
+            f"weights file {source} does not fit {type(model).__name__} (found {len(given)} entries, need "
+            f"{len(wanted)}; {told}). Check that the file's name names the architecture it was saved from"
+        )
+    model.load_state_dict(given, strict=False)
+
+
+def state_hash(model: torch.nn.Module, heads: Sequence[str] = ()) -> str:
+    """First 12 hex digits of the sha256 over names, shapes, dtypes and bytes of all weights but the classifier's."""
+    import torch
+
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        if _is_head(key, heads) or key.endswith("num_batches_tracked"):
+            continue
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:HASH_LENGTH]
