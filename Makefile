@@ -27,11 +27,12 @@ $(VENV)/.diffup: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("DiffUp needs Python 3.11 or newer, this is " + sys.version.split()[0] + \
 		": make PYTHON=/path/to/python3 ..." if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@echo "installing DiffUp and PyTorch into $(VENV): some minutes the first time"
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.diffup-dev: $(VENV)/.diffup
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
 quickstart: $(VENV)/.diffup
