@@ -129,10 +129,11 @@ class Backbone:
         sentences = [prompt.replace("{}", text) for text in texts for prompt in prompts]
         try:
             embedded_texts = self._features.embed_text(sentences)
-        except OSError as error:
+        except (OSError, ImportError) as error:
             raise ValueError(
-                f"the tokenizer of backbone {self.name!r} could not be fetched ({error}); go online once, or choose a "
-                f"model with open_clip's own tokenizer, such as 'open_clip:ViT-B-16/openai'"
+                f"the tokenizer of backbone {self.name!r} is not at hand ({error}): it belongs to the transformers "
+                f"library; install that and go online once, or choose a model with open_clip's own tokenizer, such as "
+                f"'open_clip:ViT-B-16/openai'"
             ) from error
         return F.normalize(embedded_texts.view(len(texts), len(prompts), -1).mean(dim=1), dim=1)
 
@@ -177,7 +178,7 @@ def _build(name: str, parsed: BackboneName, weights: str) -> Any:
         return _build_embedded(parsed.model)
     try:
         return _build_library(parsed, pretrained=False)
-    except (OSError, RuntimeError) as error:
+    except (OSError, ImportError, RuntimeError) as error:
         raise ValueError(f"backbone {name!r} with weights {weights!r} could not be built: {error}") from error
 
 

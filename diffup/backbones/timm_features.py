@@ -1,7 +1,8 @@
 """Three stages of any timm model, as channels-first maps.
 
 A pyramid (ResNet, Swin, ConvNeXt, …) gives the ends of its last three levels, strides 8, 16 and 32 as a rule. A model
-of one resolution (ViT and its kin) gives the blocks at relative depth 1/2, 3/4 and 1, with its final norm applied. So stage i has the same relative depth in every architecture, which is what lets priors be compared across backbones.
+of one resolution (ViT and its kin) gives the blocks at relative depth 1/2, 3/4 and 1, with its final norm applied. So
+stage i has the same relative depth in every architecture, which lets priors be compared across backbones.
 """
 
 from __future__ import annotations

@@ -200,6 +200,11 @@ def _is_head(key: str, heads: Sequence[str]) -> bool:
     return any(key == head or key.startswith(f"{head}.") for head in heads)
 
 
+def _is_counter(key: str) -> bool:
+    """Whether a key is batch normalisation's count of batches: no weight, and absent from some files."""
+    return key.endswith("num_batches_tracked")
+
+
 def fit_state_dict(
     model: torch.nn.Module, state: Mapping[str, torch.Tensor], source: Path, heads: Sequence[str] = ()
 ) -> None:
@@ -214,9 +219,8 @@ def fit_state_dict(
     """
     wanted = {key: value for key, value in model.state_dict().items() if not _is_head(key, heads)}
     given = {key: value for key, value in state.items() if not _is_head(key, heads)}
-    # The counter of batches is no weight; files from other frameworks lack it.
-    missing = [key for key in wanted if key not in given and not key.endswith("num_batches_tracked")]
-    surplus = [key for key in given if key not in wanted]
+    missing = [key for key in wanted if key not in given and not _is_counter(key)]
+    surplus = [key for key in given if key not in wanted and not _is_counter(key)]
     shapes = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
         for key in wanted
@@ -238,7 +242,7 @@ def state_hash(model: torch.nn.Module, heads: Sequence[str] = ()) -> str:
 
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
-        if _is_head(key, heads) or key.endswith("num_batches_tracked"):
+        if _is_head(key, heads) or _is_counter(key):
             continue
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
