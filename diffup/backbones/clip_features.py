@@ -10,6 +10,7 @@ Letters: B batch · C channels · D shared image-text space · N texts or tokens
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -239,15 +240,22 @@ def build_clip(model: str, tag: str, *, pretrained: bool = False) -> ClipFeature
     """
     if pretrained and not tag:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-        raise ValueError(f"open_clip:{model} needs a pretrained tag to be downloaded, as in open_clip:{model}/TAG; "
-                         f"tags: {tags}")  # fmt: skip
+        raise ValueError(
+            f"open_clip:{model} needs a pretrained tag to be downloaded, as in open_clip:{model}/TAG; tags: {tags}"
+        )
     config = open_clip.get_pretrained_cfg(model, tag) if tag else {}
-    built = open_clip.create_model(
-        model,
-        pretrained=tag if pretrained else None,
-        force_quick_gelu=bool(config.get("quick_gelu", False)),
-        force_preprocess_cfg={key: config[key] for key in ("mean", "std") if key in config},
-        pretrained_text=False,
-        require_pretrained=pretrained,
-    )
+    muted = logging.root.manager.disable
+    if not pretrained:
+        logging.disable(logging.WARNING)  # open_clip warns of random weights before a file's can be loaded
+    try:
+        built = open_clip.create_model(
+            model,
+            pretrained=tag if pretrained else None,
+            force_quick_gelu=bool(config.get("quick_gelu", False)),
+            force_preprocess_cfg={key: config[key] for key in ("mean", "std") if key in config},
+            pretrained_text=False,
+            require_pretrained=pretrained,
+        )
+    finally:
+        logging.disable(muted)
     return ClipFeatures(built, lambda: open_clip.get_tokenizer(model))

@@ -328,9 +328,7 @@ def test_file_that_changed_since_the_cell_was_made_is_refused(tmp_path: Path) ->
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "resnet18.safetensors"
     save_file(timm.create_model("resnet10t").state_dict(), path)
-    with pytest.raises(
-        ValueError, match=r"resnet18\.safetensors does not fit ResNet.*missing: conv1.weight, .*unexpected: "
-    ):
+    with pytest.raises(ValueError, match=r"resnet18\.safetensors does not fit ResNet.*missing: .*unexpected: "):
         load_backbone("resnet18", weights_dir=tmp_path)
 
 
