@@ -19,7 +19,7 @@ MAP_NAMES = ("max_cosine", "prototype_contrast", "assembled_sharp", "assembled_s
 MAPS = 2 * len(MAP_NAMES)  # each map also propagated by the query's self-affinity
 
 SHARP, SOFT = 0.25, 0.5  # temperatures on z-scored affinities; docs/method.md has the measurements
-PROPAGATE = 0.35
+PROPAGATE = 0.6
 TEXT_SHARP, TEXT_SOFT = 0.02, 0.1  # temperatures on image-text cosines
 EPS = 1e-6
 

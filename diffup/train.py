@@ -10,6 +10,7 @@ Letters: B batch · K cues · S stages · P prior maps · h w feature grid · R 
 from __future__ import annotations
 
 import copy
+import math
 import os
 import time
 from collections.abc import Callable
@@ -285,8 +286,8 @@ def train(
     for step in bar:
         batch, generator = sampler.batch(step)
         loss = step_loss(model, batch, generator)
-        if not bool(torch.isfinite(loss)):
-            raise FloatingPointError(f"loss is {float(loss)} at step {step}; lower TrainConfig.learning_rate")
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"loss is {loss.item()} at step {step}; lower TrainConfig.learning_rate")
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         optimizer.zero_grad(set_to_none=True)
@@ -297,7 +298,7 @@ def train(
         with torch.no_grad():
             for kept, new in zip(average.parameters(), model.parameters(), strict=True):
                 kept.lerp_(new, 1 - decay)
-        losses = [*losses[-49:], float(loss)]
+        losses = [*losses[-49:], loss.item()]
         bar.set_postfix(loss=f"{np.mean(losses):.3f}")
         if report is not None:
             report(step + 1, float(np.mean(losses)))
