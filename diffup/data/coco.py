@@ -1,0 +1,155 @@
+"""COCO layout: images and one instances JSON.
+
+Rules: a class's mask is the union of its instances. A crowd region (``iscrowd``) is void (255) for its class; where an
+instance of that class lies on it, the instance wins. Classes may overlap: each has a mask of its own. Categories that
+``dataset.json`` doesn't name are background. Images are those that the JSON lists; ids are their file names without the
+suffix.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as masks
+
+from diffup.data.records import Record, fail, index_all, read_image
+from diffup.data.spec import VOID, DatasetSpec
+
+REMEDY = "Repair or remove the files or entries named above, then run again; nothing was written"
+
+
+def source_files(root: Path, spec: DatasetSpec) -> list[Path]:
+    """The files that the index is made of: the JSON, and all in the image folder."""
+    folder = root / spec.images
+    return [root / spec.annotations, *sorted(path for path in folder.rglob("*") if path.is_file())]
+
+
+def build(root: Path, spec: DatasetSpec, json_path: Path) -> list[Record]:
+    """Read the JSON and decode every image once.
+
+    Raises:
+        ValueError: malformed JSON, classes it doesn't know, missing, truncated or unequal images, bad polygons: all of
+            them, the first 20 by name.
+    """
+    path = root / spec.annotations
+    document = _load(path)
+    categories = _categories(document, spec, path)
+    try:
+        images = {int(entry["id"]): dict(entry) for entry in document["images"]}
+        names = Counter(str(entry["file_name"]) for entry in document["images"])
+        instances: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        strays = []
+        for entry in document["annotations"]:
+            if int(entry["image_id"]) not in images:
+                strays.append(f"annotation {entry['id']} is of image {entry['image_id']}, which is not listed")
+            elif entry["category_id"] in categories:
+                instances[int(entry["image_id"])].append({**entry, "class": categories[entry["category_id"]]})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a COCO instances JSON: an entry lacks or misstates {error}; correct it and run again"
+        ) from error
+    problems = [f"{path}: names {name!r} {n} times" for name, n in names.items() if n > 1]
+    if len(images) != len(document["images"]):
+        problems.append(f"{path}: two images share an id")
+    if not images:
+        problems.append(f"{path}: lists no images")
+    problems += [f"{path}: {stray}" for stray in strays]
+    fail(json_path, problems, REMEDY)
+    items = sorted(((entry, instances[i]) for i, entry in images.items()), key=lambda item: str(item[0]["file_name"]))
+    records, problems = index_all(items, partial(_index_one, root, spec), f"indexing {spec.name}")
+    twice = [name for name, n in Counter(record.image_id for record in records).items() if n > 1]
+    problems += [f"{path}: two images are called {name!r} but for their suffix" for name in twice]
+    fail(json_path, problems, REMEDY)
+    return records
+
+
+def decode_mask(record: Record, class_index: int) -> NDArray[np.uint8]:
+    """The mask of one class, uint8 [H, W]: 0 background, 1 the class, 255 crowd."""
+    size = [record.height, record.width]
+    foreground, crowd = record.rles.get(class_index, (b"", b""))
+    mask = np.zeros(size, np.uint8)
+    if crowd:
+        mask[masks.decode({"size": size, "counts": crowd}) == 1] = VOID
+    if foreground:
+        mask[masks.decode({"size": size, "counts": foreground}) == 1] = 1
+    return mask
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; put the instances JSON there or set 'annotations'") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} can't be read as JSON ({error}); correct it and run again") from error
+    parts = ("images", "annotations", "categories")
+    if not isinstance(document, dict) or not all(isinstance(document.get(part), list) for part in parts):
+        raise ValueError(f"{path} is not a COCO instances JSON: it needs the lists {', '.join(parts)}")
+    return document
+
+
+def _categories(document: dict[str, Any], spec: DatasetSpec, path: Path) -> dict[int, int]:
+    """Category id of the JSON → class index of the data set."""
+    try:
+        ids = {str(entry["name"]): int(entry["id"]) for entry in document["categories"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a COCO instances JSON: a category lacks or misstates {error}") from error
+    missing = [name for name in spec.classes if name not in ids]
+    if missing:
+        raise ValueError(
+            f"{path} has no category {', '.join(map(repr, missing))}; 'classes' of dataset.json must use the names of "
+            f"its categories ({', '.join(sorted(ids)[:20])}{' …' if len(ids) > 20 else ''})"
+        )
+    return {ids[name]: index for index, name in enumerate(spec.classes)}
+
+
+def _index_one(root: Path, spec: DatasetSpec, item: tuple[dict[str, Any], list[dict[str, Any]]]) -> Record | str:
+    entry, instances = item
+    path = root / spec.images / str(entry["file_name"])
+    try:
+        image, checksum = read_image(path)
+    except ValueError as error:
+        return f"{path}: {error}"
+    height, width = image.shape[:2]
+    stated = (entry.get("height", height), entry.get("width", width))
+    if stated != (height, width):
+        return (
+            f"{path}: image is {width}x{height}, but {spec.annotations} says {stated[1]}x{stated[0]} (width x height)"
+        )
+    parts: dict[int, tuple[list[Any], list[Any]]] = defaultdict(lambda: ([], []))
+    for instance in instances:
+        try:
+            runs = _runs(instance["segmentation"], height, width)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            return f"{path}: annotation {instance.get('id')} has no valid segmentation ({error})"
+        parts[instance["class"]][bool(instance.get("iscrowd", 0))].append(runs)
+    rles: dict[int, tuple[bytes, bytes]] = {}
+    areas: dict[int, int] = {}
+    for class_index, (things, crowds) in sorted(parts.items()):
+        union = masks.merge(things) if things else None
+        rles[class_index] = (union["counts"] if union else b"", masks.merge(crowds)["counts"] if crowds else b"")
+        if union and (area := int(masks.area(union))):
+            areas[class_index] = area
+    image_id = PurePosixPath(str(entry["file_name"])).with_suffix("").as_posix()
+    return Record(image_id, path.relative_to(root).as_posix(), "", height, width, checksum, areas, rles)
+
+
+def _runs(segmentation: Any, height: int, width: int) -> Any:
+    """Compressed run lengths of a polygon list, of uncompressed or of compressed runs."""
+    if isinstance(segmentation, list):
+        polygons = [[float(value) for value in polygon] for polygon in segmentation]
+        if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
+            raise ValueError("a polygon needs x, y of at least three points")
+        return masks.merge(masks.frPyObjects(polygons, height, width))
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"its size is {segmentation['size']}, the image's [{height}, {width}]")
+    if isinstance(segmentation["counts"], list):
+        return masks.frPyObjects(segmentation, height, width)
+    counts = segmentation["counts"]
+    return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}

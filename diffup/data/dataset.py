@@ -1,0 +1,248 @@
+"""Data sets on disk: a ``dataset.json`` beside images and masks, in VOC or COCO layout, opened through an index.
+
+Opening a data set for the first time decodes every image and mask, so that damage is found before an experiment starts
+and not in its middle. What was learnt (sizes, areas per class) is kept as a small Parquet file; it is used as long as
+``dataset.json`` and the sizes and times of all files are those it was made from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffup.data import coco, voc
+from diffup.data.records import Record, read_image, read_index, write_index
+from diffup.data.spec import DatasetSpec, read_spec
+from diffup.protocols import Protocol, get_protocol
+
+INDEX_VERSION = 1
+BENCHMARKS = ("pascal5i", "coco20i")
+
+
+class Dataset:
+    """Images, class masks and folds. Cheap to pickle and to open again; holds no open files.
+
+    Attributes:
+        root: folder of the ``dataset.json``.
+        spec: its content.
+        fingerprint: 12 hex digits of ``dataset.json``, the list of files, their content and the class areas.
+        image_ids: sorted.
+        areas: image id → class index → foreground pixels (> 0).
+        sizes: image id → (H, W).
+    """
+
+    def __init__(self, root: Path, spec: DatasetSpec, records: Sequence[Record]) -> None:
+        self.root, self.spec = root, spec
+        self._records = {record.image_id: record for record in sorted(records, key=lambda r: r.image_id)}
+        self.image_ids = tuple(self._records)
+        self.areas = {i: record.areas for i, record in self._records.items()}
+        self.sizes = {i: (record.height, record.width) for i, record in self._records.items()}
+        self.fingerprint = _fingerprint(spec, self._records.values())
+
+    @property
+    def name(self) -> str:
+        """Name of the data set in tables and cells."""
+        return self.spec.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; class index = position."""
+        return self.spec.classes
+
+    @property
+    def folds(self) -> tuple[tuple[int, ...], ...]:
+        """Class indices of each fold."""
+        return self.spec.folds
+
+    @property
+    def ignore_index(self) -> int:
+        """The label that means void in the files (masks given out always say 255)."""
+        return self.spec.ignore_index
+
+    def image(self, image_id: str) -> NDArray[np.uint8]:
+        """An image as RGB, uint8 [H, W, 3].
+
+        Raises:
+            ValueError: unknown id, or a file that is gone or damaged since it was indexed.
+        """
+        record = self._record(image_id)
+        try:
+            return read_image(self.root / record.image)[0]
+        except ValueError as error:
+            raise ValueError(f"{self.root / record.image}: {error}; restore the file and run again") from error
+
+    def mask(self, image_id: str, class_index: int) -> NDArray[np.uint8]:
+        """The mask of a class, uint8 [H, W]: 0 background or other classes, 1 the class, 255 void.
+
+        Raises:
+            ValueError: unknown id or class, or a file that is gone or damaged since it was indexed.
+        """
+        record = self._record(image_id)
+        if not 0 <= class_index < len(self.classes):
+            raise ValueError(f"{self.name} has classes 0-{len(self.classes) - 1}, not {class_index}")
+        if self.spec.layout == "coco":
+            return coco.decode_mask(record, class_index)
+        try:
+            return voc.read_mask(self.root / record.mask, class_index, self.ignore_index)
+        except ValueError as error:
+            raise ValueError(f"{self.root / record.mask}: {error}; restore the file and run again") from error
+
+    def novel_classes(self, fold: int) -> tuple[int, ...]:
+        """The classes of a fold, in its order: those that are evaluated.
+
+        Raises:
+            ValueError: there is no such fold.
+        """
+        if not 0 <= fold < len(self.folds):
+            raise ValueError(f"{self.name} has folds 0-{len(self.folds) - 1}, not {fold}")
+        return self.folds[fold]
+
+    def base_classes(self, fold: int) -> tuple[int, ...]:
+        """All classes that are not in the fold, ascending: those that are trained on.
+
+        Raises:
+            ValueError: there is no such fold.
+        """
+        novel = set(self.novel_classes(fold))
+        return tuple(c for c in range(len(self.classes)) if c not in novel)
+
+    def eligible(self, class_index: int, protocol: Protocol) -> tuple[str, ...]:
+        """Sorted ids of the images in which the class is large enough for the protocol."""
+        return tuple(
+            image_id
+            for image_id, record in self._records.items()
+            if record.areas.get(class_index, 0)
+            >= protocol.needed_pixels(self.name, (record.height, record.width), self.spec.min_area_fraction)
+        )
+
+    def check(self, shots: int, protocol: Protocol | None = None) -> None:
+        """Make sure that every class of every fold has a query and `shots` supports (protocol ``paired`` by default).
+
+        Raises:
+            ValueError: too few images; the message names each fold, class and count.
+        """
+        protocol = protocol or get_protocol("paired")
+        short = []
+        for number, fold in enumerate(self.folds):
+            for c in fold:
+                large, all_images = len(self.eligible(c, protocol)), sum(c in areas for areas in self.areas.values())
+                if large < shots + 1:
+                    short.append(
+                        f"fold {number}, class {self.classes[c]!r}: {large} ({all_images} with any pixel of it)"
+                    )
+        if short:
+            raise ValueError(
+                f"{self.root / 'dataset.json'}: {shots} shots need {shots + 1} images of each class in which it is large "
+                f"enough for protocol {protocol.name!r}. Too few:\n  " + "\n  ".join(short) + "\nAdd images, use fewer "
+                "shots, lower 'min_area_fraction' or take the class out of 'folds'"
+            )
+
+    def _record(self, image_id: str) -> Record:
+        if image_id not in self._records:
+            raise ValueError(f"{self.name} has no image {image_id!r}")
+        return self._records[image_id]
+
+
+def diffup_home() -> Path:
+    """``$DIFFUP_HOME``, else ``~/.diffup``; absolute."""
+    return Path(os.environ.get("DIFFUP_HOME") or Path.home() / ".diffup").absolute()
+
+
+def resolve_dataset(name: str, root: Path | None = None) -> Path:
+    """Where the ``dataset.json`` of a data set lies, absolute.
+
+    Args:
+        name: ``shapes4i`` (made on first use), ``pascal5i``, ``coco20i``, or the path of a ``dataset.json`` or its folder.
+        root: folder of the named data sets, ``$DIFFUP_HOME/datasets`` by default.
+
+    Raises:
+        ValueError: unknown name, or a benchmark that isn't there; the message says what to put where.
+    """
+    path = Path(name)
+    if path.is_dir() and (path / "dataset.json").is_file():
+        return (path / "dataset.json").absolute()
+    if path.is_file():
+        return path.absolute()
+    root = (root or diffup_home() / "datasets").absolute()
+    if name == "shapes4i":
+        from diffup.data import shapes4i
+
+        return shapes4i.ensure(root).absolute()
+    if name in BENCHMARKS:
+        path = root / name / "dataset.json"
+        if path.is_file():
+            return path
+        files = (
+            "JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/ of Pascal VOC 2012"
+            if name == "pascal5i"
+            else "the images and the instances JSON of COCO 2014"
+        )
+        raise ValueError(
+            f"data set {name!r} is not at {path.parent}. Put {files} there with a dataset.json (README, 'Your own data') "
+            f"whose folds follow {name}, or set DIFFUP_HOME"
+        )
+    raise ValueError(
+        f"data set {name!r}: neither a dataset.json nor one of shapes4i, {', '.join(BENCHMARKS)}; pass the path of a "
+        "dataset.json (README, 'Your own data')"
+    )
+
+
+def open_dataset(name_or_path: str | Path, cache_dir: Path | None = None) -> Dataset:
+    """Open a data set, indexing it if it is new or has changed.
+
+    Args:
+        name_or_path: as for `resolve_dataset`.
+        cache_dir: folder of the indexes, ``$DIFFUP_HOME/cache`` by default.
+
+    Raises:
+        ValueError: anything wrong with ``dataset.json`` or the files it speaks of: files and remedy are named, and
+            nothing is written.
+    """
+    json_path = resolve_dataset(str(name_or_path)).resolve()
+    root, spec = json_path.parent, read_spec(json_path)
+    layout = coco if spec.layout == "coco" else voc
+    key = _index_key(root, spec, layout.source_files(root, spec))
+    index = (cache_dir or diffup_home() / "cache") / f"{spec.name}-{key}.parquet"
+    records = read_index(index, key)
+    if records is None:
+        records = layout.build(root, spec, json_path)
+        try:
+            write_index(index, records, key)
+        except OSError as error:
+            warnings.warn(f"the index of {spec.name} can't be kept ({error}); it is made anew each time", stacklevel=2)
+    return Dataset(root, spec, records)
+
+
+def _index_key(root: Path, spec: DatasetSpec, files: Sequence[Path]) -> str:
+    """Hash of ``dataset.json`` and of path, size and time of every file the index is made of."""
+    digest = hashlib.sha256(f"{INDEX_VERSION}\n{root}\n{_canonical(spec)}\n".encode())
+    for path in files:
+        try:
+            stat = path.stat()
+            digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        except FileNotFoundError:
+            digest.update(f"{path}\0missing\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _canonical(spec: DatasetSpec) -> str:
+    return json.dumps(dataclasses.asdict(spec), sort_keys=True, separators=(",", ":"))
+
+
+def _fingerprint(spec: DatasetSpec, records: Iterable[Record]) -> str:
+    """Hash of what the data set is, wherever and whenever it was put on disk."""
+    digest = hashlib.sha256(_canonical(spec).encode())
+    for record in records:
+        row = [record.image_id, record.image, record.mask, record.height, record.width, record.checksum]
+        digest.update(json.dumps([row, sorted(record.areas.items())]).encode())
+        for class_index, (foreground, crowd) in sorted(record.rles.items()):
+            digest.update(b"%d %d %d " % (class_index, len(foreground), len(crowd)) + foreground + crowd)
+    return digest.hexdigest()[:12]

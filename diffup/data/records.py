@@ -1,0 +1,155 @@
+"""One record per image: where it lies, its size, the area of each class; and the table that keeps them on disk."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+SHOWN = 20
+INDEX_KEY = b"diffup.index"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of an image without opening it.
+
+    Attributes:
+        image_id: unique in the data set.
+        image: path of the image, relative to the data set's folder.
+        mask: path of its label image (VOC layout), else ``""``.
+        height, width: in pixels.
+        checksum: crc32 of the files' bytes (image, and mask where there is one).
+        areas: class index → foreground pixels (> 0).
+        rles: class index → compressed run lengths of foreground and of crowd (COCO layout), ``b""`` for none.
+    """
+
+    image_id: str
+    image: str
+    mask: str
+    height: int
+    width: int
+    checksum: int
+    areas: dict[int, int]
+    rles: dict[int, tuple[bytes, bytes]]
+
+
+def read_image(path: Path) -> tuple[NDArray[np.uint8], int]:
+    """Decode an image completely to RGB, uint8 [H, W, 3], and give the crc32 of the file's bytes.
+
+    EXIF orientation is not applied: masks refer to the pixels as they are stored.
+
+    Raises:
+        ValueError: missing, truncated or not an image; the message does not name the file.
+    """
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(image.convert("RGB")), zlib.crc32(content)
+    except FileNotFoundError:
+        raise ValueError("image is missing") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"image can't be decoded ({error})") from error
+
+
+def fail(path: Path, problems: Sequence[str], remedy: str) -> None:
+    """Raise one ValueError for all problems of a data set; do nothing if there are none."""
+    if problems:
+        rest = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        lines = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
+        files = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise ValueError(f"{path}: {files} with the data:{lines}{rest}\n{remedy}")
+
+
+def index_all(
+    items: Sequence[T], work: Callable[[T], Record | str], description: str
+) -> tuple[list[Record], list[str]]:
+    """Apply `work` to every item on threads (decoding releases the interpreter's lock), in order.
+
+    Returns:
+        The records, and the problems that `work` gave in place of one.
+    """
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        results: Iterable[Record | str] = pool.map(work, items)
+        done = list(tqdm(results, desc=description, total=len(items), unit="img", disable=None, leave=False))
+    records = [result for result in done if isinstance(result, Record)]
+    return records, [result for result in done if isinstance(result, str)]
+
+
+def write_index(path: Path, records: Sequence[Record], key: str) -> None:
+    """Write the records as Parquet, whole or not at all.
+
+    Raises:
+        OSError: the place can't be written.
+    """
+    classes = [sorted(record.areas | dict.fromkeys(record.rles, 0)) for record in records]
+    table = pa.table(
+        {
+            "image_id": pa.array([r.image_id for r in records], pa.string()),
+            "image": pa.array([r.image for r in records], pa.string()),
+            "mask": pa.array([r.mask for r in records], pa.string()),
+            "height": pa.array([r.height for r in records], pa.int32()),
+            "width": pa.array([r.width for r in records], pa.int32()),
+            "checksum": pa.array([r.checksum for r in records], pa.uint32()),
+            "classes": pa.array(classes, pa.list_(pa.int32())),
+            "areas": pa.array(
+                [[r.areas.get(c, 0) for c in ids] for r, ids in zip(records, classes)], pa.list_(pa.int64())
+            ),
+            "foreground": _rle_column(records, classes, 0),
+            "crowd": _rle_column(records, classes, 1),
+        },
+        metadata={INDEX_KEY: json.dumps({"key": key, "rows": len(records)}).encode()},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _rle_column(records: Sequence[Record], classes: Sequence[Sequence[int]], which: int) -> pa.Array:
+    rows = [[r.rles[c][which] for c in ids] if r.rles else [] for r, ids in zip(records, classes)]
+    return pa.array(rows, pa.list_(pa.binary()))
+
+
+def read_index(path: Path, key: str) -> list[Record] | None:
+    """The records that `write_index` wrote under `key`; None if there are none or they can't be trusted."""
+    try:
+        table = pq.read_table(path)
+        head = json.loads((table.schema.metadata or {})[INDEX_KEY])
+        if head != {"key": key, "rows": table.num_rows}:
+            return None
+        return [
+            Record(
+                row["image_id"],
+                row["image"],
+                row["mask"],
+                row["height"],
+                row["width"],
+                row["checksum"],
+                {c: area for c, area in zip(row["classes"], row["areas"]) if area},
+                dict(zip(row["classes"], zip(row["foreground"], row["crowd"]))) if row["foreground"] else {},
+            )
+            for row in table.to_pylist()
+        ]
+    except (KeyError, TypeError, ValueError, OSError, pa.ArrowException):
+        return None

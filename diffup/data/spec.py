@@ -1,0 +1,146 @@
+"""What a ``dataset.json`` says, checked: name, layout, classes, folds and where the files lie."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+VOID = 255
+DEFAULT_IMAGES = {"voc": "JPEGImages", "coco": "images"}
+FIELDS = (
+    "name", "layout", "classes", "folds", "ignore_index", "min_area_fraction", "images", "masks", "annotations", "lists",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """The content of a ``dataset.json``; paths are relative to its folder.
+
+    Attributes:
+        name: used in tables and cells; no slash.
+        layout: ``"voc"`` or ``"coco"``.
+        classes: class names; class index = position.
+        folds: class indices of each fold. A class in no fold is a base class of every fold.
+        ignore_index: VOC only: the label that means void (default 255).
+        min_area_fraction: share of an image that a class must cover for the image to count; None = the protocol's.
+        images: folder of the images (``JPEGImages`` or ``images``).
+        masks: VOC only: folder of the label images (``SegmentationClass``).
+        annotations: COCO only: the instances JSON (``instances.json``).
+        lists: VOC only: folder whose ``*.txt`` name the images to use (``ImageSets/Segmentation``).
+    """
+
+    name: str
+    layout: str
+    classes: tuple[str, ...]
+    folds: tuple[tuple[int, ...], ...]
+    ignore_index: int = VOID
+    min_area_fraction: float | None = None
+    images: str = ""
+    masks: str = "SegmentationClass"
+    annotations: str = "instances.json"
+    lists: str = "ImageSets/Segmentation"
+
+
+def read_spec(path: Path) -> DatasetSpec:
+    """Read and check a ``dataset.json``.
+
+    Unknown fields are free for notes, unless they look like a misspelt one.
+
+    Raises:
+        ValueError: missing or malformed file; the message lists everything that is wrong with its fields.
+    """
+    document = _load(path)
+    problems: list[str] = []
+
+    def text(field: str, default: str) -> str:
+        value = document.get(field, default)
+        if isinstance(value, str) and value:
+            return value
+        problems.append(f"{field!r} must be a non-empty text, not {value!r}")
+        return default
+
+    for field in document.keys() - set(FIELDS):
+        near = difflib.get_close_matches(field, FIELDS, n=1, cutoff=0.8)
+        if near:
+            problems.append(f"unknown field {field!r}: did you mean {near[0]!r}?")
+    name, layout = text("name", ""), text("layout", "")
+    if "/" in name or "\\" in name:
+        problems.append(f"'name' is {name!r}; it may not hold a slash")
+    if layout and layout not in DEFAULT_IMAGES:
+        problems.append(f"'layout' is {layout!r}; it must be 'voc' or 'coco'")
+    classes = _names(document.get("classes"), "classes", problems)
+    folds = _folds(document.get("folds"), classes, problems)
+    ignore = document.get("ignore_index", VOID)
+    if not _is_int(ignore) or not len(classes) < ignore <= 255:
+        problems.append(
+            f"'ignore_index' is {ignore!r}; it must be a whole number above the labels 0-{len(classes)}, ≤ 255"
+        )
+    fraction = document.get("min_area_fraction")
+    if fraction is not None and (isinstance(fraction, bool) or not isinstance(fraction, int | float)):
+        problems.append(f"'min_area_fraction' is {fraction!r}; it must be a number in [0, 1)")
+    elif fraction is not None and not 0 <= fraction < 1:
+        problems.append(f"'min_area_fraction' is {fraction!r}; it must lie in [0, 1)")
+    spec = {
+        "images": text("images", DEFAULT_IMAGES.get(layout, "images")),
+        "masks": text("masks", "SegmentationClass"),
+        "annotations": text("annotations", "instances.json"),
+        "lists": text("lists", "ImageSets/Segmentation"),
+    }
+    if problems:
+        raise ValueError(f"{path}: " + "; ".join(problems) + ". Correct the file and run again")
+    return DatasetSpec(
+        name=name, layout=layout, classes=classes, folds=folds, ignore_index=ignore, min_area_fraction=fraction, **spec
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; pass the path of a dataset.json (README, 'Your own data')")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} can't be read as JSON ({error}); correct it and run again") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} must hold a JSON object with name, layout, classes and folds")
+    return document
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _names(value: object, where: str, problems: list[str]) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
+        problems.append(f"{where!r} must be a non-empty list of class names, not {value!r}")
+        return ()
+    twice = [name for name, count in Counter(value).items() if count > 1]
+    if twice:
+        problems.append(f"{where!r} names {', '.join(map(repr, twice))} twice")
+    return tuple(value)
+
+
+def _folds(value: object, classes: tuple[str, ...], problems: list[str]) -> tuple[tuple[int, ...], ...]:
+    if not isinstance(value, list) or not value:
+        problems.append(f"'folds' must be a non-empty list of lists of class names, not {value!r}")
+        return ()
+    index = {name: i for i, name in enumerate(classes)}
+    folds: list[tuple[int, ...]] = []
+    for number, names in enumerate(value):
+        known = []
+        for name in _names(names, f"folds[{number}]", problems):
+            if name in index:
+                known.append(index[name])
+            elif classes:
+                near = difflib.get_close_matches(name, classes, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                problems.append(f"fold {number} names class {name!r}, which is not in 'classes'{hint}")
+        folds.append(tuple(known))
+    seen = Counter(c for fold in folds for c in set(fold))
+    shared = [classes[c] for c, count in sorted(seen.items()) if count > 1]
+    if shared:
+        problems.append(f"classes in more than one fold: {', '.join(map(repr, shared))}")
+    return tuple(folds)

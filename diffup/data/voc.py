@@ -1,0 +1,132 @@
+"""VOC layout: photographs in one folder, a palette or grey PNG of labels for each in another.
+
+Label 0 is background, v ≥ 1 is class v-1, `ignore_index` (255) is void. Images are those that ``ImageSets/Segmentation``
+lists (all its ``*.txt`` together), else all in the image folder.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffup.data.records import IMAGE_SUFFIXES, Record, fail, index_all, read_image
+from diffup.data.spec import VOID, DatasetSpec
+
+REMEDY = (
+    "Repair or remove the files named above (or list only sound images in ImageSets/Segmentation/*.txt), then run again; "
+    "nothing was written"
+)
+
+
+def source_files(root: Path, spec: DatasetSpec) -> list[Path]:
+    """The files that the index is made of: images, then masks, then lists; some may not exist.
+
+    Raises:
+        ValueError: no image at all, a name that stands for two images, or a list that names an image twice.
+    """
+    pairs = _pairs(root, spec)
+    lists = sorted((root / spec.lists).glob("*.txt"))
+    return [image for _, image, _ in pairs] + [mask for _, _, mask in pairs] + lists
+
+
+def build(root: Path, spec: DatasetSpec, json_path: Path) -> list[Record]:
+    """Read every image and mask once.
+
+    Raises:
+        ValueError: missing, truncated, unequal or wrongly labelled files: all of them, the first 20 by name.
+    """
+    pairs = _pairs(root, spec)
+    records, problems = index_all(pairs, partial(_index_one, root, spec), f"indexing {spec.name}")
+    fail(json_path, problems, REMEDY)
+    return records
+
+
+def read_mask(path: Path, class_index: int, ignore_index: int) -> NDArray[np.uint8]:
+    """The mask of one class, uint8 [H, W]: 0 background or another class, 1 the class, 255 void.
+
+    Raises:
+        ValueError: missing, truncated, or not a palette or grey image; the message does not name the file.
+    """
+    labels, _ = _read_labels(path)
+    mask = (labels == class_index + 1).astype(np.uint8)
+    mask[labels == ignore_index] = VOID
+    return mask
+
+
+def _read_labels(path: Path) -> tuple[NDArray[np.uint8], int]:
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            if image.mode not in ("P", "L"):
+                raise ValueError(f"mode {image.mode}; labels need a palette or an 8-bit grey PNG")
+            return np.asarray(image), zlib.crc32(content)
+    except FileNotFoundError:
+        raise ValueError("mask is missing") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"mask can't be decoded ({error})") from error
+
+
+def _pairs(root: Path, spec: DatasetSpec) -> list[tuple[str, Path, Path]]:
+    folder = root / spec.images
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            found.setdefault(path.stem, []).append(path)
+    problems = [f"{paths[1]}: same name as {paths[0].name}" for paths in found.values() if len(paths) > 1]
+    listed: set[str] = set()
+    lists = sorted((root / spec.lists).glob("*.txt"))
+    for path in lists:
+        names = path.read_text(encoding="utf-8").split()
+        problems += [f"{path}: names {name!r} {n} times" for name, n in Counter(names).items() if n > 1]
+        listed.update(names)
+    fail(root, problems, "Names of images must be unique: rename or remove the files or lines named above")
+    ids = sorted(listed) if lists else sorted(found)
+    if not ids:
+        where = (
+            f"the lists in {root / spec.lists} are empty" if lists else f"{folder} holds no {'/'.join(IMAGE_SUFFIXES)}"
+        )
+        raise ValueError(f"{root}: no images: {where}; put them there or correct dataset.json")
+    masks = root / spec.masks
+    return [(i, found[i][0] if i in found else folder / f"{i}.jpg", masks / f"{i}.png") for i in ids]
+
+
+def _index_one(root: Path, spec: DatasetSpec, pair: tuple[str, Path, Path]) -> Record | str:
+    image_id, image_path, mask_path = pair
+    try:
+        image, image_crc = read_image(image_path)
+    except ValueError as error:
+        return f"{image_path}: {error}"
+    try:
+        labels, mask_crc = _read_labels(mask_path)
+    except ValueError as error:
+        return f"{mask_path}: {error}"
+    height, width = image.shape[:2]
+    if labels.shape != (height, width):
+        return (
+            f"{mask_path}: mask is {labels.shape[1]}x{labels.shape[0]}, "
+            f"but its image {image_path.name} is {width}x{height} (width x height)"
+        )
+    areas = np.bincount(labels.reshape(-1), minlength=256)
+    strange = [int(v) for v in np.flatnonzero(areas) if v > len(spec.classes) and v != spec.ignore_index]
+    if strange:
+        return (
+            f"{mask_path}: unknown labels {', '.join(map(str, strange[:5]))}; dataset.json knows 0 (background), "
+            f"1-{len(spec.classes)} (classes) and {spec.ignore_index} (void)"
+        )
+    return Record(
+        image_id,
+        image_path.relative_to(root).as_posix(),
+        mask_path.relative_to(root).as_posix(),
+        height,
+        width,
+        zlib.crc32(mask_crc.to_bytes(4, "big"), image_crc),
+        {c: int(areas[c + 1]) for c in range(len(spec.classes)) if areas[c + 1]},
+        {},
+    )

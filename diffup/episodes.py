@@ -1,0 +1,186 @@
+"""Episodes and manifests: which images are segmented, and with which supports.
+
+The `paired` rule: episode i is drawn by a generator of its own, seeded by (seed, fold, i). So an episode depends on
+nothing else: not on workers, order, batch size, annotation, nor on how many episodes or supports are asked for. The
+1-shot support is the first of the 5, and the first 100 episodes of 1000 are those of a manifest of 100: cells are
+paired. No torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    from diffup.data.dataset import Dataset
+    from diffup.protocols import Protocol
+
+MANIFEST_KEY = b"diffup.manifest"
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Segment `class_index` in `query`, given `supports`.
+
+    Attributes:
+        index: number of the episode in its manifest, from 0.
+        class_index: 0-based class of the data set.
+        query: image id.
+        supports: image ids, distinct and without the query; empty for 0 shots.
+    """
+
+    index: int
+    class_index: int
+    query: str
+    supports: tuple[str, ...]
+
+
+def paired_episodes(
+    pools: Mapping[int, Sequence[str]], *, fold: int, shots: int, episodes: int, seed: int
+) -> list[Episode]:
+    """Draw episodes 0 … episodes-1 of (seed, fold).
+
+    Classes take turns in the order of `pools`; query and supports are then the head of one uniform permutation of the
+    class's pool.
+
+    Args:
+        pools: class index → ids of the images that may serve for it, sorted.
+        fold, seed: non-negative; with the index they seed each episode.
+        shots: K ≥ 0 supports an episode.
+        episodes: how many.
+
+    Raises:
+        ValueError: no class, a pool with fewer than K+1 images or with repeats, or a negative number.
+    """
+    for what, value in {"fold": fold, "shots": shots, "episodes": episodes, "seed": seed}.items():
+        if value < 0:
+            raise ValueError(f"{what} must be 0 or more, not {value}")
+    if not pools:
+        raise ValueError("no class to draw episodes from")
+    for class_index, pool in pools.items():
+        if len(pool) < shots + 1:
+            raise ValueError(
+                f"fold {fold}, class {class_index}: {len(pool)} images, but {shots} shots need {shots + 1}; "
+                "use fewer shots or add images"
+            )
+        if len(set(pool)) != len(pool):
+            raise ValueError(f"fold {fold}, class {class_index}: the pool names an image twice")
+    classes = list(pools)
+    drawn = []
+    for index in range(episodes):
+        class_index = classes[index % len(classes)]
+        pool = pools[class_index]
+        order = np.random.default_rng((seed, fold, index)).permutation(len(pool))
+        query, *supports = (pool[position] for position in order[: shots + 1])
+        drawn.append(Episode(index, class_index, query, tuple(supports)))
+    return drawn
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A fixed list of episodes.
+
+    Attributes:
+        dataset, protocol: names.
+        fold, seed: what the episodes were drawn for.
+        episodes: in order of their index.
+    """
+
+    dataset: str
+    protocol: str
+    fold: int
+    seed: int
+    episodes: tuple[Episode, ...]
+
+    def _head(self) -> dict[str, str | int]:
+        return {"dataset": self.dataset, "protocol": self.protocol, "fold": self.fold, "seed": self.seed}
+
+    def hash(self) -> str:
+        """First 12 hex digits of the sha256 of everything in it."""
+        rows = [[e.index, e.class_index, e.query, list(e.supports)] for e in self.episodes]
+        canonical = json.dumps([self._head(), rows], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    def write(self, path: Path) -> None:
+        """Write as Parquet, one row an episode (``episode, class_id, query, supports``), whole or not at all.
+
+        Raises:
+            OSError: the place can't be written.
+        """
+        table = pa.table(
+            {
+                "episode": pa.array([e.index for e in self.episodes], pa.int64()),
+                "class_id": pa.array([e.class_index for e in self.episodes], pa.int64()),
+                "query": pa.array([e.query for e in self.episodes], pa.string()),
+                "supports": pa.array([list(e.supports) for e in self.episodes], pa.list_(pa.string())),
+            },
+            metadata={MANIFEST_KEY: json.dumps({**self._head(), "hash": self.hash()}).encode()},
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            pq.write_table(table, temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def frame(self) -> pd.DataFrame:
+        """One row an episode: ``episode, class_id, query, supports``."""
+        rows = [(e.index, e.class_index, e.query, list(e.supports)) for e in self.episodes]
+        return pd.DataFrame(rows, columns=["episode", "class_id", "query", "supports"])
+
+    @staticmethod
+    def read(path: Path) -> Manifest:
+        """Read what `write` wrote.
+
+        Raises:
+            ValueError: no Parquet file, not a manifest, or its content does not give the hash it carries.
+        """
+        try:
+            table = pq.read_table(path)
+            head = json.loads((table.schema.metadata or {})[MANIFEST_KEY])
+            rows = table.to_pylist()
+            episodes = tuple(Episode(r["episode"], r["class_id"], r["query"], tuple(r["supports"])) for r in rows)
+            manifest = Manifest(head["dataset"], head["protocol"], head["fold"], head["seed"], episodes)
+            intact = head["hash"] == manifest.hash()
+        except (KeyError, TypeError, OSError, pa.ArrowException, ValueError) as error:
+            raise ValueError(
+                f"{path} is not a manifest of episodes ({error}); delete it and let it be drawn again"
+            ) from error
+        if not intact:
+            raise ValueError(f"{path} does not give the hash it carries; delete it and let it be drawn again")
+        return manifest
+
+
+def make_manifest(dataset: Dataset, protocol: Protocol, fold: int, shots: int, episodes: int, seed: int) -> Manifest:
+    """The manifest of a fold's novel classes.
+
+    Args:
+        dataset: gives the pools: `Dataset.eligible` under `protocol`.
+        fold: whose novel classes are segmented.
+        shots: K ≥ 0; the supports of K are the first of those of K+1.
+        episodes, seed: how many, and of which episode seed.
+
+    Raises:
+        ValueError: a class with fewer than K+1 images, by name.
+    """
+    pools = {c: dataset.eligible(c, protocol) for c in dataset.novel_classes(fold)}
+    for class_index, pool in pools.items():
+        if len(pool) < shots + 1:
+            raise ValueError(
+                f"{dataset.name}, fold {fold}, class {dataset.classes[class_index]!r}: {len(pool)} eligible images "
+                f"under protocol {protocol.name!r}, but {shots} shots need {shots + 1}; use fewer shots or add images"
+            )
+    drawn = paired_episodes(pools, fold=fold, shots=shots, episodes=episodes, seed=seed)
+    return Manifest(dataset.name, protocol.name, fold, seed, tuple(drawn))

@@ -1,0 +1,106 @@
+"""mIoU and FB-IoU from counts: what an episode leaves behind are four integers, and every figure comes from their sums.
+
+IoU of class c = ΣI / ΣU over all its episodes; mIoU = mean over the fold's classes; FB-IoU = mean over foreground and
+background of ΣI / ΣU pooled over classes (the definitions of PANet and HSNet, which PFENet's agree with).
+
+Edge cases: a class that was never sampled, or whose union is empty in all its episodes, has no IoU (nan), and then
+neither has the mean: an undefined figure is shown as such and never as 0 or as a mean over fewer classes. The same goes
+for FB-IoU where foreground or background never occur. Numpy only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+IGNORE = 255
+
+
+def counts(prediction_HW: NDArray[np.bool_], truth_HW: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    """Intersection and union of an episode, in pixels.
+
+    Args:
+        prediction_HW: predicted foreground, bool.
+        truth_HW: 0 background, 1 foreground, 255 ignored.
+
+    Returns:
+        ``(intersection_fg, union_fg, intersection_bg, union_bg)`` over the pixels that are not ignored.
+
+    Raises:
+        ValueError: shapes differ, the prediction is not bool, or the truth holds another value.
+    """
+    if prediction_HW.shape != truth_HW.shape:
+        raise ValueError(
+            f"prediction is {prediction_HW.shape} and truth {truth_HW.shape}; resize the prediction to the truth"
+        )
+    if prediction_HW.dtype != np.bool_:
+        raise ValueError(f"prediction must be bool, not {prediction_HW.dtype}; threshold it first")
+    foreground, background = truth_HW == 1, truth_HW == 0
+    positives, negatives = int(foreground.sum()), int(background.sum())
+    if positives + negatives + int((truth_HW == IGNORE).sum()) != truth_HW.size:
+        raise ValueError(
+            f"truth holds {np.setdiff1d(truth_HW, [0, 1, IGNORE]).tolist()}; allowed are 0, 1 and {IGNORE}"
+        )
+    hits = int((prediction_HW & foreground).sum())
+    false_alarms = int((prediction_HW & background).sum())
+    return hits, positives + false_alarms, negatives - false_alarms, negatives + positives - hits
+
+
+def per_class_iou(
+    class_ids: ArrayLike, inter_fg: ArrayLike, union_fg: ArrayLike, classes: Sequence[int]
+) -> dict[int, float]:
+    """IoU of each class in percent.
+
+    Args:
+        class_ids: class of each episode, [N].
+        inter_fg, union_fg: foreground counts of each episode, [N].
+        classes: the classes to report, i.e. those of the fold.
+
+    Returns:
+        class → ΣI / ΣU · 100; nan for a class that was never sampled or whose union is empty.
+
+    Raises:
+        ValueError: lengths differ, or an episode's class is not among `classes`.
+    """
+    ids, inter, union = _columns(class_ids, inter_fg, union_fg)
+    strangers = np.setdiff1d(ids, np.asarray(classes, dtype=np.int64))
+    if strangers.size:
+        raise ValueError(f"episodes of classes {strangers.tolist()}, which are not among the fold's {list(classes)}")
+    return {int(c): _percent(inter[ids == c].sum(), union[ids == c].sum()) for c in classes}
+
+
+def miou(class_ids: ArrayLike, inter_fg: ArrayLike, union_fg: ArrayLike, classes: Sequence[int]) -> float:
+    """Mean over `classes` of `per_class_iou`, in percent; nan as soon as one class has no IoU, or without classes.
+
+    Raises:
+        ValueError: as in `per_class_iou`.
+    """
+    values = list(per_class_iou(class_ids, inter_fg, union_fg, classes).values())
+    return float(np.mean(values)) if values else float("nan")
+
+
+def fb_iou(inter_fg: ArrayLike, union_fg: ArrayLike, inter_bg: ArrayLike, union_bg: ArrayLike) -> float:
+    """Mean of foreground and background IoU in percent, each pooled over all episodes [N] and classes.
+
+    Returns:
+        The mean; nan if foreground or background have an empty union (e.g. without any episode).
+
+    Raises:
+        ValueError: lengths differ.
+    """
+    inter_f, union_f, inter_b, union_b = _columns(inter_fg, union_fg, inter_bg, union_bg)
+    return (_percent(inter_f.sum(), union_f.sum()) + _percent(inter_b.sum(), union_b.sum())) / 2
+
+
+def _columns(*columns: ArrayLike) -> tuple[NDArray[np.int64], ...]:
+    arrays = tuple(np.asarray(column, dtype=np.int64).reshape(-1) for column in columns)
+    if len({len(array) for array in arrays}) > 1:
+        raise ValueError(f"columns have {[len(array) for array in arrays]} rows; one row per episode is expected")
+    return arrays
+
+
+def _percent(inter: np.integer[Any], union: np.integer[Any]) -> float:
+    return 100.0 * float(inter) / float(union) if union else float("nan")
