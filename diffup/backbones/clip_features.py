@@ -41,11 +41,18 @@ class ClipFeatures(nn.Module):
 
     heads: tuple[str, ...] = ()
 
-    def __init__(self, model: nn.Module, tokenizer: Callable[[], Tokenizer]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Callable[[], Tokenizer],
+        mean: tuple[float, ...] = open_clip.OPENAI_DATASET_MEAN,
+        std: tuple[float, ...] = open_clip.OPENAI_DATASET_STD,
+    ) -> None:
         """Wrap `model`.
 
         Args:
             tokenizer: makes the tokenizer; called at the first text, since some need files of their own.
+            mean, std: normalisation of RGB in [0, 1] that the model was trained with.
 
         Raises:
             ValueError: an image tower that gives no intermediate features.
@@ -55,7 +62,7 @@ class ClipFeatures(nn.Module):
         self._make_tokenizer = tokenizer
         self._tokenizer: Tokenizer | None = None
         visual: Any = model.visual
-        self.mean, self.std = tuple(visual.preprocess_cfg["mean"]), tuple(visual.preprocess_cfg["std"])
+        self.mean, self.std = tuple(mean), tuple(std)
         self.tower: VitTower | ResNetTower | TimmTower
         if isinstance(visual, VisionTransformer):
             self.tower = VitTower(visual)
@@ -258,4 +265,7 @@ def build_clip(model: str, tag: str, *, pretrained: bool = False) -> ClipFeature
         )
     finally:
         logging.disable(muted)
-    return ClipFeatures(built, lambda: open_clip.get_tokenizer(model))
+    preprocessing: Any = built.visual.preprocess_cfg
+    return ClipFeatures(
+        built, lambda: open_clip.get_tokenizer(model), mean=preprocessing["mean"], std=preprocessing["std"]
+    )

@@ -22,8 +22,8 @@ from diffup.backbones.weights_io import (
     find_weights,
     fit_state_dict,
     load_state_dict,
+    normalisation_beside,
     random_seed,
-    read_normalisation,
     state_hash,
     weights_file,
     weights_identity,
@@ -167,7 +167,7 @@ def load_backbone(
         path = _checked_file(name, parsed, identity, weights_dir)
         features = _build(name, parsed, identity)
         fit_state_dict(features.model, load_state_dict(path), path, features.heads)
-        normalisation = read_normalisation(path)
+        normalisation = normalisation_beside(name, path)
     mean, std = normalisation or (features.mean, features.std)
     return Backbone(name, identity, features.to(device), mean, std)
 
@@ -198,13 +198,10 @@ def _build_embedded(name: str) -> Any:
     if spec.has_text:
         from diffup.backbones.clip_features import ClipFeatures
 
-        features: Any = ClipFeatures(model, embedded.tokenizer)
-    else:
-        from diffup.backbones.timm_features import TimmFeatures
+        return ClipFeatures(model, embedded.tokenizer, mean=spec.mean, std=spec.std)
+    from diffup.backbones.timm_features import TimmFeatures
 
-        features = TimmFeatures(model)
-    features.mean, features.std = tuple(spec.mean), tuple(spec.std)
-    return features
+    return TimmFeatures(model)
 
 
 def _checked_file(name: str, parsed: BackboneName, identity: str, weights_dir: Path | None) -> Path:
@@ -215,7 +212,7 @@ def _checked_file(name: str, parsed: BackboneName, identity: str, weights_dir: P
             f"backbone {name!r} was asked for with weights {identity}, but {where} file "
             f"{file_stems(parsed)[0]}.safetensors (or .pth); put it there and pass --weights-dir"
         )
-    found = file_identity(path)
+    found = file_identity(path, normalisation_beside(name, path))
     if found != identity:
         raise ValueError(
             f"weights file {path} is {found}, but backbone {name!r} was asked for with weights {identity}: the file or "

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 HASH_LENGTH = 12
 SHOWN_KEYS = 4
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
 ADVICE = "save its state dict again with safetensors.torch.save_file(state, path) or torch.save(state, path)"
 
@@ -52,12 +53,16 @@ def find_weights(name: str, weights_dir: Path | None) -> Path | None:
     return None
 
 
-def read_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation (each RGB, for images in [0, 1]) named beside a weights file, or None.
+def normalisation_beside(name: str, path: Path) -> Normalisation | None:
+    """Mean and standard deviation (each RGB, for images in [0, 1]) named beside a weights file of `name`, or None.
+
+    Embedded backbones have theirs in code; the JSON beside their weights tells how they were trained.
 
     Raises:
         ValueError: the JSON beside the file is malformed.
     """
+    if parse_backbone(name).kind == "embedded":
+        return None
     # Not with_suffix(): it would take a tag after a dot for a suffix.
     sidecar = path.parent / f"{path.name.removesuffix(path.suffix)}.json"
     if not sidecar.is_file():
@@ -73,13 +78,12 @@ def read_normalisation(path: Path) -> tuple[tuple[float, ...], tuple[float, ...]
     return mean, std
 
 
-def file_identity(path: Path) -> str:
-    """``"sha256:<12 hex>"`` of a weights file and of the normalisation named beside it."""
+def file_identity(path: Path, normalisation: Normalisation | None = None) -> str:
+    """``"sha256:<12 hex>"`` of a weights file and, if there is one, of the normalisation named beside it."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
-    normalisation = read_normalisation(path)
     if normalisation is not None:
         digest.update(json.dumps(normalisation).encode())
     return f"sha256:{digest.hexdigest()[:HASH_LENGTH]}"
@@ -132,7 +136,7 @@ def weights_identity(name: str, *, weights_dir: Path | None = None, weights: str
         return "hub"
     if not path.is_file():
         raise ValueError(f"shipped weights {path} of backbone {name!r} are missing; install the package again")
-    return file_identity(path)
+    return file_identity(path, normalisation_beside(name, path))
 
 
 def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
