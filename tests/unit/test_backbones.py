@@ -156,7 +156,7 @@ def test_patch_14_and_register_tokens_match_the_model_itself() -> None:
 def test_normalisation_of_the_sidecar_is_applied(tmp_path: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        model = timm.create_model("resnet18").eval()
+        model: Any = timm.create_model("resnet18").eval()
     save_file(model.state_dict(), tmp_path / "resnet18.safetensors")
     mean, std = [0.1, 0.2, 0.3], [0.5, 0.25, 0.125]
     (tmp_path / "resnet18.json").write_text(json.dumps({"mean": mean, "std": std}))
