@@ -11,9 +11,9 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from diffup.backbones.embedded import EMBEDDED
 from safetensors.torch import save_file
 
+from diffup.backbones.embedded import EMBEDDED
 from diffup.backbones.load import Backbone, load_backbone
 from diffup.backbones.names import BackboneName, check_backbone, has_text_encoder, parse_backbone, suggest
 from diffup.backbones.timm_features import depth_indices, nearest_multiple, stage_indices
