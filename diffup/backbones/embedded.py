@@ -1,0 +1,142 @@
+"""The three tiny backbones that are shipped with the package, so that everything runs with no network.
+
+They were trained by `diffup.backbones.train_embedded` on combinations of form and appearance that are not classes of
+`shapes4i`. No torch at import.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffup.data.render import COLOURS, FORMS, PATTERNS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+WEIGHTS = Path(__file__).parent / "weights"
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+CONTEXT = 12
+CLIP_TOWER = "diffup_tiny_clip_tower"
+WORDS = ("<pad>", "<start>", "<unknown>", "a", "photo", "of", "the", "picture")
+# "<end>" comes last because open_clip reads a text's embedding at its largest index.
+VOCABULARY = (*WORDS, *PATTERNS, *COLOURS, *FORMS, "<end>")
+INDEX = {word: index for index, word in enumerate(VOCABULARY)}
+
+
+@dataclass(frozen=True)
+class EmbeddedSpec:
+    """One embedded backbone.
+
+    Attributes:
+        family: what it is, in words.
+        has_text: whether it reads text.
+        mean, std: normalisation of RGB in [0, 1].
+    """
+
+    family: str
+    has_text: bool = False
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+
+
+EMBEDDED: dict[str, EmbeddedSpec] = {
+    "tiny_resnet": EmbeddedSpec("timm ResNet of four basic blocks"),
+    "tiny_convnext": EmbeddedSpec("timm ConvNeXt of eight blocks"),
+    "tiny_clip": EmbeddedSpec("open_clip ConvNeXt with a text transformer", has_text=True),
+}
+
+
+def _timm_facts() -> dict[str, Any]:
+    return {"mean": MEAN, "std": STD, "input_size": (3, 160, 160), "classifier": ()}
+
+
+def _resnet() -> nn.Module:
+    from timm.models.resnet import BasicBlock, ResNet
+
+    return ResNet(BasicBlock, layers=(1, 1, 1, 1), channels=(24, 48, 96, 160), stem_width=24, num_classes=0)
+
+
+def _convnext() -> nn.Module:
+    from timm.models.convnext import ConvNeXt
+
+    return ConvNeXt(depths=(1, 2, 4, 1), dims=(24, 48, 112, 192), patch_size=2, num_classes=0)
+
+
+def _clip() -> nn.Module:
+    import timm
+    from open_clip.model import CLIP
+    from timm.models.convnext import ConvNeXt
+
+    if not timm.is_model(CLIP_TOWER):  # open_clip builds its image tower from a registered timm name
+
+        def diffup_tiny_clip_tower(pretrained: bool = False, **options: Any) -> nn.Module:
+            """timm entry point of the image tower: a ConvNeXt whose last two levels stay at stride 8."""
+            for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+                options.pop(unused, None)
+            sizes: dict[str, Any] = {"depths": (1, 2, 4, 1), "dims": (24, 48, 112, 160)}
+            model: nn.Module = ConvNeXt(patch_size=2, output_stride=8, **sizes, **options)
+            model.pretrained_cfg = model.default_cfg = _timm_facts()  # type: ignore[assignment]
+            return model
+
+        diffup_tiny_clip_tower.__module__ = __name__
+        timm.models.register_model(diffup_tiny_clip_tower)
+    vision = {"timm_model_name": CLIP_TOWER, "timm_pool": "avg", "timm_proj": "linear", "image_size": 160}
+    text = {"context_length": CONTEXT, "vocab_size": len(VOCABULARY), "width": 64, "heads": 4, "layers": 2}
+    model = CLIP(embed_dim=96, vision_cfg=vision, text_cfg=text)
+    model.visual.preprocess_cfg = {"mean": MEAN, "std": STD}
+    return model
+
+
+_BUILD: dict[str, Callable[[], Any]] = {"tiny_resnet": _resnet, "tiny_convnext": _convnext, "tiny_clip": _clip}
+
+
+def build(name: str) -> nn.Module:
+    """The architecture of an embedded backbone, randomly initialised.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in EMBEDDED:
+        raise ValueError(f"unknown embedded backbone {name!r}; there are {', '.join(EMBEDDED)}")
+    model = _BUILD[name]()
+    if not EMBEDDED[name].has_text:
+        model.pretrained_cfg = _timm_facts()
+    return model  # type: ignore[no-any-return]
+
+
+def weights_path(name: str) -> Path:
+    """The shipped weights file of an embedded backbone."""
+    return WEIGHTS / f"{name}.safetensors"
+
+
+def facts(name: str) -> dict[str, Any]:
+    """What was measured when it was trained: parameters, samples, seconds, accuracies (see ``weights/<name>.json``)."""
+    document: dict[str, Any] = json.loads((WEIGHTS / f"{name}.json").read_text())
+    return document
+
+
+class WordTokenizer:
+    """Whole words of a closed vocabulary to indices: start, words, end, padding; other words are ``<unknown>``."""
+
+    def __call__(self, texts: str | list[str], context_length: int = CONTEXT) -> torch.Tensor:
+        """Token indices [N, context_length], int64."""
+        import torch
+
+        rows = []
+        for text in [texts] if isinstance(texts, str) else texts:
+            words = re.findall(r"[a-z]+", text.lower())[: context_length - 2]
+            row = [INDEX["<start>"], *(INDEX.get(word, INDEX["<unknown>"]) for word in words), INDEX["<end>"]]
+            rows.append(row + [INDEX["<pad>"]] * (context_length - len(row)))
+        return torch.tensor(rows)
+
+
+def tokenizer() -> WordTokenizer:
+    """The tokenizer of ``tiny_clip``."""
+    return WordTokenizer()
