@@ -1,0 +1,74 @@
+"""The words of a table: names of its rows, and the notes that say which protocol, data, code and statistics made it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from analysis.places import METHODS, Subject
+from analysis.scores import Study
+from analysis.tables import Number, Row
+
+
+def method_name(study: Study, subject: Subject) -> str:
+    """Name of a method; with its training backbone where a study has several."""
+    name = METHODS.get(subject.variant, subject.variant)
+    several = len({s.trained_on for s in study.subjects if s.trained_on}) > 1
+    return f"{name} ({subject.trained_on})" if several and subject.trained_on else name
+
+
+def labels(study: Study, subject: Subject) -> tuple[str, str]:
+    """Names of backbone and method; the backbone's weights are named where a study has several."""
+    weights = {s.weights for s in study.subjects if s.backbone == subject.backbone}
+    backbone = subject.backbone if len(weights) == 1 else f"{subject.backbone} [{subject.weights}]"
+    return backbone, method_name(study, subject)
+
+
+def trained_on(study: Study) -> str:
+    """The end of a caption: what was trained on."""
+    names = sorted({subject.trained_on for subject in study.subjects if subject.trained_on})
+    if not names:
+        return ""
+    return f", trained on {names[0]} only" if len(names) == 1 else "; in brackets the training backbone"
+
+
+def data_name(study: Study) -> str:
+    """Name of the data set."""
+    return str(study.cells["dataset"].iloc[0])
+
+
+def notes(study: Study, rows: Sequence[Row]) -> list[str]:
+    """Protocol, data, episodes, seeds, code, and how to read intervals: of the cells that the rows come from."""
+    keys = {key for row in rows for entry in row.entries if isinstance(entry, Number) for key in entry.keys}
+    cells = study.cells[study.cells["key"].isin(list(keys))]
+    first = study.cells.iloc[0]
+    protocol = f"Protocol {first['protocol']} ({first['protocol_hash'] or 'no hash'})"
+    data = f"data {first['dataset']} ({first['dataset_hash'] or 'no fingerprint'})"
+    if cells.empty:
+        return [f"{protocol}, {data}; no cell of this table has finished."]
+    folds = f"folds {_listed(cells['fold'])}" if cells["fold"].nunique() > 1 else f"fold {cells['fold'].iloc[0]} alone"
+    seeds = f"episode seeds {_listed(cells['episode_seed'])}"
+    trained = cells[cells["trained_on"] != ""]
+    if not trained.empty:
+        seeds += f", training seeds {_listed(trained['train_seed'])}"
+    commits = Counter(commit[:12] or "unknown" for commit in cells["git_commit"])
+    codes = Counter(code or "unknown" for code in cells["code_hash"])
+    made = f"commit {', '.join(sorted(commits))}, method's code {', '.join(sorted(codes))}"
+    starred = any(isinstance(entry, Number) and entry.difference for row in rows for entry in row.entries)
+    lines = [
+        f"{protocol}, {data}; {folds}, {_listed(cells['episodes'])} episodes a fold, {seeds}; {made}.",
+        f"In brackets: 95% bootstrap interval ({study.resamples} resamples of query images within their class).",
+    ]
+    if starred:
+        lines.append("Differences are paired over the same episodes; * marks intervals that exclude 0.")
+    if trained["train_seed"].nunique() > 1:
+        lines.append("±: standard deviation over training seeds; the brackets hold for their mean on other episodes.")
+    return lines
+
+
+def _listed(values: Iterable[Any]) -> str:
+    found = sorted({int(value) for value in values})
+    if len(found) > 3 and found == list(range(found[0], found[-1] + 1)):
+        return f"{found[0]}–{found[-1]}"
+    return ", ".join(map(str, found))

@@ -1,0 +1,224 @@
+"""The result store as tables: one row a cell, and the counts of every episode.
+
+A cell that can't be read (half written, damaged, of another schema) is left out with a warning that names the file and
+the remedy; a cell that a launch asked for and that has no result stays as a row, so that tables show it as missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.stats import EpisodeCounts
+from diffup.metrics import fb_iou, miou
+
+SCHEMA = 1
+COUNTS = ("inter_fg", "union_fg", "inter_bg", "union_bg")
+TEXTS = (
+    "dataset", "dataset_hash", "protocol", "protocol_hash", "annotation", "backbone", "weights", "trained_on",
+    "checkpoint", "variant",
+)  # fmt: skip
+NUMBERS = ("fold", "shots", "train_seed", "episode_seed", "episodes")
+RESULTS = ("status", "miou", "fb_iou", "seconds", "git_commit", "code_hash", "manifest_hash", "finished", "error")
+COLUMNS = ("key", *TEXTS, *NUMBERS, "method", "class_names", *RESULTS, "launch", "position")
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A result store, read.
+
+    Attributes:
+        root: the folder.
+        cells: one row per evaluation cell, columns `COLUMNS`: identity as in ``cell.json`` (`method` and `class_names`
+            are ``sample.method`` and ``input.class_names``), `status` (finished, failed, damaged or unfinished),
+            figures and provenance of finished cells, `launch` and `position`: number of the latest launch that asked
+            for the cell (-1: none) and its place there.
+        documents: ``cell.json`` of each of these cells, by key.
+        counts: counts of the episodes of finished cells, by key.
+        warnings: what was left out, where, and what to do.
+    """
+
+    root: Path
+    cells: pd.DataFrame
+    documents: dict[str, Document]
+    counts: dict[str, EpisodeCounts]
+    warnings: tuple[str, ...]
+
+
+def load_results(root: Path) -> Results:
+    """Read all evaluation cells of a result store.
+
+    Raises:
+        ValueError: no such folder.
+    """
+    if not root.is_dir():
+        raise ValueError(f"no results directory {root}; pass the one that a grid script printed (its --results)")
+    warnings: list[str] = []
+    asked, places = _launches(root, warnings)
+    documents, rows, counts = {}, [], {}
+    for key, document in {**asked, **dict(_cells(root, warnings))}.items():
+        if document.get("kind") == "train":
+            continue
+        try:
+            row = _identity(key, document)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            warnings.append(
+                f"{root / key / 'cell.json'}: no evaluation cell of this version ({type(error).__name__}: {error}); "
+                f"left out. Use the version of DiffUp that wrote it, or another results directory"
+            )
+            continue
+        outcome, episodes = _outcome(root / key, key, warnings)
+        if episodes is not None:
+            counts[key] = episodes
+        launch, position = places.get(key, (-1, 0))
+        documents[key] = document
+        rows.append({**row, **outcome, "launch": launch, "position": position})
+    cells = pd.DataFrame(rows, columns=list(COLUMNS)).sort_values("key", ignore_index=True)
+    return Results(root, cells, documents, counts, tuple(warnings))
+
+
+def where(cells: pd.DataFrame, **axes: object) -> pd.DataFrame:
+    """The cells with these values, e.g. ``where(cells, fold=0, shots=[1, 5], annotation="mask")``.
+
+    Raises:
+        ValueError: no such column.
+    """
+    chosen = cells
+    for name, value in axes.items():
+        if name not in cells.columns:
+            raise ValueError(f"cells have no column {name!r}; columns are {', '.join(cells.columns)}")
+        values = value if isinstance(value, list | tuple | set | frozenset) else [value]
+        chosen = chosen[chosen[name].isin(list(values))]
+    return chosen
+
+
+def read_episodes(root: Path, keys: Iterable[str]) -> pd.DataFrame:
+    """All columns of the episode tables of these cells, below one another, with a column `key`."""
+    tables = [pd.read_parquet(root / key / "episodes.parquet").assign(key=key) for key in keys]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _launches(root: Path, warnings: list[str]) -> tuple[dict[str, Document], dict[str, tuple[int, int]]]:
+    """What launches asked for: documents of the cells that they describe, and each key's latest launch and place.
+
+    ``launches/<name>.json`` is a list of cell documents or keys, bare or under ``"cells"`` or ``"keys"``.
+    """
+    read = []
+    for path in sorted((root / "launches").glob("*.json")):
+        try:
+            launch = json.loads(path.read_bytes())
+            started = ""
+            if isinstance(launch, dict):
+                started = str(launch.get("started") or launch.get("time") or "")
+                launch = launch["cells"] if "cells" in launch else launch["keys"]
+            items = [item if isinstance(item, dict) else {"key": str(item)} for item in launch]
+            read.append((started, path.stat().st_mtime, path.name, [(str(item["key"]), item) for item in items]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            warnings.append(f"{path}: can't be read ({error}); cells that only it names are not shown as missing")
+    asked: dict[str, Document] = {}
+    places: dict[str, tuple[int, int]] = {}
+    for number, (_, _, _, cells) in enumerate(sorted(read, key=lambda launch: launch[:3])):
+        for position, (key, document) in enumerate(cells):
+            places[key] = (number, position)
+            if "fold" in document:
+                asked[key] = document
+    return asked, places
+
+
+def _cells(root: Path, warnings: list[str]) -> Iterator[tuple[str, Document]]:
+    for path in sorted(root.glob("*/cell.json")):
+        if path.parent.name.startswith("."):
+            continue
+        try:
+            document = json.loads(path.read_bytes())
+            if document["key"] != path.parent.name:
+                raise ValueError(f"it is the cell {document['key']!r}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            warnings.append(f"{path}: can't be read ({error}); left out. Run the grid again, it makes the cell anew")
+            continue
+        yield path.parent.name, document
+
+
+def _identity(key: str, document: Document) -> Document:
+    texts = {name: str(document[name]) for name in TEXTS}
+    numbers = {name: int(document[name]) for name in NUMBERS}
+    method, class_names = str(document["sample"]["method"]), str(document["input"]["class_names"])
+    return {"key": key, **texts, **numbers, "method": method, "class_names": class_names}
+
+
+def _outcome(folder: Path, key: str, warnings: list[str]) -> tuple[Document, EpisodeCounts | None]:
+    try:
+        text = (folder / "result.json").read_bytes()
+    except OSError:
+        return _without_result(folder, warnings), None
+    try:
+        result = json.loads(text)
+        if result["schema"] != SCHEMA:
+            raise ValueError(f"schema {result['schema']!r} is not {SCHEMA}, the one that this version of DiffUp reads")
+        if result["key"] != key or result["status"] != "finished":
+            raise ValueError("it is not the result of this cell")
+        named = result.get("files", {}).get("episodes.parquet", {})
+        episodes, classes = _episode_counts(folder / "episodes.parquet", named.get("sha256", ""))
+        figures = {name: float(result["metrics"][name]) for name in ("miou", "fb_iou")}
+        _check_figures(figures, episodes, classes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        warnings.append(f"{folder / 'result.json'}: {what}; left out. Run the grid again, it makes the cell anew")
+        return {"status": "damaged", "error": what}, None
+    if np.isnan(figures["miou"]):
+        warnings.append(f"{folder}: mIoU is undefined, some class of the fold has no episode; use more episodes")
+    provenance = {name: str(result.get("provenance", {}).get(name) or "") for name in RESULTS[4:7]}
+    seconds = float(result["metrics"].get("seconds", "nan"))
+    finished = str(result.get("finished", ""))
+    return {"status": "finished", **figures, "seconds": seconds, **provenance, "finished": finished}, episodes
+
+
+def _without_result(folder: Path, warnings: list[str]) -> Document:
+    try:
+        return {"status": "failed", "error": str(json.loads((folder / "error.json").read_bytes())["error"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        if (folder / "episodes.parquet").exists():
+            warnings.append(f"{folder}: half written, it has episodes and no result.json; left out. Run the grid again")
+        return {"status": "unfinished"}
+
+
+def _episode_counts(path: Path, sha256: str) -> tuple[EpisodeCounts, list[int]]:
+    content = path.read_bytes()
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"{path.name} is not the file that result.json names")
+    try:
+        table = pd.read_parquet(io.BytesIO(content), columns=["episode", "class_id", "query", *COUNTS])
+    except Exception as error:  # pyarrow has many, for what is one fact here
+        raise ValueError(f"{path.name} can't be read: {error}") from error
+    table = table.sort_values("episode")
+    integers = table.drop(columns="query").astype(np.int64)
+    counts = EpisodeCounts(
+        integers["episode"].to_numpy(),
+        integers["class_id"].to_numpy(),
+        table["query"].to_numpy().astype(np.str_),
+        integers[list(COUNTS)].to_numpy(),
+    )
+    if not len(counts):
+        raise ValueError(f"{path.name} holds no episode")
+    return counts, sorted(set(counts.class_id.tolist()))
+
+
+def _check_figures(figures: dict[str, float], episodes: EpisodeCounts, classes: list[int]) -> None:
+    """The figures in ``result.json`` are those of its episodes; an undefined mIoU can't be told from these alone."""
+    inter, union, inter_bg, union_bg = episodes.counts.T
+    expected = {
+        "miou": miou(episodes.class_id, inter, union, classes),
+        "fb_iou": fb_iou(inter, union, inter_bg, union_bg),
+    }
+    for name, value in figures.items():
+        if not np.isnan(value) and not np.isclose(value, expected[name], rtol=0, atol=1e-6):
+            raise ValueError(f"{name} is {value}, but the episodes give {expected[name]}")

@@ -1,0 +1,223 @@
+"""Bootstrap intervals of mIoU and FB-IoU, and of differences between cells of one manifest.
+
+Episodes are resampled within their class (mIoU sums intersections and unions per class before it divides) and by query
+image: a small pool asks the same image again and again, and its episodes are not independent. Cells that share their
+episodes share their resamples too, so that a difference is paired: subtract the draws. A resample is a row of
+multiplicities over query images; times the images' counts it gives all sums at once. Counts are whole numbers below
+2^53, so the sums are exact, whatever the order a processor adds them in.
+
+Letters: N episodes · M query images of one class · B resamples · S cells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 2000
+LEVEL = 0.95
+INTER_FG, UNION_FG, INTER_BG, UNION_BG = range(4)
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeCounts:
+    """What one cell counted, one entry per episode.
+
+    Attributes:
+        episode: [N] ids, each once, ascending.
+        class_id: [N] class of each episode.
+        query: [N] image id of each query, as str.
+        counts: [N, 4] pixels: intersection and union of foreground, then of background.
+    """
+
+    episode: Ints
+    class_id: Ints
+    query: NDArray[np.str_]
+    counts: Ints
+
+    def __post_init__(self) -> None:
+        rows = len(self.episode)
+        if self.class_id.shape != (rows,) or self.query.shape != (rows,) or self.counts.shape != (rows, 4):
+            raise ValueError(
+                f"episode counts need {rows} classes, {rows} queries and [{rows}, 4] counts; got "
+                f"{self.class_id.shape}, {self.query.shape}, {self.counts.shape}"
+            )
+        if rows and not (np.diff(self.episode) > 0).all():
+            raise ValueError("episode ids must be ascending, each once")
+        if (self.counts < 0).any() or (self.counts[:, 0::2] > self.counts[:, 1::2]).any():
+            raise ValueError("counts must be 0 or more, and no intersection larger than its union")
+
+    def __len__(self) -> int:
+        return len(self.episode)
+
+    def take(self, rows: NDArray[np.intp] | Ints) -> EpisodeCounts:
+        """The episodes at these positions."""
+        return EpisodeCounts(self.episode[rows], self.class_id[rows], self.query[rows], self.counts[rows])
+
+    def sample(self) -> str:
+        """Hash of the episodes' ids, classes and queries: equal for cells that can be paired as they are."""
+        digest = hashlib.sha256(self.episode.tobytes() + self.class_id.tobytes())
+        digest.update("\n".join(self.query.tolist()).encode())
+        return digest.hexdigest()[:12]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A figure with its bootstrap distribution.
+
+    Attributes:
+        value: the figure itself, from all episodes; nan where it is undefined.
+        draws: [B] the same figure in each resample.
+        sample: what was resampled; only estimates of one sample can be subtracted.
+    """
+
+    value: float
+    draws: Floats
+    sample: str
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Percentile interval, both ends nan where the figure is undefined."""
+        if np.isnan(self.value) or np.isnan(self.draws).any():
+            return float("nan"), float("nan")
+        low, high = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+    def minus(self, other: Estimate) -> Estimate:
+        """The paired difference.
+
+        Raises:
+            ValueError: the two do not come from the same resamples.
+        """
+        if self.sample != other.sample or self.draws.shape != other.draws.shape:
+            raise ValueError(
+                "a paired difference needs two estimates over the same resampled episodes; align them first"
+            )
+        return Estimate(self.value - other.value, self.draws - other.draws, self.sample)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Both figures of one cell, in percent."""
+
+    miou: Estimate
+    fb_iou: Estimate
+
+
+def average(estimates: Sequence[Estimate]) -> Estimate:
+    """Mean of estimates, draw by draw: of folds (bootstrapped independently) or of training seeds (same resamples).
+
+    Raises:
+        ValueError: nothing to average, or different numbers of resamples.
+    """
+    if not estimates or len({len(estimate.draws) for estimate in estimates}) > 1:
+        raise ValueError("average needs one estimate or more, all with the same number of resamples")
+    samples = [estimate.sample for estimate in estimates]
+    sample = samples[0] if len(set(samples)) == 1 else "+".join(samples)
+    values = float(np.mean([estimate.value for estimate in estimates]))
+    return Estimate(values, np.mean([estimate.draws for estimate in estimates], axis=0), sample)
+
+
+def align(first: EpisodeCounts, second: EpisodeCounts) -> tuple[EpisodeCounts, EpisodeCounts]:
+    """The episodes that two cells have in common, for manifests of which one is the beginning of the other.
+
+    Raises:
+        ValueError: no episode in common, or an episode that asks for another class or query.
+    """
+    common, a, b = np.intersect1d(first.episode, second.episode, assume_unique=True, return_indices=True)
+    one, two = first.take(a), second.take(b)
+    if not len(common):
+        raise ValueError("the two cells have no episode in common, so their difference can't be paired")
+    other = (one.class_id != two.class_id) | (one.query != two.query)
+    if other.any():
+        at = int(np.argmax(other))
+        raise ValueError(
+            f"the two cells come from different manifests: episode {common[at]} asks for class {one.class_id[at]} in "
+            f"{one.query[at]} in one and for class {two.class_id[at]} in {two.query[at]} in the other"
+        )
+    return one, two
+
+
+def bootstrap(
+    cells: Sequence[EpisodeCounts],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    stream: int = 0,
+    clustered: bool = True,
+) -> list[Scores]:
+    """mIoU and FB-IoU of cells over the same episodes, with the same resamples.
+
+    Args:
+        cells: S cells over the same episodes.
+        resamples: B.
+        seed: of the resamples.
+        stream: makes resamples independent of those of other streams; give each fold its own.
+        clustered: resample query images with all their episodes; False resamples single episodes, which gives intervals
+            that are too narrow where images are asked repeatedly.
+
+    Raises:
+        ValueError: the cells differ in their episodes, or have none.
+    """
+    if not cells:
+        return []
+    first = cells[0]
+    sample = first.sample()
+    if any(cell.sample() != sample for cell in cells[1:]):
+        raise ValueError("bootstrap needs cells over the same episodes; align them or bootstrap them apart")
+    if not len(first):
+        raise ValueError("bootstrap needs one episode or more")
+    counts = np.stack([cell.counts for cell in cells], axis=1).astype(np.float64)  # [N, S, 4]
+    classes = np.unique(first.class_id)
+    miou_draws, pooled_draws = np.zeros((resamples, len(cells))), np.zeros((resamples, len(cells), 4))
+    miou_values = np.zeros(len(cells))
+    for class_id in classes:
+        of_class = np.flatnonzero(first.class_id == class_id)
+        units = first.query[of_class] if clustered else first.episode[of_class]
+        sums = _sums(units, counts[of_class])  # [M, S, 4]
+        rng = np.random.default_rng([seed, stream, int(class_id)])
+        drawn = multiplicities(len(sums), resamples, rng) @ sums.reshape(len(sums), -1)
+        totals = drawn.reshape(resamples, len(cells), 4)
+        miou_draws += percent(totals[..., INTER_FG], totals[..., UNION_FG]) / len(classes)
+        pooled_draws += totals
+        whole = sums.sum(axis=0)
+        miou_values += percent(whole[:, INTER_FG], whole[:, UNION_FG]) / len(classes)
+    whole = counts.sum(axis=0)
+    identity = f"{sample}:{seed}:{stream}:{clustered}"
+    fb_values, fb_draws = _fb(whole), _fb(pooled_draws)
+    return [
+        Scores(
+            Estimate(float(miou_values[s]), miou_draws[:, s].copy(), identity),
+            Estimate(float(fb_values[s]), fb_draws[:, s].copy(), identity),
+        )
+        for s in range(len(cells))
+    ]
+
+
+def multiplicities(units: int, resamples: int, rng: np.random.Generator) -> Floats:
+    """[B, M] how often each of M units occurs in each resample of M draws with replacement."""
+    drawn = rng.integers(units, size=(resamples, units)) + np.arange(resamples)[:, None] * units
+    return np.bincount(drawn.ravel(), minlength=resamples * units).reshape(resamples, units).astype(np.float64)
+
+
+def percent(inter: Floats, union: Floats) -> Floats:
+    """100 · I / U; nan where the union is empty, as in `diffup.metrics`."""
+    return 100.0 * np.divide(inter, union, out=np.full_like(inter, np.nan), where=union > 0)
+
+
+def _fb(totals: Floats) -> Floats:
+    foreground = percent(totals[..., INTER_FG], totals[..., UNION_FG])
+    return (foreground + percent(totals[..., INTER_BG], totals[..., UNION_BG])) / 2
+
+
+def _sums(units: NDArray[np.str_] | Ints, counts: Floats) -> Floats:
+    names, unit = np.unique(units, return_inverse=True)
+    sums = np.zeros((len(names), *counts.shape[1:]))
+    np.add.at(sums, unit, counts)
+    return sums

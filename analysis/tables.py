@@ -1,0 +1,218 @@
+"""One model of a table, and what is made from it: Markdown and CSV here, LaTeX in `analysis.latex`.
+
+An entry keeps its number, its interval and the keys of the cells it comes from; text is made last. A missing entry is
+``None`` and reads "–".
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+MISSING = "–"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A figure.
+
+    Attributes:
+        value, low, high: the figure and its interval; nan ends where there is none.
+        std: standard deviation over training seeds, None for a single seed.
+        seeds: number of training seeds.
+        episodes: number of episodes, all folds together.
+        keys: cells that it comes from.
+        difference: it is a difference: signed, with a star where its interval excludes 0.
+        best: among the best of its group.
+    """
+
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+    std: float | None = None
+    seeds: int = 1
+    episodes: int = 0
+    keys: tuple[str, ...] = ()
+    difference: bool = False
+    best: bool = False
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of 0."""
+        return self.low > 0 or self.high < 0
+
+
+Entry = Number | str | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of entries.
+
+    Attributes:
+        header: levels from the top, e.g. ``("1-shot", "Mean")``; neighbours with equal upper levels share them.
+        minor: its intervals are left out where a table must be narrow.
+    """
+
+    header: tuple[str, ...]
+    minor: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """Labels and entries of one row."""
+
+    labels: tuple[str, ...]
+    entries: tuple[Entry, ...]
+
+
+Labelled = tuple[Row, tuple[str, ...]]  # a row with the labels to print
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table before it is text.
+
+    Attributes:
+        name: file name and LaTeX label.
+        caption: one sentence.
+        labels: headers of the label columns; rows with an equal first label form a group.
+        columns, rows: as they stand.
+        notes: what a reader must know, below the table.
+        stacked: in LaTeX intervals stand below their figures, for tables of many columns; else beside them.
+    """
+
+    name: str
+    caption: str
+    labels: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    stacked: bool = False
+
+    def __post_init__(self) -> None:
+        assert len({len(column.header) for column in self.columns}) <= 1, f"{self.name}: headers of different depth"
+        for row in self.rows:
+            assert len(row.labels) == len(self.labels) and len(row.entries) == len(self.columns), (self.name, row)
+
+
+def figure(entry: Entry) -> str:
+    """An entry's main text: one decimal, differences signed."""
+    if entry is None:
+        return MISSING
+    if isinstance(entry, str):
+        return entry
+    if entry.value != entry.value:
+        return MISSING
+    return _decimal(entry.value, entry.difference)
+
+
+def interval(entry: Entry) -> str:
+    """An entry's interval, e.g. ``[60.1, 64.0]``, empty where it has none."""
+    if not isinstance(entry, Number) or entry.low != entry.low or entry.value != entry.value:
+        return ""
+    return f"[{_decimal(entry.low, entry.difference)}, {_decimal(entry.high, entry.difference)}]"
+
+
+def _decimal(value: float, signed: bool) -> str:
+    text = f"{value:+.1f}" if signed else f"{value:.1f}"
+    text = text[1:] if signed and float(text) == 0 else text
+    return text.replace("-", "−")
+
+
+def to_markdown(table: Table, *, notes: bool = True, fit: int = 0) -> str:
+    """GitHub's Markdown, its columns padded so that it also reads in a terminal.
+
+    Args:
+        table: what to write.
+        notes: write the notes too.
+        fit: if lines were longer than this, leave out first the intervals of minor columns, then these columns
+            (0: any length).
+    """
+    lines = _markdown_lines(table, bare=False)
+    if fit and len(lines[0]) > fit:
+        lines = _markdown_lines(table, bare=True)
+    major = [i for i, column in enumerate(table.columns) if not column.minor]
+    if fit and len(lines[0]) > fit and major:
+        rows = tuple(Row(row.labels, tuple(row.entries[i] for i in major)) for row in table.rows)
+        lines = _markdown_lines(replace(table, columns=tuple(table.columns[i] for i in major), rows=rows), bare=False)
+    text = [_markdown(table.caption), "", *lines]
+    if table.notes and notes:
+        text += ["", *(f"* {_markdown(note)}" for note in table.notes)]
+    return "\n".join(text) + "\n"
+
+
+def _markdown_lines(table: Table, *, bare: bool) -> list[str]:
+    headers = [*table.labels, *(" ".join(part for part in column.header if part) for column in table.columns)]
+    lines = [[_markdown(header) for header in headers]]
+    for row, labels in with_labels(table):
+        texts = [_markdown_entry(entry, bare and column.minor) for column, entry in zip(table.columns, row.entries)]
+        lines.append([*(_markdown(label) for label in labels), *texts])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
+    left = len(table.labels)
+
+    def join(cells: Sequence[str]) -> str:
+        padded = [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths))]
+        return f"| {' | '.join(padded)} |"
+
+    rule = [f":{'-' * (w - 1)}" if i < left else f"{'-' * (w - 1)}:" for i, w in enumerate(widths)]
+    return [join(lines[0]), f"| {' | '.join(rule)} |", *map(join, lines[1:])]
+
+
+def _markdown_entry(entry: Entry, bare: bool) -> str:
+    text = _markdown(figure(entry))
+    if not isinstance(entry, Number):
+        return text
+    if entry.best:
+        text = f"**{text}**"
+    if entry.std is not None:
+        text += f" ±{entry.std:.1f}"
+    if not bare and interval(entry):
+        text += f" {interval(entry)}"
+    return f"{text} *" if entry.difference and entry.excludes_zero else text
+
+
+def _markdown(text: str) -> str:
+    for special in ("\\", "|", "*", "`", "<"):
+        text = text.replace(special, f"\\{special}")
+    return text.replace("\n", " ")
+
+
+def to_csv(table: Table) -> str:
+    """One line an entry, with everything that is known of it, figures to the last digit."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    labels = [label.lower().replace(" ", "_") for label in table.labels]
+    fields = ["value", "low", "high", "std", "seeds", "episodes", "best", "excludes_0", "text", "keys"]
+    writer.writerow(["table", *labels, "column", *fields])
+    for row in table.rows:
+        for column, entry in zip(table.columns, row.entries):
+            place = [table.name, *row.labels, " / ".join(part for part in column.header if part)]
+            facts: list[object] = [""] * 8
+            keys = ""
+            if isinstance(entry, Number):
+                std = "" if entry.std is None else repr(entry.std)
+                numbers = [repr(float(value)) for value in (entry.value, entry.low, entry.high)]
+                marks = [_yes(entry.best), _yes(entry.excludes_zero) if entry.difference else ""]
+                facts, keys = [*numbers, std, entry.seeds, entry.episodes, *marks], " ".join(entry.keys)
+            writer.writerow([*place, *facts, figure(entry), keys])
+    return buffer.getvalue()
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def with_labels(table: Table) -> list[Labelled]:
+    """Each row with the labels to print: one that repeats the row above, as do all before it, is left blank."""
+    rows: list[Labelled] = []
+    before: tuple[str, ...] = ()
+    for row in table.rows:
+        same = 0
+        while same < len(row.labels) - 1 and row.labels[: same + 1] == before[: same + 1]:
+            same += 1
+        rows.append((row, ("",) * same + row.labels[same:]))
+        before = row.labels
+    return rows
