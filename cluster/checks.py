@@ -1,0 +1,72 @@
+"""What is checked before a launch touches anything: data, weights, and that no other launch uses the results."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from experiments.cell import AnyCell
+
+
+def preflight(cells: Sequence[AnyCell], datasets: dict[str, Path], weights_dir: Path | None) -> dict[str, str]:
+    """Find what would make cells fail: data sets that are not there, weights files that are damaged or don't fit.
+
+    Args:
+        cells: to be run.
+        datasets: ``dataset.json`` by data set name; others are looked up by name.
+        weights_dir: folder of local weights; each file that a cell names is loaded once.
+
+    Returns:
+        absolute paths of all data sets in the plan.
+
+    Raises:
+        ValueError: a user's mistake, with file and remedy.
+    """
+    from diffup.data.dataset import resolve_dataset
+
+    paths = {name: str(path.absolute()) for name, path in datasets.items()}
+    for name in sorted({cell.dataset for cell in cells} - set(paths)):
+        paths[name] = str(Path(resolve_dataset(name)).absolute())
+    models = {(cell.backbone, cell.weights) for cell in cells}
+    models |= {(cell.input.companion, cell.input.companion_weights) for cell in cells if cell.input.companion}
+    files = [(backbone, weights) for backbone, weights in sorted(models) if weights.startswith("sha256:")]
+    if weights_dir is not None and files:
+        from diffup.backbones.load import load_backbone
+
+        for backbone, weights in files:
+            load_backbone(backbone, weights, weights_dir=weights_dir)
+    return paths
+
+
+@contextlib.contextmanager
+def only_one(root: Path) -> Iterator[None]:
+    """Refuse a second driver on the same results; the lock dies with its process.
+
+    Raises:
+        ValueError: another launch holds the lock.
+    """
+    handle = os.open(root / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another launch is using {root}; wait for it, or give another directory with --results"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def git_commit() -> str:
+    """Commit of the working copy that this code lies in, ``""`` if it is none."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,136 @@
+"""The command line that all grid scripts share, and their exit codes: 0 all finished, 1 some failed, 2 bad input."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cluster.launch import BAD_INPUT, Options, launch
+from experiments.cell import AnyCell
+
+GridBuilder = Callable[[argparse.Namespace], tuple[list[AnyCell], dict[str, Path]]]
+
+
+def home() -> Path:
+    """Where data and results lie by default: ``$DIFFUP_HOME``, else ``~/.diffup``; never the working copy."""
+    return Path(os.environ.get("DIFFUP_HOME") or Path.home() / ".diffup").expanduser().absolute()
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in (0, 1], not {value}")
+    return value
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """``"0,2"`` as (0, 2), for argparse."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """``"a,b"`` as ("a", "b"), for argparse."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def parser(name: str, description: str, *, episodes: int) -> argparse.ArgumentParser:
+    """The options of every grid script.
+
+    Args:
+        name: of the grid.
+        description: the script's docstring.
+        episodes: default number of episodes per cell.
+    """
+    made = argparse.ArgumentParser(
+        prog=f"experiments/{name}.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    made.add_argument("--select", default="", metavar="K=V,…", help="only cells with these values (K=V|W for several)")
+    made.add_argument("--episodes", type=_count, default=episodes, metavar="N", help=f"per cell (default {episodes})")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="training seed; the episodes stay the same")
+    made.add_argument(
+        "--results",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help=f"default $DIFFUP_HOME/results/{name}, else ~/.diffup/…",
+    )
+    made.add_argument("--tracking-uri", default="", metavar="URI", help="MLflow; default: sqlite in the results")
+    made.add_argument("--max-concurrent", type=_count, default=None, metavar="N", help="trials at a time")
+    made.add_argument("--retry-failed", action="store_true", help="run cells again that failed before")
+    made.add_argument(
+        "--force",
+        nargs="?",
+        const="all",
+        default="",
+        choices=("all", "other-code"),
+        help="run finished cells again: all selected, or those made by other code",
+    )
+    made.add_argument("--batch-size", type=_count, default=8, metavar="N", help="episodes at a time in evaluation")
+    made.add_argument("--gpus-per-trial", type=_share, default=1.0, metavar="F", help="GPU share of an evaluation cell")
+    return made
+
+
+def run(
+    name: str,
+    args: argparse.Namespace,
+    build: GridBuilder,
+    report: Callable[[Path], None] | None = None,
+    *,
+    work: str = "cluster.work",
+) -> int:
+    """Build the grid, launch it and report.
+
+    Args:
+        name: of the grid.
+        args: from `parser`.
+        build: makes the cells and says where data sets lie.
+        report: makes tables from the results directory, after the cells.
+        work: module that executes cells.
+
+    Returns:
+        the exit code.
+    """
+    results = (args.results or home() / "results" / name).expanduser().absolute()
+    try:
+        cells, datasets = build(args)
+        options = Options(
+            results=results,
+            tracking_uri=args.tracking_uri,
+            select=args.select,
+            dry_run=args.dry_run,
+            max_concurrent=args.max_concurrent or 0,
+            retry_failed=args.retry_failed,
+            force=args.force,
+            weights_dir=getattr(args, "weights_dir", None),
+            batch_size=args.batch_size,
+            gpus_per_trial=args.gpus_per_trial,
+        )
+        code = launch(name, cells, options, datasets=datasets, work=work)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    if report is not None and not args.dry_run:
+        report(results)
+    return code
+
+
+def script(
+    name: str,
+    parser: argparse.ArgumentParser,
+    build: GridBuilder,
+    argv: Sequence[str] | None,
+    report: Callable[[Path], None] | None = None,
+) -> int:
+    """``main`` of a grid script: parse, run, report; argparse itself exits with 2 on a usage error."""
+    return run(name, parser.parse_args(argv), build, report)

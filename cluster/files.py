@@ -1,0 +1,72 @@
+"""Files that are there in full or not at all, as the result store needs them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def write_atomically(path: Path, content: bytes, *, exclusive: bool = False) -> bool:
+    """Write a file so that readers and crashes see all of it or nothing.
+
+    Args:
+        path: where to; parent folders are made.
+        content: what to write.
+        exclusive: leave a file that exists as it is.
+
+    Returns:
+        whether this call's content is now there (False only if `exclusive` and another writer was first).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if exclusive:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without hard links
+                if path.exists():
+                    return False
+                os.replace(temporary, path)
+        else:
+            os.replace(temporary, path)
+        _sync_folder(path.parent)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some network file systems can't sync folders
+        pass
+    finally:
+        os.close(handle)
+
+
+def to_json(document: dict[str, Any]) -> bytes:
+    """A document as JSON with sorted keys."""
+    return (json.dumps(document, indent=1, sort_keys=True, allow_nan=True) + "\n").encode()
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Size and sha256 of a file."""
+    content = path.read_bytes()
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -1,0 +1,125 @@
+"""Ray started, joined and left without traces: a cluster of our own, or the one that runs already."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+# Ray puts Unix sockets below its folder, in session_<26 characters>_<pid>/sockets/; their paths end at 107 characters.
+LONGEST_FOLDER = 42
+PREFIX = "diffup-"
+OBJECT_STORE_BYTES = 100 * 2**20  # trials pass nothing through it
+
+
+def running_cluster() -> bool:
+    """Whether a cluster is named by the environment (also true inside ``ray job submit``)."""
+    return os.environ.get("RAY_ADDRESS", "") not in ("", "local")
+
+
+def _own_folder() -> tuple[Path, int]:
+    """A new folder for Ray's session, locked for as long as this process lives."""
+    chosen = os.environ.get("RAY_TMPDIR", "")
+    if chosen and len(chosen) > LONGEST_FOLDER - len(PREFIX) - 8:
+        raise ValueError(
+            f"RAY_TMPDIR={chosen} is too long for Ray's Unix sockets; give a path of at most 27 characters"
+        )
+    base = Path(chosen or tempfile.gettempdir())
+    if len(str(base)) > LONGEST_FOLDER - len(PREFIX) - 8:
+        base = Path("/tmp")
+    base.mkdir(parents=True, exist_ok=True)
+    _remove_left_behind(base)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    handle = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    return folder, handle
+
+
+def _remove_left_behind(base: Path) -> None:
+    """Remove folders of launches that were killed: nobody holds their lock any more."""
+    for lock in base.glob(f"{PREFIX}*/lock"):
+        with contextlib.suppress(OSError):
+            handle = os.open(lock, os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+@contextlib.contextmanager
+def ray_session() -> Iterator[None]:
+    """Ray for the time of a launch: joins the cluster of ``RAY_ADDRESS``, else starts one that nobody else sees.
+
+    Raises:
+        ValueError: ``RAY_TMPDIR`` is too long, or the cluster named can't be reached.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the launch reports what failed, in one line each
+    warnings.filterwarnings("ignore", module=r"ray\..*")
+    import ray
+
+    silent: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if running_cluster():
+        try:
+            ray.init(address="auto", runtime_env={"env_vars": THREADS}, **silent)
+        except ConnectionError as error:
+            raise ValueError(
+                f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']}; unset it to use this machine alone"
+            ) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+        return
+    folder, handle = _own_folder()
+    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    with _environment({**THREADS, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}):
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                _temp_dir=str(folder),
+                object_store_memory=OBJECT_STORE_BYTES,
+                **silent,
+            )
+            yield
+        finally:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for the workers that Ray starts meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

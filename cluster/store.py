@@ -1,0 +1,259 @@
+"""The result store: one folder per cell, the source of truth that plans, tables and MLflow are made from.
+
+``<root>/<key>/`` holds ``cell.json`` (what was asked), ``episodes.parquet`` (one row per episode; evaluation cells),
+``checkpoint/`` (training cells), ``panels/*.png`` and ``result.json``. Every file is written under a temporary name,
+synced and renamed; ``result.json`` comes last and names the others with size and hash. So a cell is finished or it
+isn't, whatever was killed and whenever. A failed cell has ``error.json`` instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.files import file_facts, now, to_json, write_atomically
+from experiments.cell import CELL_VERSION, KEY_LENGTH, AnyCell, TrainingCell, cell_to_dict
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+SCHEMA = 1
+CELL, EPISODES, RESULT, ERROR, LOGGED = "cell.json", "episodes.parquet", "result.json", "error.json", "mlflow.json"
+CHECKPOINT_FILES = ("checkpoint/model.safetensors", "checkpoint/config.json")
+LAUNCHES, WEIGHTS = "launches", "weights"
+
+
+@lru_cache(maxsize=1)
+def code_hash() -> str:
+    """First 12 hex digits of the sha256 over the method's source files (``diffup/**/*.py``): names and contents."""
+    import diffup
+
+    root = Path(next(iter(diffup.__path__)))
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:12]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What the store knows of one key.
+
+    Attributes:
+        status: ``"finished"``, ``"failed"``, ``"damaged"`` (counts as not finished) or ``"missing"``.
+        result: ``result.json`` of a finished cell, ``error.json`` of a failed one, else empty.
+        why: what is wrong with a damaged one.
+    """
+
+    key: str
+    status: str
+    result: dict[str, Any] = field(default_factory=dict)
+    why: str = ""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of a finished cell, else empty."""
+        metrics: dict[str, float] = self.result.get("metrics", {})
+        return metrics
+
+
+@dataclass(frozen=True)
+class Store:
+    """The result store under one folder (absolute, so that it means the same in a trial)."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        assert self.root.is_absolute(), self.root
+
+    def folder(self, key: str) -> Path:
+        """Folder of one cell."""
+        return self.root / key
+
+    def make_writable(self) -> None:
+        """Make the root and make sure that files can be written and linked there.
+
+        Raises:
+            ValueError: it can't be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".writable-"):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"results directory {self.root} is not writable ({error.strerror or error}); "
+                f"choose another with --results DIR"
+            ) from error
+
+    def read(self, key: str) -> Record:
+        """State of one cell; every file that ``result.json`` names is checked by size and hash."""
+        folder = self.folder(key)
+        try:
+            text = (folder / RESULT).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return self._read_error(key)
+        try:
+            result = json.loads(text)
+            if result["key"] != key or result["status"] != "finished" or not isinstance(result["metrics"], dict):
+                raise ValueError("it is not the result of this cell")
+            if "checksum" in result and result.pop("checksum") != _checksum(result):
+                raise ValueError("its checksum is wrong")
+            for name, facts in result.get("files", {}).items():
+                content = (folder / name).read_bytes()
+                if len(content) != facts["bytes"] or hashlib.sha256(content).hexdigest() != facts["sha256"]:
+                    return Record(key=key, status="damaged", why=f"{folder / name} is not what {RESULT} names")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return Record(key=key, status="damaged", why=f"{folder / RESULT} can't be read: {error}")
+        except OSError as error:
+            return Record(key=key, status="damaged", why=f"{error.filename}: {error.strerror}")
+        return Record(key=key, status="finished", result=result)
+
+    def _read_error(self, key: str) -> Record:
+        try:
+            document = json.loads((self.folder(key) / ERROR).read_bytes())
+            document["error"]
+        except (ValueError, KeyError, TypeError, OSError):
+            return Record(key=key, status="missing")
+        return Record(key=key, status="failed", result=document)
+
+    def cell_keys(self) -> Iterator[str]:
+        """Keys of all folders that may hold a cell."""
+        if not self.root.is_dir():
+            return
+        with os.scandir(self.root) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if len(entry.name) == KEY_LENGTH and entry.is_dir() and (Path(entry.path) / CELL).is_file():
+                    yield entry.name
+
+    def read_cell(self, key: str) -> dict[str, Any]:
+        """The document in ``cell.json``; empty if there is none that can be read."""
+        try:
+            document = json.loads((self.folder(key) / CELL).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return document if isinstance(document, dict) else {}
+
+    def write_cell(self, cell: AnyCell) -> None:
+        """Say what the folder is for, before work starts."""
+        write_atomically(self.folder(cell.key()) / CELL, to_json(cell_document(cell)))
+
+    def write_result(
+        self,
+        cell: AnyCell,
+        *,
+        metrics: dict[str, float],
+        provenance: dict[str, Any],
+        started: str,
+        episodes: pd.DataFrame | None = None,
+        panels: dict[str, Image.Image] | None = None,
+    ) -> bool:
+        """Write all of a finished cell, ``result.json`` last and once.
+
+        Returns:
+            False if another writer had finished the cell before; then its files stay.
+        """
+        key, folder = cell.key(), self.folder(cell.key())
+        if self.read(key).status == "finished":
+            return False
+        self.write_cell(cell)
+        names = list(CHECKPOINT_FILES) if isinstance(cell, TrainingCell) else []
+        if episodes is not None:
+            import io
+
+            buffer = io.BytesIO()
+            episodes.to_parquet(buffer, index=False)
+            write_atomically(folder / EPISODES, buffer.getvalue())
+            names.append(EPISODES)
+        for name, image in (panels or {}).items():
+            (folder / "panels").mkdir(exist_ok=True)
+            image.save(folder / "panels" / f"{name}.png")
+        files = {name: file_facts(folder / name) for name in names if (folder / name).is_file()}
+        document = {
+            "schema": SCHEMA,
+            "key": key,
+            "status": "finished",
+            "metrics": metrics,
+            "provenance": provenance,
+            "files": files,
+            "started": started,
+            "finished": now(),
+        }
+        (folder / ERROR).unlink(missing_ok=True)
+        content = to_json({**document, "checksum": _checksum(document)})
+        return write_atomically(folder / RESULT, content, exclusive=True)
+
+    def write_error(self, cell: AnyCell, error: str, traceback: str) -> int:
+        """Record a failed attempt; a finished cell is left alone.
+
+        Returns:
+            number of failed attempts so far.
+        """
+        folder = self.folder(cell.key())
+        attempts = int(self._read_error(cell.key()).result.get("attempts", 0)) + 1
+        self.write_cell(cell)
+        document = {"schema": SCHEMA, "error": error, "traceback": traceback, "attempts": attempts, "time": now()}
+        write_atomically(folder / ERROR, to_json({**document, "code_hash": code_hash()}))
+        return attempts
+
+    def forget_result(self, key: str) -> None:
+        """Drop a damaged ``result.json``; a checkpoint to resume from stays."""
+        (self.folder(key) / RESULT).unlink(missing_ok=True)
+        (self.folder(key) / LOGGED).unlink(missing_ok=True)
+
+    def forget(self, key: str) -> None:
+        """Drop a cell with all it holds, in one rename."""
+        folder = self.folder(key)
+        if folder.exists():
+            trash = self.root / f".trash-{key}-{uuid.uuid4().hex[:8]}"
+            folder.rename(trash)
+            shutil.rmtree(trash, ignore_errors=True)
+
+    def pin_weights(self, backbone: str, weights: str, loaded_hash: str) -> None:
+        """Remember which weights a name stood for; a later run that loads others is refused.
+
+        Raises:
+            ValueError: the same backbone and identity meant other weights before.
+        """
+        slug = hashlib.sha256(f"{backbone} {weights}".encode()).hexdigest()[:12]
+        path = self.root / WEIGHTS / f"{slug}.json"
+        document = {"backbone": backbone, "weights": weights, "loaded_hash": loaded_hash}
+        if write_atomically(path, to_json(document), exclusive=True):
+            return
+        before = json.loads(path.read_bytes())["loaded_hash"]
+        if before != loaded_hash:
+            raise ValueError(
+                f"backbone {backbone!r} with weights {weights!r} loaded {loaded_hash}, but results in {self.root} were "
+                f"made with {before}; use another results directory, or a weights file of known content (--weights-dir)"
+            )
+
+    def mark_logged(self, key: str, uri: str, run_id: str) -> None:
+        """Remember the MLflow run of a cell, so that no later launch logs it again."""
+        write_atomically(self.folder(key) / LOGGED, to_json({"tracking_uri": uri, "run_id": run_id}))
+
+    def logged(self, key: str, uri: str) -> bool:
+        """Whether the cell has a run in this tracking store."""
+        try:
+            return bool(json.loads((self.folder(key) / LOGGED).read_bytes())["tracking_uri"] == uri)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    return hashlib.sha256(to_json(document)).hexdigest()[:12]
+
+
+def cell_document(cell: AnyCell) -> dict[str, Any]:
+    """What ``cell.json`` holds: the cell, its key and the version of the identity."""
+    return {**cell_to_dict(cell), "key": cell.key(), "cell_version": CELL_VERSION}

@@ -1,0 +1,126 @@
+"""The paper's grid: Pascal-5i and COCO-20i, all folds, shot counts, annotations and backbones, one checkpoint a fold.
+
+    python experiments/full_grid.py --dry-run
+    ray job submit --working-dir . -- python experiments/full_grid.py --results /shared/results/full
+
+With the defaults 8 training cells (2 data sets × 4 folds, ResNet-50) and 728 evaluation cells of 1000 episodes:
+4 folds × ({0} × {text} ∪ {1, 5, 10} × {mask, box, scribble, mask+text}) × 7 backbones × 2 data sets. ``--seeds 0,1,2``
+trains three times as many checkpoints on the same episodes. Text is read by CLIP ViT-B/16 where a backbone can't.
+
+The plan needs neither data nor weights at hand; the run expects
+``$DIFFUP_HOME/datasets/{pascal5i,coco20i}/dataset.json``. A pretrained tag is downloaded by name, or read from
+``--weights-dir`` if it is there. Plan for GPUs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster import cli
+from diffup.config import InputConfig, TrainConfig
+from experiments.cell import AnyCell
+from experiments.grids import (
+    Backbone,
+    Data,
+    evaluation_cells,
+    named_backbone,
+    named_data,
+    open_data,
+    tasks,
+    training_cell,
+)
+
+NAME = "full_grid"
+DATASETS = ("pascal5i", "coco20i")
+FOLDS = (0, 1, 2, 3)
+TASKS = [(0, "text"), *tasks((1, 5, 10), ("mask", "box", "scribble", "mask+text"))]
+TRAINED_ON = "resnet50"
+COMPANION = "open_clip:ViT-B-16/openai"
+BACKBONES = (
+    "resnet50",
+    "resnet101",
+    "vit_base_patch16_224",
+    "open_clip:RN101/openai",
+    "open_clip:ViT-B-16/openai",
+    "vit_small_patch14_dinov2.lvd142m",
+    "vit_base_patch14_dinov2.lvd142m",
+)
+EPISODES = 1000
+INPUT = InputConfig(input_size=400, feature_grid=30)
+TRAIN = TrainConfig(steps=5000, batch_size=16, max_shots=10)
+
+
+def grid(
+    datasets: Sequence[Data],
+    backbones: Sequence[Backbone],
+    *,
+    episodes: int = EPISODES,
+    seeds: Sequence[int] = (0,),
+) -> list[AnyCell]:
+    """For each data set, fold and seed: one training cell, and 13 evaluation cells a backbone.
+
+    Args:
+        datasets: Pascal-5i and COCO-20i, or others of four folds.
+        backbones: test backbones; the training backbone and the text companion must be among them.
+        episodes: per evaluation cell.
+        seeds: of training; the episodes stay the same.
+    """
+    by_name = {backbone.name: backbone for backbone in backbones}
+    source, companion = by_name[TRAINED_ON], by_name[COMPANION]
+    cells: list[AnyCell] = []
+    for data in datasets:
+        for fold in FOLDS:
+            for seed in seeds:
+                trained = training_cell(data, fold, source, config=INPUT, companion=companion, train=TRAIN, seed=seed)
+                cells.append(trained)
+                cells += evaluation_cells(
+                    data, fold, backbones, TASKS, config=INPUT, episodes=episodes, trained=trained, companion=companion
+                )
+    return cells
+
+
+def options() -> argparse.ArgumentParser:
+    """The script's command line."""
+    made = cli.parser(NAME, __doc__ or "", episodes=EPISODES)
+    made.add_argument(
+        "--dataset",
+        type=cli.names,
+        default=DATASETS,
+        metavar="A,B",
+        help="names, or paths of dataset.json with four folds",
+    )
+    made.add_argument("--weights-dir", type=Path, default=None, metavar="DIR", help="folder of backbone weights")
+    made.add_argument(
+        "--seeds", type=cli.numbers, default=None, metavar="0,1,…", help="training seeds; overrides --seed"
+    )
+    return made
+
+
+def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
+    """Describe the grid. Named benchmarks need not be at hand; paths are opened and checked.
+
+    Raises:
+        ValueError: a path is given that is no good data set of four folds.
+    """
+    backbones = [named_backbone(name, weights_dir=args.weights_dir, check=False) for name in BACKBONES]
+    most = max(shots for shots, _ in TASKS)
+    datasets = [
+        named_data(name) if name in DATASETS else open_data(name, shots=most) for name in dict.fromkeys(args.dataset)
+    ]
+    for data in datasets:
+        if data.folds != len(FOLDS):
+            raise ValueError(f"--dataset: {data.name} has {data.folds} folds; this grid is made for {len(FOLDS)}")
+    cells = grid(datasets, backbones, episodes=args.episodes, seeds=args.seeds or (args.seed,))
+    return cells, {data.name: data.path for data in datasets if data.path is not None}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the grid; returns the exit code. Tables are made by ``python -m analysis.paper``."""
+    return cli.script(NAME, options(), build, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,256 @@
+"""Building blocks of grids: data sets, backbones, training and evaluation cells over axes, and selection.
+
+A grid is a plain list of cells. These functions only describe work: nothing here loads torch or a model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffup.backbones.names import check_backbone, has_text_encoder
+from diffup.backbones.weights_io import weights_identity
+from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
+from experiments.cell import AnyCell, Cell, TrainingCell
+
+PRIOR_MEAN = SampleConfig(method="prior_mean")
+PROTOTYPE = SampleConfig(method="prototype")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A data set as cells name it.
+
+    Attributes:
+        name: name in tables.
+        path: its ``dataset.json``; None for a named benchmark that need not be at hand to plan.
+        fingerprint: of the files, ``""`` where `path` is None.
+        folds: number of folds.
+        protocol, protocol_hash: how episodes are drawn.
+    """
+
+    name: str
+    path: Path | None = None
+    fingerprint: str = ""
+    folds: int = 4
+    protocol: str = "paired"
+    protocol_hash: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A backbone with the identity of its weights."""
+
+    name: str
+    weights: str
+
+
+def open_data(path: str | Path, *, shots: int, protocol: str = "paired") -> Data:
+    """Read a ``dataset.json`` and check that every fold can give episodes of up to `shots` supports.
+
+    Raises:
+        ValueError: the data set is damaged or too small; the message names files and remedy.
+    """
+    from diffup.data.dataset import open_dataset
+    from diffup.protocols import get_protocol
+
+    dataset = open_dataset(path)
+    dataset.check(shots)
+    return Data(
+        name=dataset.name,
+        path=Path(path).resolve(),
+        fingerprint=dataset.fingerprint,
+        folds=len(dataset.folds),
+        protocol=protocol,
+        protocol_hash=get_protocol(protocol).hash(),
+    )
+
+
+def named_data(name: str, *, protocol: str = "paired") -> Data:
+    """A benchmark by name, whether or not its files are at hand."""
+    from diffup.protocols import get_protocol
+
+    return Data(name=name, protocol=protocol, protocol_hash=get_protocol(protocol).hash())
+
+
+def named_backbone(name: str, *, weights_dir: Path | None = None, check: bool = True) -> Backbone:
+    """A backbone with the weights that its name stands for: a shipped or local file, else the hub.
+
+    Args:
+        name: timm, ``open_clip:…`` or embedded name.
+        weights_dir: folder of local weights.
+        check: ask the libraries whether they know the name (imports them).
+
+    Raises:
+        ValueError: unknown name (with near ones), or no such folder.
+    """
+    if check:
+        check_backbone(name)
+    return Backbone(name=name, weights=weights_identity(name, weights_dir=weights_dir))
+
+
+def with_companion(config: InputConfig, backbone: str, companion: Backbone | None) -> InputConfig:
+    """The configuration with a text companion, where the backbone can't read text itself."""
+    if companion is None or has_text_encoder(backbone):
+        return config
+    return dataclasses.replace(config, companion=companion.name, companion_weights=companion.weights)
+
+
+def training_cell(
+    data: Data,
+    fold: int,
+    backbone: Backbone,
+    *,
+    variant: str = "diffup",
+    config: InputConfig,
+    companion: Backbone | None = None,
+    model: ModelConfig | None = None,
+    train: TrainConfig | None = None,
+    seed: int = 0,
+) -> TrainingCell:
+    """One training cell. Without anything that reads text, no text cues are drawn in training."""
+    train = train or TrainConfig()
+    config = with_companion(config, backbone.name, companion)
+    if not config.companion and not has_text_encoder(backbone.name):
+        train = dataclasses.replace(train, cue_weights=(*train.cue_weights[:3], 0.0))
+    return TrainingCell(
+        dataset=data.name,
+        dataset_hash=data.fingerprint,
+        protocol=data.protocol,
+        protocol_hash=data.protocol_hash,
+        fold=fold,
+        backbone=backbone.name,
+        weights=backbone.weights,
+        variant=variant,
+        input=config,
+        model=model or ModelConfig(),
+        train=train,
+        train_seed=seed,
+    )
+
+
+def evaluation_cells(
+    data: Data,
+    fold: int,
+    backbones: Sequence[Backbone],
+    tasks: Iterable[tuple[int, str]],
+    *,
+    config: InputConfig,
+    episodes: int,
+    trained: TrainingCell | None = None,
+    variant: str = "",
+    sample: SampleConfig | None = None,
+    companion: Backbone | None = None,
+    episode_seed: int = 0,
+) -> list[Cell]:
+    """Evaluation cells over backbones × tasks.
+
+    Args:
+        data, fold: where.
+        backbones: test backbones.
+        tasks: pairs of shots and annotation.
+        config: of the input; the companion is added where text is read.
+        episodes: per cell.
+        trained: whose checkpoint is used; None for a training-free `sample`.
+        variant: name in tables; by default the training cell's, or the method's.
+        sample: how masks are made.
+        companion: reads text for backbones that can't.
+        episode_seed: of the manifest.
+    """
+    sample = sample or SampleConfig()
+    cells = []
+    for backbone in backbones:
+        for shots, annotation in tasks:
+            reads_text = "text" in annotation.split("+")
+            cells.append(
+                Cell(
+                    dataset=data.name,
+                    dataset_hash=data.fingerprint,
+                    protocol=data.protocol,
+                    protocol_hash=data.protocol_hash,
+                    fold=fold,
+                    shots=shots,
+                    annotation=annotation,
+                    backbone=backbone.name,
+                    weights=backbone.weights,
+                    trained_on=trained.backbone if trained else "",
+                    checkpoint=trained.key() if trained else "",
+                    variant=variant or (trained.variant if trained else sample.method),
+                    input=with_companion(config, backbone.name, companion) if reads_text else config,
+                    sample=sample,
+                    train_seed=trained.train_seed if trained else 0,
+                    episode_seed=episode_seed,
+                    episodes=episodes,
+                )
+            )
+    return cells
+
+
+def tasks(shots: Iterable[int], annotations: Iterable[str]) -> list[tuple[int, str]]:
+    """All pairs of shots and annotation."""
+    annotations = list(annotations)
+    return [(count, annotation) for count in shots for annotation in annotations]
+
+
+def unique(cells: Iterable[AnyCell]) -> list[AnyCell]:
+    """The cells in order, each key once."""
+    return list({cell.key(): cell for cell in cells}.values())
+
+
+def describe(cell: AnyCell) -> str:
+    """One line for people, e.g. ``tiny_resnet · shapes4i fold 0 · 1-shot mask · diffup``."""
+    place = f"{cell.backbone} · {cell.dataset} fold {cell.fold}"
+    seed = f" · seed {cell.train_seed}" if cell.train_seed else ""
+    if isinstance(cell, TrainingCell):
+        return f"{place} · training · {cell.variant}{seed}"
+    return f"{place} · {cell.shots}-shot {cell.annotation} · {cell.variant}{seed}"
+
+
+def _fields(cell: AnyCell) -> dict[str, Any]:
+    plain = {
+        item.name: getattr(cell, item.name)
+        for item in dataclasses.fields(cell)
+        if isinstance(getattr(cell, item.name), str | int)
+    }
+    return {**plain, "kind": "train" if isinstance(cell, TrainingCell) else "evaluate", "key": cell.key()}
+
+
+def select(cells: Sequence[AnyCell], selection: str) -> list[AnyCell]:
+    """The cells that match ``k=v,k=v|w,…``, with the training cells that they need.
+
+    Keys are the plain fields of a cell, ``kind`` (``train`` or ``evaluate``) and ``key``; ``|`` separates alternatives.
+    Conditions choose evaluation cells; with ``kind=train`` they choose training cells.
+
+    Raises:
+        ValueError: an unknown key, a value that no cell has, or nothing matches.
+    """
+    if not selection:
+        return list(cells)
+    wanted: dict[str, set[str]] = {}
+    for condition in selection.split(","):
+        name, equals, values = condition.partition("=")
+        if not equals or not name or not values or name in wanted:
+            raise ValueError(f"--select {selection!r}: write k=v,k=v|w, each k once; {condition!r} is not of that form")
+        wanted[name] = set(values.split("|"))
+    training = [cell for cell in cells if isinstance(cell, TrainingCell)]
+    pool: list[AnyCell] = [cell for cell in cells if isinstance(cell, Cell)]
+    if "train" in wanted.get("kind", set()):
+        pool = [*training, *pool]
+    seen = {cell.key(): {name: str(value) for name, value in _fields(cell).items()} for cell in pool}
+    for name, asked in wanted.items():
+        present = {fields[name] for fields in seen.values() if name in fields}
+        if not present:
+            known = sorted({name for fields in seen.values() for name in fields})
+            raise ValueError(f"--select: cells have no field {name!r}; fields are {', '.join(known)}")
+        if absent := asked - present:
+            raise ValueError(
+                f"--select: no cell has {name}={sorted(absent)[0]}; there are {', '.join(sorted(present)[:12])}"
+            )
+    chosen = [cell for cell in pool if all(seen[cell.key()].get(name) in asked for name, asked in wanted.items())]
+    if not chosen:
+        raise ValueError(f"--select {selection!r}: no cell fulfils all conditions at once")
+    keep = {cell.key() for cell in chosen} | {cell.checkpoint for cell in chosen if isinstance(cell, Cell)}
+    return [cell for cell in cells if cell.key() in keep]

@@ -1,0 +1,127 @@
+"""Identity: keys are frozen, survive a round trip, and depend on nothing but identity."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffup.config import FEATURE_DTYPES, SCHEDULES, InputConfig, ModelConfig, SampleConfig, TrainConfig
+from experiments.cell import KEY_LENGTH, AnyCell, Cell, TrainingCell, cell_from_dict, cell_to_dict
+
+PLACE: dict[str, Any] = {"dataset": "shapes4i", "fold": 0, "backbone": "tiny_resnet", "weights": "sha256:0123456789ab"}
+FROZEN: dict[str, AnyCell] = {
+    "TRAIN": TrainingCell(**PLACE),
+    "ONE_STEP": TrainingCell(**PLACE, variant="one_step", model=ModelConfig(one_step=True), train_seed=1),
+    "MASK": Cell(**PLACE, shots=1, annotation="mask", trained_on="tiny_resnet", checkpoint="0" * 12),
+    "MIX": Cell(
+        **PLACE, shots=5, annotation="mask+text", checkpoint="0" * 12, input=InputConfig(companion="tiny_clip")
+    ),
+    "TEXT": Cell(**PLACE, shots=0, annotation="text", checkpoint="0" * 12, variant="wrong_names"),
+    "PRIOR": Cell(**PLACE, shots=1, annotation="box", sample=SampleConfig(method="prior_mean"), episodes=300),
+}
+# A change here means that results made before are no longer found: raise CELL_VERSION and say so in the changelog.
+KEYS: dict[str, str] = {
+    "TRAIN": "dc06461277ec",
+    "ONE_STEP": "89d9ba7ed30e",
+    "MASK": "f788595ed280",
+    "MIX": "3f63966030af",
+    "TEXT": "842a806398fe",
+    "PRIOR": "4ae84d8ca811",
+}
+
+positive = st.integers(1, 4096)
+inputs = st.builds(
+    InputConfig,
+    input_size=positive,
+    feature_grid=positive,
+    feature_dtype=st.sampled_from(FEATURE_DTYPES),
+    prompts=st.lists(st.text(max_size=8).filter(lambda t: "{}" not in t).map(lambda t: t + "{}"), min_size=1).map(tuple)
+    .filter(lambda prompts: all(prompt.count("{}") == 1 for prompt in prompts)),
+    class_names=st.sampled_from(["given", "deranged"]),
+    scribble_width=st.floats(1e-3, 1),
+    companion=st.sampled_from(["", "tiny_clip"]),
+)  # fmt: skip
+models = st.builds(
+    ModelConfig,
+    decoder_grid=st.integers(1, 64).map(lambda n: 4 * n),
+    width=positive,
+    schedule=st.sampled_from(SCHEDULES),
+    bit_scale=st.floats(1e-3, 10),
+    one_step=st.booleans(),
+    scm=st.booleans(),
+)
+trains = st.builds(
+    TrainConfig,
+    steps=positive,
+    learning_rate=st.floats(1e-9, 1),
+    ema=st.floats(0, 1, exclude_max=True),
+    cue_weights=st.tuples(st.floats(0.1, 9), st.floats(0, 9), st.floats(0, 9), st.floats(0, 9)),
+)
+words = st.text(min_size=1, max_size=20)
+shared = {"dataset": words, "fold": st.integers(0, 9), "backbone": words, "weights": words, "input": inputs}
+training_cells = st.builds(TrainingCell, **shared, variant=words, model=models, train=trains, train_seed=st.integers())
+evaluation_cells = st.builds(
+    Cell,
+    **shared,
+    shots=st.integers(1, 10),
+    annotation=st.sampled_from(["mask", "box", "mask+text", "mask+box+scribble"]),
+    checkpoint=words,
+    sample=st.builds(SampleConfig, steps=st.integers(1, 8), threshold=st.floats(0.01, 0.99)),
+    episode_seed=st.integers(),
+    episodes=positive,
+)
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_keys_are_frozen(name: str) -> None:
+    assert FROZEN[name].key() == KEYS[name]
+
+
+@given(training_cells | evaluation_cells)
+def test_round_trip_through_json_keeps_cell_and_key(cell: AnyCell) -> None:
+    again = cell_from_dict(json.loads(json.dumps(cell_to_dict(cell))))
+    assert again == cell
+    assert again.key() == cell.key()
+    assert len(cell.key()) == KEY_LENGTH
+    assert int(cell.key(), 16) >= 0
+
+
+@given(training_cells | evaluation_cells)
+def test_key_depends_on_every_plain_field(cell: AnyCell) -> None:
+    for item in dataclasses.fields(cell):
+        value = getattr(cell, item.name)
+        if item.name in ("checkpoint", "annotation", "shots", "episodes") or not isinstance(value, str | int):
+            continue
+        changed = dataclasses.replace(cell, **{item.name: value + ("x" if isinstance(value, str) else 1)})
+        assert changed.key() != cell.key(), item.name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shots": 0, "annotation": "mask"}, "0 shots go with annotation 'text'"),
+        ({"shots": 1, "annotation": "text"}, "need a visual cue"),
+        ({"annotation": "lasso"}, "unknown cue 'lasso'"),
+        ({"annotation": "mask+mask"}, "names a cue twice"),
+        ({"checkpoint": ""}, "needs the key of a training cell"),
+        ({"episodes": 0}, "episodes must be 1 or more"),
+        ({"fold": -1}, "fold must be 0 or more"),
+        ({"weights": ""}, r"Cell\.weights is empty"),
+    ],
+)
+def test_impossible_cells_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(FROZEN["MASK"], **change)
+
+
+def test_unknown_fields_are_refused() -> None:
+    document = cell_to_dict(FROZEN["MASK"])
+    with pytest.raises(ValueError, match="does not fit this version"):
+        cell_from_dict({**document, "colour": "red"})
+    with pytest.raises(ValueError, match="kind None"):
+        cell_from_dict({name: value for name, value in document.items() if name != "kind"})
