@@ -187,9 +187,7 @@ def _evaluate(cell: Cell, context: WorkContext) -> Outcome:
     )
     episodes = manifest.episodes
     began = time.perf_counter()
-    table = evaluate(
-        what, episodes, cues, features, batch_size=context.batch_size, progress=context.progress
-    )
+    table = evaluate(what, episodes, cues, features, batch_size=context.batch_size, progress=context.progress)
     seconds = time.perf_counter() - began
     first = list(episodes[:PANELS])
     panels = {

@@ -161,7 +161,5 @@ def prototype_contrast(
     both = torch.stack([foreground_BKhw, background_BKhw], dim=1)
     both = both / both.sum(dim=(-2, -1), keepdim=True).clamp_min(EPS)
     prototypes = torch.einsum("btkhw,bkchw->btc", both, support_BKChw)
-    to_fg, to_bg = torch.einsum(
-        "bchw,btc->tbhw", query_BChw, torch.nn.functional.normalize(prototypes, dim=-1)
-    )
+    to_fg, to_bg = torch.einsum("bchw,btc->tbhw", query_BChw, torch.nn.functional.normalize(prototypes, dim=-1))
     return (1 + to_fg - to_bg) / 2

@@ -88,9 +88,7 @@ def prompt_indices(class_indices: Sequence[int], deranged: bool) -> dict[int, in
     return dict(zip(class_indices, [*class_indices[1:], class_indices[0]], strict=True))
 
 
-def gather(
-    what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache
-) -> Episodes:
+def gather(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache) -> Episodes:
     """Features and cues of a batch of manifest episodes. Reads no query mask."""
     kinds = parse_annotation(what.annotation)
     visual = [kind for kind in kinds if kind != "text"]
@@ -126,9 +124,7 @@ def gather(
 
 
 @torch.inference_mode()
-def predict(
-    what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache
-) -> list[Prediction]:
+def predict(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache) -> list[Prediction]:
     """Segment a batch; probabilities are upsampled (bilinear, as logits) to each query's original size."""
     batch = gather(what, episodes, cues, features)
     variances: Tensor | None = None

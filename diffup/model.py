@@ -71,9 +71,7 @@ def _stages(episodes: Episodes) -> tuple[list[Tensor], list[Tensor]]:
     if not episodes.weights_BK2hw.shape[1]:
         return query, []
     per_episode = [list(zip(*(f.stages for f in supports), strict=True)) for supports in episodes.supports]
-    return query, [
-        torch.stack([torch.stack(stages[s]) for stages in per_episode]).float() for s in range(len(query))
-    ]
+    return query, [torch.stack([torch.stack(stages[s]) for stages in per_episode]).float() for s in range(len(query))]
 
 
 def priors(episodes: Episodes) -> tuple[Tensor, Tensor]:

@@ -139,9 +139,7 @@ def step_loss(model: DiffUp, batch: Batch, generator: torch.Generator) -> Tensor
 
     logits, error, iou = model.uqdd(x, t, estimate, mean, variance, infos)
     final = torch.sigmoid(logits).detach()
-    final_error, final_iou = model.uqdd.quality(
-        model.schedule.encode(final), final, prior, variance.detach()
-    )
+    final_error, final_iou = model.uqdd.quality(model.schedule.encode(final), final, prior, variance.detach())
     terms = {
         "mask": _weighted_bce(logits, truth, valid) + _dice(logits, truth, valid),
         "error": _weighted_bce(error, (estimate - truth).abs(), valid)
@@ -279,7 +277,9 @@ def train(
             optimizer.load_state_dict(state["optimizer"])
             first, losses = int(state["step"]), list(state["losses"])
         except Exception as error:  # torch.load raises many kinds for a damaged file
-            raise ValueError(f"training state {state_file} cannot be resumed: {error}. Delete it to start over") from error
+            raise ValueError(
+                f"training state {state_file} cannot be resumed: {error}. Delete it to start over"
+            ) from error
     started = time.perf_counter()
     model.train()
     bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc="train", disable=not progress)

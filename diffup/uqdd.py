@@ -68,7 +68,9 @@ class QualityHead(nn.Module):
         self.error = nn.Conv2d(width, 1, 1)
         self.iou = nn.Sequential(nn.Linear(3 * width + 3, 32), nn.GELU(), nn.Linear(32, 1))
 
-    def forward(self, x_BHW: Tensor, estimate_BHW: Tensor, mean_BHW: Tensor, variance_BHW: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x_BHW: Tensor, estimate_BHW: Tensor, mean_BHW: Tensor, variance_BHW: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Logits of the error map [B, H, W] and of the IoU [B]."""
         features = self.body(torch.stack([x_BHW, estimate_BHW, mean_BHW, variance_BHW.log()], dim=1))
         area = estimate_BHW.mean((1, 2))
@@ -153,7 +155,13 @@ class UQDD(nn.Module):
         nn.init.zeros_(self.out[-1].bias)  # type: ignore[arg-type]
 
     def forward(
-        self, x_BHW: Tensor, t_B: Tensor, estimate_BHW: Tensor, mean_BHW: Tensor, variance_BHW: Tensor, infos_BXHW: Tensor
+        self,
+        x_BHW: Tensor,
+        t_B: Tensor,
+        estimate_BHW: Tensor,
+        mean_BHW: Tensor,
+        variance_BHW: Tensor,
+        infos_BXHW: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One denoising evaluation.
 
