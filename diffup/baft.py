@@ -18,7 +18,7 @@ from torch import Tensor
 MAP_NAMES = ("max_cosine", "prototype_contrast", "assembled_sharp", "assembled_soft")
 MAPS = 2 * len(MAP_NAMES)  # each map also propagated by the query's self-affinity
 
-SHARP, SOFT = 0.25, 0.5  # temperatures on z-scored affinities; docs/method.md has the measurements
+SOFT = 0.5  # temperature of the soft assembled map on z-scored affinities; the sharp one's is half of it
 PROPAGATE = 0.6
 TEXT_SHARP, TEXT_SOFT = 0.02, 0.1  # temperatures on image-text cosines
 EPS = 1e-6
@@ -34,15 +34,17 @@ def min_max(maps: Tensor) -> Tensor:
     return torch.where(span > EPS, (maps - low) / span.clamp_min(EPS), torch.full_like(maps, 0.5))
 
 
-def _z_score(affinity: Tensor) -> Tensor:
-    """Standardise an affinity over its last two dimensions: backbones differ most in the spread of their cosines."""
-    mean = affinity.mean(dim=(-2, -1), keepdim=True)
-    return (affinity - mean) / affinity.std(dim=(-2, -1), keepdim=True).clamp_min(EPS)
+def _spread(affinity: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over the last two dimensions: backbones differ most in the spread of their cosines."""
+    variance, mean = torch.var_mean(affinity, dim=(-2, -1), keepdim=True)
+    return mean, variance.sqrt().clamp_min(EPS)
 
 
 def self_affinity(query_BLC: Tensor) -> Tensor:
     """Row-stochastic affinity of query positions, [B, L, L], from L2-normalised features."""
-    return (_z_score(query_BLC @ query_BLC.transpose(1, 2)) / PROPAGATE).softmax(dim=-1)
+    cosine = query_BLC @ query_BLC.transpose(1, 2)
+    _, std = _spread(cosine)
+    return (cosine / (std * PROPAGATE)).softmax(dim=-1)
 
 
 def propagate(affinity_BLL: Tensor, maps_BXL: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ def visual_priors(
     """Prior maps of K visual cues.
 
     Masks, boxes and scribbles differ only in their two weight maps: what is neither foreground nor background is
-    unknown and is not read. Both sides are balanced to equal mass, so that a thin scribble is not outvoted.
+    unknown and has no vote. Both sides are balanced to equal mass, so that a thin scribble is not outvoted.
 
     Args:
         query: S stages [B, C, h, w], L2-normalised over C.
@@ -72,13 +74,14 @@ def visual_priors(
     Returns:
         [B, K, S, P, h, w] in [0, 1], P = `MAPS`.
     """
-    batch, shots, height, _ = foreground_BKhw.shape
+    shots, height = foreground_BKhw.shape[1:3]
     fg_BKL = rearrange(foreground_BKhw, "b k h w -> b k (h w)")
     bg_BKL = rearrange(background_BKhw, "b k h w -> b k (h w)")
     fg_BKL = fg_BKL / fg_BKL.sum(-1, keepdim=True).clamp_min(EPS)
     bg_BKL = bg_BKL / bg_BKL.sum(-1, keepdim=True).clamp_min(EPS)
     # A position counts for max-cosine if at least half of it, or the best it gets for tiny objects, is foreground.
-    solid_BKL = fg_BKL >= 0.5 * fg_BKL.amax(-1, keepdim=True).clamp_min(EPS)
+    hollow_BKM = 2.0 * (fg_BKL < 0.5 * fg_BKL.amax(-1, keepdim=True).clamp_min(EPS))
+    sides_BKM2 = torch.stack([fg_BKL, bg_BKL], dim=-1)
 
     stages = []
     for query_BChw, support_BKChw in zip(query, supports, strict=True):
@@ -94,13 +97,13 @@ def visual_priors(
         prototypes = torch.nn.functional.normalize(prototypes, dim=-1)
         to_fg, to_bg = torch.einsum("blc,bktc->tbkl", query_BLC, prototypes)
 
-        nearest = cosine_BKLM.masked_fill(~solid_BKL[:, :, None], -1.0).amax(-1)
-        z_BKLM = _z_score(cosine_BKLM)
+        nearest = (cosine_BKLM - hollow_BKM[:, :, None]).amax(-1)
+        mean, std = _spread(cosine_BKLM)
+        # exp is the costly part: the sharp weights are a power of the soft ones.
+        soft = ((cosine_BKLM - mean) / (std * SOFT)).clamp_max(40.0).exp()
         maps = [nearest, to_fg - to_bg]
-        for temperature in (SHARP, SOFT):
-            weight = (z_BKLM / temperature).clamp_max(60.0).exp()
-            fg_vote = torch.einsum("bklm,bkm->bkl", weight, fg_BKL)
-            bg_vote = torch.einsum("bklm,bkm->bkl", weight, bg_BKL)
+        for weight in (soft.square(), soft):
+            fg_vote, bg_vote = (weight @ sides_BKM2).unbind(-1)
             maps.append(fg_vote / (fg_vote + bg_vote).clamp_min(1e-20))
 
         maps_BXL = rearrange(torch.stack(maps, dim=2), "b k p l -> b (k p) l")

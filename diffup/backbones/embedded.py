@@ -77,11 +77,11 @@ def _clip() -> nn.Module:
     if not timm.is_model(CLIP_TOWER):  # open_clip builds its image tower from a registered timm name
 
         def diffup_tiny_clip_tower(pretrained: bool = False, **options: Any) -> nn.Module:
-            """timm entry point of the image tower: a ConvNeXt whose last two levels stay at stride 8."""
+            """timm entry point of the image tower: a ConvNeXt whose last level stays at stride 16."""
             for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
                 options.pop(unused, None)
             sizes: dict[str, Any] = {"depths": (1, 2, 4, 1), "dims": (24, 48, 112, 160)}
-            model: nn.Module = ConvNeXt(patch_size=2, output_stride=8, **sizes, **options)
+            model: nn.Module = ConvNeXt(patch_size=2, output_stride=16, **sizes, **options)
             model.pretrained_cfg = model.default_cfg = _timm_facts()  # type: ignore[assignment]
             return model
 

@@ -35,7 +35,7 @@ from diffup.backbones.timm_features import TimmFeatures
 from diffup.data.render import COLOURS, COMBINATIONS, FORMS, PATTERNS, Scene, render
 from diffup.data.shapes4i import CLASS_COMBINATIONS, OTHERS
 
-STEPS = 1500
+STEPS = 900
 BATCH = 16
 SCENES = 6000
 CROP = 114  # pixels of the scene, resized to INPUT: the scale at which shapes4i is encoded (160 → 224)
