@@ -47,7 +47,7 @@ def notes(study: Study, rows: Sequence[Row]) -> list[str]:
     data = f"data {first['dataset']} ({first['dataset_hash'] or 'no fingerprint'})"
     if cells.empty:
         return [f"{protocol}, {data}; no cell of this table has finished."]
-    folds = f"folds {_listed(cells['fold'])}" if cells["fold"].nunique() > 1 else f"fold {cells['fold'].iloc[0]} alone"
+    folds = f"folds {_listed(cells['fold'])}" if cells["fold"].nunique() > 1 else f"fold {cells['fold'].iloc[0]} only"
     seeds = f"episode seeds {_listed(cells['episode_seed'])}"
     trained = cells[cells["trained_on"] != ""]
     if not trained.empty:

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,13 @@ TEXTS = (
     "checkpoint", "variant",
 )  # fmt: skip
 NUMBERS = ("fold", "shots", "train_seed", "episode_seed", "episodes")
-RESULTS = ("status", "miou", "fb_iou", "seconds", "git_commit", "code_hash", "manifest_hash", "finished", "error")
-COLUMNS = ("key", *TEXTS, *NUMBERS, "method", "class_names", *RESULTS, "launch", "position")
+PROVENANCE = ("git_commit", "code_hash", "manifest_hash")
+NO_RESULT: dict[str, Any] = {
+    "status": "unfinished",
+    **dict.fromkeys(("miou", "fb_iou", "seconds"), float("nan")),
+    **dict.fromkeys((*PROVENANCE, "finished", "error"), ""),
+}
+COLUMNS = ("key", *TEXTS, *NUMBERS, "method", "class_names", *NO_RESULT, "launch", "position")
 Document = dict[str, Any]
 
 
@@ -40,8 +45,8 @@ class Results:
         root: the folder.
         cells: one row per evaluation cell, columns `COLUMNS`: identity as in ``cell.json`` (`method` and `class_names`
             are ``sample.method`` and ``input.class_names``), `status` (finished, failed, damaged or unfinished),
-            figures and provenance of finished cells, `launch` and `position`: number of the latest launch that asked
-            for the cell (-1: none) and its place there.
+            figures and provenance of finished cells (else nan and empty), `launch` and `position`: number of the latest
+            launch that asked for the cell (-1: none) and its place there.
         documents: ``cell.json`` of each of these cells, by key.
         counts: counts of the episodes of finished cells, by key.
         warnings: what was left out, where, and what to do.
@@ -81,9 +86,15 @@ def load_results(root: Path) -> Results:
             counts[key] = episodes
         launch, position = places.get(key, (-1, 0))
         documents[key] = document
-        rows.append({**row, **outcome, "launch": launch, "position": position})
+        rows.append({**row, **NO_RESULT, **outcome, "launch": launch, "position": position})
     cells = pd.DataFrame(rows, columns=list(COLUMNS)).sort_values("key", ignore_index=True)
     return Results(root, cells, documents, counts, tuple(warnings))
+
+
+def only(results: Results, keys: Iterable[str]) -> Results:
+    """The results of these cells alone, e.g. those of one grid in a store of several."""
+    cells = results.cells[results.cells["key"].isin(list(keys))]
+    return replace(results, cells=cells.reset_index(drop=True))
 
 
 def where(cells: pd.DataFrame, **axes: object) -> pd.DataFrame:
@@ -107,30 +118,41 @@ def read_episodes(root: Path, keys: Iterable[str]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _launches(root: Path, warnings: list[str]) -> tuple[dict[str, Document], dict[str, tuple[int, int]]]:
-    """What launches asked for: documents of the cells that they describe, and each key's latest launch and place.
+def launch_keys(root: Path, name: str) -> list[str]:
+    """Keys of the cells that a launch asked for.
 
-    ``launches/<name>.json`` is a list of cell documents or keys, bare or under ``"cells"`` or ``"keys"``.
+    Raises:
+        ValueError: no such launch, or its file can't be read.
     """
-    read = []
+    path = root / "launches" / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(sorted(other.stem for other in path.parent.glob("*.json"))) or "none"
+        raise ValueError(f"no launch {name!r} in {root}; there are: {known}")
+    try:
+        return [str(item["key"]) for item in json.loads(path.read_bytes())["cells"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} can't be read: {error}; name another launch, or none for all cells") from error
+
+
+def _launches(root: Path, warnings: list[str]) -> tuple[dict[str, Document], dict[str, tuple[int, int]]]:
+    """Documents of the cells that launches asked for, and each key's latest launch and place.
+
+    ``launches/<name>.json`` holds ``started`` and ``cells``, each the document of a ``cell.json``.
+    """
+    read: list[tuple[str, str, list[Document]]] = []
     for path in sorted((root / "launches").glob("*.json")):
         try:
             launch = json.loads(path.read_bytes())
-            started = ""
-            if isinstance(launch, dict):
-                started = str(launch.get("started") or launch.get("time") or "")
-                launch = launch["cells"] if "cells" in launch else launch["keys"]
-            items = [item if isinstance(item, dict) else {"key": str(item)} for item in launch]
-            read.append((started, path.stat().st_mtime, path.name, [(str(item["key"]), item) for item in items]))
+            read.append((str(launch["started"]), path.name, [{**cell, "key": cell["key"]} for cell in launch["cells"]]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            warnings.append(f"{path}: can't be read ({error}); cells that only it names are not shown as missing")
+            what = f"no {error}" if isinstance(error, KeyError) else str(error)
+            warnings.append(f"{path}: can't be read ({what}); cells that only it names are not shown as missing")
     asked: dict[str, Document] = {}
     places: dict[str, tuple[int, int]] = {}
-    for number, (_, _, _, cells) in enumerate(sorted(read, key=lambda launch: launch[:3])):
-        for position, (key, document) in enumerate(cells):
-            places[key] = (number, position)
-            if "fold" in document:
-                asked[key] = document
+    for number, (_, _, cells) in enumerate(sorted(read, key=lambda launch: launch[:2])):
+        for position, document in enumerate(cells):
+            asked[str(document["key"])] = document
+            places[str(document["key"])] = (number, position)
     return asked, places
 
 
@@ -176,7 +198,7 @@ def _outcome(folder: Path, key: str, warnings: list[str]) -> tuple[Document, Epi
         return {"status": "damaged", "error": what}, None
     if np.isnan(figures["miou"]):
         warnings.append(f"{folder}: mIoU is undefined, some class of the fold has no episode; use more episodes")
-    provenance = {name: str(result.get("provenance", {}).get(name) or "") for name in RESULTS[4:7]}
+    provenance = {name: str(result.get("provenance", {}).get(name) or "") for name in PROVENANCE}
     seconds = float(result["metrics"].get("seconds", "nan"))
     finished = str(result.get("finished", ""))
     return {"status": "finished", **figures, "seconds": seconds, **provenance, "finished": finished}, episodes

@@ -92,7 +92,10 @@ def _latex_row(row: Row, labels: tuple[str, ...], stacked: bool) -> list[str]:
             text += rf"\ {span}" if span and not stacked else ""
         figures.append(text)
         intervals.append(span)
-    lines = [" & ".join([*map(escape_latex, labels), *figures]) + r" \\"]
+    names = [escape_latex(label) for label in labels]
+    if names[0].startswith(("[", "*")):  # which the row before would take for an argument of its line break
+        names[0] = "{}" + names[0]
+    lines = [" & ".join([*names, *figures]) + r" \\"]
     if stacked and any(intervals):
         lines.append(" & ".join([*("" for _ in labels), *intervals]) + r" \\")
     return lines

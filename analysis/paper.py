@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from analysis.frame import Results, load_results
+from analysis.frame import Results, launch_keys, load_results, only
 from analysis.latex import to_latex
 from analysis.questions import QUESTIONS, claims_table, main_table
 from analysis.scores import Study, studies
@@ -52,12 +52,13 @@ def all_tables(results: Results, *, resamples: int = RESAMPLES) -> tuple[list[Ta
     return tables, [*results.warnings, *(warning for study in found for warning in study.warnings)]
 
 
-def write_all(results: Path, out: Path, *, resamples: int = RESAMPLES) -> list[Path]:
+def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> list[Path]:
     """Write all tables of a result store; warnings go to stderr.
 
     Args:
         results: the result store.
         out: folder for the tables, made if need be.
+        keys: only these cells, e.g. those of one grid; None: all in the store.
         resamples: of the bootstrap.
 
     Returns:
@@ -66,7 +67,7 @@ def write_all(results: Path, out: Path, *, resamples: int = RESAMPLES) -> list[P
     Raises:
         ValueError: there is no such store or no cell in it, or `out` can't be written.
     """
-    tables, warnings = all_tables(load_results(results), resamples=resamples)
+    tables, warnings = all_tables(_load(results, keys), resamples=resamples)
     _warn(warnings)
     texts = {f"{table.name}.{suffix}": render(table) for table in tables for suffix, render in RENDERERS.items()}
     texts["tables.md"] = "\n".join(to_markdown(table) for table in tables)
@@ -83,19 +84,20 @@ def write_all(results: Path, out: Path, *, resamples: int = RESAMPLES) -> list[P
     return paths
 
 
-def main_markdown(results: Path, *, resamples: int = RESAMPLES) -> str:
-    """The main table and the claims in Markdown that fits a terminal, for scripts to print; warnings included.
+def main_markdown(results: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> str:
+    """The main table and the claims in Markdown that fits a terminal, for scripts to print; arguments of `write_all`.
 
     Raises:
         ValueError: there is no such store or no cell in it.
     """
-    store = load_results(results)
-    found = studies(store, resamples=resamples)
+    found = studies(_load(results, keys), resamples=resamples)
     made = [question(study) for study in found for question in (main_table, claims_table)]
-    parts = [to_markdown(table, notes=False, fit=WIDTH) for table in made if table is not None]
-    warnings = [*store.warnings, *(warning for study in found for warning in study.warnings)]
-    parts += [f"warning: {warning}\n" for warning in warnings[:SHOWN]]
-    return "\n".join(parts)
+    return "\n".join(to_markdown(table, notes=False, fit=WIDTH) for table in made if table is not None)
+
+
+def _load(results: Path, keys: Iterable[str] | None) -> Results:
+    store = load_results(results)
+    return store if keys is None else only(store, keys)
 
 
 def _suffixes(found: Sequence[Study]) -> list[str]:
@@ -121,11 +123,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="what a grid script wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the tables go")
     parser.add_argument("--resamples", type=int, default=RESAMPLES, metavar="N", help="of the bootstrap (%(default)s)")
+    parser.add_argument("--launch", metavar="NAME", help="only the cells of DIR/launches/NAME.json (all cells)")
     options = parser.parse_args(arguments)
     try:
         if options.resamples < 1:
             raise ValueError(f"--resamples must be 1 or more, not {options.resamples}")
-        paths = write_all(options.results, options.out, resamples=options.resamples)
+        keys = launch_keys(options.results, options.launch) if options.launch else None
+        paths = write_all(options.results, options.out, keys=keys, resamples=options.resamples)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -55,9 +55,9 @@ PLACE = [
 
 def one_per_place(cells: pd.DataFrame, documents: dict[str, dict[str, Any]]) -> tuple[pd.DataFrame, list[str]]:
     """The latest launch's cell, then a finished one, then the latest finished one; the rest is named in a warning."""
-    ranked = cells.assign(done=cells["status"] == "finished", when=cells["finished"].fillna(""))
-    ranked = ranked.sort_values(["launch", "done", "when", "key"])
-    kept = ranked.drop_duplicates(PLACE, keep="last").drop(columns=["done", "when"])
+    ranked = cells.assign(done=cells["status"] == "finished")
+    ranked = ranked.sort_values(["launch", "done", "finished", "key"])
+    kept = ranked.drop_duplicates(PLACE, keep="last").drop(columns="done")
     warnings = []
     spare = cells[~cells["key"].isin(kept["key"])]
     chosen = {tuple(row[name] for name in PLACE): str(row["key"]) for row in kept.to_dict("records")}

@@ -163,13 +163,12 @@ def claims_table(study: Study) -> Table | None:
         rows.append(Row((text,), (study.number(*first), study.number(*second), gap, verdict)))
     if not rows:
         return None
-    names = ("first", "second", "difference", "holds")
     data = captions.data_name(study)
     return Table(
         name="claims",
         caption=f"Paired differences on {data}: mIoU in %.",
         labels=("Claim",),
-        columns=tuple(Column((name,)) for name in names),
+        columns=(Column(("first",), True), Column(("second",), True), Column(("difference",)), Column(("holds",))),
         rows=tuple(rows),
         notes=(
             *captions.notes(study, rows),

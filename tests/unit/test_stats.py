@@ -1,0 +1,231 @@
+"""The bootstrap: it agrees with brute force, pairs, clusters, and is the same every time."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis.stats import EpisodeCounts, Estimate, Scores, align, average, bootstrap, multiplicities
+from diffup.metrics import fb_iou, miou
+
+SEED = 3
+
+
+def made_up(
+    episodes: int = 60, *, classes: int = 3, pool: int = 8, gain: float = 0.0, own: int = 0, noise: float = 0.05
+) -> EpisodeCounts:
+    """Counts of a cell whose queries depend on the episode alone; an image is as hard for every cell."""
+    rng = np.random.default_rng(5)
+    class_id = np.arange(episodes) % classes
+    image = rng.integers(pool, size=episodes)
+    hard = rng.normal(0.5, 0.15, size=(classes, pool))[class_id, image]
+    union = rng.integers(500, 4000, size=(classes, pool))[class_id, image]
+    iou = np.clip(hard + gain + np.random.default_rng(own).normal(0, noise, episodes), 0.01, 0.99)
+    inter = (union * iou).astype(int)
+    query = np.array([f"{c}/{i}" for c, i in zip(class_id, image)])
+    counts = np.stack([inter, union, 10_000 - union, 10_000 - inter], axis=1)
+    return EpisodeCounts(np.arange(episodes), class_id, query, counts)
+
+
+def brute_force(cell: EpisodeCounts, resamples: int, seed: int, stream: int, *, clustered: bool = True) -> np.ndarray:
+    """mIoU and FB-IoU of each resample, by collecting its episodes one by one and asking `diffup.metrics`."""
+    classes = sorted(set(cell.class_id.tolist()))
+    ids: list[list[int]] = [[] for _ in range(resamples)]
+    rows: list[list[np.ndarray]] = [[] for _ in range(resamples)]
+    for class_id in classes:
+        units: dict[str | int, list[int]] = {}
+        for i in np.flatnonzero(cell.class_id == class_id).tolist():
+            units.setdefault(str(cell.query[i]) if clustered else i, []).append(i)
+        times = multiplicities(len(units), resamples, np.random.default_rng([seed, stream, class_id]))
+        for b in range(resamples):
+            for often, name in zip(times[b], sorted(units)):
+                rows[b] += [cell.counts[i] for i in units[name]] * int(often)
+                ids[b] += [class_id] * len(units[name]) * int(often)
+    tables = [np.array(row) for row in rows]
+    return np.array([(miou(i, t[:, 0], t[:, 1], classes), fb_iou(*t.T)) for i, t in zip(ids, tables)])
+
+
+@pytest.mark.parametrize("clustered", [True, False])
+def test_draws_are_those_of_brute_force(clustered: bool) -> None:
+    """Multiplicities times summed counts give the figure of each resample, and the value that of all episodes."""
+    cell = made_up()
+    scores = bootstrap([cell], resamples=40, seed=SEED, stream=2, clustered=clustered)[0]
+    expected = brute_force(cell, 40, SEED, 2, clustered=clustered)
+    np.testing.assert_allclose(scores.miou.draws, expected[:, 0], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(scores.fb_iou.draws, expected[:, 1], rtol=0, atol=1e-9)
+    inter, union, inter_bg, union_bg = cell.counts.T
+    assert scores.miou.value == pytest.approx(miou(cell.class_id, inter, union, [0, 1, 2]))
+    assert scores.fb_iou.value == pytest.approx(fb_iou(inter, union, inter_bg, union_bg))
+
+
+def test_multiplicities_are_draws_with_replacement() -> None:
+    """Each resample has as many units as there are, and each unit one on average."""
+    times = multiplicities(7, 4000, np.random.default_rng(0))
+    assert times.shape == (4000, 7)
+    assert (times.sum(axis=1) == 7).all()
+    np.testing.assert_allclose(times.mean(axis=0), 1, atol=0.1)
+    np.testing.assert_allclose(times.var(axis=0), 6 / 7, atol=0.1)
+
+
+def test_one_call_for_many_cells_is_many_calls() -> None:
+    """Cells share their resamples, so together or apart, in any order, the draws are the same to the last bit."""
+    cells = [made_up(own=own, gain=0.02 * own) for own in range(4)]
+    together = bootstrap(cells, resamples=200, seed=SEED)
+    for cell, scores in zip(cells, together):
+        alone = bootstrap([cell], resamples=200, seed=SEED)[0]
+        assert (alone.miou.draws == scores.miou.draws).all()
+        assert alone.miou.value == scores.miou.value
+
+
+def test_seed_and_stream_decide() -> None:
+    """The same seed gives the same interval; another seed, or another fold's stream, other draws."""
+    cell = made_up()
+    first, again = (bootstrap([cell], resamples=100, seed=1)[0].miou for _ in range(2))
+    assert (first.draws == again.draws).all()
+    assert (first.draws != bootstrap([cell], resamples=100, seed=2)[0].miou.draws).any()
+    assert (first.draws != bootstrap([cell], resamples=100, seed=1, stream=1)[0].miou.draws).any()
+
+
+def width(estimate: Estimate) -> float:
+    """Width of the interval."""
+    low, high = estimate.interval()
+    return high - low
+
+
+def test_paired_is_narrower_than_unpaired() -> None:
+    """Most of the spread is of images, which both cells share; it cancels in the paired difference only."""
+    first, second = bootstrap([made_up(240, gain=0.05), made_up(240, own=1)], resamples=1000)
+    other = bootstrap([made_up(240, own=1)], resamples=1000, stream=9)[0]
+    unpaired = first.miou.draws - other.miou.draws
+    low, high = np.quantile(unpaired, [0.025, 0.975])
+    assert width(first.miou.minus(second.miou)) < 0.5 * (high - low)
+    assert first.miou.minus(second.miou).interval()[0] > 0
+
+
+def test_clustered_is_wider_where_images_repeat() -> None:
+    """24 images asked ten times each are not 240 images."""
+    cell = made_up(240, pool=8)
+    clustered, single = (bootstrap([cell], resamples=1000, clustered=c)[0].miou for c in (True, False))
+    assert width(clustered) > 1.5 * width(single)
+
+
+def test_clustering_is_nothing_where_every_image_is_asked_once() -> None:
+    """Then query images are episodes."""
+    cell = made_up(40)
+    cell = EpisodeCounts(cell.episode, cell.class_id, np.array([f"{i:03d}" for i in range(40)]), cell.counts)
+    clustered, single = (bootstrap([cell], resamples=100, clustered=c)[0].miou for c in (True, False))
+    assert (clustered.draws == single.draws).all()
+
+
+def test_other_samples_are_not_subtracted() -> None:
+    """A difference over other episodes would not be paired."""
+    long, short = bootstrap([made_up(60)])[0], bootstrap([made_up(45)])[0]
+    with pytest.raises(ValueError, match="same resampled episodes"):
+        long.miou.minus(short.miou)
+    with pytest.raises(ValueError, match="same episodes"):
+        bootstrap([made_up(60), made_up(45)])
+
+
+def test_align_takes_the_common_episodes() -> None:
+    """A manifest of fewer episodes is the beginning of the longer one."""
+    long, short = align(made_up(60), made_up(45, own=1))
+    assert long.sample() == short.sample()
+    assert len(long) == 45
+    apart = made_up(60)
+    strange = EpisodeCounts(apart.episode, apart.class_id, np.roll(apart.query, 1), apart.counts)
+    with pytest.raises(ValueError, match="different manifests: episode 0 asks for class 0 in"):
+        align(apart, strange)
+    with pytest.raises(ValueError, match="no episode in common"):
+        align(apart.take(np.arange(5)), apart.take(np.arange(5, 9)))
+
+
+def test_average_of_folds() -> None:
+    """The mean of folds varies as the mean of independent figures, and keeps what it was made from."""
+    folds = [bootstrap([made_up(own=fold)], resamples=2000, stream=fold)[0].miou for fold in range(4)]
+    mean = average(folds)
+    assert mean.value == pytest.approx(np.mean([fold.value for fold in folds]))
+    assert np.std(mean.draws) == pytest.approx(np.mean([np.std(fold.draws) for fold in folds]) / 2, rel=0.1)
+    assert average([folds[0], folds[0]]).sample == folds[0].sample
+    assert mean.sample != folds[0].sample
+
+
+def test_an_empty_union_has_no_interval() -> None:
+    """A class that is nowhere has no IoU, and then neither has the mean."""
+    cell = made_up()
+    counts = cell.counts.copy()
+    counts[cell.class_id == 1, :2] = 0
+    scores: Scores = bootstrap([EpisodeCounts(cell.episode, cell.class_id, cell.query, counts)], resamples=50)[0]
+    assert np.isnan(scores.miou.value)
+    assert np.isnan(scores.miou.interval()).all()
+    assert np.isfinite(scores.fb_iou.interval()).all()
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [([[5, 4, 1, 1]], "no intersection larger"), ([[-1, 4, 1, 1]], "0 or more"), ([[1, 2, 3]], r"\[1, 4\]")],
+)
+def test_impossible_counts_are_refused(counts: list[list[int]], message: str) -> None:
+    """Damaged tables do not become figures."""
+    with pytest.raises(ValueError, match=message):
+        EpisodeCounts(np.array([0]), np.array([0]), np.array(["a"]), np.array(counts))
+    with pytest.raises(ValueError, match="ascending"):
+        EpisodeCounts(np.array([1, 0]), np.array([0, 0]), np.array(["a", "b"]), np.ones((2, 4), int))
+
+
+@st.composite
+def cells(draw: st.DrawFn) -> EpisodeCounts:
+    """Any small cell with a positive union everywhere."""
+    n = draw(st.integers(1, 12))
+    integers = st.integers(0, 50)
+    inter = np.array(draw(st.lists(integers, min_size=n, max_size=n)))
+    more = np.array(draw(st.lists(st.integers(1, 50), min_size=n, max_size=n)))
+    class_id = np.array(draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)))
+    query = np.array(draw(st.lists(st.sampled_from("abcd"), min_size=n, max_size=n)))
+    return EpisodeCounts(np.arange(n), class_id, query, np.stack([inter, inter + more, more, inter + more], axis=1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(cells())
+def test_properties_of_any_cell(cell: EpisodeCounts) -> None:
+    """Draws are percentages, the interval is ordered, and a cell does not differ from itself."""
+    scores = bootstrap([cell, cell], resamples=30)
+    for estimate in (scores[0].miou, scores[0].fb_iou):
+        assert ((estimate.draws >= 0) & (estimate.draws <= 100 + 1e-9)).all()
+        low, high = estimate.interval()
+        assert low <= high
+    nothing = scores[0].miou.minus(scores[1].miou)
+    assert nothing.value == 0
+    assert nothing.interval() == (0, 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cells(), st.integers(2, 5))
+def test_scale_of_pixels_does_not_matter(cell: EpisodeCounts, factor: int) -> None:
+    """IoU has no unit."""
+    larger = EpisodeCounts(cell.episode, cell.class_id, cell.query, cell.counts * factor)
+    one, two = bootstrap([cell, larger], resamples=20)
+    np.testing.assert_allclose(one.miou.draws, two.miou.draws, atol=1e-9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cells(), st.randoms(use_true_random=False))
+def test_order_of_classes_and_images_is_theirs(cell: EpisodeCounts, random: object) -> None:
+    """Renaming episodes in another order changes no draw: resamples belong to images."""
+    order = np.arange(len(cell))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    shuffled = EpisodeCounts(cell.episode, cell.class_id[order], cell.query[order], cell.counts[order])
+    one, two = bootstrap([cell], resamples=20)[0], bootstrap([shuffled], resamples=20)[0]
+    assert (one.miou.draws == two.miou.draws).all()
+    assert (one.fb_iou.draws == two.fb_iou.draws).all()
+
+
+def test_a_hundred_cells_take_seconds() -> None:
+    """2000 resamples of 1000 episodes in 5 classes; far below the limit, which allows for a busy machine."""
+    grid = [made_up(1000, classes=5, pool=60, own=own) for own in range(100)]
+    start = time.perf_counter()
+    assert len(bootstrap(grid, resamples=2000)) == 100
+    assert time.perf_counter() - start < 10
