@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cluster.launch import BAD_INPUT, Options, launch
+from cluster.launch import BAD_INPUT, SOME_FAILED, Options, launch
 from experiments.cell import AnyCell
 
 GridBuilder = Callable[[argparse.Namespace], tuple[list[AnyCell], dict[str, Path]]]
@@ -121,7 +121,11 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     if report is not None and not args.dry_run:
-        report(results)
+        try:
+            report(results)
+        except ValueError as error:  # such as: no cell has finished
+            print(f"error: no tables: {error}", file=sys.stderr)
+            return code or SOME_FAILED
     return code
 
 
