@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import warnings
@@ -65,6 +66,13 @@ def _remove_left_behind(base: Path) -> None:
                 os.close(handle)
 
 
+def _own_token() -> dict[str, str]:
+    """A token for this launch's cluster alone, so that neither the user's token file is read nor one is made."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return {}
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
 @contextlib.contextmanager
 def ray_session() -> Iterator[None]:
     """Ray for the time of a launch: joins the cluster of ``RAY_ADDRESS``, else starts one that nobody else sees.
@@ -94,7 +102,7 @@ def ray_session() -> Iterator[None]:
         return
     folder, handle = _own_folder()
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    with _environment({**THREADS, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}):
+    with _environment({**THREADS, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), **_own_token()}):
         try:
             ray.init(
                 address="local",

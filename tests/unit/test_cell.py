@@ -97,7 +97,8 @@ def test_key_depends_on_every_plain_field(cell: AnyCell) -> None:
         value = getattr(cell, item.name)
         if item.name in ("checkpoint", "annotation", "shots", "episodes") or not isinstance(value, str | int):
             continue
-        changed = dataclasses.replace(cell, **{item.name: value + ("x" if isinstance(value, str) else 1)})
+        change: dict[str, Any] = {item.name: f"{value}x" if isinstance(value, str) else value + 1}
+        changed = dataclasses.replace(cell, **change)
         assert changed.key() != cell.key(), item.name
 
 

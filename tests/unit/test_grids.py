@@ -25,9 +25,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[AnyCell]:
     return quickstart.grid(DATA)
 
 
-def mini(**kwargs: bool) -> list[AnyCell]:
+def mini(*, one_step: bool = False) -> list[AnyCell]:
     backbones = [Backbone(name=name, weights="hub") for name in mini_grid.BACKBONES]
-    return mini_grid.grid(DATA, source=backbones[0], backbones=backbones, **kwargs)
+    return mini_grid.grid(DATA, source=backbones[0], backbones=backbones, one_step=one_step)
 
 
 def full(seeds: tuple[int, ...] = (0,)) -> list[AnyCell]:
@@ -138,10 +138,8 @@ def test_dry_run_of_the_full_grid_needs_no_data_no_hub_and_no_torch(tmp_path: Pa
     assert not results.exists()
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--episodes", "0"], ["--force", "some"], ["--colour"], ["--gpus-per-trial", "2"]]
-)
-def test_usage_errors_exit_with_2(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", ["--episodes 0", "--force some", "--colour", "--gpus-per-trial 2"])
+def test_usage_errors_exit_with_2(arguments: str) -> None:
     with pytest.raises(SystemExit) as caught:
         full_grid.main([*arguments.split(), "--dry-run"])
     assert caught.value.code == 2
