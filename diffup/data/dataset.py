@@ -140,8 +140,10 @@ class Dataset:
                     )
         if short:
             raise ValueError(
-                f"{self.root / 'dataset.json'}: {shots} shots need {shots + 1} images of each class in which it is large "
-                f"enough for protocol {protocol.name!r}. Too few:\n  " + "\n  ".join(short) + "\nAdd images, use fewer "
+                f"{self.root / 'dataset.json'}: {shots} shots need {shots + 1} images of each class in which it is "
+                f"large enough for protocol {protocol.name!r}. Too few:\n  "
+                + "\n  ".join(short)
+                + "\nAdd images, use fewer "
                 "shots, lower 'min_area_fraction' or take the class out of 'folds'"
             )
 
@@ -160,7 +162,8 @@ def resolve_dataset(name: str, root: Path | None = None) -> Path:
     """Where the ``dataset.json`` of a data set lies, absolute.
 
     Args:
-        name: ``shapes4i`` (made on first use), ``pascal5i``, ``coco20i``, or the path of a ``dataset.json`` or its folder.
+        name: ``shapes4i`` (made on first use), ``pascal5i``, ``coco20i``, or the path of a ``dataset.json`` or of its
+            folder.
         root: folder of the named data sets, ``$DIFFUP_HOME/datasets`` by default.
 
     Raises:
@@ -173,9 +176,9 @@ def resolve_dataset(name: str, root: Path | None = None) -> Path:
         return path.absolute()
     root = (root or diffup_home() / "datasets").absolute()
     if name == "shapes4i":
-        from diffup.data import shapes4i
+        from diffup.data.shapes4i import ensure
 
-        return shapes4i.ensure(root).absolute()
+        return ensure(root).absolute()
     if name in BENCHMARKS:
         path = root / name / "dataset.json"
         if path.is_file():
@@ -186,8 +189,8 @@ def resolve_dataset(name: str, root: Path | None = None) -> Path:
             else "the images and the instances JSON of COCO 2014"
         )
         raise ValueError(
-            f"data set {name!r} is not at {path.parent}. Put {files} there with a dataset.json (README, 'Your own data') "
-            f"whose folds follow {name}, or set DIFFUP_HOME"
+            f"data set {name!r} is not at {path.parent}. Put {files} there with a dataset.json (README, 'Your own "
+            f"data') whose folds follow {name}, or set DIFFUP_HOME"
         )
     raise ValueError(
         f"data set {name!r}: neither a dataset.json nor one of shapes4i, {', '.join(BENCHMARKS)}; pass the path of a "

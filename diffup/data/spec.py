@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 from collections import Counter
@@ -11,9 +12,6 @@ from typing import Any
 
 VOID = 255
 DEFAULT_IMAGES = {"voc": "JPEGImages", "coco": "images"}
-FIELDS = (
-    "name", "layout", "classes", "folds", "ignore_index", "min_area_fraction", "images", "masks", "annotations", "lists",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +61,9 @@ def read_spec(path: Path) -> DatasetSpec:
         problems.append(f"{field!r} must be a non-empty text, not {value!r}")
         return default
 
-    for field in document.keys() - set(FIELDS):
-        near = difflib.get_close_matches(field, FIELDS, n=1, cutoff=0.8)
+    fields = {field.name for field in dataclasses.fields(DatasetSpec)}
+    for field in document.keys() - fields:
+        near = difflib.get_close_matches(field, sorted(fields), n=1, cutoff=0.8)
         if near:
             problems.append(f"unknown field {field!r}: did you mean {near[0]!r}?")
     name, layout = text("name", ""), text("layout", "")

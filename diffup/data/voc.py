@@ -1,7 +1,7 @@
 """VOC layout: photographs in one folder, a palette or grey PNG of labels for each in another.
 
-Label 0 is background, v ≥ 1 is class v-1, `ignore_index` (255) is void. Images are those that ``ImageSets/Segmentation``
-lists (all its ``*.txt`` together), else all in the image folder.
+Label 0 is background, v ≥ 1 is class v-1, `ignore_index` (255) is void. Images are those that
+``ImageSets/Segmentation`` lists (all its ``*.txt`` together), else all in the image folder.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from diffup.data.records import IMAGE_SUFFIXES, Record, fail, index_all, read_im
 from diffup.data.spec import VOID, DatasetSpec
 
 REMEDY = (
-    "Repair or remove the files named above (or list only sound images in ImageSets/Segmentation/*.txt), then run again; "
-    "nothing was written"
+    "Repair or remove the files named above (or list only sound images in ImageSets/Segmentation/*.txt), then "
+    "run again; nothing was written"
 )
 
 
@@ -55,7 +55,7 @@ def read_mask(path: Path, class_index: int, ignore_index: int) -> NDArray[np.uin
         ValueError: missing, truncated, or not a palette or grey image; the message does not name the file.
     """
     labels, _ = _read_labels(path)
-    mask = (labels == class_index + 1).astype(np.uint8)
+    mask: NDArray[np.uint8] = (labels == class_index + 1).astype(np.uint8)
     mask[labels == ignore_index] = VOID
     return mask
 
