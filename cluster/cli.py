@@ -11,6 +11,7 @@ from pathlib import Path
 from cluster.launch import BAD_INPUT, SOME_FAILED, Options, launch
 from experiments.cell import AnyCell
 
+Report = Callable[[Path, list[str]], None]
 GridBuilder = Callable[[argparse.Namespace], tuple[list[AnyCell], dict[str, Path]]]
 
 
@@ -85,7 +86,7 @@ def run(
     name: str,
     args: argparse.Namespace,
     build: GridBuilder,
-    report: Callable[[Path], None] | None = None,
+    report: Report | None = None,
     *,
     work: str = "cluster.work",
 ) -> int:
@@ -95,7 +96,7 @@ def run(
         name: of the grid.
         args: from `parser`.
         build: makes the cells and says where data sets lie.
-        report: makes tables from the results directory, after the cells.
+        report: makes tables of the grid's cells (their keys) from the results directory, afterwards.
         work: module that executes cells.
 
     Returns:
@@ -122,7 +123,7 @@ def run(
         return BAD_INPUT
     if report is not None and not args.dry_run:
         try:
-            report(results)
+            report(results, [cell.key() for cell in cells])
         except ValueError as error:  # such as: no cell has finished
             print(f"error: no tables: {error}", file=sys.stderr)
             return code or SOME_FAILED
@@ -134,7 +135,7 @@ def script(
     parser: argparse.ArgumentParser,
     build: GridBuilder,
     argv: Sequence[str] | None,
-    report: Callable[[Path], None] | None = None,
+    report: Report | None = None,
 ) -> int:
     """``main`` of a grid script: parse, run, report; argparse itself exits with 2 on a usage error."""
     return run(name, parser.parse_args(argv), build, report)

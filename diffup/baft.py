@@ -1,4 +1,4 @@
-"""BAFT, the backbone-agnostic feature transform: features of any backbone become prior maps of fixed number and meaning.
+"""BAFT, the backbone-agnostic feature transform: features of any backbone to prior maps of fixed number and meaning.
 
 Letters: B batch · K cues · S stages · P prior maps per cue and stage · C channels · N class names · h w feature grid ·
 L = h·w positions. Nothing that leaves this file depends on a backbone's channel count: every output is a single-channel
@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn.functional import normalize
 
 MAP_NAMES = ("max_cosine", "prototype_contrast", "assembled_sharp", "assembled_soft")
 MAPS = 2 * len(MAP_NAMES)  # each map also propagated by the query's self-affinity
@@ -22,6 +23,7 @@ SOFT = 0.5  # temperature of the soft assembled map on z-scored affinities; the 
 PROPAGATE = 0.6
 TEXT_SHARP, TEXT_SOFT = 0.02, 0.1  # temperatures on image-text cosines
 EPS = 1e-6
+CPU_BYTES, GPU_BYTES = 2 << 20, 256 << 20  # for the affinities that are held at a time
 
 
 def min_max(maps: Tensor) -> Tensor:
@@ -35,7 +37,7 @@ def min_max(maps: Tensor) -> Tensor:
 
 
 def _spread(affinity: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over the last two dimensions: backbones differ most in the spread of their cosines."""
+    """Mean and deviation over the last two dimensions: backbones differ most in the spread of their cosines."""
     variance, mean = torch.var_mean(affinity, dim=(-2, -1), keepdim=True)
     return mean, variance.sqrt().clamp_min(EPS)
 
@@ -87,29 +89,39 @@ def visual_priors(
     for query_BChw, support_BKChw in zip(query, supports, strict=True):
         query_BLC = rearrange(query_BChw, "b c h w -> b (h w) c")
         support_BKLC = rearrange(support_BKChw, "b k c h w -> b k (h w) c")
-        flat = rearrange(support_BKLC, "b k l c -> b (k l) c")
-        cosine_BKLM = rearrange(query_BLC @ flat.transpose(1, 2), "b l (k m) -> b k l m", k=shots)
-
-        prototypes = torch.stack(
-            [torch.einsum("bkl,bklc->bkc", fg_BKL, support_BKLC), torch.einsum("bkl,bklc->bkc", bg_BKL, support_BKLC)],
-            dim=2,
-        )
-        prototypes = torch.nn.functional.normalize(prototypes, dim=-1)
+        prototypes = normalize(torch.einsum("bklt,bklc->bktc", sides_BKM2, support_BKLC), dim=-1)
         to_fg, to_bg = torch.einsum("blc,bktc->tbkl", query_BLC, prototypes)
-
-        nearest = (cosine_BKLM - hollow_BKM[:, :, None]).amax(-1)
-        mean, std = _spread(cosine_BKLM)
-        # exp is the costly part: the sharp weights are a power of the soft ones.
-        soft = ((cosine_BKLM - mean) / (std * SOFT)).clamp_max(40.0).exp()
-        maps = [nearest, to_fg - to_bg]
-        for weight in (soft.square(), soft):
-            fg_vote, bg_vote = (weight @ sides_BKM2).unbind(-1)
-            maps.append(fg_vote / (fg_vote + bg_vote).clamp_min(1e-20))
-
-        maps_BXL = rearrange(torch.stack(maps, dim=2), "b k p l -> b (k p) l")
-        both = _stack(maps_BXL, self_affinity(query_BLC), height)
+        matched_BK3L = _match(query_BLC, support_BKLC, hollow_BKM, sides_BKM2)
+        maps_BKPL = torch.cat([matched_BK3L[:, :, :1], (to_fg - to_bg)[:, :, None], matched_BK3L[:, :, 1:]], dim=2)
+        both = _stack(rearrange(maps_BKPL, "b k p l -> b (k p) l"), self_affinity(query_BLC), height)
         stages.append(rearrange(both, "b (r k p) h w -> b k (r p) h w", r=2, k=shots))
     return min_max(torch.stack(stages, dim=2))
+
+
+def _match(query_BLC: Tensor, support_BKLC: Tensor, hollow_BKM: Tensor, sides_BKM2: Tensor) -> Tensor:
+    """Max-cosine, sharp and soft assembled maps of every pair, [B, K, 3, L].
+
+    The L × L affinities of a few pairs at a time: memory stays bounded at any K, and on a CPU they stay in cache.
+    """
+    batch, shots, positions = support_BKLC.shape[:3]
+    pairs = batch * shots
+    support, hollow, sides = (t.flatten(0, 1) for t in (support_BKLC, hollow_BKM, sides_BKM2))
+    budget = GPU_BYTES if query_BLC.is_cuda else CPU_BYTES
+    chunk = max(1, budget // (4 * positions * positions))
+    out = query_BLC.new_empty(pairs, 3, positions)
+    owners = torch.arange(pairs, device=query_BLC.device) // shots
+    for start in range(0, pairs, chunk):
+        part = slice(start, min(start + chunk, pairs))
+        cosine = torch.bmm(query_BLC[owners[part]], support[part].transpose(1, 2))
+        out[part, 0] = (cosine - hollow[part, None]).amax(-1)
+        mean, std = _spread(cosine)
+        # exp is the costly part: the sharp weights are the square of the soft ones.
+        soft = cosine.sub_(mean).div_(std * SOFT).clamp_max_(40.0).exp_()
+        for row in (2, 1):
+            fg_vote, bg_vote = torch.bmm(soft, sides[part]).unbind(-1)
+            out[part, row] = fg_vote / (fg_vote + bg_vote).clamp_min(1e-20)
+            soft = soft.square_()
+    return out.view(batch, shots, 3, positions)
 
 
 def text_priors(query: list[Tensor], similarity_BNhw: Tensor, target_B: Tensor) -> Tensor:
@@ -164,5 +176,5 @@ def prototype_contrast(
     both = torch.stack([foreground_BKhw, background_BKhw], dim=1)
     both = both / both.sum(dim=(-2, -1), keepdim=True).clamp_min(EPS)
     prototypes = torch.einsum("btkhw,bkchw->btc", both, support_BKChw)
-    to_fg, to_bg = torch.einsum("bchw,btc->tbhw", query_BChw, torch.nn.functional.normalize(prototypes, dim=-1))
+    to_fg, to_bg = torch.einsum("bchw,btc->tbhw", query_BChw, normalize(prototypes, dim=-1))
     return (1 + to_fg - to_bg) / 2

@@ -33,7 +33,7 @@ def parse_annotation(annotation: str) -> tuple[str, ...]:
 
 
 def check_annotation(annotation: str, shots: int) -> None:
-    """Raise ValueError unless `shots` and `annotation` fit: 0 shots go with ``text`` alone, others need a visual cue."""
+    """Raise ValueError unless `shots` and `annotation` fit: 0 shots with ``text`` alone, others with a visual cue."""
     kinds = parse_annotation(annotation)
     if shots < 0:
         raise ValueError(f"shots must be 0 or more, not {shots}")

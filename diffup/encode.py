@@ -108,7 +108,7 @@ class Encoder:
 
 
 def _square(image_HW3: NDArray[np.uint8], size: int) -> Tensor:
-    pixels = torch.from_numpy(np.ascontiguousarray(image_HW3)).permute(2, 0, 1)[None].float() / 255
+    pixels = torch.from_numpy(np.array(image_HW3)).permute(2, 0, 1)[None].float() / 255
     return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
 
 

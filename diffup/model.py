@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -153,7 +154,7 @@ class DiffUp(nn.Module):
         if self.config.one_step:
             x = torch.zeros_like(x)
         times = torch.linspace(1, 0, steps + 1, device=mean_BRR.device)
-        for now, after in zip(times[:-1], times[1:], strict=True):
+        for now, after in pairwise(times):
             t_B, s_B = now.expand(batch), after.expand(batch)
             logits, _, _ = self.uqdd(x, t_B, estimate, mean_BRR, variance_BRR, infos_BXRR)
             probability = torch.sigmoid(logits)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -25,7 +27,7 @@ def _tinted(image_HW3: NDArray[np.uint8], mask_HW: NDArray[np.bool_], colour: tu
     return _tile(Image.fromarray(out.astype(np.uint8)))
 
 
-def _heat(map_HW: NDArray[np.floating]) -> Image.Image:  # type: ignore[type-arg]
+def _heat(map_HW: NDArray[np.floating[Any]]) -> Image.Image:
     top = float(map_HW.max()) or 1.0
     return _tile(Image.fromarray((255 * map_HW / top).clip(0, 255).astype(np.uint8)).convert("RGB"))
 

@@ -2,7 +2,7 @@
 
     python experiments/mini_grid.py --dataset DIR/dataset.json --weights-dir DIR --results DIR
 
-With the defaults: one training cell on ``resnet50`` and 27 evaluation cells of 400 episodes on fold 0: DiffUp on
+With the defaults: one training cell on ``resnet50`` and 30 evaluation cells of 400 episodes on fold 0: DiffUp on
 ``resnet50``, ``mobilenetv2_100`` and ``deit_tiny_patch16_224`` × shots 1, 5 × mask, box, scribble, all on one manifest
 and without re-training, and the baselines prior mean and prototype (1 and 5 shots, mask). ``--one-step`` adds the
 one-step decoder on the training backbone (1 training and 6 evaluation cells). Weights come from ``--weights-dir``
@@ -56,7 +56,7 @@ def grid(
     one_step: bool = False,
     seed: int = 0,
 ) -> list[AnyCell]:
-    """One training cell a fold, and 9 evaluation cells a fold and backbone (6 DiffUp, 1 prior mean, 2 prototype).
+    """One training cell a fold, and 10 evaluation cells a fold and backbone (6 DiffUp, 2 prior mean, 2 prototype).
 
     Args:
         data: any data set.
@@ -73,7 +73,7 @@ def grid(
         trained = training_cell(data, fold, source, config=INPUT, seed=seed)
         cells.append(trained)
         cells += evaluate(backbones, tasks(SHOTS, ANNOTATIONS), trained=trained)
-        cells += evaluate(backbones, tasks((1,), ("mask",)), sample=PRIOR_MEAN)
+        cells += evaluate(backbones, tasks(SHOTS, ("mask",)), sample=PRIOR_MEAN)
         cells += evaluate(backbones, tasks(SHOTS, ("mask",)), sample=PROTOTYPE)
         if one_step:
             decoder = ModelConfig(one_step=True)

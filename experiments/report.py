@@ -6,17 +6,15 @@ import shlex
 from pathlib import Path
 
 
-def print_tables(results: Path) -> None:
-    """Write all tables below `results`, print the main one and name the files."""
-    from analysis.paper import write_all
+def print_tables(results: Path, keys: list[str]) -> None:
+    """Write all tables of the cells `keys` below `results`, print the main one and the claims, and name the files."""
+    from analysis.paper import main_markdown, write_all
 
     out = results / "tables"
-    written = write_all(results, out)
-    markdown = [path for path in written if path.suffix == ".md"]
-    main = [path for path in markdown if "main" in path.stem] or markdown
-    if main:
-        print(f"\n{main[0].read_text().rstrip()}\n")
-    print(f"tables   {out}  ({', '.join(sorted(path.name for path in markdown))}; also .tex and .csv)")
+    written = write_all(results, out, keys=keys)
+    print(f"\n{main_markdown(results, keys=keys).rstrip()}\n")
+    names = sorted(path.name for path in written if path.suffix == ".md")
+    print(f"tables   {out}  ({', '.join(names)}; also .tex and .csv)")
     print(f"results  {results}")
     database = results / "mlflow.db"
     if database.is_file():

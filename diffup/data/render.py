@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 FORMS = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "heart")
 PATTERNS = ("plain", "striped", "dotted", "checkered")

@@ -53,9 +53,9 @@ def check_graph(cells: list[AnyCell]) -> None:
 def test_quickstart_is_as_its_docstring_says(monkeypatch: pytest.MonkeyPatch) -> None:
     cells = quick(monkeypatch)
     check_graph(cells)
-    assert len(cells) == 48 * len(quickstart.FOLDS)
+    assert len(cells) == 44 * len(quickstart.FOLDS)
     count = Counter(cell.variant for cell in evaluations(cells))
-    assert count == {"diffup": 27, "wrong_names": 3, "one_step": 7, "prior_mean": 3, "prototype": 6}
+    assert count == {"diffup": 21, "wrong_names": 3, "one_step": 6, "prior_mean": 6, "prototype": 6}
     assert {cell.backbone for cell in trainings(cells)} == {"tiny_resnet"}
     assert {cell.backbone for cell in evaluations(cells)} == set(EMBEDDED)
     wrong = [cell for cell in evaluations(cells) if cell.variant == "wrong_names"]
@@ -73,10 +73,10 @@ def test_text_is_read_by_the_companion_where_the_backbone_can_not(monkeypatch: p
 def test_mini_grid_is_as_its_docstring_says() -> None:
     cells = mini()
     check_graph(cells)
-    assert (len(trainings(cells)), len(evaluations(cells))) == (1, 27)
+    assert (len(trainings(cells)), len(evaluations(cells))) == (1, 30)
     cells = mini(one_step=True)
     check_graph(cells)
-    assert (len(trainings(cells)), len(evaluations(cells))) == (2, 33)
+    assert (len(trainings(cells)), len(evaluations(cells))) == (2, 36)
     assert trainings(cells)[0].train.cue_weights[3] == 0  # nothing here reads text
 
 

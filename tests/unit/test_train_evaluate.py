@@ -44,13 +44,16 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def evaluation(folder: Path | None, annotation: str = "mask", shots: int = 1, **options: object) -> Evaluation:
+def evaluation(
+    folder: Path | None, annotation: str = "mask", shots: int = 1, *, deranged: bool = False
+) -> Evaluation:
     sample = SampleConfig() if folder is not None else SampleConfig(method="prior_mean")
     model = None if folder is None else load_checkpoint(folder)
     classes = ToyDataset.folds[FOLD]
     return Evaluation(
-        model=model, sample=sample, annotation=annotation, shots=shots, class_indices=classes, fold=FOLD, **options
-    )  # type: ignore[arg-type]
+        model=model, sample=sample, annotation=annotation, shots=shots, class_indices=classes, fold=FOLD,
+        deranged=deranged,
+    )  # fmt: skip
 
 
 def manifest(dataset: ToyDataset, count: int = 12, shots: int = 3) -> list:
