@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ def _remove_left_behind(base: Path) -> None:
 
 def _own_token() -> dict[str, str]:
     """A token for this launch's cluster alone, so that neither the user's token file is read nor one is made."""
-    if "RAY_AUTH_MODE" in os.environ:
+    if "RAY_AUTH_MODE" in os.environ or "ray" in sys.modules:
         return {}
     return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
@@ -85,10 +86,10 @@ def ray_session() -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the launch reports what failed, in one line each
     warnings.filterwarnings("ignore", module=r"ray\..*")
-    import ray
-
     silent: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if running_cluster():
+        import ray
+
         try:
             ray.init(address="auto", runtime_env={"env_vars": THREADS}, **silent)
         except ConnectionError as error:
@@ -103,6 +104,8 @@ def ray_session() -> Iterator[None]:
     folder, handle = _own_folder()
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     with _environment({**THREADS, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), **_own_token()}):
+        import ray  # only now: Ray reads the mode of its authentication once, when it is imported
+
         try:
             ray.init(
                 address="local",
