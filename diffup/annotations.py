@@ -119,7 +119,10 @@ def _stroke(component: Mask, scribble_width: float, rng: np.random.Generator) ->
     trims, angle, noise = rng.uniform(0.05, 0.15, 2), rng.uniform(0, np.pi), rng.standard_normal((2, 16))
     size = float(np.sqrt(component.sum()))
     block = -(-max(component.shape) // SKELETON_SIDE)
-    path = _longest_path(skeletonize(_shrink(component, block))) * block + (block - 1) / 2  # type: ignore[no-untyped-call]
+    coarse = _shrink(component, block)
+    thin: Mask = skeletonize(coarse)  # type: ignore[no-untyped-call]
+    # Thinning makes a few tiny shapes vanish, e.g. a square of 2 x 2.
+    path = _longest_path(thin if thin.any() else coarse) * block + (block - 1) / 2
     if len(path) < STRAIGHT * size:
         middle = path[len(path) // 2]
         reach = np.linspace(-0.35, 0.35, 16)[:, None] * size

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as masks
 
-from diffup.data.records import Record, fail, index_all, read_image
+from diffup.data.records import Record, fail, index_all, read_image, relative
 from diffup.data.spec import VOID, DatasetSpec
 
 REMEDY = "Repair or remove the files or entries named above, then run again; nothing was written"
@@ -137,7 +137,7 @@ def _index_one(root: Path, spec: DatasetSpec, item: tuple[dict[str, Any], list[d
         if union and (area := int(masks.area(union))):
             areas[class_index] = area
     image_id = PurePosixPath(str(entry["file_name"])).with_suffix("").as_posix()
-    return Record(image_id, path.relative_to(root).as_posix(), "", height, width, checksum, areas, rles)
+    return Record(image_id, relative(path, root), "", height, width, checksum, areas, rles)
 
 
 def _runs(segmentation: Any, height: int, width: int) -> Any:
@@ -146,10 +146,35 @@ def _runs(segmentation: Any, height: int, width: int) -> Any:
         polygons = [[float(value) for value in polygon] for polygon in segmentation]
         if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
             raise ValueError("a polygon needs x, y of at least three points")
+        # Far or infinite coordinates would make pycocotools allocate without bound.
+        limit = 2 * max(height, width)
+        if not all(abs(value) <= limit for polygon in polygons for value in polygon):
+            raise ValueError("a polygon lies far outside the image")
         return masks.merge(masks.frPyObjects(polygons, height, width))
     if list(segmentation["size"]) != [height, width]:
         raise ValueError(f"its size is {segmentation['size']}, the image's [{height}, {width}]")
-    if isinstance(segmentation["counts"], list):
-        return masks.frPyObjects(segmentation, height, width)
     counts = segmentation["counts"]
-    return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
+    runs = counts if isinstance(counts, list) else _run_lengths(counts)
+    # pycocotools trusts run lengths, and gives uninitialised memory where they are too few.
+    if sum(runs) != height * width or min(runs) < 0:
+        raise ValueError("its run lengths do not add up to the image's pixels")
+    return masks.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+
+
+def _run_lengths(compressed: str) -> list[int]:
+    """Decode COCO's compressed run lengths: five bits a character, from the third run on as differences to two before.
+
+    Source: rleFrString in cocoapi's maskApi.c.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in compressed:
+        bits = ord(character) - 48
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            if bits & 0x10:
+                value -= 1 << shift
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value = shift = 0
+    return runs

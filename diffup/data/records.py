@@ -69,6 +69,11 @@ def read_image(path: Path) -> tuple[NDArray[np.uint8], int]:
         raise ValueError(f"image can't be decoded ({error})") from error
 
 
+def relative(path: Path, root: Path) -> str:
+    """A path as it is kept in a record: relative to the data set's folder, with slashes, wherever it lies."""
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
 def fail(path: Path, problems: Sequence[str], remedy: str) -> None:
     """Raise one ValueError for all problems of a data set; do nothing if there are none."""
     if problems:

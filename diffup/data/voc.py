@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffup.data.records import IMAGE_SUFFIXES, Record, fail, index_all, read_image
+from diffup.data.records import IMAGE_SUFFIXES, Record, fail, index_all, read_image, relative
 from diffup.data.spec import VOID, DatasetSpec
 
 REMEDY = (
@@ -122,8 +122,8 @@ def _index_one(root: Path, spec: DatasetSpec, pair: tuple[str, Path, Path]) -> R
         )
     return Record(
         image_id,
-        image_path.relative_to(root).as_posix(),
-        mask_path.relative_to(root).as_posix(),
+        relative(image_path, root),
+        relative(mask_path, root),
         height,
         width,
         zlib.crc32(mask_crc.to_bytes(4, "big"), image_crc),

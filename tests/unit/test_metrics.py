@@ -1,0 +1,128 @@
+"""Counts and the figures made of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from diffup.metrics import counts, fb_iou, miou, per_class_iou
+
+Pixels = list[tuple[bool, int]]
+pixels = st.lists(st.tuples(st.booleans(), st.sampled_from([0, 1, 255])), min_size=1, max_size=60)
+episodes = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 50), st.integers(0, 50), st.integers(0, 50), st.integers(0, 50)),
+    min_size=1,
+    max_size=30,
+)
+
+
+def planes(values: Pixels) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+    """Prediction and truth of one row."""
+    prediction, truth = zip(*values)
+    return np.array([prediction], dtype=bool), np.array([truth], dtype=np.uint8)
+
+
+def test_counts_of_a_small_example() -> None:
+    prediction = np.array([[1, 1, 0, 0], [1, 0, 0, 1]], dtype=bool)
+    truth = np.array([[1, 0, 1, 0], [255, 255, 0, 1]], dtype=np.uint8)
+    # Without the void: hits 2, false alarms 1, misses 1, correct background 2.
+    assert counts(prediction, truth) == (2, 4, 2, 4)
+
+
+@given(pixels)
+def test_counts_agree_with_sets(values: Pixels) -> None:
+    valid = [(p, t == 1) for p, t in values if t != 255]
+    expected = (
+        sum(p and t for p, t in valid),
+        sum(p or t for p, t in valid),
+        sum(not p and not t for p, t in valid),
+        sum(not p or not t for p, t in valid),
+    )
+    assert counts(*planes(values)) == expected
+
+
+@given(pixels, pixels)
+def test_counts_of_parts_add_up(left: Pixels, right: Pixels) -> None:
+    """So tiles, shards and workers may be merged in any way."""
+    whole = counts(*planes(left + right))
+    assert whole == tuple(a + b for a, b in zip(counts(*planes(left)), counts(*planes(right))))
+
+
+@given(pixels)
+def test_swapping_foreground_and_background_swaps_the_counts(values: Pixels) -> None:
+    swapped = [(not p, t if t == 255 else 1 - t) for p, t in values]
+    inter_fg, union_fg, inter_bg, union_bg = counts(*planes(values))
+    assert counts(*planes(swapped)) == (inter_bg, union_bg, inter_fg, union_fg)
+
+
+@given(pixels)
+def test_void_pixels_never_count(values: Pixels) -> None:
+    flipped = [(p != (t == 255), t) for p, t in values]
+    assert counts(*planes(values)) == counts(*planes(flipped))
+
+
+def test_counts_refuse_what_they_cannot_mean() -> None:
+    truth = np.zeros((2, 2), np.uint8)
+    with pytest.raises(ValueError, match="resize the prediction"):
+        counts(np.zeros((2, 3), bool), truth)
+    with pytest.raises(ValueError, match="threshold it first"):
+        counts(np.zeros((2, 2), np.float32), truth)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"\[7\]"):
+        counts(np.zeros((2, 2), bool), np.array([[0, 7], [1, 255]], np.uint8))
+
+
+def test_miou_sums_before_it_divides() -> None:
+    """Class 0: (1+9)/(10+10) = 50 %, not the mean of 10 % and 90 %; class 1: 25 %."""
+    ids, inter, union = [0, 1, 0], [1, 1, 9], [10, 4, 10]
+    assert per_class_iou(ids, inter, union, [0, 1]) == {0: 50.0, 1: 25.0}
+    assert miou(ids, inter, union, [0, 1]) == 37.5
+    # Unequal weights: the mean of the episodes' own IoUs would be another figure.
+    assert miou([0, 0], [1, 90], [10, 100], [0]) == pytest.approx(100 * 91 / 110)
+
+
+@given(episodes, st.randoms())
+def test_figures_do_not_depend_on_the_order_of_episodes(rows: list[tuple[int, ...]], random: object) -> None:
+    shuffled = list(rows)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    a, b = np.array(rows).T, np.array(shuffled).T
+    np.testing.assert_equal(miou(a[0], a[1], a[2], [0, 1, 2]), miou(b[0], b[1], b[2], [0, 1, 2]))
+    np.testing.assert_equal(fb_iou(*a[1:]), fb_iou(*b[1:]))
+
+
+@given(episodes)
+def test_one_row_a_class_gives_the_same_figures(rows: list[tuple[int, ...]]) -> None:
+    """Counts may be merged per class beforehand."""
+    table = np.array(rows)
+    merged = np.array([[c, *table[table[:, 0] == c, 1:].sum(axis=0)] for c in np.unique(table[:, 0])])
+    present = merged[:, 0].tolist()
+    np.testing.assert_equal(miou(*table.T[:3], present), miou(*merged.T[:3], present))
+    np.testing.assert_equal(fb_iou(*table.T[1:]), fb_iou(*merged.T[1:]))
+
+
+def test_a_class_that_was_never_sampled_makes_the_mean_undefined() -> None:
+    assert math.isnan(per_class_iou([0], [1], [2], [0, 1])[1])
+    assert math.isnan(miou([0], [1], [2], [0, 1]))
+    assert math.isnan(miou([], [], [], []))
+
+
+def test_an_empty_union_is_undefined_and_not_zero() -> None:
+    assert math.isnan(miou([0], [0], [0], [0]))
+    assert math.isnan(fb_iou([0], [0], [5], [5]))
+    assert math.isnan(fb_iou([], [], [], []))
+
+
+def test_a_class_outside_the_fold_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\[5\]"):
+        miou([0, 5], [1, 1], [2, 2], [0, 1])
+    with pytest.raises(ValueError, match="one row per episode"):
+        miou([0, 0], [1], [2, 2], [0])
+
+
+def test_fb_iou_pools_over_classes() -> None:
+    assert fb_iou([1, 3], [4, 4], [8, 8], [10, 10]) == pytest.approx((50 + 80) / 2)
+    assert fb_iou([4], [4], [6], [6]) == 100
