@@ -59,8 +59,8 @@ def square(left: float, top: float, side: float) -> list[float]:
 def write_coco(folder: Path, annotations: list[dict[str, Any]], images: int = 2, **changes: Any) -> Path:
     """A data set in COCO layout with `images` images ``0.jpg`` … of `SIZE` (ids 10 …).
 
-    Category ids are 7 · index + 3. Each annotation names its ``category``, and may leave out ``id``, ``image_id`` (10) and
-    ``iscrowd`` (0).
+    Category ids are 7 · index + 3. Each annotation names its ``category``, and may leave out ``id``, ``image_id``
+    (10) and ``iscrowd`` (0).
     """
     for i in range(images):
         write_image(folder / "images" / f"{i}.jpg", seed=i)
