@@ -48,7 +48,7 @@ class EmbeddedSpec:
 
 EMBEDDED: dict[str, EmbeddedSpec] = {
     "tiny_resnet": EmbeddedSpec("timm ResNet of four basic blocks"),
-    "tiny_convnext": EmbeddedSpec("timm ConvNeXt of eight blocks"),
+    "tiny_regnet": EmbeddedSpec("timm RegNetX of thirteen blocks"),
     "tiny_clip": EmbeddedSpec("open_clip ConvNeXt with a text transformer", has_text=True),
 }
 
@@ -60,13 +60,13 @@ def _timm_facts() -> dict[str, Any]:
 def _resnet() -> nn.Module:
     from timm.models.resnet import BasicBlock, ResNet
 
-    return ResNet(BasicBlock, layers=(1, 1, 1, 1), channels=(24, 48, 96, 160), stem_width=24, num_classes=0)
+    return ResNet(BasicBlock, layers=(1, 1, 1, 1), channels=(16, 32, 48, 80), stem_width=16, num_classes=0)
 
 
-def _convnext() -> nn.Module:
-    from timm.models.convnext import ConvNeXt
+def _regnet() -> nn.Module:
+    from timm.models.regnet import RegNet, RegNetCfg
 
-    return ConvNeXt(depths=(1, 2, 4, 1), dims=(24, 48, 112, 192), patch_size=2, num_classes=0)
+    return RegNet(RegNetCfg(depth=13, w0=32, wa=30, wm=2.4, group_size=16), num_classes=0)
 
 
 def _clip() -> nn.Module:
@@ -94,7 +94,7 @@ def _clip() -> nn.Module:
     return model
 
 
-_BUILD: dict[str, Callable[[], Any]] = {"tiny_resnet": _resnet, "tiny_convnext": _convnext, "tiny_clip": _clip}
+_BUILD: dict[str, Callable[[], Any]] = {"tiny_resnet": _resnet, "tiny_regnet": _regnet, "tiny_clip": _clip}
 
 
 def build(name: str) -> nn.Module:

@@ -30,7 +30,7 @@ def test_facts_are_stated_and_training_was_alike(name: str) -> None:
 
 def test_the_upgrade_is_the_better_backbone_and_the_training_backbone_is_not_starved() -> None:
     source = embedded.facts("tiny_resnet")["accuracy_percent"]
-    upgrade = embedded.facts("tiny_convnext")["accuracy_percent"]
+    upgrade = embedded.facts("tiny_regnet")["accuracy_percent"]
     assert upgrade["form"] > source["form"]
     assert source["pattern"] > 2 * 100 / 4
     assert source["colour"] > 80
