@@ -60,7 +60,9 @@ def _timm_facts() -> dict[str, Any]:
 def _resnet() -> nn.Module:
     from timm.models.resnet import BasicBlock, ResNet
 
-    return ResNet(BasicBlock, layers=(1, 1, 1, 1), channels=(16, 32, 48, 80), stem_width=16, num_classes=0)
+    sizes: dict[str, Any] = {"layers": (1, 1, 1, 1), "channels": (16, 32, 48, 80), "stem_width": 16}
+    block: Any = BasicBlock  # timm types this argument as an instance
+    return ResNet(block, num_classes=0, **sizes)
 
 
 def _regnet() -> nn.Module:
@@ -105,10 +107,10 @@ def build(name: str) -> nn.Module:
     """
     if name not in EMBEDDED:
         raise ValueError(f"unknown embedded backbone {name!r}; there are {', '.join(EMBEDDED)}")
-    model = _BUILD[name]()
+    model: nn.Module = _BUILD[name]()
     if not EMBEDDED[name].has_text:
-        model.pretrained_cfg = _timm_facts()
-    return model  # type: ignore[no-any-return]
+        model.pretrained_cfg = _timm_facts()  # type: ignore[assignment]
+    return model
 
 
 def weights_path(name: str) -> Path:

@@ -102,7 +102,7 @@ def test_all_three_encodings_mean_the_same(tmp_path: Path) -> None:
 
 
 def test_the_index_keeps_masks_and_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    annotations = [
+    annotations: list[dict[str, Any]] = [
         {"category": "cat", "segmentation": [square(5, 5, 10)]},
         {"category": "cow", "segmentation": {"size": [H, W], "counts": runs((0, 10, 20, 30))}, "iscrowd": 1},
     ]

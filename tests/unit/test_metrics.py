@@ -71,7 +71,7 @@ def test_counts_refuse_what_they_cannot_mean() -> None:
     with pytest.raises(ValueError, match="resize the prediction"):
         counts(np.zeros((2, 3), bool), truth)
     with pytest.raises(ValueError, match="threshold it first"):
-        counts(np.zeros((2, 2), np.float32), truth)  # type: ignore[arg-type]
+        counts(np.zeros((2, 2), np.float32), truth)
     with pytest.raises(ValueError, match=r"\[7\]"):
         counts(np.zeros((2, 2), bool), np.array([[0, 7], [1, 255]], np.uint8))
 
@@ -100,7 +100,9 @@ def test_one_row_a_class_gives_the_same_figures(rows: list[tuple[int, ...]]) -> 
     table = np.array(rows)
     merged = np.array([[c, *table[table[:, 0] == c, 1:].sum(axis=0)] for c in np.unique(table[:, 0])])
     present = merged[:, 0].tolist()
-    np.testing.assert_equal(miou(*table.T[:3], present), miou(*merged.T[:3], present))
+    ids, inter, union = table.T[:3]
+    merged_ids, merged_inter, merged_union = merged.T[:3]
+    np.testing.assert_equal(miou(ids, inter, union, present), miou(merged_ids, merged_inter, merged_union, present))
     np.testing.assert_equal(fb_iou(*table.T[1:]), fb_iou(*merged.T[1:]))
 
 

@@ -44,9 +44,7 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
-def evaluation(
-    folder: Path | None, annotation: str = "mask", shots: int = 1, *, deranged: bool = False
-) -> Evaluation:
+def evaluation(folder: Path | None, annotation: str = "mask", shots: int = 1, *, deranged: bool = False) -> Evaluation:
     sample = SampleConfig() if folder is not None else SampleConfig(method="prior_mean")
     model = None if folder is None else load_checkpoint(folder)
     classes = ToyDataset.folds[FOLD]
