@@ -117,7 +117,7 @@ def test_selection_keeps_the_training_that_it_needs(monkeypatch: pytest.MonkeyPa
         ("annotation=lasso", "no cell has annotation=lasso; there are box, mask"),
         ("shots", "'shots' is not of that form"),
         ("shots=1,shots=5", "each k once"),
-        ("shots=5,variant=prior_mean", "no cell fulfils all conditions"),
+        ("annotation=box,variant=prior_mean", "no cell fulfils all conditions"),
     ],
 )
 def test_selections_that_can_not_be_meant_are_refused(selection: str, message: str) -> None:
