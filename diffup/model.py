@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from diffup.baft import prior_mean, prototype_contrast, text_priors, visual_priors
+from diffup.baft import prior_mean, prototype_contrast, settle_boxes, text_priors, visual_priors
 from diffup.config import CUES, ModelConfig
 from diffup.encode import Features
 from diffup.schedule import Schedule
@@ -75,6 +75,13 @@ def _stages(episodes: Episodes) -> tuple[list[Tensor], list[Tensor]]:
     return query, [torch.stack([torch.stack(stages[s]) for stages in per_episode]).float() for s in range(len(query))]
 
 
+def _sides(episodes: Episodes, supports: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Foreground and background weights of the supports, [B, K, h, w] each; boxes settled by `settle_boxes`."""
+    foreground, background = episodes.weights_BK2hw.unbind(2)
+    boxed = torch.tensor([[kind == "box" for kind in row] for row in episodes.kinds], device=foreground.device)
+    return settle_boxes(supports, foreground, background, boxed)
+
+
 def priors(episodes: Episodes) -> tuple[Tensor, Tensor]:
     """BAFT for a batch: prior_BKSPhw in [0, 1] and the kind of each cue, kind_BK (text, if any, is the last cue).
 
@@ -84,8 +91,7 @@ def priors(episodes: Episodes) -> tuple[Tensor, Tensor]:
     query, supports = _stages(episodes)
     parts, kinds = [], []
     if supports:
-        weights = episodes.weights_BK2hw
-        parts.append(visual_priors(query, supports, weights[:, :, 0], weights[:, :, 1]))
+        parts.append(visual_priors(query, supports, *_sides(episodes, supports)))
         kinds.append(torch.tensor([[CUES.index(kind) for kind in row] for row in episodes.kinds]))
     if episodes.names is not None:
         if episodes.targets is None or any(f.text is None for f in episodes.query):
@@ -116,8 +122,9 @@ def training_free(method: str, episodes: Episodes) -> Tensor:
     query, supports = _stages(episodes)
     if not supports:
         raise ValueError("the prototype baseline needs a visual cue; it has no text form")
-    weights, middle = episodes.weights_BK2hw, len(query) // 2
-    return prototype_contrast(query[middle], supports[middle], weights[:, :, 0], weights[:, :, 1])
+    foreground, background = _sides(episodes, supports)
+    middle = len(query) // 2
+    return prototype_contrast(query[middle], supports[middle], foreground, background)
 
 
 class DiffUp(nn.Module):
