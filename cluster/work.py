@@ -25,7 +25,7 @@ from diffup.encode import Encoder, FeatureCache
 from diffup.episodes import make_manifest
 from diffup.evaluate import Evaluation, evaluate, predict
 from diffup.metrics import fb_iou, miou
-from diffup.model import DiffUp, load_checkpoint
+from diffup.model import DiffUpNet, load_checkpoint
 from diffup.panels import panel
 from diffup.protocols import get_protocol
 from diffup.supply import CueSource
@@ -163,7 +163,7 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     return Outcome(metrics, None, _provenance(cell, features, dataset))
 
 
-def _model(cell: Cell, context: WorkContext) -> DiffUp | None:
+def _model(cell: Cell, context: WorkContext) -> DiffUpNet | None:
     if not cell.checkpoint:
         return None
     return load_checkpoint(context.results / cell.checkpoint / CHECKPOINT)

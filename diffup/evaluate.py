@@ -24,7 +24,7 @@ from diffup.config import SampleConfig, parse_annotation
 from diffup.encode import FeatureCache, Features
 from diffup.episodes import Episode
 from diffup.metrics import counts
-from diffup.model import DiffUp, Episodes, training_free
+from diffup.model import DiffUpNet, Episodes, training_free
 from diffup.supply import CueSource
 from diffup.uapf import logit
 
@@ -44,7 +44,7 @@ class Evaluation:
         seed, fold: give each episode its own noise.
     """
 
-    model: DiffUp | None
+    model: DiffUpNet | None
     sample: SampleConfig
     annotation: str
     shots: int

@@ -120,7 +120,7 @@ def training_free(method: str, episodes: Episodes) -> Tensor:
     return prototype_contrast(query[middle], supports[middle], weights[:, :, 0], weights[:, :, 1])
 
 
-class DiffUp(nn.Module):
+class DiffUpNet(nn.Module):
     """The trained part, and the whole way from priors to a mask."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -185,7 +185,7 @@ class DiffUp(nn.Module):
         return self.sample(mean, variance, infos_BXRR, noise_BRR, steps)
 
 
-def save_checkpoint(model: DiffUp, folder: Path, facts: dict[str, object]) -> None:
+def save_checkpoint(model: DiffUpNet, folder: Path, facts: dict[str, object]) -> None:
     """Write ``model.safetensors`` and, last, ``config.json`` (model configuration and `facts`); each atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / "model.safetensors.part"
@@ -197,7 +197,7 @@ def save_checkpoint(model: DiffUp, folder: Path, facts: dict[str, object]) -> No
     os.replace(part, folder / "config.json")
 
 
-def load_checkpoint(folder: Path) -> DiffUp:
+def load_checkpoint(folder: Path) -> DiffUpNet:
     """Read a checkpoint folder into an eval-mode model.
 
     Raises:
@@ -207,7 +207,7 @@ def load_checkpoint(folder: Path) -> DiffUp:
         document = json.loads((folder / "config.json").read_text())
         if document["format"] != CHECKPOINT_FORMAT:
             raise ValueError(f"format {document['format']}, this version reads {CHECKPOINT_FORMAT}")
-        model = DiffUp(ModelConfig(**document["model"]))
+        model = DiffUpNet(ModelConfig(**document["model"]))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"checkpoint {folder} cannot be read: {error}. Train it again (--force)") from error
