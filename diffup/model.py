@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffup.baft import prior_mean, prototype_contrast, text_priors, visual_priors
+from diffup.card import model_card
 from diffup.config import CUES, ModelConfig
 from diffup.encode import Features
 from diffup.schedule import Schedule
@@ -186,12 +187,18 @@ class DiffUpNet(nn.Module):
 
 
 def save_checkpoint(model: DiffUpNet, folder: Path, facts: dict[str, object]) -> None:
-    """Write ``model.safetensors`` and, last, ``config.json`` (model configuration and `facts`); each atomically."""
+    """Write ``model.safetensors``, a model card and, last, ``config.json`` (model configuration and `facts`).
+
+    Each is written atomically; the same model and facts give the same bytes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / "model.safetensors.part"
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part)
     os.replace(part, folder / "model.safetensors")
     document = {"format": CHECKPOINT_FORMAT, "model": dataclasses.asdict(model.config), "facts": facts}
+    part = folder / "README.md.part"
+    part.write_text(model_card(model.config, facts), encoding="utf-8")
+    os.replace(part, folder / "README.md")
     part = folder / "config.json.part"
     part.write_text(json.dumps(document, indent=1, sort_keys=True))
     os.replace(part, folder / "config.json")
