@@ -9,11 +9,12 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from experiments.cell import AnyCell
+from experiments.cell import AnyCell, Cell
 
 
 def preflight(cells: Sequence[AnyCell], datasets: dict[str, Path], weights_dir: Path | None) -> dict[str, str]:
-    """Find what would make cells fail: data sets that are not there, weights files that are damaged or don't fit.
+    """Find what would make cells fail: data sets that are not there, weights files that are damaged or don't fit, and
+    foreign methods that can't be imported.
 
     Args:
         cells: to be run.
@@ -26,11 +27,15 @@ def preflight(cells: Sequence[AnyCell], datasets: dict[str, Path], weights_dir: 
     Raises:
         ValueError: a user's mistake, with file and remedy.
     """
+    from diffup.adapter import load_method
     from diffup.data.dataset import resolve_dataset
 
     paths = {name: str(path.absolute()) for name, path in datasets.items()}
     for name in sorted({cell.dataset for cell in cells} - set(paths)):
         paths[name] = str(Path(resolve_dataset(name)).absolute())
+    samples = [cell.sample for cell in cells if isinstance(cell, Cell) and cell.sample.method == "adapter"]
+    for function, version in sorted({(sample.function, sample.function_version) for sample in samples}):
+        load_method(function, version)
     models = {(cell.backbone, cell.weights) for cell in cells}
     models |= {(cell.input.companion, cell.input.companion_weights) for cell in cells if cell.input.companion}
     files = [(backbone, weights) for backbone, weights in sorted(models) if weights.startswith("sha256:")]

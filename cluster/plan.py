@@ -49,7 +49,8 @@ class Plan:
 
 def invalid_reason(cell: AnyCell) -> str:
     """Why a cell can never run, or ``""``."""
-    if isinstance(cell, Cell) and "text" in cell.annotation.split("+"):
+    adapted = isinstance(cell, Cell) and cell.sample.method == "adapter"  # a foreign method reads text itself
+    if isinstance(cell, Cell) and "text" in cell.annotation.split("+") and not adapted:
         reader = cell.input.companion or cell.backbone
         if not has_text_encoder(reader):
             return f"annotation {cell.annotation!r}: {reader} has no text encoder and no companion text model is named"

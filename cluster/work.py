@@ -18,14 +18,16 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from diffup.adapter import load_method
 from diffup.backbones.load import Backbone, load_backbone
+from diffup.card import versions
 from diffup.config import InputConfig
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.encode import Encoder, FeatureCache
 from diffup.episodes import make_manifest
 from diffup.evaluate import Evaluation, evaluate, predict
 from diffup.metrics import fb_iou, miou
-from diffup.model import DiffUp, load_checkpoint
+from diffup.model import DiffUpNet, load_checkpoint
 from diffup.panels import panel
 from diffup.protocols import get_protocol
 from diffup.supply import CueSource
@@ -121,25 +123,24 @@ def _features(
     return FeatureCache(Encoder(visual, config, text_model, device), _open(dataset_path).image)
 
 
-def _prepare(cell: AnyCell, context: WorkContext, with_text: bool) -> tuple[Dataset, CueSource, FeatureCache]:
-    dataset = _dataset(cell, context)
+def _prepare(cell: AnyCell, context: WorkContext, with_text: bool) -> FeatureCache:
     path = context.datasets[cell.dataset]
     # Whatever does not change features is left out of the cache's key.
     config = dataclasses.replace(cell.input, class_names="given", scribble_width=0.08, boxes="component")
     if not with_text:
         config = dataclasses.replace(config, companion="", companion_weights="")
     weights_dir = context.weights_dir
-    features = _features(path, cell.backbone, cell.weights, with_text, config, weights_dir, context.device)
-    return dataset, CueSource(dataset, cell.input), features
+    return _features(path, cell.backbone, cell.weights, with_text, config, weights_dir, context.device)
 
 
-def _provenance(cell: AnyCell, features: FeatureCache, dataset: Dataset) -> dict[str, Any]:
-    text = features.encoder.text_model
+def _provenance(context: WorkContext, features: FeatureCache | None, dataset: Dataset) -> dict[str, Any]:
+    visual = features.encoder.backbone if features is not None else None
+    text = features.encoder.text_model if features is not None else None
     return {
-        "weights_hash": features.encoder.backbone.loaded_hash,
+        "weights_hash": visual.loaded_hash if visual is not None else "",
         "text_weights_hash": text.loaded_hash if text is not None else "",
         "dataset_fingerprint": dataset.fingerprint,
-        "device": features.encoder.device,
+        "device": context.device,
         "threads": torch.get_num_threads(),
         "host_cpus": os.cpu_count(),
     }
@@ -147,7 +148,8 @@ def _provenance(cell: AnyCell, features: FeatureCache, dataset: Dataset) -> dict
 
 def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     with_text = cell.train.cue_weights[3] > 0
-    dataset, cues, features = _prepare(cell, context, with_text)
+    dataset, features = _dataset(cell, context), _prepare(cell, context, with_text)
+    cues = CueSource(dataset, cell.input)
     protocol = get_protocol(cell.protocol)
     pools = {c: dataset.eligible(c, protocol) for c in dataset.base_classes(cell.fold)}
     sampler = EpisodeSampler(cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train)
@@ -157,13 +159,19 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
         cell.train,
         context.results / cell.key() / CHECKPOINT,
         seed=cell.train_seed,
-        facts={"cell": cell_to_dict(cell), "key": cell.key()},
+        facts={
+            "cell": cell_to_dict(cell),
+            "key": cell.key(),
+            "classes": [dataset.classes[c] for c in sorted(pools)],
+            "left_out": [dataset.classes[c] for c in dataset.novel_classes(cell.fold)],
+            "versions": versions(),
+        },
         progress=context.progress,
     )
-    return Outcome(metrics, None, _provenance(cell, features, dataset))
+    return Outcome(metrics, None, _provenance(context, features, dataset))
 
 
-def _model(cell: Cell, context: WorkContext) -> DiffUp | None:
+def _model(cell: Cell, context: WorkContext) -> DiffUpNet | None:
     if not cell.checkpoint:
         return None
     return load_checkpoint(context.results / cell.checkpoint / CHECKPOINT)
@@ -171,7 +179,12 @@ def _model(cell: Cell, context: WorkContext) -> DiffUp | None:
 
 def _evaluate(cell: Cell, context: WorkContext) -> Outcome:
     with_text = "text" in cell.annotation.split("+")
-    dataset, cues, features = _prepare(cell, context, with_text)
+    dataset, features, method = _dataset(cell, context), None, None
+    if cell.sample.method == "adapter":  # a foreign method encodes for itself
+        method = load_method(cell.sample.function, cell.sample.function_version)
+    else:
+        features = _prepare(cell, context, with_text)
+    cues = CueSource(dataset, cell.input)
     manifest = make_manifest(
         dataset, get_protocol(cell.protocol), cell.fold, cell.shots, cell.episodes, cell.episode_seed
     )
@@ -181,6 +194,7 @@ def _evaluate(cell: Cell, context: WorkContext) -> Outcome:
         annotation=cell.annotation,
         shots=cell.shots,
         class_indices=tuple(dataset.novel_classes(cell.fold)),
+        method=method,
         deranged=cell.input.class_names == "deranged",
         seed=cell.episode_seed,
         fold=cell.fold,
@@ -200,5 +214,5 @@ def _evaluate(cell: Cell, context: WorkContext) -> Outcome:
         "episodes_per_s": len(table) / seconds,
         "seconds": seconds,
     }
-    provenance = {**_provenance(cell, features, dataset), "manifest_hash": manifest.hash()}
+    provenance = {**_provenance(context, features, dataset), "manifest_hash": manifest.hash()}
     return Outcome(metrics, table, provenance, panels)

@@ -1,1 +1,16 @@
 """DiffUp: few-shot segmentation as conditional diffusion over backbone-agnostic priors (arXiv 2407.16182)."""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from diffup.api import DiffUp, Result, Support, Text
+
+__all__ = ["DiffUp", "Result", "Support", "Text"]
+
+
+def __getattr__(name: str) -> object:
+    """The public API, imported on first use: whoever wants a metric only does not wait for torch."""
+    if name in __all__:
+        from diffup import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

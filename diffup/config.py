@@ -12,7 +12,7 @@ VISUAL_CUES = ("mask", "box", "scribble")
 CUES = (*VISUAL_CUES, "text")
 FEATURE_DTYPES = ("float16", "float32")
 SCHEDULES = ("self_aligned", "plain", "prior_centred")
-METHODS = ("diffup", "prior_mean", "prototype")
+METHODS = ("diffup", "prior_mean", "prototype", "adapter")
 
 
 def parse_annotation(annotation: str) -> tuple[str, ...]:
@@ -30,6 +30,12 @@ def parse_annotation(annotation: str) -> tuple[str, ...]:
     if len(set(kinds)) != len(kinds):
         raise ValueError(f"annotation {annotation!r} names a cue twice")
     return kinds
+
+
+def support_kinds(annotation: str, shots: int) -> tuple[str, ...]:
+    """The kind of each of the K supports' cues: visual kinds in turn; empty without one."""
+    visual = [kind for kind in parse_annotation(annotation) if kind != "text"]
+    return tuple(visual[k % len(visual)] for k in range(shots)) if visual else ()
 
 
 def check_annotation(annotation: str, shots: int) -> None:
@@ -165,17 +171,28 @@ class SampleConfig:
     """How a mask is made at test.
 
     Attributes:
-        method: ``"diffup"``, or a training-free baseline: ``"prior_mean"``, ``"prototype"``.
+        method: ``"diffup"``, a training-free baseline (``"prior_mean"``, ``"prototype"``), or ``"adapter"``: a foreign
+            method (`diffup.adapter`).
         steps: DDIM steps (1-8 are sensible).
         threshold: probability above which a pixel is foreground.
+        function: the foreign method, ``"package.module:name"``.
+        function_version: ``"sha256:…"`` of its source file, or a version that its author declares.
     """
 
     method: str = "diffup"
     steps: int = 2
     threshold: float = 0.5
+    function: str = ""
+    function_version: str = ""
 
     def __post_init__(self) -> None:
         _positive(self, "steps")
         _one_of(self, "method", METHODS)
         if not 0 < self.threshold < 1:
             raise ValueError(f"SampleConfig.threshold must lie in (0, 1), not {self.threshold}")
+        adapted = self.method == "adapter"
+        if (bool(self.function), bool(self.function_version)) != (adapted, adapted):
+            raise ValueError(
+                f"SampleConfig.function and function_version go with method 'adapter', both or neither; method is "
+                f"{self.method!r}, function {self.function!r}, function_version {self.function_version!r}"
+            )

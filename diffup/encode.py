@@ -30,12 +30,14 @@ class Features:
         text: dense image-text embedding [D, h, w], or None where no text is read.
         rgb: low-resolution image [3, INFO_GRID, INFO_GRID] in [0, 1].
         size: height and width of the original image in pixels.
+        made_by: `Encoder.identity` of what encoded the image.
     """
 
     stages: tuple[Tensor, ...]
     text: Tensor | None
     rgb: Tensor
     size: tuple[int, int]
+    made_by: str = ""
 
     def nbytes(self) -> int:
         tensors = [*self.stages, self.rgb] + ([] if self.text is None else [self.text])
@@ -57,6 +59,9 @@ class Encoder:
         text_model: the backbone itself or its companion; None where no text is read.
         device: torch device.
 
+    Attributes:
+        identity: backbone, its loaded weights and the configuration in words; features of equal identity go together.
+
     Raises:
         ValueError: `text_model` has no text encoder.
     """
@@ -68,6 +73,9 @@ class Encoder:
             raise ValueError(f"backbone {text_model.name!r} has no text encoder; name an open_clip companion model")
         self.backbone, self.config, self.text_model, self.device = backbone, config, text_model, device
         self._names: dict[tuple[str, ...], Tensor] = {}
+        size, grid, dtype = config.input_size, config.feature_grid, config.feature_dtype
+        reader = f", text by {text_model.name} [{text_model.loaded_hash}]" if text_model is not None else ""
+        self.identity = f"{backbone.name} [{backbone.loaded_hash}] at {size} px on a {grid}-grid in {dtype}{reader}"
 
     @torch.inference_mode()
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[Features]:
@@ -88,6 +96,7 @@ class Encoder:
                 text=None if text is None else text[i].clone(),
                 rgb=rgb[i].clone(),
                 size=(image.shape[0], image.shape[1]),
+                made_by=self.identity,
             )
             for i, image in enumerate(images)
         ]

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from diffup.config import SampleConfig, parse_annotation
+from diffup.adapter import Method, ask
+from diffup.config import SampleConfig, parse_annotation, support_kinds
 from diffup.encode import FeatureCache, Features
 from diffup.episodes import Episode
 from diffup.metrics import counts
-from diffup.model import DiffUp, Episodes, training_free
+from diffup.model import DiffUpNet, Episodes, training_free
 from diffup.supply import CueSource
 from diffup.uapf import logit
 
@@ -40,15 +41,17 @@ class Evaluation:
         model: trained model, or None for a training-free `sample.method`.
         annotation, shots: see `diffup.config.parse_annotation`.
         class_indices: the fold's novel classes in manifest order.
+        method: the foreign method of an adapter, else None.
         deranged: prompt each class by the next class of the fold (a control that must fail).
         seed, fold: give each episode its own noise.
     """
 
-    model: DiffUp | None
+    model: DiffUpNet | None
     sample: SampleConfig
     annotation: str
     shots: int
     class_indices: tuple[int, ...]
+    method: Method | None = None
     deranged: bool = False
     seed: int = 0
     fold: int = 0
@@ -91,8 +94,7 @@ def prompt_indices(class_indices: Sequence[int], deranged: bool) -> dict[int, in
 def gather(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache) -> Episodes:
     """Features and cues of a batch of manifest episodes. Reads no query mask."""
     kinds = parse_annotation(what.annotation)
-    visual = [kind for kind in kinds if kind != "text"]
-    row = tuple(visual[k % len(visual)] for k in range(what.shots)) if visual else ()
+    row = support_kinds(what.annotation, what.shots)
     wanted = [image_id for e in episodes for image_id in (e.query, *e.supports[: len(row)])]
     found = iter(features.get(wanted))
     query: list[Features] = []
@@ -124,8 +126,16 @@ def gather(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, featu
 
 
 @torch.inference_mode()
-def predict(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache) -> list[Prediction]:
-    """Segment a batch; probabilities are upsampled (bilinear, as logits) to each query's original size."""
+def predict(
+    what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache | None
+) -> list[Prediction]:
+    """Segment a batch; probabilities are upsampled (bilinear, as logits) to each query's original size.
+
+    A foreign method needs no features and gives its own probabilities at that size.
+    """
+    if what.method is not None:
+        return [_foreign(what, what.method, episode, cues) for episode in episodes]
+    assert features is not None
     batch = gather(what, episodes, cues, features)
     variances: Tensor | None = None
     if what.model is None:
@@ -142,6 +152,12 @@ def predict(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, feat
         variance = None if variances is None else _upsample(variances[i], query.size)
         out.append(Prediction(probability, variance, float(ious[i])))
     return out
+
+
+def _foreign(what: Evaluation, method: Method, episode: Episode, cues: CueSource) -> Prediction:
+    prompt = prompt_indices(what.class_indices, what.deranged)[episode.class_index]
+    probability = ask(method, episode, what.annotation, what.shots, prompt, cues)
+    return Prediction(torch.from_numpy(probability), None, float("nan"))
 
 
 def _upsample(map_RR: Tensor, size: tuple[int, int]) -> Tensor:
@@ -184,7 +200,7 @@ def evaluate(
     what: Evaluation,
     episodes: Sequence[Episode],
     cues: CueSource,
-    features: FeatureCache,
+    features: FeatureCache | None,
     *,
     batch_size: int = 8,
     progress: bool = True,

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from diffup.baft import prior_mean, prototype_contrast, settle_boxes, text_priors, visual_priors
+from diffup.card import model_card
 from diffup.config import CUES, ModelConfig
 from diffup.encode import Features
 from diffup.schedule import Schedule
@@ -127,7 +128,7 @@ def training_free(method: str, episodes: Episodes) -> Tensor:
     return prototype_contrast(query[middle], supports[middle], foreground, background)
 
 
-class DiffUp(nn.Module):
+class DiffUpNet(nn.Module):
     """The trained part, and the whole way from priors to a mask."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -192,19 +193,25 @@ class DiffUp(nn.Module):
         return self.sample(mean, variance, infos_BXRR, noise_BRR, steps)
 
 
-def save_checkpoint(model: DiffUp, folder: Path, facts: dict[str, object]) -> None:
-    """Write ``model.safetensors`` and, last, ``config.json`` (model configuration and `facts`); each atomically."""
+def save_checkpoint(model: DiffUpNet, folder: Path, facts: dict[str, object]) -> None:
+    """Write ``model.safetensors``, a model card and, last, ``config.json`` (model configuration and `facts`).
+
+    Each is written atomically; the same model and facts give the same bytes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / "model.safetensors.part"
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part)
     os.replace(part, folder / "model.safetensors")
     document = {"format": CHECKPOINT_FORMAT, "model": dataclasses.asdict(model.config), "facts": facts}
+    part = folder / "README.md.part"
+    part.write_text(model_card(model.config, facts), encoding="utf-8")
+    os.replace(part, folder / "README.md")
     part = folder / "config.json.part"
     part.write_text(json.dumps(document, indent=1, sort_keys=True))
     os.replace(part, folder / "config.json")
 
 
-def load_checkpoint(folder: Path) -> DiffUp:
+def load_checkpoint(folder: Path) -> DiffUpNet:
     """Read a checkpoint folder into an eval-mode model.
 
     Raises:
@@ -214,7 +221,7 @@ def load_checkpoint(folder: Path) -> DiffUp:
         document = json.loads((folder / "config.json").read_text())
         if document["format"] != CHECKPOINT_FORMAT:
             raise ValueError(f"format {document['format']}, this version reads {CHECKPOINT_FORMAT}")
-        model = DiffUp(ModelConfig(**document["model"]))
+        model = DiffUpNet(ModelConfig(**document["model"]))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"checkpoint {folder} cannot be read: {error}. Train it again (--force)") from error

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from diffup.baft import min_max
 from diffup.config import VISUAL_CUES, ModelConfig, TrainConfig
 from diffup.encode import FeatureCache, Features
-from diffup.model import DiffUp, Episodes, priors, save_checkpoint
+from diffup.model import DiffUpNet, Episodes, priors, save_checkpoint
 from diffup.supply import CueSource
 from diffup.uqdd import query_infos
 
@@ -106,7 +106,7 @@ def _dice(logits_BRR: Tensor, target_BRR: Tensor, valid_BRR: Tensor) -> Tensor:
     return (1 - overlap / (probability.sum((1, 2)) + target.sum((1, 2)) + 1)).mean()
 
 
-def step_loss(model: DiffUp, batch: Batch, generator: torch.Generator) -> Tensor:
+def step_loss(model: DiffUpNet, batch: Batch, generator: torch.Generator) -> Tensor:
     """Loss of one step: mask (BCE + Dice), UAPF's mean and variance, DQM's error map and IoU.
 
     x_t is built as ``config.schedule`` says; half of the self-aligned steps feed back a first prediction.
@@ -264,7 +264,7 @@ def train(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = DiffUp(model_config)
+        model = DiffUpNet(model_config)
     average = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     state_file = folder / "state.pt"
@@ -315,7 +315,7 @@ def train(
 
 
 def _save_state(
-    path: Path, model: DiffUp, average: DiffUp, optimizer: torch.optim.Optimizer, step: int, losses: list[float]
+    path: Path, model: DiffUpNet, average: DiffUpNet, optimizer: torch.optim.Optimizer, step: int, losses: list[float]
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")

@@ -17,10 +17,15 @@ from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig, c
 
 CELL_VERSION = 1
 KEY_LENGTH = 12
+ADAPTER_FIELDS = ("function", "function_version")
 
 
 def _key(cell: TrainingCell | Cell) -> str:
     document = {"version": CELL_VERSION, **cell_to_dict(cell)}
+    sample = document.get("sample", {})
+    for name in ADAPTER_FIELDS:  # they are younger than version 1: without an adapter the keys stay as they were
+        if not sample.get(name, "adapter"):
+            del sample[name]
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffup.adapter import function_version
 from diffup.backbones.names import check_backbone, has_text_encoder
 from diffup.backbones.weights_io import weights_identity
 from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
@@ -46,6 +47,25 @@ class Backbone:
 
     name: str
     weights: str
+
+
+# The row of a table for a foreign method that uses none of our backbones.
+OWN = Backbone(name="own", weights="own")
+
+
+def adapter(function: str, *, version: str = "") -> SampleConfig:
+    """A foreign method, for `evaluation_cells(…, sample=…)` (see `diffup.adapter` for what it is given and gives).
+
+    Args:
+        function: ``"package.module:name"`` of a function ``(query, supports, cues) → probability``.
+        version: what makes its results its own; by default the hash of its source file. Name one where the method lies
+            in several files: a change in another file doesn't change the hash, and old results would be kept.
+
+    Raises:
+        ValueError: there is no such module.
+    """
+    found = function_version(function)
+    return SampleConfig(method="adapter", function=function, function_version=version or found)
 
 
 def open_data(path: str | Path, *, shots: int, protocol: str = "paired") -> Data:
@@ -155,12 +175,13 @@ def evaluation_cells(
         config: of the input; the companion is added where text is read.
         episodes: per cell.
         trained: whose checkpoint is used; None for a training-free `sample`.
-        variant: name in tables; by default the training cell's, or the method's.
+        variant: name in tables; by default the training cell's, or the method's (an adapter's function).
         sample: how masks are made.
         companion: reads text for backbones that can't.
         episode_seed: of the manifest.
     """
     sample = sample or SampleConfig()
+    name = variant or (trained.variant if trained else sample.function.rpartition(":")[2] or sample.method)
     cells = []
     for backbone in backbones:
         for shots, annotation in tasks:
@@ -178,7 +199,7 @@ def evaluation_cells(
                     weights=backbone.weights,
                     trained_on=trained.backbone if trained else "",
                     checkpoint=trained.key() if trained else "",
-                    variant=variant or (trained.variant if trained else sample.method),
+                    variant=name,
                     input=with_companion(config, backbone.name, companion) if reads_text else config,
                     sample=sample,
                     train_seed=trained.train_seed if trained else 0,

@@ -1,0 +1,466 @@
+"""DiffUp in Python: load a checkpoint, encode images once, segment as often as you like, swap the backbone.
+
+    from diffup import DiffUp, Support, Text
+
+    model = DiffUp.load("results/quickstart/0123456789ab")     # a folder, or a Hugging Face hub id
+    query, shot = model.encode(["query.jpg", "support.jpg"])    # heavy: keep what it returns
+    result = model.segment(query, [Support(shot, mask, "mask"), Text("wren", others=("robin", "owl"))])
+    result.mask, result.probability, result.variance, result.predicted_iou
+    better = model.swap_backbone("vit_small_patch14_dinov2.lvd142m")    # no re-training; encode again
+
+Letters: B batch · K cues · H W an image's own size · R side of the decoder grid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from torch import Tensor
+
+from diffup.backbones.load import Backbone, load_backbone
+from diffup.config import VISUAL_CUES, InputConfig
+from diffup.cues import BACKGROUND, FOREGROUND, UNKNOWN, cue_weights
+from diffup.data.records import read_image
+from diffup.encode import Encoder, Features
+from diffup.evaluate import episode_noise
+from diffup.model import DiffUpNet, Episodes, load_checkpoint, priors, save_checkpoint
+
+CHECKPOINT_FOLDER = "checkpoint"  # of a training cell in a result store
+CHECKPOINT_FILES = ("config.json", "model.safetensors")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+THRESHOLD = 0.5
+
+AnyImage = Image.Image | NDArray[np.uint8] | str | Path
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """An annotated image that shows the class.
+
+    Attributes:
+        image: picture (PIL, uint8 [H, W, 3], or a path) or its `Features`. EXIF rotation is not applied to a path:
+            annotations refer to the pixels as they are stored.
+        annotation: by `kind`:
+            ``"mask"``: [H, W], bool, or uint8 with 0 background, 1 the class, 2 unknown;
+            ``"scribble"``: [H, W], bool or 0 and 1, the strokes; what is not scribbled is unknown;
+            ``"box"``: boxes (x0, y0, x1, y1) in pixels, one or several; x1 and y1 lie just outside, so that
+            (0, 0, W, H) is the whole image. Parts beyond the image are cut off.
+        kind: ``"mask"``, ``"box"`` or ``"scribble"``.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+
+    image: AnyImage | Features
+    annotation: ArrayLike
+    kind: str = "mask"
+
+    def __post_init__(self) -> None:
+        if self.kind not in VISUAL_CUES:
+            raise ValueError(f"a support's kind must be one of {', '.join(VISUAL_CUES)}; not {self.kind!r}")
+
+    def drawn(self, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """The annotation as `diffup.cues.cue_weights` reads it, [H, W]: 0 background, 1 the class, 2 unknown.
+
+        Raises:
+            ValueError: it does not fit an image of `size`, shows nothing of the class, or holds other values.
+        """
+        drawn = _boxes(self.annotation, size) if self.kind == "box" else _pixels(self.annotation, self.kind, size)
+        if not (drawn == FOREGROUND).any():
+            raise ValueError(f"the {self.kind} of a support is empty: it marks no pixel of the class")
+        return drawn
+
+
+@dataclass(frozen=True)
+class Text:
+    """The class by name.
+
+    Attributes:
+        name: of the class, as it is put into the checkpoint's prompts ("a photo of a {}.").
+        others: names of what else may be in the image; the class is told apart from these.
+
+    Raises:
+        ValueError: an empty name, or `name` among `others`.
+    """
+
+    name: str
+    others: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.others, str):
+            raise ValueError(f"Text.others is a list of names; write others=({self.others!r},)")
+        object.__setattr__(self, "others", tuple(self.others))
+        if not all(name.strip() for name in (self.name, *self.others)):
+            raise ValueError("a text cue has an empty name")
+        if self.name in self.others:
+            raise ValueError(f"a text cue names {self.name!r} as the class and among the others")
+
+
+Cue = Support | Text
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What DiffUp says of one query, at the query's own size.
+
+    Attributes:
+        mask: [H, W] bool, probability > 0.5.
+        probability: [H, W] float32 in [0, 1]; with several samples their mean.
+        variance: [H, W] float32 > 0, UAPF's: how uncertain the priors leave a pixel.
+        predicted_iou: DQM's estimate of the mask's IoU in [0, 1]; with several samples their mean.
+        spread: [H, W] float32, standard deviation of the probability over samples; None for one sample.
+    """
+
+    mask: NDArray[np.bool_]
+    probability: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    predicted_iou: float
+    spread: NDArray[np.float32] | None = None
+
+
+class DiffUp:
+    """A frozen backbone and the trained part, ready to segment.
+
+    Attributes:
+        encoder: backbone, text model and input configuration.
+        net: UAPF and UQDD; they run on the CPU, wherever the backbone runs.
+        facts: what the checkpoint says of its training.
+    """
+
+    def __init__(self, encoder: Encoder, net: DiffUpNet, facts: Mapping[str, Any] | None = None) -> None:
+        self.encoder, self.net = encoder, net.eval()
+        backbone, config = encoder.backbone, dataclasses.asdict(encoder.config)
+        here = {"backbone": backbone.name, "weights": backbone.weights, "input": config}
+        self.facts: dict[str, Any] = dict(facts) if facts is not None else {"cell": here}
+
+    def __repr__(self) -> str:
+        return f"DiffUp({self.encoder.identity})"
+
+    @classmethod
+    def load(
+        cls,
+        path_or_hub_id: str | Path,
+        backbone: str | None = None,
+        *,
+        weights_dir: str | Path | None = None,
+        device: str = "cpu",
+        companion: str | None = None,
+    ) -> DiffUp:
+        """Load a checkpoint, and a backbone to go with it.
+
+        Args:
+            path_or_hub_id: checkpoint folder, a training cell's folder in a result store, or a Hugging Face hub id
+                ``owner/name``, which is downloaded (and found again offline).
+            backbone: any timm, ``open_clip:…`` or embedded name; None for the one that was trained on, with the
+                weights that it was trained on.
+            weights_dir: folder of backbone weights (``<name>.safetensors``); otherwise they are downloaded by name.
+            device: where the backbone runs.
+            companion: open_clip model that reads text where the backbone can't; None for the one of the training, if
+                it had one; ``""`` to read no text at all.
+
+        Raises:
+            ValueError: no such checkpoint, a damaged one, or a backbone that can't be had; the message says what to do.
+        """
+        folder = _folder(path_or_hub_id)
+        net = load_checkpoint(folder)
+        facts = json.loads((folder / "config.json").read_text())["facts"]
+        trained_on, trained_weights, config = _training(facts, folder)
+        directory = None if weights_dir is None else Path(weights_dir)
+        try:
+            weights = trained_weights if backbone is None else "auto"
+            visual = load_backbone(backbone or trained_on, weights, weights_dir=directory, device=device)
+        except ValueError as error:
+            if backbone is not None:
+                raise
+            raise ValueError(
+                f"{error}. The checkpoint was trained on this backbone; backbone={trained_on!r} takes whatever weights "
+                f"of it are at hand, and any other backbone works too"
+            ) from error
+        text_model: Backbone | None = None
+        if companion or (companion is None and config.companion and not visual.has_text):
+            weights = "auto" if companion else config.companion_weights
+            try:
+                text_model = load_backbone(companion or config.companion, weights, weights_dir=directory, device=device)
+            except ValueError as error:
+                if companion:
+                    raise
+                raise ValueError(f"{error}. Without text cues, pass companion=''") from error
+        elif companion is None and visual.has_text:
+            text_model = visual
+        return cls(_encoder(visual, config, text_model, device), net, facts)
+
+    def swap_backbone(
+        self, name: str, *, weights_dir: str | Path | None = None, companion: str | None = None
+    ) -> DiffUp:
+        """The same trained part on another backbone, without re-training; features must be encoded again.
+
+        Args:
+            name: any timm, ``open_clip:…`` or embedded name.
+            weights_dir: as in `load`.
+            companion: who reads text; None for `name` itself if it can, else whoever reads it now; ``""`` for nobody.
+
+        Raises:
+            ValueError: a backbone that can't be had.
+        """
+        directory = None if weights_dir is None else Path(weights_dir)
+        device = self.encoder.device
+        visual = load_backbone(name, weights_dir=directory, device=device)
+        text_model = visual if visual.has_text else self.encoder.text_model
+        if companion is not None:
+            text_model = load_backbone(companion, weights_dir=directory, device=device) if companion else None
+        return DiffUp(_encoder(visual, self.encoder.config, text_model, device), self.net, self.facts)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a checkpoint folder: weights, configuration and a model card; the backbone is not in it.
+
+        ``huggingface_hub.upload_folder(repo_id="owner/name", folder_path=folder)`` publishes it.
+        """
+        save_checkpoint(self.net, Path(folder), self.facts)
+
+    def encode(self, images: Sequence[AnyImage], *, batch_size: int = 8) -> list[Features]:
+        """Encode images with the frozen backbone: the heavy half, whose results can be kept and used again.
+
+        Args:
+            images: PIL images, uint8 arrays [H, W, 3] (RGB) or paths, of any sizes.
+            batch_size: how many at a time.
+
+        Raises:
+            ValueError: something that is no such image; its place in the list is named.
+        """
+        if isinstance(images, str | Path | np.ndarray | Image.Image):
+            raise ValueError("encode() takes a list of images; put a single one in brackets")
+        found: list[Features] = []
+        for start in range(0, len(images), batch_size):
+            chunk = range(start, min(start + batch_size, len(images)))
+            found += self.encoder.encode([_rgb(images[i], f"images[{i}]") for i in chunk])
+        return found
+
+    def segment(
+        self, query: AnyImage | Features, cues: Sequence[Cue], *, steps: int = 2, samples: int = 1, seed: int = 0
+    ) -> Result:
+        """Segment one query: the light half, if query and supports are features already.
+
+        Args:
+            query: image or its features.
+            cues: any number and mix of `Support`, and at most one `Text`; at least one in all.
+            steps: DDIM steps (1-8 are sensible).
+            samples: number of noise samples.
+            seed: of the noise; the same seed gives the same result.
+
+        Raises:
+            ValueError: no cue, a cue that does not fit, or features of another backbone.
+        """
+        return self.segment_batch([query], cues, steps=steps, samples=samples, seed=seed)[0]
+
+    def segment_batch(
+        self,
+        queries: Sequence[AnyImage | Features],
+        cues: Sequence[Cue],
+        *,
+        steps: int = 2,
+        samples: int = 1,
+        seed: int = 0,
+        batch_size: int = 8,
+    ) -> list[Result]:
+        """`segment` for many queries with the same cues, `batch_size` at a time; gives what `segment` gives each."""
+        if isinstance(queries, str | Path | np.ndarray | Image.Image | Features):
+            raise ValueError("segment_batch() takes a list of queries; use segment() for a single one")
+        for what, value in {"steps": steps, "samples": samples, "batch_size": batch_size}.items():
+            if value < 1:
+                raise ValueError(f"{what} must be 1 or more, not {value}")
+        supports, kinds, weights_K2hw, names = self._cues(cues)
+        results: list[Result] = []
+        for start in range(0, len(queries), batch_size):
+            chunk = queries[start : start + batch_size]
+            batch = len(chunk)
+            episodes = Episodes(
+                query=self._features(chunk, [f"queries[{start + i}]" for i in range(batch)]),
+                supports=[supports] * batch,
+                weights_BK2hw=weights_K2hw.expand(batch, *weights_K2hw.shape),
+                kinds=[kinds] * batch,
+                names=names,
+                targets=None if names is None else torch.zeros(batch, dtype=torch.long),
+            )
+            results += self._segment(episodes, steps, samples, seed)
+        return results
+
+    @torch.inference_mode()
+    def _segment(self, episodes: Episodes, steps: int, samples: int, seed: int) -> list[Result]:
+        prior, kind = priors(episodes)
+        infos = self.net.infos(episodes.query)
+        made = []
+        for sample in range(samples):
+            noise = episode_noise(seed, 0, sample, self.net.config.decoder_grid).expand(len(episodes.query), -1, -1)
+            made.append(self.net.segment_priors(prior, kind, infos, steps=steps, noise_BRR=noise))
+        results = []
+        for i, query in enumerate(episodes.query):
+            drawn = torch.stack([torch.sigmoid(_upsample(one.logits[i], query.size)) for one in made])
+            probability = drawn.mean(0).numpy()
+            results.append(
+                Result(
+                    mask=probability > THRESHOLD,
+                    probability=probability,
+                    variance=_upsample(made[0].variance[i], query.size).numpy(),
+                    predicted_iou=float(torch.stack([one.predicted_iou[i] for one in made]).mean()),
+                    spread=drawn.std(0, correction=0).numpy() if samples > 1 else None,
+                )
+            )
+        return results
+
+    def _cues(self, cues: Sequence[Cue]) -> tuple[list[Features], tuple[str, ...], Tensor, Tensor | None]:
+        """Features and kinds of the K supports, their weights [K, 2, h, w], and embedded names, the class first."""
+        if isinstance(cues, Support | Text):
+            raise ValueError("cues is a list; put a single cue in brackets")
+        for i, cue in enumerate(cues):
+            if not isinstance(cue, Support | Text):
+                raise ValueError(f"cues[{i}] is a {type(cue).__name__}; a cue is a Support or a Text")
+        shown = [(i, cue) for i, cue in enumerate(cues) if isinstance(cue, Support)]
+        texts = [cue for cue in cues if isinstance(cue, Text)]
+        if not cues:
+            raise ValueError("segmentation needs a cue: a Support or a Text")
+        if len(texts) > 1:
+            raise ValueError("one Text cue at most; put other names into its 'others'")
+        names = None
+        if texts:
+            if self.encoder.text_model is None:
+                raise ValueError(
+                    f"a Text cue needs a model that reads text, and backbone {self.encoder.backbone.name!r} has none "
+                    f"beside it; name an open_clip model: load(…, companion='open_clip:ViT-B-16/openai')"
+                )
+            names = self.encoder.embed_names((texts[0].name, *texts[0].others))
+        supports = self._features([cue.image for _, cue in shown], [f"cues[{i}]" for i, _ in shown])
+        grid = self.encoder.config.feature_grid
+        weights = torch.zeros(len(shown), 2, grid, grid)
+        for k, (i, cue) in enumerate(shown):
+            try:
+                weights[k] = cue_weights(cue.drawn(supports[k].size), cue.kind, grid)
+            except ValueError as error:
+                raise ValueError(f"cues[{i}]: {error}") from error
+        return supports, tuple(cue.kind for _, cue in shown), weights, names
+
+    def _features(self, images: Sequence[AnyImage | Features], places: Sequence[str]) -> list[Features]:
+        """Features as they are, and images encoded (all at once)."""
+        for image, place in zip(images, places, strict=True):
+            if isinstance(image, Features) and image.made_by != self.encoder.identity:
+                raise ValueError(
+                    f"{place} was encoded by {image.made_by or 'something unknown'}, but this DiffUp has "
+                    f"{self.encoder.identity}; encode the image again with this one"
+                )
+        pixels = [_rgb(im, place) for im, place in zip(images, places, strict=True) if not isinstance(im, Features)]
+        fresh = iter(self.encoder.encode(pixels))
+        return [image if isinstance(image, Features) else next(fresh) for image in images]
+
+
+def _folder(path_or_hub_id: str | Path) -> Path:
+    """The checkpoint's folder, on this machine or in the hub's cache."""
+    path = Path(path_or_hub_id).expanduser()
+    if path.is_dir():
+        for folder in (path / CHECKPOINT_FOLDER, path):
+            if (folder / CHECKPOINT_FILES[0]).is_file():
+                return folder
+        raise ValueError(
+            f"{path} holds no checkpoint ({', '.join(CHECKPOINT_FILES)}): give the folder that DiffUp.save wrote, or "
+            f"that of a finished training cell in a result store"
+        )
+    if not isinstance(path_or_hub_id, str) or not HUB_ID.fullmatch(path_or_hub_id):
+        raise ValueError(f"{path_or_hub_id} is neither a folder nor a Hugging Face hub id of the form owner/name")
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.snapshot_download(path_or_hub_id, allow_patterns=[*CHECKPOINT_FILES, "README.md"])
+    except Exception as error:  # the hub client raises a dozen unrelated types when a download fails
+        gist = (str(error).strip() or "no message").splitlines()[0]
+        raise ValueError(
+            f"checkpoint {path_or_hub_id!r} is no folder here and could not be downloaded from the Hugging Face hub "
+            f"({type(error).__name__}: {gist}). Offline, copy the checkpoint's folder ({', '.join(CHECKPOINT_FILES)}) "
+            f"to this machine and give its path"
+        ) from error
+    return Path(found)
+
+
+def _training(facts: Mapping[str, Any], folder: Path) -> tuple[str, str, InputConfig]:
+    """Backbone, weights identity and input configuration of the training."""
+    try:
+        cell = facts["cell"]
+        values = {**cell["input"], "prompts": tuple(cell["input"]["prompts"])}
+        return str(cell["backbone"]), str(cell["weights"]), InputConfig(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {folder} does not say how its images are to be encoded, or says it in the terms of another "
+            f"version ({error!r}); train it with this version"
+        ) from error
+
+
+def _encoder(visual: Backbone, config: InputConfig, text_model: Backbone | None, device: str) -> Encoder:
+    beside = text_model if text_model is not None and text_model is not visual else None
+    config = dataclasses.replace(
+        config, companion=beside.name if beside else "", companion_weights=beside.weights if beside else ""
+    )
+    return Encoder(visual, config, text_model, device)
+
+
+def _rgb(image: AnyImage, place: str) -> NDArray[np.uint8]:
+    """An image as uint8 [H, W, 3]."""
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    if isinstance(image, str | Path):
+        try:
+            return read_image(Path(image).expanduser())[0]
+        except ValueError as error:
+            raise ValueError(f"{place}, {image}: {error}") from error
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"{place} is {what}; an image is a PIL image, a uint8 array [H, W, 3] or a path")
+    if not image.size:
+        raise ValueError(f"{place} has no pixel: its shape is {image.shape}")
+    return image
+
+
+def _pixels(annotation: ArrayLike, kind: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A mask or strokes as 0, 1, 2."""
+    drawn = np.asarray(annotation)
+    if drawn.shape != size:
+        raise ValueError(f"the {kind} has shape {drawn.shape}, but its image is {size[0]} × {size[1]} (H × W)")
+    allowed = [BACKGROUND, FOREGROUND, UNKNOWN] if kind == "mask" else [BACKGROUND, FOREGROUND]
+    if drawn.dtype != np.bool_ and not np.isin(drawn, allowed).all():
+        strange = np.setdiff1d(drawn, allowed)[:4].tolist()
+        raise ValueError(
+            f"the {kind} holds values {', '.join(map(str, strange))}; it takes a bool array, or the numbers "
+            f"{', '.join(map(str, allowed))} (for a picture of 0 and 255 pass it as: picture > 0)"
+        )
+    if kind == "scribble":
+        return np.where(drawn == FOREGROUND, np.uint8(FOREGROUND), np.uint8(UNKNOWN))
+    return drawn.astype(np.uint8)
+
+
+def _boxes(annotation: ArrayLike, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Boxes filled, [H, W]."""
+    boxes = np.atleast_2d(np.asarray(annotation, dtype=np.float64))
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
+        raise ValueError(f"boxes are rows of four numbers x0, y0, x1, y1; got shape {boxes.shape}")
+    drawn = np.zeros(size, np.uint8)
+    for x0, y0, x1, y1 in boxes:
+        left, top = max(int(np.floor(x0)), 0), max(int(np.floor(y0)), 0)
+        right, bottom = min(int(np.ceil(x1)), size[1]), min(int(np.ceil(y1)), size[0])
+        if right <= left or bottom <= top:
+            raise ValueError(
+                f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) covers nothing of its image, which is {size[1]} wide and "
+                f"{size[0]} high; write x0 < x1 and y0 < y1 in pixels"
+            )
+        drawn[top:bottom, left:right] = FOREGROUND
+    return drawn
+
+
+def _upsample(map_RR: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(map_RR[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]

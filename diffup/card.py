@@ -1,0 +1,122 @@
+"""The model card of a checkpoint: what it is, what it was trained on and how to load it, from the facts it carries.
+
+The header is what the Hugging Face hub reads. No torch, and no times: the same checkpoint has the same card.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from diffup.config import ModelConfig
+
+PACKAGES = ("diffup", "torch", "timm", "open_clip_torch", "numpy")
+TAGS = ("image-segmentation", "few-shot-segmentation", "diffusion", "uncertainty", "diffup")
+PAPER = "https://arxiv.org/abs/2407.16182"
+
+TEXT = """\
+# DiffUp, trained on {backbone}
+
+The trained part of DiffUp: UAPF, which fuses backbone-agnostic prior maps to a mean and a variance, and UQDD, a
+diffusion decoder that draws the mask from them. It segments a class that is shown by a few annotated images (mask,
+box, scribble) or named by text. The frozen backbone is not in this folder and can be exchanged without re-training.
+
+An independent implementation of [No Re-Train, More Gain]({paper}).
+The paper's authors released no code; equations, schedules and losses are this project's own. No figure of the paper is
+claimed for this checkpoint.
+
+## Load
+
+```python
+from diffup import DiffUp, Support
+
+model = DiffUp.load("FOLDER OR HUB ID")  # on the backbone it was trained with
+model = model.swap_backbone("{other}")  # on another one, without re-training
+query, support = model.encode(["query.jpg", "support.jpg"])
+result = model.segment(query, [Support(support, mask, "mask")])
+```
+
+## Training
+
+{training}
+
+## Limitations
+
+* Trained on few classes of one data set; on other domains it is unmeasured.
+* Text on photographs is unverified: text cues were measured on rendered images only.
+* The variance and the predicted IoU are learned estimates, not guarantees.
+* The licence above is that of this code and of these weights; the backbone and the training images have their own.
+"""
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a training depends on, by distribution name."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def model_card(model: ModelConfig, facts: Mapping[str, Any]) -> str:
+    """The card as Markdown with a YAML header.
+
+    Args:
+        model: configuration of the trained part.
+        facts: of the checkpoint: ``cell`` (training cell as a document), ``key``, ``classes``, ``left_out`` (names) and
+            ``versions``; what is missing is called not recorded.
+    """
+    from huggingface_hub import ModelCardData
+
+    cell: Mapping[str, Any] = facts.get("cell") or {}
+    backbone = str(cell.get("backbone") or "an unrecorded backbone")
+    header = ModelCardData(
+        license="mit",
+        library_name="diffup",
+        pipeline_tag="image-segmentation",
+        tags=list(TAGS),
+        model_name=f"DiffUp trained on {backbone}",
+    )
+    rows = {
+        "backbone": _joined(cell, "backbone", "weights"),
+        "text companion": _joined(cell.get("input") or {}, "companion", "companion_weights") or "none",
+        "data set": _joined(cell, "dataset", "dataset_hash"),
+        "protocol": _joined(cell, "protocol", "protocol_hash"),
+        "fold left out": cell.get("fold"),
+        "classes trained on": ", ".join(facts.get("classes") or ()),
+        "classes left out": ", ".join(facts.get("left_out") or ()),
+        "variant": cell.get("variant"),
+        "training seed": cell.get("train_seed"),
+        "training cell": facts.get("key"),
+        "input": _settings(cell.get("input")),
+        "model": _settings(dataclasses.asdict(model)),
+        "training": _settings(cell.get("train")),
+        "versions": _settings(facts.get("versions")),
+    }
+    table = ["| | |", "|---|---|"]
+    table += [f"| {name} | {_cell(value)} |" for name, value in rows.items()]
+    other = "tiny_regnet" if backbone.startswith("tiny_") else "vit_small_patch14_dinov2.lvd142m"
+    text = TEXT.format(backbone=backbone, paper=PAPER, other=other, training="\n".join(table))
+    return f"---\n{header.to_yaml()}\n---\n\n{text}"
+
+
+def _joined(document: Mapping[str, Any], name: str, detail: str) -> str:
+    """``name (detail)`` of two fields, ``""`` without the first."""
+    if not document.get(name):
+        return ""
+    return f"{document[name]} ({document[detail]})" if document.get(detail) else str(document[name])
+
+
+def _settings(document: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in sorted((document or {}).items()))
+
+
+def _cell(value: object) -> str:
+    """A value in a Markdown table."""
+    text = "" if value is None else str(value)
+    return " ".join(text.replace("|", "\\|").split()) or "not recorded"
