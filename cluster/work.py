@@ -9,6 +9,7 @@ import dataclasses
 import os
 import resource
 import time
+from collections.abc import Hashable, MutableMapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from diffup.data.dataset import Dataset, open_dataset
 from diffup.encode import Encoder, FeatureCache
 from diffup.episodes import make_manifest
 from diffup.evaluate import Evaluation, evaluate, predict
+from diffup.memo import prior_memo
 from diffup.metrics import fb_iou, miou
 from diffup.model import DiffUpNet, load_checkpoint
 from diffup.panels import panel
@@ -123,6 +125,12 @@ def _features(
     return FeatureCache(Encoder(visual, config, text_model, device), _open(dataset_path).image)
 
 
+# So do prior maps, which neither a variant nor a training seed changes.
+@lru_cache(maxsize=1)
+def _priors() -> MutableMapping[Hashable, Any]:
+    return prior_memo()
+
+
 def _prepare(cell: AnyCell, context: WorkContext, with_text: bool) -> FeatureCache:
     path = context.datasets[cell.dataset]
     # Whatever does not change features is left out of the cache's key.
@@ -152,7 +160,10 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     cues = CueSource(dataset, cell.input)
     protocol = get_protocol(cell.protocol)
     pools = {c: dataset.eligible(c, protocol) for c in dataset.base_classes(cell.fold)}
-    sampler = EpisodeSampler(cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train)
+    source = (dataset.fingerprint, cell.protocol_hash, features.encoder.identity, cell.input)
+    sampler = EpisodeSampler(
+        cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train, memo=_priors(), source=source
+    )
     metrics = train(
         sampler,
         cell.model,

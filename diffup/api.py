@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffup.backbones.load import Backbone, load_backbone
-from diffup.config import VISUAL_CUES, InputConfig
+from diffup.config import VISUAL_CUES, InputConfig, SampleConfig
 from diffup.cues import BACKGROUND, FOREGROUND, UNKNOWN, cue_weights
 from diffup.data.records import read_image
 from diffup.encode import Encoder, Features
@@ -302,7 +302,7 @@ class DiffUp:
         made = []
         for sample in range(samples):
             noise = episode_noise(seed, 0, sample, self.net.config.decoder_grid).expand(len(episodes.query), -1, -1)
-            made.append(self.net.segment_priors(prior, kind, infos, steps=steps, noise_BRR=noise))
+            made.append(self.net.segment_priors(prior, kind, infos, SampleConfig(steps=steps), noise))
         results = []
         for i, query in enumerate(episodes.query):
             drawn = torch.stack([torch.sigmoid(_upsample(one.logits[i], query.size)) for one in made])

@@ -144,7 +144,7 @@ def predict(
     else:
         grid = what.model.config.decoder_grid
         noise = torch.stack([episode_noise(what.seed, what.fold, e.index, grid) for e in episodes])
-        result = what.model.segment(batch, steps=what.sample.steps, noise_BRR=noise)
+        result = what.model.segment(batch, what.sample, noise)
         logits, variances, ious = result.logits, result.variance, result.predicted_iou.tolist()
     out = []
     for i, query in enumerate(batch.query):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from diffup.baft import prior_mean, prototype_contrast, settle_boxes, text_priors, visual_priors
 from diffup.card import model_card
-from diffup.config import CUES, ModelConfig
+from diffup.config import CUES, ModelConfig, SampleConfig
 from diffup.encode import Features
 from diffup.schedule import Schedule
 from diffup.uapf import UAPF
@@ -151,46 +151,49 @@ class DiffUpNet(nn.Module):
         return query_infos(F.adaptive_avg_pool2d(rgb, self.config.decoder_grid))
 
     def sample(
-        self, mean_BRR: Tensor, variance_BRR: Tensor, infos_BXRR: Tensor, noise_BRR: Tensor, steps: int
+        self, mean_BRR: Tensor, variance_BRR: Tensor, infos_BXRR: Tensor, noise_BRR: Tensor, sample: SampleConfig
     ) -> Segmentation:
-        """DDIM from noise to a mask in `steps` steps (the one-step variant ignores noise and `steps`)."""
+        """DDIM to a mask, as `sample` says (the one-step variant ignores noise and steps).
+
+        From the prior: sampling starts at t = 2·√variance (its mean over the map, at most 1), from the noised mean.
+        """
         batch = mean_BRR.shape[0]
+        begin_B = torch.ones(batch, device=mean_BRR.device)
+        if sample.start == "prior":
+            begin_B = (2 * variance_BRR.sqrt().mean((1, 2))).clamp(0.05, 1)
+        x = self.schedule.diffuse(mean_BRR, begin_B, noise_BRR, mean_BRR)
+        steps = sample.steps
+        if self.config.one_step:
+            x, begin_B, steps = torch.zeros_like(x), torch.ones_like(begin_B), 1
         estimate = mean_BRR
-        if self.config.one_step:
-            noise_BRR, steps = torch.zeros_like(noise_BRR), 1
-        x = self.schedule.diffuse(mean_BRR, torch.ones(batch, device=mean_BRR.device), noise_BRR, mean_BRR)
-        if self.config.one_step:
-            x = torch.zeros_like(x)
-        times = torch.linspace(1, 0, steps + 1, device=mean_BRR.device)
-        for now, after in pairwise(times):
-            t_B, s_B = now.expand(batch), after.expand(batch)
-            logits, _, _ = self.uqdd(x, t_B, estimate, mean_BRR, variance_BRR, infos_BXRR)
-            probability = torch.sigmoid(logits)
-            x = self.schedule.ddim_step(x, probability, t_B, s_B, mean_BRR)
-            estimate = probability
+        for now, after in pairwise(torch.linspace(1, 0, steps + 1, device=mean_BRR.device)):
+            t_B, s_B = now * begin_B, after * begin_B
+            logits, _, _ = self.uqdd(x, t_B, estimate, mean_BRR, variance_BRR, infos_BXRR, sample.strength)
+            estimate = torch.sigmoid(logits)
+            x = self.schedule.ddim_step(x, estimate, t_B, s_B, mean_BRR)
         _, iou = self.uqdd.quality(self.schedule.encode(estimate), estimate, mean_BRR, variance_BRR)
         return Segmentation(logits, mean_BRR, variance_BRR, torch.sigmoid(iou))
 
     @torch.inference_mode()
-    def segment(self, episodes: Episodes, *, steps: int, noise_BRR: Tensor) -> Segmentation:
+    def segment(self, episodes: Episodes, sample: SampleConfig, noise_BRR: Tensor) -> Segmentation:
         """Segment a batch of episodes.
 
         Args:
             episodes: queries and cues.
-            steps: DDIM steps.
+            sample: DDIM steps, strength and start.
             noise_BRR: standard Gaussian noise, one map an episode, from the episode's own seed.
         """
         prior, kind = priors(episodes)
-        return self.segment_priors(prior, kind, self.infos(episodes.query), steps=steps, noise_BRR=noise_BRR)
+        return self.segment_priors(prior, kind, self.infos(episodes.query), sample, noise_BRR)
 
     @torch.inference_mode()
     def segment_priors(
-        self, prior_BKSPhw: Tensor, kind_BK: Tensor, infos_BXRR: Tensor, *, steps: int, noise_BRR: Tensor
+        self, prior_BKSPhw: Tensor, kind_BK: Tensor, infos_BXRR: Tensor, sample: SampleConfig, noise_BRR: Tensor
     ) -> Segmentation:
         """`segment` from prior maps that are already at hand."""
         self.eval()
         mean, variance = self.fuse(prior_BKSPhw, kind_BK)
-        return self.sample(mean, variance, infos_BXRR, noise_BRR, steps)
+        return self.sample(mean, variance, infos_BXRR, noise_BRR, sample)
 
 
 def save_checkpoint(model: DiffUpNet, folder: Path, facts: dict[str, object]) -> None:

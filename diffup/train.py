@@ -13,9 +13,10 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from tqdm import tqdm
 from diffup.baft import min_max
 from diffup.config import VISUAL_CUES, ModelConfig, TrainConfig
 from diffup.encode import FeatureCache, Features
+from diffup.memo import NoMemo
 from diffup.model import DiffUpNet, Episodes, priors, save_checkpoint
 from diffup.supply import CueSource
 from diffup.uqdd import query_infos
@@ -47,6 +49,22 @@ class Batch:
     truth_BRR: Tensor
     valid_BRR: Tensor
     noise_BRR: Tensor
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A step's episodes before distortion: seed of the rest of its randomness, priors, kinds, RGB and truth."""
+
+    seed: int
+    prior_BKSPhw: Tensor
+    kind_BK: Tensor
+    rgb_B3RR: Tensor
+    truth_BRR: Tensor
+    valid_BRR: Tensor
+
+    def nbytes(self) -> int:
+        tensors = (self.prior_BKSPhw, self.kind_BK, self.rgb_B3RR, self.truth_BRR, self.valid_BRR)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def flip_features(features: Features) -> Features:
@@ -165,23 +183,48 @@ class EpisodeSampler:
         fold: the fold left out.
         seed: training seed.
         model, config: model and training configuration.
+        memo: where drawn steps are kept for other trainings of the process, e.g. `diffup.memo.prior_memo`.
+        source: names data set, classes, features and annotations in the memo; needed with `memo`.
     """
 
     def __init__(
         self, cues: CueSource, features: FeatureCache, pools: dict[int, tuple[str, ...]], fold: int, seed: int,
-        model: ModelConfig, config: TrainConfig,
+        model: ModelConfig, config: TrainConfig, memo: MutableMapping[Hashable, Any] | None = None,
+        source: Hashable = (),
     ) -> None:  # fmt: skip
         usable = {c: ids for c, ids in pools.items() if len(ids) >= 2}
         if not usable:
             raise ValueError(f"fold {fold}: no base class has two images to make a training episode of")
         self.cues, self.features, self.pools, self.fold, self.seed = cues, features, usable, fold, seed
         self.model, self.config = model, config
+        self.memo = NoMemo() if memo is None else memo
+        drawn_by = (config.batch_size, config.max_shots, config.cue_weights, config.flip)
+        self.memo_key = (source, fold, seed, model.decoder_grid, drawn_by)
         self.with_text = features.encoder.text_model is not None and config.cue_weights[3] > 0
+
+    def draw(self, step: int) -> Drawn:
+        """Step `step`'s episodes as undistorted prior maps: what trainings that differ in the model can share."""
+        key = (self.memo_key, step)
+        if (found := self.memo.get(key)) is None:
+            found = self.memo[key] = self._draw(step)
+        return found
 
     def batch(self, step: int) -> tuple[Batch, torch.Generator]:
         """Step `step`'s batch, and the generator for the rest of the step's randomness."""
+        drawn = self.draw(step)
+        generator = torch.Generator().manual_seed(drawn.seed)
+        prior, truth = drawn.prior_BKSPhw, drawn.truth_BRR
+        with torch.no_grad():
+            if self.config.virtual_backbones:
+                grid = prior.shape[-1]
+                prior = virtual_backbone(prior, F.adaptive_avg_pool2d(truth[:, None], grid), generator)
+            infos = query_infos(F.adaptive_avg_pool2d(drawn.rgb_B3RR, self.model.decoder_grid))
+        noise = torch.randn(truth.shape, generator=generator)
+        return Batch(prior, drawn.kind_BK, infos, truth, drawn.valid_BRR, noise), generator
+
+    def _draw(self, step: int) -> Drawn:
         rng = np.random.default_rng((self.seed, self.fold, step))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        seed = int(rng.integers(2**62))
         config = self.config
         classes = sorted(self.pools)
         text = self.with_text and rng.random() < config.cue_weights[3] / sum(config.cue_weights) * 2
@@ -224,13 +267,8 @@ class EpisodeSampler:
         )
         with torch.no_grad():
             prior, kind = priors(episodes)
-            truth_BRR = torch.stack(truths)
-            if config.virtual_backbones:
-                prior = virtual_backbone(prior, F.adaptive_avg_pool2d(truth_BRR[:, None], grid), generator)
-            rgb = torch.stack([features.rgb for features in query])
-            infos = query_infos(F.adaptive_avg_pool2d(rgb, self.model.decoder_grid))
-        noise = torch.randn(truth_BRR.shape, generator=generator)
-        return Batch(prior, kind, infos, truth_BRR, torch.stack(valids), noise), generator
+        rgb = torch.stack([features.rgb for features in query])
+        return Drawn(seed, prior, kind, rgb, torch.stack(truths), torch.stack(valids))
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

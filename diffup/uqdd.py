@@ -162,6 +162,7 @@ class UQDD(nn.Module):
         mean_BHW: Tensor,
         variance_BHW: Tensor,
         infos_BXHW: Tensor,
+        strength: float = 1.0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One denoising evaluation.
 
@@ -172,6 +173,7 @@ class UQDD(nn.Module):
             mean_BHW: UAPF's mean.
             variance_BHW: UAPF's variance.
             infos_BXHW: query infos, see `query_infos`.
+            strength: factor of the correction of the mean's logit (of the whole logit without ``config.residual``).
 
         Returns:
             Logits of the mask [B, H, W]; logits of the error map [B, H, W] and of the IoU [B] *of the estimate*.
@@ -199,7 +201,7 @@ class UQDD(nn.Module):
             if hidden.shape[-2:] != skip.shape[-2:]:
                 hidden = F.interpolate(hidden, size=skip.shape[-2:], mode="nearest")
             hidden = block(torch.cat([hidden, skip], dim=1), condition, error_map, vector)
-        change = self.out(hidden).squeeze(1)
+        change = strength * self.out(hidden).squeeze(1)
         logits = logit(mean_BHW) + change if self.config.residual else change
         return logits, error_BHW, iou_B
 
