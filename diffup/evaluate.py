@@ -1,6 +1,7 @@
 """Evaluation: every episode of a manifest segmented, scored at the query's original resolution, one table row each.
 
-Only counts are kept (intersections, unions, calibration bins): every figure of a paper comes from them later.
+Only counts are kept (intersections, unions, histograms of pixels): every figure of a paper comes from them later, also
+how well the model's own estimates of quality (predicted IoU, standard deviation, probabilities) tell right from wrong.
 Letters: B batch · K supports · R decoder grid · H W a query's own size.
 """
 
@@ -21,16 +22,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffup.adapter import Method, ask
+from diffup.baft import prior_mean
 from diffup.config import SampleConfig, parse_annotation, support_kinds
 from diffup.encode import FeatureCache, Features
 from diffup.episodes import Episode
 from diffup.metrics import counts
-from diffup.model import DiffUpNet, Episodes, training_free
+from diffup.model import DiffUpNet, Episodes, priors, training_free
 from diffup.supply import CueSource
 from diffup.uapf import logit
 
-BINS = 10
-MAX_STD = 0.75  # standard deviations above this fall into the last bin
+PROB_BINS = 50  # equal widths over probabilities, 0 to 1
+MARGIN_BINS = 50  # equal widths over |p - 1/2| of the prior mean, 0 to 1/2
+STD_BINS = 64  # equal ratios over standard deviations; what lies outside the range falls into the end bins
+STD_RANGE = (0.01, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +68,14 @@ class Prediction:
     Attributes:
         probability, variance: [H, W]; variance is None for training-free methods.
         predicted_iou: DQM's estimate, nan for training-free methods.
+        prior: the prior mean of the same priors, [H, W] in [0, 1]: the rival of `variance` as a sign of wrong pixels;
+            None for training-free methods.
     """
 
     probability: Tensor
     variance: Tensor | None
     predicted_iou: float
+    prior: Tensor | None = None
 
 
 def episode_noise(seed: int, fold: int, index: int, grid: int) -> Tensor:
@@ -138,19 +145,24 @@ def predict(
     assert features is not None
     batch = gather(what, episodes, cues, features)
     variances: Tensor | None = None
+    means: Tensor | None = None
     if what.model is None:
         logits = logit(training_free(what.sample.method, batch))
         ious = [float("nan")] * len(episodes)
     else:
         grid = what.model.config.decoder_grid
         noise = torch.stack([episode_noise(what.seed, what.fold, e.index, grid) for e in episodes])
-        result = what.model.segment(batch, steps=what.sample.steps, noise_BRR=noise)
+        prior, kind = priors(batch)
+        infos = what.model.infos(batch.query)
+        result = what.model.segment_priors(prior, kind, infos, steps=what.sample.steps, noise_BRR=noise)
         logits, variances, ious = result.logits, result.variance, result.predicted_iou.tolist()
+        means = prior_mean(prior)
     out = []
     for i, query in enumerate(batch.query):
         probability = torch.sigmoid(_upsample(logits[i], query.size))
         variance = None if variances is None else _upsample(variances[i], query.size)
-        out.append(Prediction(probability, variance, float(ious[i])))
+        mean = None if means is None else _upsample(means[i], query.size)
+        out.append(Prediction(probability, variance, float(ious[i]), mean))
     return out
 
 
@@ -165,35 +177,44 @@ def _upsample(map_RR: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def score(prediction: Prediction, truth_HW: NDArray[np.uint8], threshold: float) -> dict[str, Any]:
-    """Counts of one episode: intersections, unions and calibration bins; pixels of 255 are ignored."""
-    probability = prediction.probability.numpy()
-    mask = probability > threshold
-    inter_fg, union_fg, inter_bg, union_bg = counts(mask, truth_HW)
-    valid = truth_HW != 255
+    """Counts of one episode: intersections, unions and histograms; pixels of 255 are ignored. Columns: `evaluate`."""
+    probability_HW = prediction.probability.numpy()
+    mask_HW = probability_HW > threshold
+    inter_fg, union_fg, inter_bg, union_bg = counts(mask_HW, truth_HW)
     row: dict[str, Any] = {
         "inter_fg": inter_fg,
         "union_fg": union_fg,
         "inter_bg": inter_bg,
         "union_bg": union_bg,
         "predicted_iou": prediction.predicted_iou,
+        "fg_probability": float(probability_HW[mask_HW].mean(dtype=np.float64)) if mask_HW.any() else 0.0,
     }
-    truth = truth_HW == 1
-    row["prob_count"], row["prob_positive"] = _bins(probability, truth, valid, 1.0)
-    empty = [0] * BINS
-    row["var_count"], row["var_wrong"] = empty, empty
+    valid = truth_HW != 255
+    probability = probability_HW[valid]
+    truth = truth_HW[valid] == 1
+    wrong = mask_HW[valid] != truth
+    level = _level(probability * PROB_BINS, PROB_BINS)
+    row["prob_count"], row["prob_positive"] = _histogram(level, truth, PROB_BINS)
+    row["prob_sum"] = np.bincount(level, weights=probability, minlength=PROB_BINS).round(2).tolist()
+    row["std_count"] = row["std_wrong"] = [0] * STD_BINS
+    row["margin_count"] = row["margin_wrong"] = [0] * MARGIN_BINS
     if prediction.variance is not None:
-        deviation = prediction.variance.clamp_min(0).sqrt().numpy()
-        row["var_count"], row["var_wrong"] = _bins(deviation, mask != truth, valid, MAX_STD)
+        low, high = STD_RANGE
+        ratio = np.log(prediction.variance.numpy()[valid].clip(min=low**2) / low**2) / (2 * np.log(high / low))
+        row["std_count"], row["std_wrong"] = _histogram(_level(ratio * STD_BINS, STD_BINS), wrong, STD_BINS)
+    if prediction.prior is not None:
+        margin = np.abs(prediction.prior.numpy()[valid] - 0.5) * (2 * MARGIN_BINS)
+        row["margin_count"], row["margin_wrong"] = _histogram(_level(margin, MARGIN_BINS), wrong, MARGIN_BINS)
     return row
 
 
-def _bins(
-    values: NDArray[np.floating[Any]], hits: NDArray[np.bool_], valid: NDArray[np.bool_], top: float
-) -> tuple[list[int], list[int]]:
-    index = np.minimum((values[valid] * (BINS / top)).astype(np.int64), BINS - 1)
-    every = np.bincount(index, minlength=BINS)
-    hit = np.bincount(index[hits[valid]], minlength=BINS)
-    return every.tolist(), hit.tolist()
+def _level(scaled: NDArray[np.floating[Any]], bins: int) -> NDArray[np.intp]:
+    return np.minimum(scaled.astype(np.intp), bins - 1)
+
+
+def _histogram(level: NDArray[np.intp], hits: NDArray[np.bool_], bins: int) -> tuple[list[int], list[int]]:
+    """Pixels of each level, and how many of them are hits."""
+    return np.bincount(level, minlength=bins).tolist(), np.bincount(level[hits], minlength=bins).tolist()
 
 
 def evaluate(
@@ -209,8 +230,11 @@ def evaluate(
 
     Returns:
         One row an episode: episode, class_id, class_name, query, supports, inter_fg, union_fg, inter_bg, union_bg
-        (pixels), predicted_iou, seconds, and calibration counts in ten bins: prob_count and prob_positive over
-        probability, var_count and var_wrong over UAPF's standard deviation (0 to `MAX_STD`).
+        (pixels), predicted_iou, fg_probability (mean probability of the predicted foreground, 0 without any), seconds,
+        and histograms of the query's valid pixels: prob_count, prob_positive (true foreground) and prob_sum (sum of the
+        probabilities) over `PROB_BINS` of probability; std_count and std_wrong (pixels that the mask got wrong) over
+        `STD_BINS` of UAPF's standard deviation; margin_count and margin_wrong over `MARGIN_BINS` of |p - 1/2| of the
+        prior mean. The last four are zero for methods without a trained model.
 
     Raises:
         ValueError: the manifest has fewer supports than `what.shots`.
