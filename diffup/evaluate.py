@@ -8,6 +8,7 @@ Letters: B batch · K supports · R decoder grid · H W a query's own size.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,15 +27,10 @@ from diffup.baft import prior_mean
 from diffup.config import SampleConfig, parse_annotation, support_kinds
 from diffup.encode import FeatureCache, Features
 from diffup.episodes import Episode
-from diffup.metrics import counts
+from diffup.metrics import MARGIN_BINS, PROB_BINS, STD_BINS, STD_RANGE, counts
 from diffup.model import DiffUpNet, Episodes, priors, training_free
 from diffup.supply import CueSource
 from diffup.uapf import logit
-
-PROB_BINS = 50  # equal widths over probabilities, 0 to 1
-MARGIN_BINS = 50  # equal widths over |p - 1/2| of the prior mean, 0 to 1/2
-STD_BINS = 64  # equal ratios over standard deviations; what lies outside the range falls into the end bins
-STD_RANGE = (0.01, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,8 +186,7 @@ def score(prediction: Prediction, truth_HW: NDArray[np.uint8], threshold: float)
         "fg_probability": float(probability_HW[mask_HW].mean(dtype=np.float64)) if mask_HW.any() else 0.0,
     }
     valid = truth_HW != 255
-    probability = probability_HW[valid]
-    truth = truth_HW[valid] == 1
+    probability, truth = probability_HW[valid], truth_HW[valid] == 1
     wrong = mask_HW[valid] != truth
     level = _level(probability * PROB_BINS, PROB_BINS)
     row["prob_count"], row["prob_positive"] = _histogram(level, truth, PROB_BINS)
@@ -200,11 +195,12 @@ def score(prediction: Prediction, truth_HW: NDArray[np.uint8], threshold: float)
     row["margin_count"] = row["margin_wrong"] = [0] * MARGIN_BINS
     if prediction.variance is not None:
         low, high = STD_RANGE
-        ratio = np.log(prediction.variance.numpy()[valid].clip(min=low**2) / low**2) / (2 * np.log(high / low))
-        row["std_count"], row["std_wrong"] = _histogram(_level(ratio * STD_BINS, STD_BINS), wrong, STD_BINS)
+        ratio = np.log(prediction.variance.numpy()[valid].clip(min=low**2) / low**2)
+        level = _level(ratio * (STD_BINS / (2 * math.log(high / low))), STD_BINS)
+        row["std_count"], row["std_wrong"] = _histogram(level, wrong, STD_BINS)
     if prediction.prior is not None:
-        margin = np.abs(prediction.prior.numpy()[valid] - 0.5) * (2 * MARGIN_BINS)
-        row["margin_count"], row["margin_wrong"] = _histogram(_level(margin, MARGIN_BINS), wrong, MARGIN_BINS)
+        level = _level(np.abs(prediction.prior.numpy()[valid] - 0.5) * (2 * MARGIN_BINS), MARGIN_BINS)
+        row["margin_count"], row["margin_wrong"] = _histogram(level, wrong, MARGIN_BINS)
     return row
 
 
@@ -214,7 +210,8 @@ def _level(scaled: NDArray[np.floating[Any]], bins: int) -> NDArray[np.intp]:
 
 def _histogram(level: NDArray[np.intp], hits: NDArray[np.bool_], bins: int) -> tuple[list[int], list[int]]:
     """Pixels of each level, and how many of them are hits."""
-    return np.bincount(level, minlength=bins).tolist(), np.bincount(level[hits], minlength=bins).tolist()
+    misses, hit = np.bincount(level + bins * hits, minlength=2 * bins).reshape(2, bins)
+    return (misses + hit).tolist(), hit.tolist()
 
 
 def evaluate(
