@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from analysis.tables import Column, Labelled, Number, Row, Table, figure, interval, with_labels
+from analysis.tables import Column, Labelled, Number, Row, Table, figure, interval, spread, with_labels
 
 PAGE_LINES = 32  # rows that fit a landscape page
 LATEX = {
@@ -86,7 +86,7 @@ def _latex_row(row: Row, labels: tuple[str, ...], stacked: bool) -> list[str]:
         span = rf"{{\scriptsize {escape_latex(interval(entry))}}}" if interval(entry) else ""
         if isinstance(entry, Number):
             text = rf"\textbf{{{text}}}" if entry.best else text
-            text += rf"{{\scriptsize\,$\pm${entry.std:.1f}}}" if entry.std is not None else ""
+            text += rf"{{\scriptsize\,{escape_latex(spread(entry))}}}" if spread(entry) else ""
             if entry.difference and entry.excludes_zero:
                 text += r"\rlap{$^{*}$}" if stacked else "$^{*}$"
             text += rf"\ {span}" if span and not stacked else ""

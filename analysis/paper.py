@@ -68,7 +68,7 @@ def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, re
         ValueError: there is no such store or no cell in it, or `out` can't be written.
     """
     tables, warnings = all_tables(_load(results, keys), resamples=resamples)
-    _warn(warnings)
+    warn(warnings)
     texts = {f"{table.name}.{suffix}": render(table) for table in tables for suffix, render in RENDERERS.items()}
     texts["tables.md"] = "\n".join(to_markdown(table) for table in tables)
     texts["tables.tex"] = "".join(f"\\input{{{table.name}}}\n" for table in tables)
@@ -110,7 +110,8 @@ def _suffixes(found: Sequence[Study]) -> list[str]:
     return [f"-{number}" for number in range(len(found))]
 
 
-def _warn(warnings: Sequence[str]) -> None:
+def warn(warnings: Sequence[str]) -> None:
+    """Print warnings to stderr, the first few of many."""
     for warning in warnings[:SHOWN]:
         print(f"warning: {warning}", file=sys.stderr)
     if len(warnings) > SHOWN:

@@ -55,7 +55,7 @@ def upgrade_table(study: Study) -> Table | None:
     """Backbone upgrade: each test backbone with the same checkpoint, against the backbone that it was trained on."""
     methods = [subject for subject in study.subjects if subject.trained_on and not subject.control]
     groups = []
-    for task in _ordered(list(study.folds_by_task)):
+    for task in ordered(list(study.folds_by_task)):
         for home in (subject for subject in methods if subject.backbone == subject.trained_on):
             upgrades = [s for s in methods if _upgrades(home, s) and study.asked(s, task)]
             if upgrades and study.asked(home, task):
@@ -102,7 +102,7 @@ def _upgrade_entries(study: Study, task: Task, home: Subject, subject: Subject) 
 
 def annotations_table(study: Study) -> Table | None:
     """Annotations: backbones × methods by annotation × shots, with 0-shot text and its control of wrong class names."""
-    tasks = _ordered(list(study.folds_by_task))
+    tasks = ordered(list(study.folds_by_task))
     subjects = [s for s in study.subjects if not s.control and any(study.asked(s, task) for task in tasks)]
     if len({task.annotation for task in tasks}) < 2 or not subjects:
         return None
@@ -194,7 +194,9 @@ def _column(study: Study, subjects: Sequence[Subject], task: Task, metric: str, 
     return entries
 
 
-def _ordered(tasks: Sequence[Task]) -> list[Task]:
+def ordered(tasks: Sequence[Task]) -> list[Task]:
+    """Tasks by annotation, then shots."""
+
     def key(task: Task) -> tuple[int, str, int]:
         known = ANNOTATIONS.index(task.annotation) if task.annotation in ANNOTATIONS else len(ANNOTATIONS)
         return known, task.annotation, task.shots

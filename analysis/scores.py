@@ -119,7 +119,7 @@ class Study:
         ]  # fmt: skip
         keys = [key for fold in folds for seed in seeds for key in runs[fold][seed]]
         episodes = sum(len(self.counts[key]) for fold in folds for key in runs[fold][seeds[0]])
-        return _number(by_seed, keys, episodes, difference=False)
+        return to_number(by_seed, keys, episodes, difference=False)
 
     def difference(
         self,
@@ -153,7 +153,7 @@ class Study:
                 keys += [*a[fold][one], *b[fold][two]]
                 episodes += shared if number == 0 else 0
             by_seed.append(average(parts))
-        return _number(by_seed, list(dict.fromkeys(keys)), episodes, difference=True)
+        return to_number(by_seed, list(dict.fromkeys(keys)), episodes, difference=True)
 
     def _seed_pairs(
         self, first: Subject, second: Subject, folds: Iterable[tuple[Seeds, Seeds]]
@@ -247,7 +247,8 @@ def _rows(cells: pd.DataFrame) -> Iterator[Any]:
     return cells.itertuples()
 
 
-def _number(by_seed: Sequence[Estimate], keys: Sequence[str], episodes: int, *, difference: bool) -> Number:
+def to_number(by_seed: Sequence[Estimate], keys: Sequence[str], episodes: int, *, difference: bool) -> Number:
+    """The mean over training seeds of estimates, one a seed, with its interval and the seeds' spread."""
     mean = average(by_seed)
     low, high = mean.interval()
     values = [estimate.value for estimate in by_seed]

@@ -200,6 +200,17 @@ def bootstrap(
     ]
 
 
+def episode_multiplicities(episodes: EpisodeCounts, *, resamples: int, seed: int = 0, stream: int = 0) -> Floats:
+    """[B, N] how often each episode occurs in each of the clustered resamples that `bootstrap` draws."""
+    drawn = np.zeros((resamples, len(episodes)))
+    for class_id in np.unique(episodes.class_id):
+        of_class = np.flatnonzero(episodes.class_id == class_id)
+        images, image = np.unique(episodes.query[of_class], return_inverse=True)
+        rng = np.random.default_rng([seed, stream, int(class_id)])
+        drawn[:, of_class] = multiplicities(len(images), resamples, rng)[:, image]
+    return drawn
+
+
 def multiplicities(units: int, resamples: int, rng: np.random.Generator) -> Floats:
     """[B, M] how often each of M units occurs in each resample of M draws with replacement."""
     drawn = rng.integers(units, size=(resamples, units)) + np.arange(resamples)[:, None] * units

@@ -26,6 +26,7 @@ class Number:
         keys: cells that it comes from.
         difference: it is a difference: signed, with a star where its interval excludes 0.
         best: among the best of its group.
+        decimals: that are shown.
     """
 
     value: float
@@ -37,6 +38,7 @@ class Number:
     keys: tuple[str, ...] = ()
     difference: bool = False
     best: bool = False
+    decimals: int = 1
 
     @property
     def excludes_zero(self) -> bool:
@@ -99,26 +101,31 @@ class Table:
 
 
 def figure(entry: Entry) -> str:
-    """An entry's main text: one decimal, differences signed."""
+    """An entry's main text; differences are signed."""
     if entry is None:
         return MISSING
     if isinstance(entry, str):
         return entry
     if entry.value != entry.value:
         return MISSING
-    return _decimal(entry.value, entry.difference)
+    return _decimal(entry.value, entry)
 
 
 def interval(entry: Entry) -> str:
     """An entry's interval, e.g. ``[60.1, 64.0]``, empty where it has none."""
     if not isinstance(entry, Number) or entry.low != entry.low or entry.value != entry.value:
         return ""
-    return f"[{_decimal(entry.low, entry.difference)}, {_decimal(entry.high, entry.difference)}]"
+    return f"[{_decimal(entry.low, entry)}, {_decimal(entry.high, entry)}]"
 
 
-def _decimal(value: float, signed: bool) -> str:
-    text = f"{value:+.1f}" if signed else f"{value:.1f}"
-    text = text[1:] if signed and float(text) == 0 else text
+def spread(entry: Number) -> str:
+    """The standard deviation over seeds, e.g. ``±0.4``, empty for a single seed."""
+    return "" if entry.std is None else f"±{entry.std:.{entry.decimals}f}"
+
+
+def _decimal(value: float, entry: Number) -> str:
+    text = f"{value:{'+' if entry.difference else ''}.{entry.decimals}f}"
+    text = text[1:] if entry.difference and float(text) == 0 else text
     return text.replace("-", "−")
 
 
@@ -167,8 +174,8 @@ def _markdown_entry(entry: Entry, bare: bool) -> str:
         return text
     if entry.best:
         text = f"**{text}**"
-    if entry.std is not None:
-        text += f" ±{entry.std:.1f}"
+    if spread(entry):
+        text += f" {spread(entry)}"
     if not bare and interval(entry):
         text += f" {interval(entry)}"
     return f"{text} *" if entry.difference and entry.excludes_zero else text

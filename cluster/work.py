@@ -9,7 +9,6 @@ import dataclasses
 import os
 import resource
 import time
-from collections.abc import Hashable, MutableMapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +26,7 @@ from diffup.data.dataset import Dataset, open_dataset
 from diffup.encode import Encoder, FeatureCache
 from diffup.episodes import make_manifest
 from diffup.evaluate import Evaluation, evaluate, predict
-from diffup.memo import prior_memo
+from diffup.memo import Keep, PriorMemo, afresh
 from diffup.metrics import fb_iou, miou
 from diffup.model import DiffUpNet, load_checkpoint
 from diffup.panels import panel
@@ -127,8 +126,8 @@ def _features(
 
 # So do prior maps, which neither a variant nor a training seed changes.
 @lru_cache(maxsize=1)
-def _priors() -> MutableMapping[Hashable, Any]:
-    return prior_memo()
+def _priors() -> PriorMemo:
+    return PriorMemo()
 
 
 def _prepare(cell: AnyCell, context: WorkContext, with_text: bool) -> FeatureCache:
@@ -162,7 +161,7 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     pools = {c: dataset.eligible(c, protocol) for c in dataset.base_classes(cell.fold)}
     source = (dataset.fingerprint, cell.protocol_hash, features.encoder.identity, cell.input)
     sampler = EpisodeSampler(
-        cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train, memo=_priors(), source=source
+        cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train, keep=_priors().of(source)
     )
     metrics = train(
         sampler,
@@ -212,7 +211,12 @@ def _evaluate(cell: Cell, context: WorkContext) -> Outcome:
     )
     episodes = manifest.episodes
     began = time.perf_counter()
-    table = evaluate(what, episodes, cues, features, batch_size=context.batch_size, progress=context.progress)
+    keep: Keep = afresh
+    if features is not None:
+        keep = _priors().of((dataset.fingerprint, manifest.hash(), features.encoder.identity, cell.input))
+    table = evaluate(
+        what, episodes, cues, features, batch_size=context.batch_size, progress=context.progress, keep=keep
+    )
     seconds = time.perf_counter() - began
     first = list(episodes[:PANELS])
     panels = {

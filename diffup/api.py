@@ -298,7 +298,7 @@ class DiffUp:
     @torch.inference_mode()
     def _segment(self, episodes: Episodes, steps: int, samples: int, seed: int) -> list[Result]:
         prior, kind = priors(episodes)
-        infos = self.net.infos(episodes.query)
+        infos = self.net.infos(torch.stack([f.rgb for f in episodes.query]))
         made = []
         for sample in range(samples):
             noise = episode_noise(seed, 0, sample, self.net.config.decoder_grid).expand(len(episodes.query), -1, -1)

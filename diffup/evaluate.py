@@ -1,12 +1,14 @@
 """Evaluation: every episode of a manifest segmented, scored at the query's original resolution, one table row each.
 
-Only counts are kept (intersections, unions, calibration bins): every figure of a paper comes from them later.
+Only counts are kept (intersections, unions, histograms of pixels): every figure of a paper comes from them later, also
+how well the model's own estimates of quality (predicted IoU, standard deviation, probabilities) tell right from wrong.
 Letters: B batch · K supports · R decoder grid · H W a query's own size.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,16 +23,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffup.adapter import Method, ask
+from diffup.baft import prior_mean
 from diffup.config import SampleConfig, parse_annotation, support_kinds
 from diffup.encode import FeatureCache, Features
 from diffup.episodes import Episode
-from diffup.metrics import counts
-from diffup.model import DiffUpNet, Episodes, training_free
+from diffup.memo import Keep, afresh
+from diffup.metrics import MARGIN_BINS, PROB_BINS, STD_BINS, STD_RANGE, counts
+from diffup.model import DiffUpNet, Episodes, priors, training_free
 from diffup.supply import CueSource
 from diffup.uapf import logit
-
-BINS = 10
-MAX_STD = 0.75  # standard deviations above this fall into the last bin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +65,14 @@ class Prediction:
     Attributes:
         probability, variance: [H, W]; variance is None for training-free methods.
         predicted_iou: DQM's estimate, nan for training-free methods.
+        prior: the prior mean of the same priors, [H, W] in [0, 1]: the rival of `variance` as a sign of wrong pixels;
+            None for training-free methods.
     """
 
     probability: Tensor
     variance: Tensor | None
     predicted_iou: float
+    prior: Tensor | None = None
 
 
 def episode_noise(seed: int, fold: int, index: int, grid: int) -> Tensor:
@@ -127,7 +131,7 @@ def gather(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, featu
 
 @torch.inference_mode()
 def predict(
-    what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache | None
+    what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache | None, keep: Keep = afresh
 ) -> list[Prediction]:
     """Segment a batch; probabilities are upsampled (bilinear, as logits) to each query's original size.
 
@@ -136,22 +140,51 @@ def predict(
     if what.method is not None:
         return [_foreign(what, what.method, episode, cues) for episode in episodes]
     assert features is not None
-    batch = gather(what, episodes, cues, features)
+    ious = [float("nan")] * len(episodes)
     variances: Tensor | None = None
-    if what.model is None:
-        logits = logit(training_free(what.sample.method, batch))
-        ious = [float("nan")] * len(episodes)
+    means: Tensor | None = None
+    if what.model is None and what.sample.method == "prototype":
+        batch = gather(what, episodes, cues, features)
+        sizes, logits = [f.size for f in batch.query], logit(training_free("prototype", batch))
     else:
-        grid = what.model.config.decoder_grid
-        noise = torch.stack([episode_noise(what.seed, what.fold, e.index, grid) for e in episodes])
-        result = what.model.segment(batch, what.sample, noise)
-        logits, variances, ious = result.logits, result.variance, result.predicted_iou.tolist()
+        key = (what.annotation, what.shots, what.deranged, tuple(e.index for e in episodes))
+        ready: Prepared = keep(key, lambda: _prepare(what, episodes, cues, features))
+        sizes, mean_Bhw = ready.sizes, prior_mean(ready.prior_BKSPhw)
+        if what.model is None:
+            logits = logit(mean_Bhw)
+        else:
+            grid = what.model.config.decoder_grid
+            noise = torch.stack([episode_noise(what.seed, what.fold, e.index, grid) for e in episodes])
+            infos = what.model.infos(ready.rgb_B3RR)
+            result = what.model.segment_priors(ready.prior_BKSPhw, ready.kind_BK, infos, what.sample, noise)
+            logits, variances, ious = result.logits, result.variance, result.predicted_iou.tolist()
+            means = mean_Bhw
     out = []
-    for i, query in enumerate(batch.query):
-        probability = torch.sigmoid(_upsample(logits[i], query.size))
-        variance = None if variances is None else _upsample(variances[i], query.size)
-        out.append(Prediction(probability, variance, float(ious[i])))
+    for i, size in enumerate(sizes):
+        probability = torch.sigmoid(_upsample(logits[i], size))
+        variance = None if variances is None else _upsample(variances[i], size)
+        mean = None if means is None else _upsample(means[i], size)
+        out.append(Prediction(probability, variance, float(ious[i]), mean))
     return out
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch of episodes as prior maps: all that the trained part reads of it. Sizes are the queries' in pixels."""
+
+    prior_BKSPhw: Tensor
+    kind_BK: Tensor
+    rgb_B3RR: Tensor
+    sizes: list[tuple[int, int]]
+
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.prior_BKSPhw, self.kind_BK, self.rgb_B3RR))
+
+
+def _prepare(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache) -> Prepared:
+    batch = gather(what, episodes, cues, features)
+    prior, kind = priors(batch)
+    return Prepared(prior, kind, torch.stack([f.rgb for f in batch.query]), [f.size for f in batch.query])
 
 
 def _foreign(what: Evaluation, method: Method, episode: Episode, cues: CueSource) -> Prediction:
@@ -165,35 +198,45 @@ def _upsample(map_RR: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def score(prediction: Prediction, truth_HW: NDArray[np.uint8], threshold: float) -> dict[str, Any]:
-    """Counts of one episode: intersections, unions and calibration bins; pixels of 255 are ignored."""
-    probability = prediction.probability.numpy()
-    mask = probability > threshold
-    inter_fg, union_fg, inter_bg, union_bg = counts(mask, truth_HW)
-    valid = truth_HW != 255
+    """Counts of one episode: intersections, unions and histograms; pixels of 255 are ignored. Columns: `evaluate`."""
+    probability_HW = prediction.probability.numpy()
+    mask_HW = probability_HW > threshold
+    inter_fg, union_fg, inter_bg, union_bg = counts(mask_HW, truth_HW)
     row: dict[str, Any] = {
         "inter_fg": inter_fg,
         "union_fg": union_fg,
         "inter_bg": inter_bg,
         "union_bg": union_bg,
         "predicted_iou": prediction.predicted_iou,
+        "fg_probability": float(probability_HW[mask_HW].mean(dtype=np.float64)) if mask_HW.any() else 0.0,
     }
-    truth = truth_HW == 1
-    row["prob_count"], row["prob_positive"] = _bins(probability, truth, valid, 1.0)
-    empty = [0] * BINS
-    row["var_count"], row["var_wrong"] = empty, empty
+    valid = truth_HW != 255
+    probability, truth = probability_HW[valid], truth_HW[valid] == 1
+    wrong = mask_HW[valid] != truth
+    level = _level(probability * PROB_BINS, PROB_BINS)
+    row["prob_count"], row["prob_positive"] = _histogram(level, truth, PROB_BINS)
+    row["prob_sum"] = np.bincount(level, weights=probability, minlength=PROB_BINS).round(2).tolist()
+    row["std_count"] = row["std_wrong"] = [0] * STD_BINS
+    row["margin_count"] = row["margin_wrong"] = [0] * MARGIN_BINS
     if prediction.variance is not None:
-        deviation = prediction.variance.clamp_min(0).sqrt().numpy()
-        row["var_count"], row["var_wrong"] = _bins(deviation, mask != truth, valid, MAX_STD)
+        low, high = STD_RANGE
+        ratio = np.log(prediction.variance.numpy()[valid].clip(min=low**2) / low**2)
+        level = _level(ratio * (STD_BINS / (2 * math.log(high / low))), STD_BINS)
+        row["std_count"], row["std_wrong"] = _histogram(level, wrong, STD_BINS)
+    if prediction.prior is not None:
+        level = _level(np.abs(prediction.prior.numpy()[valid] - 0.5) * (2 * MARGIN_BINS), MARGIN_BINS)
+        row["margin_count"], row["margin_wrong"] = _histogram(level, wrong, MARGIN_BINS)
     return row
 
 
-def _bins(
-    values: NDArray[np.floating[Any]], hits: NDArray[np.bool_], valid: NDArray[np.bool_], top: float
-) -> tuple[list[int], list[int]]:
-    index = np.minimum((values[valid] * (BINS / top)).astype(np.int64), BINS - 1)
-    every = np.bincount(index, minlength=BINS)
-    hit = np.bincount(index[hits[valid]], minlength=BINS)
-    return every.tolist(), hit.tolist()
+def _level(scaled: NDArray[np.floating[Any]], bins: int) -> NDArray[np.intp]:
+    return np.minimum(scaled.astype(np.intp), bins - 1)
+
+
+def _histogram(level: NDArray[np.intp], hits: NDArray[np.bool_], bins: int) -> tuple[list[int], list[int]]:
+    """Pixels of each level, and how many of them are hits."""
+    misses, hit = np.bincount(level + bins * hits, minlength=2 * bins).reshape(2, bins)
+    return (misses + hit).tolist(), hit.tolist()
 
 
 def evaluate(
@@ -204,13 +247,17 @@ def evaluate(
     *,
     batch_size: int = 8,
     progress: bool = True,
+    keep: Keep = afresh,
 ) -> pd.DataFrame:
     """Segment and score every episode.
 
     Returns:
         One row an episode: episode, class_id, class_name, query, supports, inter_fg, union_fg, inter_bg, union_bg
-        (pixels), predicted_iou, seconds, and calibration counts in ten bins: prob_count and prob_positive over
-        probability, var_count and var_wrong over UAPF's standard deviation (0 to `MAX_STD`).
+        (pixels), predicted_iou, fg_probability (mean probability of the predicted foreground, 0 without any), seconds,
+        and histograms of the query's valid pixels: prob_count, prob_positive (true foreground) and prob_sum (sum of the
+        probabilities) over `PROB_BINS` of probability; std_count and std_wrong (pixels that the mask got wrong) over
+        `STD_BINS` of UAPF's standard deviation; margin_count and margin_wrong over `MARGIN_BINS` of |p - 1/2| of the
+        prior mean. The last four are zero for methods without a trained model.
 
     Raises:
         ValueError: the manifest has fewer supports than `what.shots`.
@@ -223,7 +270,7 @@ def evaluate(
             short = [e.index for e in chunk if len(e.supports) < what.shots]
             if short:
                 raise ValueError(f"episode {short[0]} has fewer than {what.shots} supports; rebuild the manifest")
-            predictions = predict(what, chunk, cues, features)
+            predictions = predict(what, chunk, cues, features, keep)
             for episode, prediction in zip(chunk, predictions, strict=True):
                 truth = cues.dataset.mask(episode.query, episode.class_index)
                 rows.append(

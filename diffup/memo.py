@@ -5,33 +5,44 @@ Keys name everything that a value depends on, so what is found is, to the byte, 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, MutableMapping
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol, TypeVar
 
 from cachetools import LRUCache
 
 LIMIT_BYTES = 1 << 30
 
 
-class NoMemo(MutableMapping[Hashable, Any]):
-    """A memo that keeps nothing."""
+class Sized(Protocol):
+    """A value that knows its size."""
 
-    def __getitem__(self, key: Hashable) -> Any:
-        raise KeyError(key)
-
-    def __setitem__(self, key: Hashable, value: Any) -> None:
-        pass
-
-    def __delitem__(self, key: Hashable) -> None:
-        raise KeyError(key)
-
-    def __iter__(self) -> Iterator[Hashable]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
+    def nbytes(self) -> int: ...
 
 
-def prior_memo(limit_bytes: int = LIMIT_BYTES) -> MutableMapping[Hashable, Any]:
-    """A memo of values with ``nbytes()``, up to `limit_bytes`; the least recently used leave first."""
-    return LRUCache(maxsize=limit_bytes, getsizeof=lambda value: value.nbytes())
+Value = TypeVar("Value", bound=Sized)
+Keep = Callable[[Hashable, Callable[[], Any]], Any]
+
+
+def afresh(key: Hashable, make: Callable[[], Value]) -> Value:
+    """A `Keep` that keeps nothing."""
+    return make()
+
+
+class PriorMemo:
+    """Values by key, up to a number of bytes; the least recently used leave first."""
+
+    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
+        self._kept: LRUCache[Hashable, Any] = LRUCache(maxsize=limit_bytes, getsizeof=lambda value: value.nbytes())
+
+    def of(self, source: Hashable) -> Keep:
+        """A function (key, make) that gives the value of (`source`, key), made by ``make()`` if it isn't kept."""
+
+        def keep(key: Hashable, make: Callable[[], Value]) -> Value:
+            found: Value | None = self._kept.get((source, key))
+            if found is None:
+                found = make()
+                if found.nbytes() <= self._kept.maxsize:
+                    self._kept[source, key] = found
+            return found
+
+        return keep

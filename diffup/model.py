@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -145,10 +144,9 @@ class DiffUpNet(nn.Module):
         both = F.interpolate(torch.stack([mean, variance], dim=1), size=size, mode="bilinear", align_corners=False)
         return both[:, 0].clamp(0, 1), both[:, 1].clamp_min(VARIANCE_FLOOR)
 
-    def infos(self, query: Sequence[Features]) -> Tensor:
-        """Query infos on the decoder grid, [B, 4, R, R]."""
-        rgb = torch.stack([features.rgb for features in query])
-        return query_infos(F.adaptive_avg_pool2d(rgb, self.config.decoder_grid))
+    def infos(self, rgb_B3HW: Tensor) -> Tensor:
+        """Query infos on the decoder grid, [B, 4, R, R], from the queries' low-resolution RGB."""
+        return query_infos(F.adaptive_avg_pool2d(rgb_B3HW, self.config.decoder_grid))
 
     def sample(
         self, mean_BRR: Tensor, variance_BRR: Tensor, infos_BXRR: Tensor, noise_BRR: Tensor, sample: SampleConfig
@@ -175,22 +173,17 @@ class DiffUpNet(nn.Module):
         return Segmentation(logits, mean_BRR, variance_BRR, torch.sigmoid(iou))
 
     @torch.inference_mode()
-    def segment(self, episodes: Episodes, sample: SampleConfig, noise_BRR: Tensor) -> Segmentation:
-        """Segment a batch of episodes.
-
-        Args:
-            episodes: queries and cues.
-            sample: DDIM steps, strength and start.
-            noise_BRR: standard Gaussian noise, one map an episode, from the episode's own seed.
-        """
-        prior, kind = priors(episodes)
-        return self.segment_priors(prior, kind, self.infos(episodes.query), sample, noise_BRR)
-
-    @torch.inference_mode()
     def segment_priors(
         self, prior_BKSPhw: Tensor, kind_BK: Tensor, infos_BXRR: Tensor, sample: SampleConfig, noise_BRR: Tensor
     ) -> Segmentation:
-        """`segment` from prior maps that are already at hand."""
+        """Segment a batch from its prior maps.
+
+        Args:
+            prior_BKSPhw, kind_BK: from `priors`.
+            infos_BXRR: from `infos`.
+            sample: DDIM steps, strength and start.
+            noise_BRR: standard Gaussian noise, one map an episode, from the episode's own seed.
+        """
         self.eval()
         mean, variance = self.fuse(prior_BKSPhw, kind_BK)
         return self.sample(mean, variance, infos_BXRR, noise_BRR, sample)

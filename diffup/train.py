@@ -13,10 +13,9 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable, Hashable, MutableMapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ from tqdm import tqdm
 from diffup.baft import min_max
 from diffup.config import VISUAL_CUES, ModelConfig, TrainConfig
 from diffup.encode import FeatureCache, Features
-from diffup.memo import NoMemo
+from diffup.memo import Keep, afresh
 from diffup.model import DiffUpNet, Episodes, priors, save_checkpoint
 from diffup.supply import CueSource
 from diffup.uqdd import query_infos
@@ -183,31 +182,35 @@ class EpisodeSampler:
         fold: the fold left out.
         seed: training seed.
         model, config: model and training configuration.
-        memo: where drawn steps are kept for other trainings of the process, e.g. `diffup.memo.prior_memo`.
-        source: names data set, classes, features and annotations in the memo; needed with `memo`.
+        keep: keeps drawn steps for other trainings of the process (`diffup.memo.PriorMemo.of` a source that names data
+            set, classes, features and annotations).
     """
 
     def __init__(
         self, cues: CueSource, features: FeatureCache, pools: dict[int, tuple[str, ...]], fold: int, seed: int,
-        model: ModelConfig, config: TrainConfig, memo: MutableMapping[Hashable, Any] | None = None,
-        source: Hashable = (),
+        model: ModelConfig, config: TrainConfig, keep: Keep = afresh,
     ) -> None:  # fmt: skip
         usable = {c: ids for c, ids in pools.items() if len(ids) >= 2}
         if not usable:
             raise ValueError(f"fold {fold}: no base class has two images to make a training episode of")
         self.cues, self.features, self.pools, self.fold, self.seed = cues, features, usable, fold, seed
         self.model, self.config = model, config
-        self.memo = NoMemo() if memo is None else memo
-        drawn_by = (config.batch_size, config.max_shots, config.cue_weights, config.flip)
-        self.memo_key = (source, fold, seed, model.decoder_grid, drawn_by)
+        self.keep = keep
+        self.drawn_by = (
+            fold,
+            seed,
+            model.decoder_grid,
+            config.batch_size,
+            config.max_shots,
+            config.cue_weights,
+            config.flip,
+        )
         self.with_text = features.encoder.text_model is not None and config.cue_weights[3] > 0
 
     def draw(self, step: int) -> Drawn:
         """Step `step`'s episodes as undistorted prior maps: what trainings that differ in the model can share."""
-        key = (self.memo_key, step)
-        if (found := self.memo.get(key)) is None:
-            found = self.memo[key] = self._draw(step)
-        return found
+        drawn: Drawn = self.keep((self.drawn_by, step), lambda: self._draw(step))
+        return drawn
 
     def batch(self, step: int) -> tuple[Batch, torch.Generator]:
         """Step `step`'s batch, and the generator for the rest of the step's randomness."""

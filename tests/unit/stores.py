@@ -116,12 +116,18 @@ def write_store(root: Path, cells: Iterable[Cell], *, missing: Callable[[Cell], 
     return root
 
 
-def write_cell(root: Path, asked: Cell, *, finished: str = "2025-01-01T00:00:00+00:00") -> Path:
+def write_cell(
+    root: Path,
+    asked: Cell,
+    *,
+    finished: str = "2025-01-01T00:00:00+00:00",
+    episodes_of: Callable[[Cell], pd.DataFrame] = episodes,
+) -> Path:
     """Write one finished cell and return its folder."""
     folder = root / asked.key()
     folder.mkdir(parents=True)
     (folder / "cell.json").write_text(json.dumps({**cell_to_dict(asked), "key": asked.key(), "cell_version": 1}))
-    table = episodes(asked)
+    table = episodes_of(asked)
     table.to_parquet(folder / "episodes.parquet", index=False)
     classes = sorted(set(table["class_id"]))
     figures = {

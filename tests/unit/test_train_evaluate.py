@@ -150,7 +150,11 @@ def test_every_annotation_gives_a_full_table(checkpoint: Path, annotation: str, 
     assert (table["supports"].map(len) == shots).all()
     pixels = table["prob_count"].map(sum)
     assert (pixels == 48 * 64).all()
-    assert (table["var_count"].map(sum) == pixels).all()
+    for name in ("std_count", "margin_count"):
+        assert (table[name].map(sum) == pixels).all()
+    wrong = pixels - table["inter_fg"] - table["inter_bg"]
+    for name in ("std_wrong", "margin_wrong"):
+        assert (table[name].map(sum) == wrong).all()
 
 
 def test_masks_do_not_depend_on_the_batch(checkpoint: Path) -> None:

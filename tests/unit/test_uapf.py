@@ -33,7 +33,9 @@ def test_order_of_stages_does_not_matter() -> None:
 def test_untrained_fusion_is_the_mean_of_the_cues_priors() -> None:
     prior, kind = cues(3)
     mean, _ = UAPF()(prior, kind)
-    torch.testing.assert_close(mean, min_max(prior.mean((2, 3))).clamp(0.02, 0.98).mean(1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        mean, min_max(min_max(prior.mean((2, 3))).clamp(0.02, 0.98).mean(1)), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_mean_is_a_probability_and_variance_positive_for_any_number_of_cues() -> None:

@@ -1,0 +1,121 @@
+"""Calibration figures: predicted against true IoU, reliability of probabilities, error rate against deviation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.calibration import BINS, Quality, levels
+from analysis.stats import LEVEL, Floats
+from diffup.metrics import STD_BINS, STD_RANGE
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart, and markers for print without colour.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+FEWEST_EPISODES, FEWEST_PIXELS = 5, 1e-4  # a bin with fewer (of all pixels: a smaller share) is not drawn
+STD_MERGED = 4  # levels of the deviation to one point
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A line of each panel: the runs (folds and training seeds) of one backbone."""
+
+    label: str
+    runs: Sequence[Quality]
+
+
+def _ratio(above: Sequence[Floats], below: Sequence[Floats], shown: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
+    """Value and interval of a ratio of sums over runs, from [1 + B, L] each, at the levels that are shown."""
+    top, bottom = np.sum(above, axis=0)[:, shown], np.sum(below, axis=0)[:, shown]
+    ratio = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)  # a resample may lack a level
+    low, high = np.nanquantile(ratio[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return ratio[0], low, high
+
+
+def calibration_figure(curves: Sequence[Curve], title: str, path: Path) -> list[Path]:
+    """Draw the three panels and write ``<path>.png`` and ``<path>.pdf``."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (iou, reliability, error) = pyplot.subplots(1, 3, figsize=(11, 3.9), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    for number, curve in enumerate(curves):
+        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+        _iou_line(iou, curve, style)
+        _reliability_line(reliability, curve, style)
+        _error_line(error, curve, style)
+    for axes, x, y in (
+        (iou, "predicted IoU", "true IoU"),
+        (reliability, "predicted probability of foreground", "share of foreground"),
+    ):
+        axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8, zorder=0)
+        axes.set(xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    error.set(xlabel="UAPF's standard deviation", ylabel="share of wrong pixels", xscale="log", ylim=(0, None))
+    ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if _inside(tick, error.get_xlim())]
+    error.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    error.minorticks_off()
+    error.set_box_aspect(1)
+    for axes, name in ((iou, "Predicted IoU (DQM)"), (reliability, "Probabilities"), (error, "Deviation (UAPF)")):
+        axes.set_title(name, fontsize=9)
+        axes.grid(color="0.92", linewidth=0.6)
+        axes.set_axisbelow(True)
+    handles, labels = iou.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(curves)), frameon=False, fontsize=9)
+    paths = [path.with_name(f"{path.name}.{ending}") for ending in ("png", "pdf")]
+    for target in paths:
+        # Without a date the same results give the same bytes.
+        figure.savefig(target, dpi=150, metadata={"CreationDate": None} if target.suffix == ".pdf" else None)
+    pyplot.close(figure)
+    return paths
+
+
+def _inside(value: float, limits: tuple[float, float]) -> bool:
+    return limits[0] <= value <= limits[1]
+
+
+def _draw(axes: Any, x: Floats, curve: Curve, ratio: tuple[Floats, Floats, Floats], style: dict[str, str]) -> None:
+    value, low, high = ratio
+    axes.plot(x, value, label=curve.label, linewidth=1.4, markersize=3.5, **style)
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _iou_line(axes: Any, curve: Curve, style: dict[str, str]) -> None:
+    inside = [levels(run.predicted_iou, BINS)[:, None] == np.arange(BINS) for run in curve.runs]
+    episodes = [run.weights @ bins for run, bins in zip(curve.runs, inside)]
+    true = [run.weights @ (bins * run.true_iou[:, None]) for run, bins in zip(curve.runs, inside)]
+    predicted = [run.weights @ (bins * run.predicted_iou[:, None]) for run, bins in zip(curve.runs, inside)]
+    shown = np.sum(episodes, axis=0)[0] >= FEWEST_EPISODES
+    _draw(axes, _ratio(predicted, episodes, shown)[0], curve, _ratio(true, episodes, shown), style)
+
+
+def _reliability_line(axes: Any, curve: Curve, style: dict[str, str]) -> None:
+    count, positive, total = (
+        [run.total(name).reshape(len(run.weights), BINS, -1).sum(axis=2) for run in curve.runs]
+        for name in ("prob_count", "prob_positive", "prob_sum")
+    )
+    shown = _enough(count)
+    _draw(axes, _ratio(total, count, shown)[0], curve, _ratio(positive, count, shown), style)
+
+
+def _error_line(axes: Any, curve: Curve, style: dict[str, str]) -> None:
+    count, wrong = (
+        [run.total(name).reshape(len(run.weights), -1, STD_MERGED).sum(axis=2) for run in curve.runs]
+        for name in ("std_count", "std_wrong")
+    )
+    points = STD_BINS // STD_MERGED
+    low, high = STD_RANGE
+    middle = low * (high / low) ** ((np.arange(points) + 0.5) / points)
+    shown = _enough(count)
+    _draw(axes, middle[shown], curve, _ratio(wrong, count, shown), style)
+
+
+def _enough(count: Sequence[Floats]) -> NDArray[np.bool_]:
+    pixels = np.sum(count, axis=0)[0]
+    return pixels > FEWEST_PIXELS * pixels.sum()
