@@ -123,9 +123,10 @@ def resource_class(cell: AnyCell) -> str:
 
 
 def in_order(cells: Iterable[AnyCell]) -> list[AnyCell]:
-    """Training first, then what waits for none of it, then the rest; within each by backbone, data set and fold.
+    """Training first, then what waits for none of it, then the rest; within each by seed and variant, then by place.
 
-    Neighbours share backbone, features and checkpoint in a worker's memory.
+    Neighbours share backbone and features in a worker's memory. Cells that differ in seed or variant alone, which share
+    prior maps on disk, lie apart: side by side, two workers would both compute them.
     """
     cells = list(cells)
     training = {cell.key() for cell in cells if isinstance(cell, TrainingCell)}
@@ -133,9 +134,10 @@ def in_order(cells: Iterable[AnyCell]) -> list[AnyCell]:
     def rank(cell: AnyCell) -> tuple[Any, ...]:
         place: tuple[Any, ...] = (cell.backbone, cell.weights, cell.dataset, cell.fold)
         if isinstance(cell, TrainingCell):
-            return (0, *place, cell.train_seed, cell.variant, cell.key())
-        waits = cell.checkpoint in training
-        return (2 if waits else 1, *place, cell.checkpoint, cell.annotation, cell.shots, cell.variant, cell.key())
+            return (0, cell.variant != "diffup", cell.variant, cell.train_seed, *place, cell.key())
+        late = 2 if cell.checkpoint in training else 1
+        apart = (cell.train_seed, cell.variant != "diffup", cell.variant)
+        return (late, *apart, *place, cell.annotation, cell.shots, cell.key())
 
     return sorted(cells, key=rank)
 

@@ -37,6 +37,7 @@ from experiments.cell import AnyCell, Cell, TrainingCell, cell_to_dict
 
 PANELS = 3
 CHECKPOINT = "checkpoint"
+MEMO = "priors"  # folder in the result store; not a cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +127,8 @@ def _features(
 
 # So do prior maps, which neither a variant nor a training seed changes.
 @lru_cache(maxsize=1)
-def _priors() -> PriorMemo:
-    return PriorMemo()
+def _priors(results: Path) -> PriorMemo:
+    return PriorMemo(results / MEMO)
 
 
 def _prepare(cell: AnyCell, context: WorkContext, with_text: bool) -> FeatureCache:
@@ -161,7 +162,14 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     pools = {c: dataset.eligible(c, protocol) for c in dataset.base_classes(cell.fold)}
     source = (dataset.fingerprint, cell.protocol_hash, features.encoder.identity, cell.input)
     sampler = EpisodeSampler(
-        cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train, keep=_priors().of(source)
+        cues,
+        features,
+        pools,
+        cell.fold,
+        cell.train_seed,
+        cell.model,
+        cell.train,
+        keep=_priors(context.results).of(source),
     )
     metrics = train(
         sampler,
@@ -213,7 +221,9 @@ def _evaluate(cell: Cell, context: WorkContext) -> Outcome:
     began = time.perf_counter()
     keep: Keep = afresh
     if features is not None:
-        keep = _priors().of((dataset.fingerprint, manifest.hash(), features.encoder.identity, cell.input))
+        keep = _priors(context.results).of(
+            (dataset.fingerprint, manifest.hash(), features.encoder.identity, cell.input)
+        )
     table = evaluate(
         what, episodes, cues, features, batch_size=context.batch_size, progress=context.progress, keep=keep
     )

@@ -148,8 +148,9 @@ def predict(
         sizes, logits = [f.size for f in batch.query], logit(training_free("prototype", batch))
     else:
         key = (what.annotation, what.shots, what.deranged, tuple(e.index for e in episodes))
-        ready: Prepared = keep(key, lambda: _prepare(what, episodes, cues, features))
-        sizes, mean_Bhw = ready.sizes, prior_mean(ready.prior_BKSPhw)
+        ready: Prepared = keep(key, Prepared, lambda: _prepare(what, episodes, cues, features))
+        sizes = [(int(height), int(width)) for height, width in ready.sizes_B2]
+        mean_Bhw = prior_mean(ready.prior_BKSPhw)
         if what.model is None:
             logits = logit(mean_Bhw)
         else:
@@ -175,16 +176,14 @@ class Prepared:
     prior_BKSPhw: Tensor
     kind_BK: Tensor
     rgb_B3RR: Tensor
-    sizes: list[tuple[int, int]]
-
-    def nbytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.prior_BKSPhw, self.kind_BK, self.rgb_B3RR))
+    sizes_B2: Tensor
 
 
 def _prepare(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache) -> Prepared:
     batch = gather(what, episodes, cues, features)
     prior, kind = priors(batch)
-    return Prepared(prior, kind, torch.stack([f.rgb for f in batch.query]), [f.size for f in batch.query])
+    sizes = torch.tensor([f.size for f in batch.query])
+    return Prepared(prior, kind, torch.stack([f.rgb for f in batch.query]), sizes)
 
 
 def _foreign(what: Evaluation, method: Method, episode: Episode, cues: CueSource) -> Prediction:

@@ -1,48 +1,74 @@
-"""Prior maps kept for the next cell: they depend on neither the trained model nor its seed, and cost the most.
+"""Prior maps kept on disk for other cells: they depend on neither the trained model nor its seed, and cost the most.
 
-Keys name everything that a value depends on, so what is found is, to the byte, what would be computed.
+Keys name everything that a value depends on, so what is read is, to the byte, what would be computed. Deleting the
+folder loses nothing but time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any, Protocol, TypeVar
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from cachetools import LRUCache
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-LIMIT_BYTES = 1 << 30
+LIMIT_BYTES = 20 << 30
+DIGITS = 32  # of a file's name
 
-
-class Sized(Protocol):
-    """A value that knows its size."""
-
-    def nbytes(self) -> int: ...
-
-
-Value = TypeVar("Value", bound=Sized)
-Keep = Callable[[Hashable, Callable[[], Any]], Any]
+Keep = Callable[[object, type[Any], Callable[[], Any]], Any]
 
 
-def afresh(key: Hashable, make: Callable[[], Value]) -> Value:
+def afresh(key: object, kind: type[Any], make: Callable[[], Any]) -> Any:
     """A `Keep` that keeps nothing."""
     return make()
 
 
 class PriorMemo:
-    """Values by key, up to a number of bytes; the least recently used leave first."""
+    """Dataclasses of tensors in files, one a key, shared by all processes that name the same folder.
 
-    def __init__(self, limit_bytes: int = LIMIT_BYTES) -> None:
-        self._kept: LRUCache[Hashable, Any] = LRUCache(maxsize=limit_bytes, getsizeof=lambda value: value.nbytes())
+    Args:
+        folder: made when first written to.
+        limit_bytes: nothing more is written once the folder holds this much.
+    """
 
-    def of(self, source: Hashable) -> Keep:
-        """A function (key, make) that gives the value of (`source`, key), made by ``make()`` if it isn't kept."""
+    def __init__(self, folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
+        self.folder, self.limit = folder, limit_bytes
+        self._held = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) if folder.exists() else 0
 
-        def keep(key: Hashable, make: Callable[[], Value]) -> Value:
-            found: Value | None = self._kept.get((source, key))
-            if found is None:
-                found = make()
-                if found.nbytes() <= self._kept.maxsize:
-                    self._kept[source, key] = found
-            return found
+    def of(self, source: object) -> Keep:
+        """A function (key, kind, make) that reads the value of (`source`, key), or makes it by ``make()`` and keeps it.
+
+        Args:
+            source: what all keys share; like a key, its ``repr`` must tell it from all others.
+        """
+
+        def keep(key: object, kind: type[Any], make: Callable[[], Any]) -> Any:
+            name = hashlib.sha256(repr((source, key, kind.__name__)).encode()).hexdigest()[:DIGITS]
+            path = self.folder / name[:2] / f"{name}.safetensors"
+            try:
+                return kind(**load_file(path))
+            except (OSError, SafetensorError, TypeError):  # not there, cut short, or of another version
+                value = make()
+            self._write(path, value)
+            return value
 
         return keep
+
+    def _write(self, path: Path, value: Any) -> None:
+        tensors = {field.name: getattr(value, field.name).contiguous() for field in dataclasses.fields(value)}
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if self._held + size > self.limit:
+            return
+        part = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, part)
+            os.replace(part, path)
+        except OSError:  # a full or read-only disk costs time, not results
+            part.unlink(missing_ok=True)
+            return
+        self._held += size

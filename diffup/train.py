@@ -52,18 +52,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A step's episodes before distortion: seed of the rest of its randomness, priors, kinds, RGB and truth."""
+    """A step's episodes before distortion: seed of the rest of its randomness [1], priors, kinds, RGB and truth."""
 
-    seed: int
+    seed_1: Tensor
     prior_BKSPhw: Tensor
     kind_BK: Tensor
     rgb_B3RR: Tensor
     truth_BRR: Tensor
     valid_BRR: Tensor
-
-    def nbytes(self) -> int:
-        tensors = (self.prior_BKSPhw, self.kind_BK, self.rgb_B3RR, self.truth_BRR, self.valid_BRR)
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def flip_features(features: Features) -> Features:
@@ -209,13 +205,13 @@ class EpisodeSampler:
 
     def draw(self, step: int) -> Drawn:
         """Step `step`'s episodes as undistorted prior maps: what trainings that differ in the model can share."""
-        drawn: Drawn = self.keep((self.drawn_by, step), lambda: self._draw(step))
+        drawn: Drawn = self.keep((self.drawn_by, step), Drawn, lambda: self._draw(step))
         return drawn
 
     def batch(self, step: int) -> tuple[Batch, torch.Generator]:
         """Step `step`'s batch, and the generator for the rest of the step's randomness."""
         drawn = self.draw(step)
-        generator = torch.Generator().manual_seed(drawn.seed)
+        generator = torch.Generator().manual_seed(int(drawn.seed_1))
         prior, truth = drawn.prior_BKSPhw, drawn.truth_BRR
         with torch.no_grad():
             if self.config.virtual_backbones:
@@ -271,7 +267,7 @@ class EpisodeSampler:
         with torch.no_grad():
             prior, kind = priors(episodes)
         rgb = torch.stack([features.rgb for features in query])
-        return Drawn(seed, prior, kind, rgb, torch.stack(truths), torch.stack(valids))
+        return Drawn(torch.tensor([seed]), prior, kind, rgb, torch.stack(truths), torch.stack(valids))
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 
 from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig, check_annotation
 
-CELL_VERSION = 1
+CELL_VERSION = 2
 KEY_LENGTH = 12
 ADAPTER_FIELDS = ("function", "function_version")
 

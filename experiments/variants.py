@@ -1,0 +1,60 @@
+"""Variants: DiffUp with one factor changed, as a dict of overrides, for ablations and for every grid.
+
+A variant that changes `model` or `train` is trained by itself; one that changes `sample` alone shares DiffUp's
+checkpoint and, in training-free rows, nothing is trained at all (`experiments.grids.PRIOR_MEAN`, ``PROTOTYPE``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from diffup.config import ModelConfig, SampleConfig, TrainConfig
+
+MASKS_ONLY = (1.0, 0.0, 0.0, 0.0)
+
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "diffup": {},
+    "one_step": {"model": {"one_step": True}},
+    "plain_schedule": {"model": {"schedule": "plain"}},
+    "prior_centred": {"model": {"schedule": "prior_centred"}},
+    "no_uapf": {"model": {"uapf": False}},
+    "no_scm": {"model": {"scm": False}},
+    "no_self_conditioning": {"model": {"self_conditioning": False}},
+    "no_query_infos": {"model": {"query_infos": False}},
+    "no_dqm_error": {"model": {"dqm_error": False}},
+    "no_dqm_iou": {"model": {"dqm_iou": False}},
+    "no_dqm": {"model": {"dqm_error": False, "dqm_iou": False}},
+    "no_residual": {"model": {"residual": False}, "sample": {"strength": 1.0}},
+    "no_virtual_backbones": {"train": {"virtual_backbones": False}},
+    "one_cue_training": {"train": {"max_shots": 1}},
+    "masks_only_training": {"train": {"cue_weights": MASKS_ONLY}},
+    "full_strength": {"sample": {"strength": 1.0}},
+    "from_prior": {"sample": {"start": "prior"}},
+    "steps_1": {"sample": {"steps": 1}},
+    "steps_4": {"sample": {"steps": 4}},
+    "steps_8": {"sample": {"steps": 8}},
+}
+
+
+def resolve(
+    name: str, *, model: ModelConfig, train: TrainConfig, sample: SampleConfig
+) -> tuple[ModelConfig, TrainConfig, SampleConfig]:
+    """The full configurations of a variant over the defaults of a grid.
+
+    Raises:
+        ValueError: no variant of this name.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"unknown variant {name!r}; there are {', '.join(VARIANTS)}")
+    change = VARIANTS[name]
+    return (
+        dataclasses.replace(model, **change.get("model", {})),
+        dataclasses.replace(train, **change.get("train", {})),
+        dataclasses.replace(sample, **change.get("sample", {})),
+    )
+
+
+def needs_training(name: str) -> bool:
+    """Whether the variant has a checkpoint of its own."""
+    return name == "diffup" or bool({"model", "train"} & set(VARIANTS[name]))
