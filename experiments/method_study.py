@@ -4,9 +4,9 @@
 
 Trained on ``resnet50`` only; ``deit_tiny_patch16_224`` and ``mobilenetv2_100`` are swapped in untrained. On msrc15
 (four folds) the part ``main`` has 28 training cells (DiffUp and the one-step decoder with 3 seeds a fold, DiffUp on
-DeiT once a fold) and 288 evaluation cells: 1-shot mask with 1000 episodes and every seed; with half as many episodes and
-seed 0 the 5-shot masks, boxes, scribbles, the three mixed, other numbers of steps; and the training-free baselines of
-each. ``ablation`` has folds 0 and 1, 2 seeds, every module removed once.
+DeiT once a fold) and 284 evaluation cells: 1-shot mask with 1000 episodes and every seed; with half as many episodes
+and seed 0 the 5-shot masks, boxes, scribbles, the three mixed, other numbers of steps; and the training-free
+baselines of each. ``ablation`` has folds 0 and 1, 2 seeds, every module removed once.
 
 About 1.5 hours each on 2 cores for 500 images; it can be stopped and run again at any time. Training one fold takes
 about 3 minutes on one core. ``--select fold=0|1`` and the like run a part.
