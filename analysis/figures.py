@@ -118,4 +118,5 @@ def _error_line(axes: Any, curve: Curve, style: dict[str, str]) -> None:
 
 def _enough(count: Sequence[Floats]) -> NDArray[np.bool_]:
     pixels = np.sum(count, axis=0)[0]
-    return pixels > FEWEST_PIXELS * pixels.sum()
+    shown: NDArray[np.bool_] = pixels > FEWEST_PIXELS * pixels.sum()
+    return shown

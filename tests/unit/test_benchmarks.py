@@ -15,7 +15,7 @@ def test_decode_speed_prints_every_line_with_its_bar() -> None:
     done = subprocess.run(
         [
             sys.executable, "benchmarks/decode_speed.py", "--backbone", "tiny_resnet", "--input-size", "64",
-            "--rounds", "2", "--episodes", "12", "--batch-size", "2", "--profile",
+            "--rounds", "1", "--episodes", "8", "--batch-size", "2", "--profile",
         ],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip

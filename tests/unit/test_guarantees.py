@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 import diffup.evaluate as evaluation
 from cluster.work import WorkContext, execute
-from diffup.backbones.load import load_backbone
+from diffup.backbones.load import Backbone, load_backbone
 from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
 from diffup.data.dataset import open_dataset
 from diffup.data.shapes4i import generate
@@ -57,6 +58,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@lru_cache(maxsize=1)
+def loaded(name: str) -> Backbone:
+    """With random weights; the last one is kept."""
+    return load_backbone(name, "random")
 
 
 def network() -> DiffUpNet:
@@ -217,11 +224,11 @@ def _train(dataset_json: Path, root: Path) -> str:
 # The batch is a matter of speed
 
 
+@pytest.mark.parametrize(("annotation", "shots"), [("mask", 1), (MIXED, 5)])
 @pytest.mark.parametrize("name", ["toy", "resnet18", "vit_tiny_patch16_224", "convnext_atto", "open_clip:ViT-S-32-alt"])
-@pytest.mark.parametrize(("annotation", "shots"), [("mask", 1), (f"{MIXED}", 5)])
 def test_batches_of_one_and_eight_agree(name: str, annotation: str, shots: int) -> None:
     """Encoding and decoding one by one, and eight at a time: probabilities to 1e-4."""
-    backbone = ToyBackbone() if name == "toy" else load_backbone(name, "random")
+    backbone = ToyBackbone() if name == "toy" else loaded(name)
     text = name != "toy" and backbone.has_text
     what = task(f"{annotation}+text" if text else annotation, shots)
     config = replace(INPUT, input_size=96)
@@ -241,7 +248,7 @@ def test_batches_of_one_and_eight_agree(name: str, annotation: str, shots: int) 
 @pytest.mark.parametrize("name", [*TIMM, *CLIP])
 def test_any_backbone_goes_the_whole_way(name: str) -> None:
     """Photo to mask with random weights: masks, scribbles, and text where the model reads it; twice, the same bytes."""
-    backbone = load_backbone(name, "random")
+    backbone = loaded(name)
     text = name in CLIP
     assert backbone.has_text == text
     what = task("mask+scribble+text" if text else "mask+scribble", 2)
