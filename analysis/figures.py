@@ -18,7 +18,7 @@ from diffup.metrics import STD_BINS, STD_RANGE
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"
 FEWEST_EPISODES, FEWEST_PIXELS = 5, 1e-4  # a bin with fewer (of all pixels: a smaller share) is not drawn
-STD_MERGED = 4  # levels of the deviation to one point
+STD_MERGED = 8  # levels of the deviation to one point
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,4 +118,5 @@ def _error_line(axes: Any, curve: Curve, style: dict[str, str]) -> None:
 
 def _enough(count: Sequence[Floats]) -> NDArray[np.bool_]:
     pixels = np.sum(count, axis=0)[0]
-    return pixels > FEWEST_PIXELS * pixels.sum()
+    shown: NDArray[np.bool_] = pixels > FEWEST_PIXELS * pixels.sum()
+    return shown

@@ -13,7 +13,7 @@ LATEX = {
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': "''", "–": "--", "—": "---", "−": "$-$", "±": r"$\pm$", "×": r"$\times$",
     "Δ": r"$\Delta$", "≥": r"$\geq$", "≤": r"$\leq$", "→": r"$\to$", "←": r"$\leftarrow$", "·": r"$\cdot$",
-    "…": r"\dots{}", "’": "'", "\u202f": r"\,", "\u00a0": "~", "\n": " ",
+    "…": r"\dots{}", "½": r"$\frac12$", "’": "'", "\u202f": r"\,", "\u00a0": "~", "\n": " ",
 }  # fmt: skip
 
 

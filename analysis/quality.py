@@ -113,23 +113,24 @@ class Measure:
 
 
 IOU = (
-    Measure(("Spearman with true IoU", "predicted IoU"), "rank_iou"),
-    Measure(("Spearman with true IoU", "mean fg. probability"), "rank_probability"),
-    Measure(("Spearman with true IoU", "difference"), "rank_iou", "rank_probability", signed=True),
-    Measure(("Predicted − true IoU", "mean"), "iou_bias", signed=True),
-    Measure(("Predicted − true IoU", "calibration error"), "iou_error"),
+    Measure(("Spearman", "predicted IoU"), "rank_iou"),
+    Measure(("Spearman", "mean fg. probability"), "rank_probability"),
+    Measure(("Spearman", "difference"), "rank_iou", "rank_probability", signed=True),
+    Measure(("Predicted − true", "mean"), "iou_bias", signed=True),
+    Measure(("Predicted − true", "calibration error"), "iou_error"),
 )
 PIXELS = (
-    Measure(("AUROC for wrong pixels", "std"), "auroc_std"),
-    Measure(("AUROC for wrong pixels", "prior |p − ½|"), "auroc_prior"),
-    Measure(("AUROC for wrong pixels", "difference"), "auroc_std", "auroc_prior", signed=True),
-    Measure(("AUROC for wrong pixels", "own |p − ½|"), "auroc_own"),
-    Measure(("the same within a query", "std"), "within_std"),
-    Measure(("the same within a query", "difference"), "within_std", "within_prior", signed=True),
+    Measure(("Wrong-pixel AUROC", "std"), "auroc_std"),
+    Measure(("Wrong-pixel AUROC", "prior |p − ½|"), "auroc_prior"),
+    Measure(("Wrong-pixel AUROC", "difference"), "auroc_std", "auroc_prior", signed=True),
+    Measure(("Wrong-pixel AUROC", "own |p − ½|"), "auroc_own"),
+    Measure(("within a query", "std"), "within_std"),
+    Measure(("within a query", "difference"), "within_std", "within_prior", signed=True),
     Measure(("Probabilities", "calibration error"), "probability_error"),
 )
 NOTES = {
     "quality_iou": (
+        "Spearman: rank correlation of the true IoU with the predicted one and with its rival, over episodes.",
         "Mean fg. probability: the rival that needs no head, the mean probability of the predicted foreground.",
         "Calibration error: mean over episodes of |mean predicted − mean true IoU| of the episode's bin, 10 bins; "
         "resampling can only add to it, so that its interval leans upwards.",
@@ -137,7 +138,7 @@ NOTES = {
     "quality_pixels": (
         "Std: UAPF's standard deviation. Prior |p − ½|: of the training-free mean of the same priors, for the wrong "
         "pixels of the same masks; own |p − ½|: of the final probability, which has seen the decoder's answer.",
-        "AUROC over the pixels of all queries together (of all episodes of a fold), and within a query, averaged.",
+        "AUROC: over the pixels of all episodes of a fold together; within a query, averaged over episodes.",
         "Calibration error: mean over pixels of |share of foreground − mean probability| of the pixel's bin, 10 bins.",
     ),
 }

@@ -21,7 +21,7 @@ IGNORE = 255
 # Histograms of pixels that `diffup.evaluate` writes and `analysis.calibration` reads.
 PROB_BINS = 50  # equal widths over probabilities, 0 to 1
 MARGIN_BINS = 50  # equal widths over |p - 1/2| of the prior mean, 0 to 1/2
-STD_BINS = 64  # equal ratios over standard deviations; what lies outside the range falls into the end bins
+STD_BINS = 128  # equal ratios over standard deviations; what lies outside the range falls into the end bins
 STD_RANGE = (0.01, 1.0)
 
 

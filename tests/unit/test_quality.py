@@ -183,7 +183,7 @@ def test_figures_of_a_run_are_those_of_its_pixels(store: Path) -> None:
     hits, total = (np.stack(table[name].to_list()).sum(axis=0) for name in ("prob_positive", "prob_sum"))
     gaps = np.abs(hits - total)
     assert found["probability_error"].value <= gaps.sum() / count.sum() + 1e-9
-    # The probabilities are their own deviation here, so their margin is the best sign of all.
+    # The rival's margin is the model's own with noise.
     assert found["auroc_own"].value > found["auroc_prior"].value
     assert np.isnan(estimates(quality, threshold=0.4, sample="x")["auroc_own"].value)
 
@@ -195,6 +195,8 @@ def test_everything_is_written(store: Path, tmp_path: Path, capsys: pytest.Captu
     assert names == expected | {"quality_1_shot_mask.png", "quality_1_shot_mask.pdf"}
     assert (tmp_path / "quality_1_shot_mask.png").stat().st_size > 20_000
     assert "0." in (tmp_path / "quality_iou.md").read_text()
+    for name in ("iou", "pixels"):
+        assert "?" not in (tmp_path / f"quality_{name}.tex").read_text().replace("mask is?", "").replace("wrong?", "")
     capsys.readouterr()
     assert main(["--results", str(tmp_path / "none"), "--out", str(tmp_path)]) == 2
     assert "no results directory" in capsys.readouterr().err
