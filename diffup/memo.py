@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ class PriorMemo:
             save_file(tensors, part)
             os.replace(part, path)
         except OSError:  # a full or read-only disk costs time, not results
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink()
             return
         self._held += size

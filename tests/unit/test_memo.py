@@ -1,0 +1,67 @@
+"""Prior maps on disk: what is read is what was made, and a bad file or a full disk costs time only."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffup.memo import PriorMemo, afresh
+
+
+@dataclass(frozen=True)
+class Value:
+    map_hw: torch.Tensor
+    seed_1: torch.Tensor
+
+
+class Maker:
+    def __init__(self, fill: float = 0.5) -> None:
+        self.calls, self.fill = 0, fill
+
+    def __call__(self) -> Value:
+        self.calls += 1
+        return Value(torch.full((4, 4), self.fill), torch.tensor([7]))
+
+
+def test_the_second_process_reads_what_the_first_made(tmp_path: Path) -> None:
+    make = Maker()
+    first = PriorMemo(tmp_path).of("source")("key", Value, make)
+    again = PriorMemo(tmp_path).of("source")("key", Value, make)
+    assert make.calls == 1
+    assert torch.equal(first.map_hw, again.map_hw) and torch.equal(first.seed_1, again.seed_1)
+
+
+@pytest.mark.parametrize(("source", "key"), [("other", "key"), ("source", "other"), ("source", ("key", 1))])
+def test_another_source_or_key_is_another_value(tmp_path: Path, source: str, key: object) -> None:
+    PriorMemo(tmp_path).of("source")("key", Value, Maker(0.25))
+    assert PriorMemo(tmp_path).of(source)(key, Value, Maker(0.75)).map_hw[0, 0] == 0.75
+
+
+def test_a_truncated_file_is_made_again(tmp_path: Path) -> None:
+    PriorMemo(tmp_path).of("s")("k", Value, Maker())
+    [path] = tmp_path.rglob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:20])
+    make = Maker()
+    assert PriorMemo(tmp_path).of("s")("k", Value, make).map_hw.shape == (4, 4)
+    assert make.calls == 1
+    PriorMemo(tmp_path).of("s")("k", Value, make)
+    assert make.calls == 1
+
+
+def test_a_full_memo_writes_no_more(tmp_path: Path) -> None:
+    memo = PriorMemo(tmp_path, limit_bytes=100)  # a value has 72 bytes
+    memo.of("s")("first", Value, Maker())
+    memo.of("s")("second", Value, Maker())
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
+
+
+def test_a_folder_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert PriorMemo(tmp_path / "file").of("s")("k", Value, Maker()).seed_1 == 7
+
+
+def test_afresh_keeps_nothing() -> None:
+    make = Maker()
+    afresh("k", Value, make), afresh("k", Value, make)
+    assert make.calls == 2
