@@ -151,6 +151,10 @@ def claims_table(study: Study) -> Table | None:
         for upgrade in (s for s in methods if _upgrades(home, s) and study.asked(s, one_shot)):
             text = f"{upgrade.backbone} beats {home.backbone}, trained on {home.backbone} ({one_shot})"
             claims.append((text, (upgrade, one_shot), (home, one_shot)))
+    with_text = Task(1, f"{MASK}+text")
+    for subject in (s for s in methods if study.asked(s, with_text) and study.asked(s, one_shot)):
+        text = f"{with_text} beats {one_shot} on {captions.labels(study, subject)[0]}"
+        claims.append((text, (subject, with_text), (subject, one_shot)))
     for subject in methods:
         control = _control(study, subject)
         if control and study.asked(subject, zero_shot) and study.asked(control, zero_shot):
