@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from experiments.cell import AnyCell, Cell
+from experiments.cell import AnyCell, Cell, TrainingCell
 
 
 def preflight(cells: Sequence[AnyCell], datasets: dict[str, Path], weights_dir: Path | None) -> dict[str, str]:
@@ -45,6 +45,16 @@ def preflight(cells: Sequence[AnyCell], datasets: dict[str, Path], weights_dir: 
         for backbone, weights in files:
             load_backbone(backbone, weights, weights_dir=weights_dir)
     return paths
+
+
+def check_workers(cells: Sequence[AnyCell], workers: int) -> None:
+    """Raise ValueError if a training cell's steps have fewer episodes than there are workers to share them."""
+    for cell in cells:
+        if isinstance(cell, TrainingCell) and cell.train.episodes < workers:
+            raise ValueError(
+                f"--train-workers {workers}: training cell {cell.key()} has steps of {cell.train.episodes} episodes; "
+                f"use at most {cell.train.episodes} workers"
+            )
 
 
 @contextlib.contextmanager

@@ -79,6 +79,13 @@ def parser(name: str, description: str, *, episodes: int) -> argparse.ArgumentPa
     )
     made.add_argument("--batch-size", type=_count, default=8, metavar="N", help="episodes at a time in evaluation")
     made.add_argument("--gpus-per-trial", type=_share, default=1.0, metavar="F", help="GPU share of an evaluation cell")
+    made.add_argument(
+        "--train-workers",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="processes (on GPUs where there are some) that train a cell together; the result is the same",
+    )
     return made
 
 
@@ -116,6 +123,7 @@ def run(
             weights_dir=getattr(args, "weights_dir", None),
             batch_size=args.batch_size,
             gpus_per_trial=args.gpus_per_trial,
+            train_workers=args.train_workers,
         )
         code = launch(name, cells, options, datasets=datasets, work=work)
     except ValueError as error:

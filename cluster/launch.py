@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.checks import git_commit, only_one, preflight
+from cluster.checks import check_workers, git_commit, only_one, preflight
 from cluster.files import now, to_json, write_atomically
 from cluster.plan import Plan, make_plan, render
 from cluster.store import LAUNCHES, Store, cell_document, code_hash
@@ -44,6 +44,7 @@ class Options:
         weights_dir: folder of local backbone weights.
         batch_size: episodes at a time in evaluation.
         gpus_per_trial: share of a GPU that an evaluation cell gets, where there are GPUs; training gets a whole one.
+        train_workers: processes that share a training cell's steps (`cluster.training`).
     """
 
     results: Path
@@ -56,6 +57,7 @@ class Options:
     weights_dir: Path | None = None
     batch_size: int = 8
     gpus_per_trial: float = 1.0
+    train_workers: int = 1
 
 
 def launch(
@@ -94,6 +96,7 @@ def launch(
     if not plan.todo:
         _log_missing(plan, store, uri, name)
         return SOME_FAILED if plan.count("failed") + plan.count("blocked") else DONE
+    check_workers(plan.todo, options.train_workers)
     paths = preflight(plan.todo, datasets, options.weights_dir)
     store.make_writable()
     from cluster.session import ray_session
@@ -116,6 +119,7 @@ def launch(
             batch_size=options.batch_size,
             gpus_per_trial=options.gpus_per_trial,
             max_concurrent=options.max_concurrent,
+            train_workers=options.train_workers,
             git_commit=commit,
         )
         return _run(name, cells, plan, job)

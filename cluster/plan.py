@@ -144,7 +144,8 @@ def in_order(cells: Iterable[AnyCell]) -> list[AnyCell]:
 
 def _amount(document: dict[str, Any]) -> float:
     if document["kind"] == "train":
-        return float(document["train"]["steps"] * document["train"]["batch_size"])
+        train = document["train"]
+        return float(train["steps"] * train["batch_size"] * train.get("accumulate", 1))
     return float(document["episodes"])
 
 

@@ -11,7 +11,6 @@ from ray import tune
 
 from cluster.plan import clock
 from cluster.store import Store
-from cluster.trial import cell_of
 from experiments.cell import AnyCell
 from experiments.grids import describe
 
@@ -40,22 +39,30 @@ class Progress(tune.Callback):
         self.episodes = 0
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A cell begins."""
-        self._running[trial.config["cell"]["key"]] = time.monotonic()
+        """A trial's cell begins."""
+        self.begin(trial.config["cell"]["key"])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A cell ended, well or not."""
-        key = trial.config["cell"]["key"]
+        """A trial's cell ended, well or not."""
+        self.end(trial.config["cell"]["key"], result)
+
+    def begin(self, key: str) -> None:
+        """A cell begins."""
+        self._running[key] = time.monotonic()
+
+    def end(self, key: str, result: dict[str, Any]) -> None:
+        """A cell ended, as `cluster.trial.run_cell` says."""
+        what = describe(self._cells[key])
         self._seconds[key] = time.monotonic() - self._running.pop(key, time.monotonic())
         if result.get("status") == "finished":
             self.finished.append(key)
             self.episodes += int(result["episodes"])
-            self._say(f"{describe(cell_of(trial.config))}: {result['headline']} in {self._seconds[key]:.1f} s")
+            self._say(f"{what}: {result['headline']} in {self._seconds[key]:.1f} s")
         else:
             self.failed.append(key)
-            self._say(f"FAILED {key} {describe(cell_of(trial.config))}: {result.get('error', 'no reason given')}")
+            self._say(f"FAILED {key} {what}: {result.get('error', 'no reason given')}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The worker process died, also on the second attempt."""
@@ -65,7 +72,7 @@ class Progress(tune.Callback):
             return  # it died after its work was done
         self.failed.append(key)
         self.crashed[key] = "the worker process died twice (out of memory?)"
-        self._say(f"FAILED {key} {describe(cell_of(trial.config))}: {self.crashed[key]}")
+        self._say(f"FAILED {key} {describe(self._cells[key])}: {self.crashed[key]}")
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called about ten times a second."""

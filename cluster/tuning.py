@@ -1,4 +1,8 @@
-"""Cells as trials of one Ray Tuner: one axis, a grid search over cells, in workers that live on from trial to trial."""
+"""Cells as trials of one Ray Tuner: one axis, a grid search over cells, in workers that live on from trial to trial.
+
+Where several workers train a cell together, the training cells come first, one after the other and outside of the
+Tuner: a trial that waits for the resources of workers beside its own could wait forever.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,9 @@ from cluster.order import TrainedFirst
 from cluster.progress import Progress
 from cluster.store import Store, cell_document
 from cluster.tracking import Tracking
+from cluster.training import train_cells
 from cluster.trial import CellTrial
-from experiments.cell import AnyCell
+from experiments.cell import AnyCell, Cell
 
 CRASHES = 1  # times that a cell is tried again after the death of its worker
 
@@ -35,6 +40,7 @@ class Job:
         weights_dir, batch_size: as in `cluster.work.WorkContext`.
         gpus_per_trial: share of a GPU for an evaluation cell, where there are GPUs.
         max_concurrent: trials at a time; 0 = as many as the resources allow.
+        train_workers: processes that share a training cell; 1 = training cells are trials like the others.
         git_commit: of this code.
     """
 
@@ -49,6 +55,7 @@ class Job:
     batch_size: int
     gpus_per_trial: float
     max_concurrent: int
+    train_workers: int
     git_commit: str
 
 
@@ -69,24 +76,35 @@ def run_trials(job: Job) -> tuple[Progress, list[str]]:
     # Tune takes trials beyond those that run only to start workers early; taking more would blur their order.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)
     progress = Progress(job.cells, job.seconds, workers, job.store)
+    task = {
+        "results": str(job.store.root),
+        "work": job.work,
+        "options": {
+            "datasets": job.datasets,
+            "weights_dir": str(job.weights_dir.absolute()) if job.weights_dir else "",
+            "device": "cuda" if gpus else "cpu",
+            "threads": 1,
+            "batch_size": job.batch_size,
+            "progress": False,
+        },
+        "tracking": job.tracking.to_dict() if job.tracking else None,
+        "git_commit": job.git_commit,
+    }
+    cells, untrained = list(job.cells), list[str]()
+    if job.train_workers > 1:
+        failed = train_cells(cells, task, job.train_workers, progress)
+        waiting = [cell for cell in cells if isinstance(cell, Cell)]
+        cells = [cell for cell in waiting if cell.checkpoint not in failed]
+        untrained = [cell.key() for cell in waiting if cell.checkpoint in failed]
+        if not cells:
+            return progress, untrained
     order = TrainedFirst(max_concurrent=job.max_concurrent)
     tuner = tune.Tuner(
         CellTrial,
         param_space={
-            "cell": tune.grid_search([cell_document(cell) for cell in job.cells]),
-            "results": str(job.store.root),
-            "work": job.work,
-            "options": {
-                "datasets": job.datasets,
-                "weights_dir": str(job.weights_dir.absolute()) if job.weights_dir else "",
-                "device": "cuda" if gpus else "cpu",
-                "threads": 1,
-                "batch_size": job.batch_size,
-                "progress": False,
-            },
-            "tracking": job.tracking.to_dict() if job.tracking else None,
+            **task,
+            "cell": tune.grid_search([cell_document(cell) for cell in cells]),
             "resources": {"train": train, "evaluate": evaluate},
-            "git_commit": job.git_commit,
         },
         tune_config=tune.TuneConfig(
             search_alg=order, reuse_actors=True, trial_name_creator=_name, trial_dirname_creator=_name
@@ -104,7 +122,7 @@ def run_trials(job: Job) -> tuple[Progress, list[str]]:
         tuner.fit()
     except ValueError as error:  # a fault of ours, not the user's mistake that a ValueError stands for
         raise RuntimeError(f"Ray Tune refused the grid: {error}") from error
-    return progress, order.dropped
+    return progress, untrained + order.dropped
 
 
 def _name(trial: Any) -> str:

@@ -24,12 +24,13 @@ from diffup.card import versions
 from diffup.config import InputConfig
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.encode import Encoder, FeatureCache
-from diffup.episodes import make_manifest
+from diffup.episodes import held_out_classes, make_manifest
 from diffup.evaluate import Evaluation, evaluate, predict
 from diffup.memo import Keep, PriorMemo, afresh
 from diffup.metrics import fb_iou, miou
 from diffup.model import DiffUpNet, load_checkpoint
 from diffup.panels import panel
+from diffup.parallel import Team
 from diffup.protocols import get_protocol
 from diffup.supply import CueSource
 from diffup.train import EpisodeSampler, train
@@ -155,22 +156,16 @@ def _provenance(context: WorkContext, features: FeatureCache | None, dataset: Da
 
 
 def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
+    team = Team.here()
     with_text = cell.train.cue_weights[3] > 0
     dataset, features = _dataset(cell, context), _prepare(cell, context, with_text)
     cues = CueSource(dataset, cell.input)
     protocol = get_protocol(cell.protocol)
-    pools = {c: dataset.eligible(c, protocol) for c in dataset.base_classes(cell.fold)}
-    source = (dataset.fingerprint, cell.protocol_hash, features.encoder.identity, cell.input)
-    sampler = EpisodeSampler(
-        cues,
-        features,
-        pools,
-        cell.fold,
-        cell.train_seed,
-        cell.model,
-        cell.train,
-        keep=_priors(context.results).of(source),
-    )
+    held_out = held_out_classes(dataset, cell.fold, cell.train.hold_out, cell.train_seed)
+    pools = {c: dataset.eligible(c, protocol) for c in dataset.base_classes(cell.fold) if c not in held_out}
+    source = (dataset.fingerprint, cell.protocol_hash, features.encoder.identity, cell.input, held_out)
+    keep = _priors(context.results).of(source)
+    sampler = EpisodeSampler(cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train, keep)
     metrics = train(
         sampler,
         cell.model,
@@ -181,18 +176,20 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
             "cell": cell_to_dict(cell),
             "key": cell.key(),
             "classes": [dataset.classes[c] for c in sorted(pools)],
-            "left_out": [dataset.classes[c] for c in dataset.novel_classes(cell.fold)],
+            "left_out": [dataset.classes[c] for c in (*dataset.novel_classes(cell.fold), *held_out)],
             "versions": versions(),
         },
         progress=context.progress,
+        device=context.device,
+        team=team,
     )
-    return Outcome(metrics, None, _provenance(context, features, dataset))
+    return Outcome(metrics, None, {**_provenance(context, features, dataset), "train_workers": team.size})
 
 
 def _model(cell: Cell, context: WorkContext) -> DiffUpNet | None:
     if not cell.checkpoint:
         return None
-    return load_checkpoint(context.results / cell.checkpoint / CHECKPOINT)
+    return load_checkpoint(context.results / cell.checkpoint / CHECKPOINT).to(context.device)
 
 
 def _evaluate(cell: Cell, context: WorkContext) -> Outcome:
@@ -203,15 +200,18 @@ def _evaluate(cell: Cell, context: WorkContext) -> Outcome:
     else:
         features = _prepare(cell, context, with_text)
     cues = CueSource(dataset, cell.input)
+    classes = dataset.novel_classes(cell.fold)
+    if cell.classes == "held_out":
+        classes = held_out_classes(dataset, cell.fold, cell.hold_out, cell.train_seed)
     manifest = make_manifest(
-        dataset, get_protocol(cell.protocol), cell.fold, cell.shots, cell.episodes, cell.episode_seed
+        dataset, get_protocol(cell.protocol), cell.fold, cell.shots, cell.episodes, cell.episode_seed, classes
     )
     what = Evaluation(
         model=_model(cell, context),
         sample=cell.sample,
         annotation=cell.annotation,
         shots=cell.shots,
-        class_indices=tuple(dataset.novel_classes(cell.fold)),
+        class_indices=tuple(classes),
         method=method,
         deranged=cell.input.class_names == "deranged",
         seed=cell.episode_seed,
@@ -234,7 +234,7 @@ def _evaluate(cell: Cell, context: WorkContext) -> Outcome:
         for episode, prediction in zip(first, predict(what, first, cues, features), strict=True)
     }
     metrics = {
-        "miou": miou(table["class_id"], table["inter_fg"], table["union_fg"], dataset.novel_classes(cell.fold)),
+        "miou": miou(table["class_id"], table["inter_fg"], table["union_fg"], classes),
         "fb_iou": fb_iou(table["inter_fg"], table["union_fg"], table["inter_bg"], table["union_bg"]),
         "episodes_per_s": len(table) / seconds,
         "seconds": seconds,

@@ -6,7 +6,10 @@ runtime options and never appear here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 VISUAL_CUES = ("mask", "box", "scribble")
 CUES = (*VISUAL_CUES, "text")
@@ -14,6 +17,21 @@ FEATURE_DTYPES = ("float16", "float32")
 STARTS = ("noise", "prior")
 SCHEDULES = ("self_aligned", "plain", "prior_centred")
 METHODS = ("diffup", "prior_mean", "prototype", "adapter")
+PRECISIONS = ("float32", "bfloat16")
+ADDED_LATER = "added later"
+
+
+def added_later(default: T) -> T:
+    """A field that version 1 of the identity did not have: while it has its default it is no part of a key.
+
+    The default must mean what was done before the field existed, so that earlier results stay valid.
+    """
+    return field(default=default, metadata={ADDED_LATER: True})
+
+
+def in_key(item: Field[Any], value: object) -> bool:
+    """Whether a dataclass field with this value is part of a key (see `added_later`)."""
+    return not (item.metadata.get(ADDED_LATER) and value == item.default)
 
 
 def parse_annotation(annotation: str) -> tuple[str, ...]:
@@ -147,6 +165,11 @@ class TrainConfig:
         cue_weights: relative frequency of mask, box, scribble and text cues (text needs a text encoder).
         virtual_backbones: distort priors in training so that the decoder does not learn one backbone's looks.
         flip: mirror episodes at random.
+        precision: ``"float32"``, or ``"bfloat16"``: the network under autocast; weights, priors and loss stay float32.
+        accumulate: micro-batches of `batch_size` whose gradients are averaged; a step has batch_size × accumulate
+            episodes, and is the same as one of that batch size but for rounding. Divides the memory a step takes.
+        hold_out: number of base classes that are left out of training, to choose between variants without looking at
+            novel classes; which ones: `diffup.episodes.held_out_classes`.
     """
 
     steps: int = 500
@@ -158,9 +181,20 @@ class TrainConfig:
     cue_weights: tuple[float, float, float, float] = (0.5, 0.2, 0.2, 0.1)
     virtual_backbones: bool = True
     flip: bool = True
+    precision: str = added_later("float32")
+    accumulate: int = added_later(1)
+    hold_out: int = added_later(0)
+
+    @property
+    def episodes(self) -> int:
+        """Episodes a step."""
+        return self.batch_size * self.accumulate
 
     def __post_init__(self) -> None:
-        _positive(self, "steps", "batch_size", "learning_rate", "max_shots")
+        _positive(self, "steps", "batch_size", "learning_rate", "max_shots", "accumulate")
+        _one_of(self, "precision", PRECISIONS)
+        if self.hold_out < 0:
+            raise ValueError(f"TrainConfig.hold_out must be 0 or more, not {self.hold_out}")
         if len(self.cue_weights) != len(CUES) or min(self.cue_weights) < 0 or sum(self.cue_weights[:3]) <= 0:
             raise ValueError(f"TrainConfig.cue_weights: {len(CUES)} weights ≥ 0, some visual; got {self.cue_weights}")
         if not 0 <= self.ema < 1:
@@ -188,8 +222,8 @@ class SampleConfig:
     strength: float = 0.5
     start: str = "noise"
     threshold: float = 0.5
-    function: str = ""
-    function_version: str = ""
+    function: str = added_later("")
+    function_version: str = added_later("")
 
     def __post_init__(self) -> None:
         _positive(self, "steps", "strength")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from diffup.protocols import Protocol
 
 MANIFEST_KEY = b"diffup.manifest"
+HOLD_OUT_STREAM = 2**32  # keeps the drawing of held-out classes apart from the episodes, whose index is below it
 
 
 @dataclass(frozen=True)
@@ -163,19 +164,57 @@ class Manifest:
         return manifest
 
 
-def make_manifest(dataset: Dataset, protocol: Protocol, fold: int, shots: int, episodes: int, seed: int) -> Manifest:
-    """The manifest of a fold's novel classes.
+def held_out_classes(dataset: Dataset, fold: int, count: int, seed: int) -> tuple[int, ...]:
+    """The base classes of a fold that a training of `seed` leaves out, ascending; a function of (seed, fold) alone.
+
+    They are drawn from the base classes that are novel in some other fold: those have enough images to be evaluated.
+    The first n drawn are among the first n + 1.
+
+    Args:
+        dataset: gives the classes.
+        fold: whose novel classes are left out anyway.
+        count: how many, 0 or more.
+        seed: of the training.
+
+    Raises:
+        ValueError: `count` leaves no class to train on.
+    """
+    if not count:
+        return ()
+    novel = set(dataset.novel_classes(fold))
+    candidates = sorted({c for classes in dataset.folds for c in classes} - novel)
+    if not 0 < count < len(candidates):
+        raise ValueError(
+            f"{dataset.name}, fold {fold}: {count} of {len(candidates)} base classes can't be held out; choose a "
+            f"TrainConfig.hold_out from 1 to {len(candidates) - 1}"
+        )
+    order = np.random.default_rng((seed, fold, HOLD_OUT_STREAM)).permutation(len(candidates))
+    return tuple(sorted(candidates[i] for i in order[:count]))
+
+
+def make_manifest(
+    dataset: Dataset,
+    protocol: Protocol,
+    fold: int,
+    shots: int,
+    episodes: int,
+    seed: int,
+    classes: Sequence[int] | None = None,
+) -> Manifest:
+    """The manifest of a fold's novel classes, or of `classes`.
 
     Args:
         dataset: gives the pools: `Dataset.eligible` under `protocol`.
         fold: whose novel classes are segmented.
         shots: K ≥ 0; the supports of K are the first of those of K+1.
         episodes, seed: how many, and of which episode seed.
+        classes: other classes than the novel ones, e.g. `held_out_classes`.
 
     Raises:
         ValueError: a class with fewer than K+1 images, by name.
     """
-    pools = {c: dataset.eligible(c, protocol) for c in dataset.novel_classes(fold)}
+    chosen = dataset.novel_classes(fold) if classes is None else classes
+    pools = {c: dataset.eligible(c, protocol) for c in chosen}
     for class_index, pool in pools.items():
         if len(pool) < shots + 1:
             raise ValueError(

@@ -41,7 +41,7 @@ class Evaluation:
     Attributes:
         model: trained model, or None for a training-free `sample.method`.
         annotation, shots: see `diffup.config.parse_annotation`.
-        class_indices: the fold's novel classes in manifest order.
+        class_indices: the classes of the manifest, in its order.
         method: the foreign method of an adapter, else None.
         deranged: prompt each class by the next class of the fold (a control that must fail).
         seed, fold: give each episode its own noise.
@@ -126,6 +126,7 @@ def gather(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, featu
         kinds=[row] * len(query),
         names=names,
         targets=targets,
+        device=features.encoder.device,
     )
 
 

@@ -40,6 +40,7 @@ class Episodes:
         kinds: the K cue kinds of each episode.
         names: text embeddings [N, D] of the class names the user gave, or None without a text cue.
         targets: index of each episode's class in `names`.
+        device: where priors are computed; they come back to the CPU.
     """
 
     query: list[Features]
@@ -48,6 +49,7 @@ class Episodes:
     kinds: list[tuple[str, ...]]
     names: Tensor | None = None
     targets: Tensor | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,18 @@ class Segmentation:
 
 def _stages(episodes: Episodes) -> tuple[list[Tensor], list[Tensor]]:
     """Stage features in float32: S queries [B, C, h, w] and S supports [B, K, C, h, w] (none at K = 0)."""
-    query = [torch.stack(stage).float() for stage in zip(*(f.stages for f in episodes.query), strict=True)]
+    device = episodes.device
+    query = [torch.stack(stage).to(device).float() for stage in zip(*(f.stages for f in episodes.query), strict=True)]
     if not episodes.weights_BK2hw.shape[1]:
         return query, []
     per_episode = [list(zip(*(f.stages for f in supports), strict=True)) for supports in episodes.supports]
-    return query, [torch.stack([torch.stack(stages[s]) for stages in per_episode]).float() for s in range(len(query))]
+    stacked = [torch.stack([torch.stack(stages[s]) for stages in per_episode]) for s in range(len(query))]
+    return query, [stage.to(device).float() for stage in stacked]
 
 
 def _sides(episodes: Episodes, supports: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Foreground and background weights of the supports, [B, K, h, w] each; boxes settled by `settle_boxes`."""
-    foreground, background = episodes.weights_BK2hw.unbind(2)
+    foreground, background = episodes.weights_BK2hw.to(episodes.device).unbind(2)
     boxed = torch.tensor([[kind == "box" for kind in row] for row in episodes.kinds], device=foreground.device)
     return settle_boxes(supports, foreground, background, boxed)
 
@@ -91,14 +95,14 @@ def priors(episodes: Episodes) -> tuple[Tensor, Tensor]:
     query, supports = _stages(episodes)
     parts, kinds = [], []
     if supports:
-        parts.append(visual_priors(query, supports, *_sides(episodes, supports)))
+        parts.append(visual_priors(query, supports, *_sides(episodes, supports)).cpu())
         kinds.append(torch.tensor([[CUES.index(kind) for kind in row] for row in episodes.kinds]))
     if episodes.names is not None:
         if episodes.targets is None or any(f.text is None for f in episodes.query):
             raise ValueError("a text cue needs the episodes' targets and queries encoded with a text model")
-        dense = torch.stack([f.text for f in episodes.query if f.text is not None]).float()
-        similarity = torch.einsum("bdhw,nd->bnhw", dense, episodes.names)
-        parts.append(text_priors(query, similarity, episodes.targets))
+        dense = torch.stack([f.text for f in episodes.query if f.text is not None]).to(episodes.device).float()
+        similarity = torch.einsum("bdhw,nd->bnhw", dense, episodes.names.to(dense))
+        parts.append(text_priors(query, similarity, episodes.targets.to(episodes.device)).cpu())
         kinds.append(torch.full((len(query[0]), 1), CUES.index("text")))
     if not parts:
         raise ValueError("an episode needs at least one cue")
@@ -124,7 +128,7 @@ def training_free(method: str, episodes: Episodes) -> Tensor:
         raise ValueError("the prototype baseline needs a visual cue; it has no text form")
     foreground, background = _sides(episodes, supports)
     middle = len(query) // 2
-    return prototype_contrast(query[middle], supports[middle], foreground, background)
+    return prototype_contrast(query[middle], supports[middle], foreground, background).cpu()
 
 
 class DiffUpNet(nn.Module):
@@ -176,7 +180,7 @@ class DiffUpNet(nn.Module):
     def segment_priors(
         self, prior_BKSPhw: Tensor, kind_BK: Tensor, infos_BXRR: Tensor, sample: SampleConfig, noise_BRR: Tensor
     ) -> Segmentation:
-        """Segment a batch from its prior maps.
+        """Segment a batch from its prior maps; results come back to the CPU.
 
         Args:
             prior_BKSPhw, kind_BK: from `priors`.
@@ -185,8 +189,10 @@ class DiffUpNet(nn.Module):
             noise_BRR: standard Gaussian noise, one map an episode, from the episode's own seed.
         """
         self.eval()
-        mean, variance = self.fuse(prior_BKSPhw, kind_BK)
-        return self.sample(mean, variance, infos_BXRR, noise_BRR, sample)
+        device = next(self.parameters()).device
+        mean, variance = self.fuse(prior_BKSPhw.to(device), kind_BK.to(device))
+        made = self.sample(mean, variance, infos_BXRR.to(device), noise_BRR.to(device), sample)
+        return Segmentation(made.logits.cpu(), made.mean.cpu(), made.variance.cpu(), made.predicted_iou.cpu())
 
 
 def save_checkpoint(model: DiffUpNet, folder: Path, facts: dict[str, object]) -> None:

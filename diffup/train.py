@@ -1,8 +1,9 @@
 """Training UAPF and UQDD on base classes with one frozen backbone.
 
 Every step draws its own episodes, cue kinds, K, distortions and noise from a generator seeded by (seed, fold, step):
-a resumed run is the same run, and there is no generator state to lose. Novel classes of the fold are background here;
-no label of theirs reaches a loss.
+a resumed run is the same run, and there is no generator state to lose. A step is drawn whole and its loss is a mean
+over episodes, so that micro-batches (`TrainConfig.accumulate`) and processes (`diffup.parallel`) can share it and the
+step stays the same but for rounding. Novel classes of the fold are background here; no label of theirs reaches a loss.
 
 Letters: B batch · K cues · S stages · P prior maps · h w feature grid · R side of the decoder grid.
 """
@@ -10,12 +11,14 @@ Letters: B batch · K cues · S stages · P prior maps · h w feature grid · R 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +31,7 @@ from diffup.config import VISUAL_CUES, ModelConfig, TrainConfig
 from diffup.encode import FeatureCache, Features
 from diffup.memo import Keep, afresh
 from diffup.model import DiffUpNet, Episodes, priors, save_checkpoint
+from diffup.parallel import Team
 from diffup.supply import CueSource
 from diffup.uqdd import query_infos
 
@@ -36,6 +40,8 @@ WARM_UP = 50
 CLIP_NORM = 1.0
 TEXT_ONLY_SHARE = 0.25  # of the steps that have a text cue
 LOSS_WEIGHTS = {"mask": 1.0, "mean": 0.5, "variance": 0.1, "error": 0.3, "iou": 1.0}
+ALONE = Team()
+Rows = TypeVar("Rows", "Batch", "Chances")
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,46 @@ class Drawn:
     rgb_B3RR: Tensor
     truth_BRR: Tensor
     valid_BRR: Tensor
+
+
+@dataclass(frozen=True)
+class Chances:
+    """What chance decides in a step beside its batch: if a first prediction is fed back; noise and times of x_t."""
+
+    feed_back: bool
+    fresh_BRR: Tensor
+    t_B: Tensor
+
+    @staticmethod
+    def draw(config: ModelConfig, batch: Batch, generator: torch.Generator) -> Chances:
+        """For a whole step's batch."""
+        feed_back = not config.one_step and bool(torch.rand(1, generator=generator) < 0.5)
+        fresh = torch.randn(batch.noise_BRR.shape, generator=generator)
+        return Chances(feed_back, fresh, torch.rand(len(fresh), generator=generator))
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some of a step's episodes."""
+
+    batch: Batch
+    chances: Chances
+
+    def __len__(self) -> int:
+        return len(self.batch.kind_BK)
+
+    def __getitem__(self, rows: slice) -> Share:
+        return Share(_each(self.batch, lambda t: t[rows].clone()), _each(self.chances, lambda t: t[rows].clone()))
+
+    def to(self, device: torch.device) -> Share:
+        """The same on a device."""
+        return Share(_each(self.batch, lambda t: t.to(device)), _each(self.chances, lambda t: t.to(device)))
+
+
+def _each(rows: Rows, change: Callable[[Tensor], Tensor]) -> Rows:
+    values = {item.name: getattr(rows, item.name) for item in dataclasses.fields(rows)}
+    changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+    return dataclasses.replace(rows, **changed)
 
 
 def flip_features(features: Features) -> Features:
@@ -109,7 +155,12 @@ def _iou(probability_BRR: Tensor, truth_BRR: Tensor, valid_BRR: Tensor) -> Tenso
 
 def _weighted_bce(logits_BRR: Tensor, target_BRR: Tensor, valid_BRR: Tensor) -> Tensor:
     loss = F.binary_cross_entropy_with_logits(logits_BRR, target_BRR, reduction="none")
-    return (loss * valid_BRR).sum() / valid_BRR.sum().clamp_min(1.0)
+    return _valid_mean(loss, valid_BRR)
+
+
+def _valid_mean(map_BRR: Tensor, valid_BRR: Tensor) -> Tensor:
+    """Mean over an episode's valid pixels, then over episodes: each episode counts the same in whatever batch."""
+    return ((map_BRR * valid_BRR).sum((1, 2)) / valid_BRR.sum((1, 2)).clamp_min(1.0)).mean()
 
 
 def _dice(logits_BRR: Tensor, target_BRR: Tensor, valid_BRR: Tensor) -> Tensor:
@@ -119,8 +170,8 @@ def _dice(logits_BRR: Tensor, target_BRR: Tensor, valid_BRR: Tensor) -> Tensor:
     return (1 - overlap / (probability.sum((1, 2)) + target.sum((1, 2)) + 1)).mean()
 
 
-def step_loss(model: DiffUpNet, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Loss of one step: mask (BCE + Dice), UAPF's mean and variance, DQM's error map and IoU.
+def step_loss(model: DiffUpNet, batch: Batch, chances: Chances) -> Tensor:
+    """Loss of a batch, a mean over episodes: mask (BCE + Dice), UAPF's mean and variance, DQM's error map and IoU.
 
     x_t is built as ``config.schedule`` says; half of the self-aligned steps feed back a first prediction.
     """
@@ -129,7 +180,7 @@ def step_loss(model: DiffUpNet, batch: Batch, generator: torch.Generator) -> Ten
     mean, variance = model.fuse(batch.prior_BKSPhw, batch.kind_BK)
     size = truth.shape[0]
     infos, noise = batch.infos_BXRR, batch.noise_BRR
-    ones = torch.ones(size)
+    ones = torch.ones(size, device=truth.device)
     prior = mean.detach()
     estimate = prior
 
@@ -137,18 +188,16 @@ def step_loss(model: DiffUpNet, batch: Batch, generator: torch.Generator) -> Ten
         return torch.zeros_like(noise) if config.one_step else model.schedule.diffuse(prior, ones, noise, prior)
 
     x, t = start(), ones
-    feed_back = not config.one_step and bool(torch.rand(1, generator=generator) < 0.5)
-    if feed_back:
+    if chances.feed_back:
         with torch.no_grad():
             first, _, _ = model.uqdd(x, t, estimate, mean, variance, infos)
             estimate = torch.sigmoid(first)
-    fresh = torch.randn(noise.shape, generator=generator)
     if not config.one_step and config.schedule != "self_aligned":
-        t = torch.rand(size, generator=generator)
-        x = model.schedule.diffuse(truth, t, fresh, prior)
-    elif feed_back:
-        t = torch.rand(size, generator=generator)
-        x = model.schedule.diffuse(estimate, t, fresh, prior)
+        t = chances.t_B
+        x = model.schedule.diffuse(truth, t, chances.fresh_BRR, prior)
+    elif chances.feed_back:
+        t = chances.t_B
+        x = model.schedule.diffuse(estimate, t, chances.fresh_BRR, prior)
 
     logits, error, iou = model.uqdd(x, t, estimate, mean, variance, infos)
     final = torch.sigmoid(logits).detach()
@@ -164,7 +213,7 @@ def step_loss(model: DiffUpNet, batch: Batch, generator: torch.Generator) -> Ten
         clamped = mean.clamp(1e-3, 1 - 1e-3)
         terms["mean"] = _weighted_bce(torch.logit(clamped), truth, valid)
         squared = (mean.detach() - truth) ** 2
-        terms["variance"] = ((squared / variance + variance.log()) * valid).sum() / valid.sum().clamp_min(1.0) / 2
+        terms["variance"] = _valid_mean(squared / variance + variance.log(), valid) / 2
     return torch.stack([LOSS_WEIGHTS[name] * term for name, term in terms.items()]).sum()
 
 
@@ -186,6 +235,7 @@ class EpisodeSampler:
         self, cues: CueSource, features: FeatureCache, pools: dict[int, tuple[str, ...]], fold: int, seed: int,
         model: ModelConfig, config: TrainConfig, keep: Keep = afresh,
     ) -> None:  # fmt: skip
+        config = dataclasses.replace(config, batch_size=config.episodes, accumulate=1)  # a step is drawn whole
         usable = {c: ids for c, ids in pools.items() if len(ids) >= 2}
         if not usable:
             raise ValueError(f"fold {fold}: no base class has two images to make a training episode of")
@@ -263,6 +313,7 @@ class EpisodeSampler:
             kinds=kinds,
             names=self.features.encoder.embed_names([self.cues.dataset.classes[c] for c in classes]) if text else None,
             targets=torch.tensor(targets),
+            device=self.features.encoder.device,
         )
         with torch.no_grad():
             prior, kind = priors(episodes)
@@ -286,49 +337,62 @@ def train(
     facts: dict[str, object],
     progress: bool = True,
     report: Callable[[int, float], None] | None = None,
+    device: str | torch.device = "cpu",
+    team: Team = ALONE,
 ) -> dict[str, float]:
     """Train to ``config.steps`` and write a checkpoint of the averaged weights to `folder`.
 
     A state file beside the checkpoint (model, averaged weights, optimizer, step) is written every `SAVE_EVERY` steps;
-    an interrupted training goes on from it and ends in the same bytes. It is removed at the end.
+    an interrupted training goes on from it and ends in the same bytes (on a CPU). It is removed at the end.
+
+    Args:
+        sampler: of the same `config`.
+        model_config, config: what to train, and how.
+        folder: of the checkpoint.
+        seed: of the initial weights.
+        facts: for the checkpoint.
+        progress: whether to draw a bar.
+        report: is told steps and mean loss after each step, in rank 0.
+        device: where the network runs.
+        team: the processes that share each step's episodes; all of them call this function, rank 0 uses `folder`.
 
     Returns:
         ``loss`` (mean of the last 50 steps), ``seconds`` and ``steps_per_s`` of this call.
 
     Raises:
-        ValueError: the state file is of another configuration or damaged.
+        ValueError: the state file is of another configuration or damaged; or more processes than episodes a step.
         FloatingPointError: the loss is no longer finite.
     """
+    device = torch.device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = DiffUpNet(model_config)
+        model = DiffUpNet(model_config).to(device)
     average = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     state_file = folder / "state.pt"
     first, losses = 0, []
-    if state_file.exists():
+    if state := team.tell(_load_state(state_file) if team.rank == 0 else None):
         try:
-            state = torch.load(state_file, weights_only=True)
             model.load_state_dict(state["model"])
             average.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
             first, losses = int(state["step"]), list(state["losses"])
-        except Exception as error:  # torch.load raises many kinds for a damaged file
-            raise ValueError(
-                f"training state {state_file} cannot be resumed: {error}. Delete it to start over"
-            ) from error
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise _no_resuming(state_file, error) from error
+    shares = _shares(sampler, model_config, config, team, first)
     started = time.perf_counter()
     model.train()
-    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc="train", disable=not progress)
+    leads = team.rank == 0
+    hidden = not (progress and leads)
+    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc="train", disable=hidden)
     for step in bar:
-        batch, generator = sampler.batch(step)
-        loss = step_loss(model, batch, generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss = add_gradients(model, next(shares), config, device)
+        team.add_up([loss, *(parameter.grad for parameter in model.parameters())])
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"loss is {loss.item()} at step {step}; lower TrainConfig.learning_rate")
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         optimizer.step()
         decay = min(config.ema, (step + 1) / (step + 10))
@@ -337,18 +401,67 @@ def train(
                 kept.lerp_(new, 1 - decay)
         losses = [*losses[-49:], loss.item()]
         bar.set_postfix(loss=f"{np.mean(losses):.3f}")
-        if report is not None:
+        if report is not None and leads:
             report(step + 1, float(np.mean(losses)))
-        if (step + 1) % SAVE_EVERY == 0 and step + 1 < config.steps:
+        if leads and (step + 1) % SAVE_EVERY == 0 and step + 1 < config.steps:
             _save_state(state_file, model, average, optimizer, step + 1, losses)
     seconds = time.perf_counter() - started
-    save_checkpoint(average, folder, facts)
-    state_file.unlink(missing_ok=True)
+    if leads:
+        save_checkpoint(average.cpu(), folder, facts)
+        state_file.unlink(missing_ok=True)
     return {
         "loss": float(np.mean(losses)),
         "seconds": seconds,
         "steps_per_s": (config.steps - first) / seconds if seconds else 0.0,
     }
+
+
+def _shares(
+    sampler: EpisodeSampler, model_config: ModelConfig, config: TrainConfig, team: Team, first: int
+) -> Iterator[Share]:
+    """This process's share of each step from `first` on; each process draws every team.size-th step, and deals it."""
+    places = team.shares(config.episodes)
+    for block in range(first, config.steps, team.size):
+        mine = block + team.rank
+        if mine < config.steps:
+            batch, generator = sampler.batch(mine)
+            drawn = Share(batch, Chances.draw(model_config, batch, generator))
+        for step in range(block, min(block + team.size, config.steps)):
+            yield team.deal([drawn[place] for place in places] if step == mine else None, dealer=step - block)
+
+
+def add_gradients(model: DiffUpNet, share: Share, config: TrainConfig, device: torch.device) -> Tensor:
+    """Add a share's part of a step's gradient to the parameters', one micro-batch after the other.
+
+    Returns:
+        its part of the step's loss, [1]; the parts of all shares add up to the mean over the step's episodes.
+    """
+    # The cache is off: it would keep the casts of the prediction that is fed back, which carry no gradient.
+    half = config.precision == "bfloat16"
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=half, cache_enabled=False)
+    total = torch.zeros(1, device=device)
+    for start in range(0, len(share), config.batch_size):
+        part = share[start : start + config.batch_size].to(device)
+        with autocast:
+            loss = step_loss(model, part.batch, part.chances)
+        loss = loss * (len(part) / config.episodes)
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+def _load_state(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        raise _no_resuming(path, error) from error
+    return state
+
+
+def _no_resuming(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"training state {path} cannot be resumed: {error}. Delete it to start over")
 
 
 def _save_state(

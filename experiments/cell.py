@@ -13,21 +13,37 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig, check_annotation
+from diffup.config import (
+    InputConfig,
+    ModelConfig,
+    SampleConfig,
+    TrainConfig,
+    added_later,
+    check_annotation,
+    in_key,
+)
 
 CELL_VERSION = 2
 KEY_LENGTH = 12
-ADAPTER_FIELDS = ("function", "function_version")
+CLASSES = ("novel", "held_out")
+
+
+def _identity(value: Any) -> Any:
+    """A cell or configuration as plain types, without fields `added_later` that have their default."""
+    if not dataclasses.is_dataclass(value):
+        return value
+    pairs = [(item, getattr(value, item.name)) for item in dataclasses.fields(value)]
+    return {item.name: _identity(part) for item, part in pairs if in_key(item, part)}
 
 
 def _key(cell: TrainingCell | Cell) -> str:
-    document = {"version": CELL_VERSION, **cell_to_dict(cell)}
-    sample = document.get("sample", {})
-    for name in ADAPTER_FIELDS:  # they are younger than version 1: without an adapter the keys stay as they were
-        if not sample.get(name, "adapter"):
-            del sample[name]
+    document = {"version": CELL_VERSION, "kind": _kind(cell), **_identity(cell)}
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def _kind(cell: TrainingCell | Cell) -> str:
+    return "train" if isinstance(cell, TrainingCell) else "evaluate"
 
 
 def _check(cell: TrainingCell | Cell) -> None:
@@ -87,6 +103,9 @@ class Cell:
         variant: display name of method or ablation.
         episode_seed: seed of the manifest; manifests depend on nothing else of the cell but the fold and `episodes`.
         episodes: number of episodes.
+        classes: ``"novel"``: those of the fold; ``"held_out"``: the `hold_out` base classes that the training of
+            `train_seed` leaves out (`diffup.config.TrainConfig.hold_out`), to choose between variants.
+        hold_out: how many, 0 for novel classes.
     Other fields as in `TrainingCell`.
     """
 
@@ -107,10 +126,19 @@ class Cell:
     train_seed: int = 0
     episode_seed: int = 0
     episodes: int = 1000
+    classes: str = added_later("novel")
+    hold_out: int = added_later(0)
 
     def __post_init__(self) -> None:
         _check(self)
         check_annotation(self.annotation, self.shots)
+        if self.classes not in CLASSES:
+            raise ValueError(f"Cell.classes must be one of {', '.join(CLASSES)}; not {self.classes!r}")
+        if (self.hold_out > 0) != (self.classes == "held_out") or self.hold_out < 0:
+            raise ValueError(
+                f"Cell.hold_out is the number of held-out classes: 1 or more with classes 'held_out', else 0; classes "
+                f"is {self.classes!r}, hold_out {self.hold_out}"
+            )
         if self.episodes < 1:
             raise ValueError(f"Cell.episodes must be 1 or more, not {self.episodes}")
         if (self.sample.method == "diffup") != bool(self.checkpoint):
@@ -129,9 +157,8 @@ AnyCell = TrainingCell | Cell
 
 def cell_to_dict(cell: AnyCell) -> dict[str, Any]:
     """The cell as plain JSON types, with ``kind`` = ``"train"`` or ``"evaluate"``."""
-    kind = "train" if isinstance(cell, TrainingCell) else "evaluate"
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(cell)))
-    return {"kind": kind, **plain}
+    return {"kind": _kind(cell), **plain}
 
 
 def cell_from_dict(document: dict[str, Any]) -> AnyCell:
