@@ -57,7 +57,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Chances:
-    """What chance decides in a step beside its batch: whether a first prediction is fed back; noise and times of x_t."""
+    """What chance decides of a step beside its batch: is a first prediction fed back; noise and times of x_t."""
 
     feed_back: bool
     fresh_BRR: Tensor
