@@ -59,8 +59,13 @@ class Results:
     warnings: tuple[str, ...]
 
 
-def load_results(root: Path) -> Results:
+def load_results(root: Path, *, classes: str = "novel") -> Results:
     """Read all evaluation cells of a result store.
+
+    Args:
+        root: the result store.
+        classes: ``"novel"``, or ``"held_out"``: the cells on held-out base classes, which no table of results may mix
+            with the others.
 
     Raises:
         ValueError: no such folder.
@@ -71,7 +76,7 @@ def load_results(root: Path) -> Results:
     asked, places = _launches(root, warnings)
     documents, rows, counts = {}, [], {}
     for key, document in {**asked, **dict(_cells(root, warnings))}.items():
-        if document.get("kind") == "train":
+        if document.get("kind") == "train" or document.get("classes", "novel") != classes:
             continue
         try:
             row = _identity(key, document)

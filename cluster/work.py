@@ -6,6 +6,7 @@ Ray-free on purpose: the same function runs a cell in a trial, in a test, or by 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import resource
 import time
@@ -189,7 +190,12 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
 def _model(cell: Cell, context: WorkContext) -> DiffUpNet | None:
     if not cell.checkpoint:
         return None
-    return load_checkpoint(context.results / cell.checkpoint / CHECKPOINT).to(context.device)
+    folder = context.results / cell.checkpoint / CHECKPOINT
+    if cell.classes == "held_out":
+        trained = json.loads((folder / "config.json").read_text())["facts"]["cell"]
+        if (trained["train"].get("hold_out", 0), trained["train_seed"]) != (cell.hold_out, cell.train_seed):
+            raise ValueError(f"checkpoint {cell.checkpoint} was trained on classes that cell {cell.key()} holds out")
+    return load_checkpoint(folder).to(context.device)
 
 
 def _evaluate(cell: Cell, context: WorkContext) -> Outcome:

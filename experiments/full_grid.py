@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster import cli
-from diffup.config import InputConfig, TrainConfig
+from diffup import recipes
 from experiments.cell import AnyCell
 from experiments.grids import (
     Backbone,
@@ -34,7 +34,9 @@ from experiments.grids import (
 )
 
 NAME = "full_grid"
-DATASETS = ("pascal5i", "coco20i")
+RECIPES = {"pascal5i": recipes.pascal5i(), "coco20i": recipes.coco20i()}
+DATASETS = tuple(RECIPES)
+OTHER = RECIPES["pascal5i"]  # for data sets given by path
 FOLDS = (0, 1, 2, 3)
 TASKS = [(0, "text"), *tasks((1, 5, 10), ("mask", "box", "scribble", "mask+text"))]
 TRAINED_ON = "resnet50"
@@ -49,8 +51,6 @@ BACKBONES = (
     "vit_base_patch14_dinov2.lvd142m",
 )
 EPISODES = 1000
-INPUT = InputConfig(input_size=400, feature_grid=30)
-TRAIN = TrainConfig(steps=5000, batch_size=16, max_shots=10)
 
 
 def grid(
@@ -72,13 +72,13 @@ def grid(
     source, companion = by_name[TRAINED_ON], by_name[COMPANION]
     cells: list[AnyCell] = []
     for data in datasets:
+        recipe = RECIPES.get(data.name, OTHER)
+        shared = {"config": recipe.input, "companion": companion}
         for fold in FOLDS:
             for seed in seeds:
-                trained = training_cell(data, fold, source, config=INPUT, companion=companion, train=TRAIN, seed=seed)
+                trained = training_cell(data, fold, source, model=recipe.model, train=recipe.train, seed=seed, **shared)
                 cells.append(trained)
-                cells += evaluation_cells(
-                    data, fold, backbones, TASKS, config=INPUT, episodes=episodes, trained=trained, companion=companion
-                )
+                cells += evaluation_cells(data, fold, backbones, TASKS, episodes=episodes, trained=trained, **shared)
     return cells
 
 

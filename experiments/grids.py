@@ -165,6 +165,8 @@ def evaluation_cells(
     sample: SampleConfig | None = None,
     companion: Backbone | None = None,
     episode_seed: int = 0,
+    held_out: int = 0,
+    seed: int = 0,
 ) -> list[Cell]:
     """Evaluation cells over backbones × tasks.
 
@@ -179,8 +181,16 @@ def evaluation_cells(
         sample: how masks are made.
         companion: reads text for backbones that can't.
         episode_seed: of the manifest.
+        held_out: evaluate on this many held-out base classes (`TrainConfig.hold_out`) in place of the novel ones.
+        seed: the training seed whose held-out classes a training-free `sample` is evaluated on.
+
+    Raises:
+        ValueError: `trained` does not hold out so many classes: it would be evaluated on what it was trained on.
     """
     sample = sample or SampleConfig()
+    if trained and held_out and trained.train.hold_out != held_out:
+        kept = trained.train.hold_out
+        raise ValueError(f"held_out is {held_out}, but training cell {trained.key()} holds out {kept} classes")
     name = variant or (trained.variant if trained else sample.function.rpartition(":")[2] or sample.method)
     cells = []
     for backbone in backbones:
@@ -202,9 +212,11 @@ def evaluation_cells(
                     variant=name,
                     input=with_companion(config, backbone.name, companion) if reads_text else config,
                     sample=sample,
-                    train_seed=trained.train_seed if trained else 0,
+                    train_seed=trained.train_seed if trained else seed,
                     episode_seed=episode_seed,
                     episodes=episodes,
+                    classes="held_out" if held_out else "novel",
+                    hold_out=held_out,
                 )
             )
     return cells
@@ -227,7 +239,8 @@ def describe(cell: AnyCell) -> str:
     seed = f" · seed {cell.train_seed}" if cell.train_seed else ""
     if isinstance(cell, TrainingCell):
         return f"{place} · training · {cell.variant}{seed}"
-    return f"{place} · {cell.shots}-shot {cell.annotation} · {cell.variant}{seed}"
+    held_out = f" · {cell.hold_out} held-out classes at {cell.input.input_size} px" if cell.hold_out else ""
+    return f"{place} · {cell.shots}-shot {cell.annotation} · {cell.variant}{held_out}{seed}"
 
 
 def _fields(cell: AnyCell) -> dict[str, Any]:

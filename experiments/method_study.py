@@ -21,7 +21,8 @@ from functools import partial
 from pathlib import Path
 
 from cluster import cli
-from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
+from diffup.config import SampleConfig
+from diffup.recipes import msrc15
 from experiments.cell import AnyCell, TrainingCell
 from experiments.grids import (
     PRIOR_MEAN,
@@ -50,14 +51,13 @@ STEPS = ("steps_1", "steps_4", "steps_8", "from_prior", "full_strength")
 ABLATED_FOLDS, ABLATED_SEEDS = (0, 1), (0, 1)
 ABLATION_TASKS = (ONE_SHOT, (5, "mask"))
 
-INPUT = InputConfig(input_size=320)
-MODEL = ModelConfig(width=16)
-TRAIN = TrainConfig(steps=300)
+RECIPE = msrc15()
+INPUT = RECIPE.input
 
 
 def trained(data: Data, fold: int, backbone: Backbone, variant: str, seed: int) -> tuple[TrainingCell, SampleConfig]:
     """A variant's training cell and how it samples; sampling variants have DiffUp's training cell."""
-    model, train, sample = resolve(variant, model=MODEL, train=TRAIN, sample=SampleConfig())
+    model, train, sample = resolve(variant, model=RECIPE.model, train=RECIPE.train, sample=SampleConfig())
     name = variant if needs_training(variant) else "diffup"
     cell = training_cell(data, fold, backbone, variant=name, config=INPUT, model=model, train=train, seed=seed)
     return cell, sample

@@ -15,13 +15,14 @@ other backbones in the order of their quality though DiffUp was never trained on
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from cluster import cli
-from diffup.config import InputConfig, ModelConfig
+from diffup import recipes
 from experiments.cell import AnyCell
 from experiments.grids import (
     PRIOR_MEAN,
@@ -43,7 +44,8 @@ ANNOTATIONS = ("mask", "box", "scribble")
 TRAINED_ON = "resnet50"
 BACKBONES = ("resnet50", "mobilenetv2_100", "deit_tiny_patch16_224")
 EPISODES = 400
-INPUT = InputConfig(input_size=320)
+RECIPE = recipes.msrc15()
+INPUT, MODEL, TRAIN = RECIPE.input, RECIPE.model, RECIPE.train
 
 
 def grid(
@@ -70,14 +72,14 @@ def grid(
     cells: list[AnyCell] = []
     for fold in folds:
         evaluate = partial(evaluation_cells, data, fold, config=INPUT, episodes=episodes)
-        trained = training_cell(data, fold, source, config=INPUT, seed=seed)
+        training = partial(training_cell, data, fold, source, config=INPUT, train=TRAIN, seed=seed)
+        trained = training(model=MODEL)
         cells.append(trained)
         cells += evaluate(backbones, tasks(SHOTS, ANNOTATIONS), trained=trained)
         cells += evaluate(backbones, tasks(SHOTS, ("mask",)), sample=PRIOR_MEAN)
         cells += evaluate(backbones, tasks(SHOTS, ("mask",)), sample=PROTOTYPE)
         if one_step:
-            decoder = ModelConfig(one_step=True)
-            other = training_cell(data, fold, source, variant="one_step", config=INPUT, model=decoder, seed=seed)
+            other = training(variant="one_step", model=dataclasses.replace(MODEL, one_step=True))
             cells.append(other)
             cells += evaluate([source], tasks(SHOTS, ANNOTATIONS), trained=other)
     return cells

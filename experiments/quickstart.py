@@ -16,14 +16,15 @@ saw it in training; text above text with wrong names. Results, tables and MLflow
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from cluster import cli
+from diffup import recipes
 from diffup.backbones.embedded import EMBEDDED
-from diffup.config import InputConfig, ModelConfig, TrainConfig
 from experiments.cell import AnyCell
 from experiments.grids import (
     PRIOR_MEAN,
@@ -44,8 +45,8 @@ ONE_SHOT = ("mask", "box", "scribble", "mask+text")
 FIVE_SHOT = ("mask", "scribble")
 TRAINED_ON, COMPANION = "tiny_resnet", "tiny_clip"
 EPISODES = 300
-INPUT = InputConfig(input_size=224)  # the scale that the embedded backbones were trained at
-TRAIN = TrainConfig(steps=300)
+RECIPE = recipes.shapes4i()
+INPUT, MODEL, TRAIN = RECIPE.input, RECIPE.model, RECIPE.train
 
 
 def grid(data: Data, *, episodes: int = EPISODES, seed: int = 0) -> list[AnyCell]:
@@ -59,16 +60,14 @@ def grid(data: Data, *, episodes: int = EPISODES, seed: int = 0) -> list[AnyCell
     backbones = [named_backbone(name, check=False) for name in EMBEDDED]
     by_name = {backbone.name: backbone for backbone in backbones}
     source, companion = by_name[TRAINED_ON], by_name[COMPANION]
-    wrong = InputConfig(input_size=INPUT.input_size, class_names="deranged")
+    wrong = dataclasses.replace(INPUT, class_names="deranged")
     visual = tasks((1,), ONE_SHOT) + tasks((5,), FIVE_SHOT)
     text = [(0, "text")]
     cells: list[AnyCell] = []
     for fold in FOLDS:
-        trained = training_cell(data, fold, source, config=INPUT, companion=companion, train=TRAIN, seed=seed)
-        one_step = training_cell(
-            data, fold, source, variant="one_step", config=INPUT, companion=companion, model=ModelConfig(one_step=True),
-            train=TRAIN, seed=seed,
-        )  # fmt: skip
+        training = partial(training_cell, data, fold, source, config=INPUT, companion=companion, train=TRAIN, seed=seed)
+        trained = training(model=MODEL)
+        one_step = training(variant="one_step", model=dataclasses.replace(MODEL, one_step=True))
         evaluate = partial(evaluation_cells, data, fold, episodes=episodes, companion=companion)
         cells += [trained, one_step]
         cells += evaluate(backbones, visual + text, config=INPUT, trained=trained)

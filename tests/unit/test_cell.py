@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffup.config import FEATURE_DTYPES, SCHEDULES, InputConfig, ModelConfig, SampleConfig, TrainConfig
+from diffup.config import (
+    ADDED_LATER,
+    FEATURE_DTYPES,
+    PRECISIONS,
+    SCHEDULES,
+    InputConfig,
+    ModelConfig,
+    SampleConfig,
+    TrainConfig,
+)
 from experiments.cell import KEY_LENGTH, AnyCell, Cell, TrainingCell, cell_from_dict, cell_to_dict
 
 PLACE: dict[str, Any] = {"dataset": "shapes4i", "fold": 0, "backbone": "tiny_resnet", "weights": "sha256:0123456789ab"}
@@ -61,6 +70,9 @@ trains = st.builds(
     steps=positive,
     learning_rate=st.floats(1e-9, 1),
     ema=st.floats(0, 1, exclude_max=True),
+    precision=st.sampled_from(PRECISIONS),
+    accumulate=st.integers(1, 8),
+    hold_out=st.integers(0, 5),
     cue_weights=st.tuples(st.floats(0.1, 9), st.floats(0, 9), st.floats(0, 9), st.floats(0, 9)),
 )
 words = st.text(min_size=1, max_size=20)
@@ -113,6 +125,9 @@ def test_key_depends_on_every_plain_field(cell: AnyCell) -> None:
         ({"checkpoint": ""}, "needs the key of a training cell"),
         ({"episodes": 0}, "episodes must be 1 or more"),
         ({"fold": -1}, "fold must be 0 or more"),
+        ({"classes": "base"}, "classes must be one of novel, held_out"),
+        ({"classes": "held_out"}, "hold_out is the number of held-out classes"),
+        ({"hold_out": 2}, "hold_out is the number of held-out classes"),
         ({"weights": ""}, r"Cell\.weights is empty"),
     ],
 )
@@ -127,3 +142,43 @@ def test_unknown_fields_are_refused() -> None:
         cell_from_dict({**document, "colour": "red"})
     with pytest.raises(ValueError, match="kind None"):
         cell_from_dict({name: value for name, value in document.items() if name != "kind"})
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_documents_from_before_a_field_was_added_name_the_same_cell(name: str) -> None:
+    def earlier(value: Any) -> Any:
+        if not dataclasses.is_dataclass(value):
+            return value
+        items = [item for item in dataclasses.fields(value) if not item.metadata.get(ADDED_LATER)]
+        return {item.name: earlier(getattr(value, item.name)) for item in items}
+
+    document = {"kind": cell_to_dict(FROZEN[name])["kind"], **earlier(FROZEN[name])}
+    assert document != cell_to_dict(FROZEN[name])
+    assert cell_from_dict(json.loads(json.dumps(document))).key() == KEYS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("TRAIN", {"train": TrainConfig(precision="bfloat16")}),
+        ("TRAIN", {"train": TrainConfig(accumulate=2)}),
+        ("TRAIN", {"train": TrainConfig(hold_out=3)}),
+        ("PRIOR", {"classes": "held_out", "hold_out": 3}),
+        ("PRIOR", {"sample": SampleConfig(method="adapter", function="a:b", function_version="1")}),
+    ],
+)
+def test_a_field_that_was_added_later_counts_where_it_is_used(name: str, change: dict[str, Any]) -> None:
+    assert dataclasses.replace(FROZEN[name], **change).key() != KEYS[name]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"precision": "float16"}, "precision must be one of float32, bfloat16"),
+        ({"accumulate": 0}, "accumulate must be positive"),
+        ({"hold_out": -1}, "hold_out must be 0 or more"),
+    ],
+)
+def test_impossible_trainings_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**change)

@@ -122,7 +122,7 @@ def test_experiments_name_no_torch_at_import(path: Path) -> None:
 LIGHT = sorted(
     {module_name(path) for path in modules() if within(module_name(path), "experiments", "analysis")}
     | {"diffup.config", "diffup.metrics", "diffup.episodes", "diffup.protocols", "diffup.annotations"}
-    | {"diffup", "diffup.adapter", "diffup.card"}
+    | {"diffup", "diffup.adapter", "diffup.card", "diffup.recipes"}
 )
 
 

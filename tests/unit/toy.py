@@ -42,6 +42,15 @@ class ToyDataset:
             return np.zeros((48, 64), np.uint8)
         return self._place(image_id).astype(np.uint8)
 
+    def novel_classes(self, fold: int) -> tuple[int, ...]:
+        return self.folds[fold]
+
+    def base_classes(self, fold: int) -> tuple[int, ...]:
+        return tuple(c for c in range(6) if c not in self.folds[fold])
+
+    def eligible(self, class_index: int, protocol: object) -> tuple[str, ...]:
+        return self.pool(class_index)
+
     def pool(self, class_index: int) -> tuple[str, ...]:
         return tuple(i for i in self.image_ids if int(i.split("_")[0]) == class_index)
 

@@ -1,0 +1,196 @@
+"""Choose between variants of DiffUp without looking at a novel class or at a test backbone.
+
+    python experiments/selection.py --dataset DIR/dataset.json --weights-dir DIR --results DIR
+
+Each variant is trained without 3 of the base classes (drawn by training seed and fold) and evaluated on these, with the
+training backbone at input sizes it was not trained at: its features then differ as another backbone's would, a
+*virtual* backbone. Neither the novel classes nor any other backbone is touched, so whatever is chosen here can be
+reported on them.
+
+With the defaults, for each of 4 folds: 4 training cells on ``resnet50`` and 40 evaluation cells of 300 episodes: 4
+variants and the prior mean × 224 and 448 px (320 in training) × 1-shot mask, box and scribble and 5-shot mask. The
+table has the mean over folds and sizes; its last column is the paired difference of all tasks to the first variant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster import cli
+from diffup import recipes
+from diffup.recipes import Recipe
+from experiments.cell import AnyCell
+from experiments.grids import PRIOR_MEAN, Backbone, Data, evaluation_cells, named_backbone, open_data, training_cell
+
+if TYPE_CHECKING:
+    from analysis.tables import Table
+
+NAME = "selection"
+HOLD_OUT = 3
+SIZES = (224, 448)
+TASKS = [(1, "mask"), (1, "box"), (1, "scribble"), (5, "mask")]
+TRAINED_ON = "resnet50"
+EPISODES = 300
+BASE = recipes.msrc15()
+
+
+def variants() -> dict[str, Recipe]:
+    """What is compared: by name, the first is the one that the others are measured against."""
+    model, train = BASE.model, dataclasses.replace(BASE.train, hold_out=HOLD_OUT)
+    longer = dataclasses.replace(train, steps=2 * train.steps)
+    undistorted = dataclasses.replace(train, virtual_backbones=False)
+    return {
+        "diffup": dataclasses.replace(BASE, train=train),
+        "one_step": dataclasses.replace(BASE, train=train, model=dataclasses.replace(model, one_step=True)),
+        "undistorted": dataclasses.replace(BASE, train=undistorted),
+        "longer": dataclasses.replace(BASE, train=longer),
+    }
+
+
+def grid(
+    data: Data, source: Backbone, *, folds: Sequence[int], episodes: int = EPISODES, seeds: Sequence[int] = (0,)
+) -> list[AnyCell]:
+    """For each fold and seed: 4 training cells, and 8 evaluation cells for each variant and for the prior mean.
+
+    Args:
+        data: a data set of at least 5 classes outside of each fold.
+        source: training backbone; at other input sizes also the test backbone.
+        folds: which folds.
+        episodes: per evaluation cell.
+        seeds: of training, and of which classes are held out.
+    """
+    cells: list[AnyCell] = []
+    for fold in folds:
+        for seed in seeds:
+            trained = {
+                name: training_cell(
+                    data, fold, source, variant=name, config=r.input, model=r.model, train=r.train, seed=seed
+                )
+                for name, r in variants().items()
+            }
+            cells += trained.values()
+            for size in SIZES:
+                virtual = dataclasses.replace(BASE.input, input_size=size)
+                for cell in trained.values():
+                    cells += evaluation_cells(
+                        data, fold, [source], TASKS, config=virtual, episodes=episodes, trained=cell, held_out=HOLD_OUT
+                    )
+                cells += evaluation_cells(
+                    data, fold, [source], TASKS, config=virtual, episodes=episodes, sample=PRIOR_MEAN,
+                    held_out=HOLD_OUT, seed=seed,
+                )  # fmt: skip
+    return cells
+
+
+def table(results: Path, keys: Sequence[str]) -> Table:
+    """mIoU of each variant by task, mean over folds, seeds and input sizes; one that is not finished everywhere is "–".
+
+    Args:
+        results: the result store.
+        keys: the grid's cells.
+
+    Raises:
+        ValueError: none of the cells is finished.
+    """
+    import numpy as np
+
+    from analysis.frame import load_results, only
+    from analysis.places import METHODS
+    from analysis.stats import Estimate, average, bootstrap
+    from analysis.tables import Column, Number, Row, Table
+
+    found = only(load_results(results, classes="held_out"), keys)
+    sizes = {key: int(document["input"]["input_size"]) for key, document in found.documents.items()}
+    cells = found.cells.assign(input_size=found.cells["key"].map(sizes))
+    places = {}
+    for row in cells.itertuples():
+        task = (int(row.shots), str(row.annotation))
+        places[str(row.variant), task, int(row.fold), int(row.train_seed), int(row.input_size)] = str(row.key)
+    done = {place: key for place, key in places.items() if key in found.counts}
+    if not done:
+        raise ValueError(f"no cell on held-out classes is finished in {results}")
+    where = sorted({place[2:] for place in places})
+    scores: dict[tuple[object, ...], Estimate] = {}
+    for fold, seed in dict.fromkeys(place[:2] for place in where):  # one manifest each, so all are resampled alike
+        here = [place for place in done if place[2:4] == (fold, seed)]
+        made = bootstrap([found.counts[done[place]] for place in here], stream=1000 * seed + fold) if here else []
+        scores |= {place: score.miou for place, score in zip(here, made, strict=True)}
+
+    def mean(variant: str, over: Sequence[tuple[int, str]]) -> Estimate | None:
+        wanted = [(variant, task, *place) for task in over for place in where]
+        return average([scores[place] for place in wanted]) if all(place in scores for place in wanted) else None
+
+    def number(estimate: Estimate | None, *, difference: bool = False) -> Number | None:
+        if estimate is None or np.isnan(estimate.value):
+            return None
+        low, high = estimate.interval()
+        return Number(value=estimate.value, low=low, high=high, difference=difference)
+
+    first, *others = [name for name in (*variants(), "prior_mean") if any(place[0] == name for place in places)]
+    rows, reference = [], mean(first, TASKS)
+    for name in (first, *others):
+        every = mean(name, TASKS)
+        apart = every.minus(reference) if every is not None and reference is not None and name != first else None
+        entries = [number(mean(name, [task])) for task in TASKS]
+        rows.append(Row((METHODS.get(name, name),), (*entries, number(every), number(apart, difference=True))))
+    headers = [*(f"{shots}-shot {annotation}" for shots, annotation in TASKS), "mean", "difference"]
+    return Table(
+        name="selection",
+        caption=f"Variants on held-out base classes of {cells['dataset'].iloc[0]} with virtual backbones: mIoU in %.",
+        labels=("Variant",),
+        columns=tuple(Column((header,)) for header in headers),
+        rows=tuple(rows),
+    )
+
+
+def print_table(results: Path, keys: list[str]) -> None:
+    """Print the table of `grid`'s cells."""
+    from analysis.tables import to_markdown
+
+    print(f"\n{to_markdown(table(results, keys)).rstrip()}\n\nresults  {results}", flush=True)
+
+
+def options() -> argparse.ArgumentParser:
+    """The script's command line."""
+    made = cli.parser(NAME, __doc__ or "", episodes=EPISODES)
+    made.add_argument("--dataset", required=True, metavar="PATH", help="a dataset.json, or a known name")
+    made.add_argument("--weights-dir", type=Path, default=None, metavar="DIR", help="folder of backbone weights")
+    made.add_argument("--train-backbone", default=TRAINED_ON, metavar="NAME")
+    made.add_argument("--folds", type=cli.numbers, default=None, metavar="0,1,…", help="default: all")
+    made.add_argument(
+        "--seeds", type=cli.numbers, default=None, metavar="0,1,…", help="training seeds; overrides --seed"
+    )
+    return made
+
+
+def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
+    """Check data set and backbone, and describe the grid on them.
+
+    Raises:
+        ValueError: see `experiments.grids.open_data` and `experiments.grids.named_backbone`; or no such fold.
+    """
+    from diffup.data.dataset import resolve_dataset
+
+    source = named_backbone(args.train_backbone, weights_dir=args.weights_dir)
+    data = open_data(resolve_dataset(args.dataset), shots=max(shots for shots, _ in TASKS))
+    folds = range(data.folds) if args.folds is None else args.folds
+    absent = [fold for fold in folds if fold not in range(data.folds)]
+    if absent:
+        raise ValueError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
+    assert data.path is not None
+    cells = grid(data, source, folds=folds, episodes=args.episodes, seeds=args.seeds or (args.seed,))
+    return cells, {data.name: data.path}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the grid and print the table; returns the exit code."""
+    return cli.script(NAME, options(), build, argv, print_table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""`cluster.work` on the toy data set and backbone of the unit tests: a real training that takes a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster import work
+from cluster.work import WorkContext
+from experiments.cell import AnyCell
+from tests.unit.toy import ToyBackbone, ToyDataset
+
+__all__ = ["WorkContext", "execute"]
+
+
+def execute(cell: AnyCell, context: WorkContext) -> Any:
+    """As `cluster.work.execute`."""
+    work._open = lambda path: ToyDataset()  # type: ignore[assignment]
+    work._backbone = lambda *where: ToyBackbone()  # type: ignore[assignment]
+    return work.execute(cell, context)
