@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cluster import cli
@@ -73,12 +74,13 @@ def grid(
     cells: list[AnyCell] = []
     for data in datasets:
         recipe = RECIPES.get(data.name, OTHER)
-        shared = {"config": recipe.input, "companion": companion}
+        train = partial(training_cell, data, config=recipe.input, companion=companion)
+        evaluate = partial(evaluation_cells, data, config=recipe.input, companion=companion)
         for fold in FOLDS:
             for seed in seeds:
-                trained = training_cell(data, fold, source, model=recipe.model, train=recipe.train, seed=seed, **shared)
+                trained = train(fold, source, model=recipe.model, train=recipe.train, seed=seed)
                 cells.append(trained)
-                cells += evaluation_cells(data, fold, backbones, TASKS, episodes=episodes, trained=trained, **shared)
+                cells += evaluate(fold, backbones, TASKS, episodes=episodes, trained=trained)
     return cells
 
 

@@ -108,9 +108,10 @@ def table(results: Path, keys: Sequence[str]) -> Table:
     sizes = {key: int(document["input"]["input_size"]) for key, document in found.documents.items()}
     cells = found.cells.assign(input_size=found.cells["key"].map(sizes))
     places = {}
-    for row in cells.itertuples():
-        task = (int(row.shots), str(row.annotation))
-        places[str(row.variant), task, int(row.fold), int(row.train_seed), int(row.input_size)] = str(row.key)
+    for row in cells.to_dict("records"):
+        task = (int(row["shots"]), str(row["annotation"]))
+        at = (int(row["fold"]), int(row["train_seed"]), int(row["input_size"]))
+        places[str(row["variant"]), task, *at] = str(row["key"])
     done = {place: key for place, key in places.items() if key in found.counts}
     if not done:
         raise ValueError(f"no cell on held-out classes is finished in {results}")

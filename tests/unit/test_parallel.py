@@ -133,7 +133,7 @@ def member(rank: int, folder: Path, config: TrainConfig, dies_at: int) -> None:
             raise KeyboardInterrupt
         return honest(*args)
 
-    training.step_loss, training.SAVE_EVERY = dying, 2
+    training.step_loss, training.SAVE_EVERY = dying, 2  # type: ignore[assignment]
     try:
         run(folder if rank == 0 else folder / "must not be used", config, team)
     except KeyboardInterrupt:
@@ -143,18 +143,23 @@ def member(rank: int, folder: Path, config: TrainConfig, dies_at: int) -> None:
 
 
 def test_two_processes_end_in_the_checkpoint_of_one(whole: Path, tmp_path: Path) -> None:
-    mp.spawn(member, args=(tmp_path, WHOLE, 0), nprocs=2)
+    mp.spawn(member, args=(tmp_path, WHOLE, 0), nprocs=2)  # type: ignore[attr-defined]
     check_close(whole, tmp_path)
     assert not (tmp_path / "must not be used").exists()
     assert not (tmp_path / "state.pt").exists()
 
 
 def test_what_two_processes_began_one_may_finish(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mp.spawn(member, args=(tmp_path, WHOLE, 4), nprocs=2)
+    mp.spawn(member, args=(tmp_path, WHOLE, 4), nprocs=2)  # type: ignore[attr-defined]
     assert (tmp_path / "state.pt").exists()
     steps: list[int] = []
     honest = EpisodeSampler.batch
-    monkeypatch.setattr(EpisodeSampler, "batch", lambda self, step: (steps.append(step), honest(self, step))[1])
+
+    def counted(sampler: EpisodeSampler, step: int) -> Any:
+        steps.append(step)
+        return honest(sampler, step)
+
+    monkeypatch.setattr(EpisodeSampler, "batch", counted)
     run(tmp_path, WHOLE)
     assert steps == [2, 3, 4]
     check_close(whole, tmp_path)
