@@ -128,7 +128,7 @@ def test_the_table_scores_what_the_method_said() -> None:
     assert row["inter_fg"] == row["union_fg"] == dataset.mask("2_0", 2).sum()
     assert np.isnan(row["predicted_iou"])
     assert sum(row["prob_count"]) == SHAPE[0] * SHAPE[1]
-    assert sum(row["var_count"]) == 0
+    assert sum(row["std_count"]) == sum(row["margin_count"]) == 0
 
 
 def test_the_identity_is_name_and_source(module: Callable[[str], Path]) -> None:
