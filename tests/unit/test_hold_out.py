@@ -24,8 +24,15 @@ PLACE: dict[str, Any] = {
 TRAIN = TrainConfig(steps=6, batch_size=4, max_shots=2, hold_out=2)
 TRAINED = TrainingCell(**PLACE, model=ModelConfig(decoder_grid=16, width=16), train=TRAIN, train_seed=1)
 HELD_OUT = Cell(
-    **PLACE, shots=1, annotation="mask", checkpoint=TRAINED.key(), train_seed=1, episodes=6, classes="held_out", hold_out=2
-)  # fmt: skip
+    **PLACE,
+    shots=1,
+    annotation="mask",
+    checkpoint=TRAINED.key(),
+    train_seed=1,
+    episodes=6,
+    classes="held_out",
+    hold_out=2,
+)
 
 
 @pytest.fixture
@@ -57,7 +64,7 @@ def test_they_are_base_classes_and_a_function_of_seed_and_fold() -> None:
 
 
 def test_a_class_must_be_left_to_train_on() -> None:
-    with pytest.raises(ValueError, match="4 of 4 base classes can't be held out; choose a .* from 1 to 3"):
+    with pytest.raises(ValueError, match=r"4 of 4 base classes can't be held out; choose a .* from 1 to 3"):
         drawn(4)
 
 
@@ -83,5 +90,5 @@ def test_a_checkpoint_that_knows_the_classes_is_refused(
     dataset: ToyDataset, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     work.execute(TRAINED, context(tmp_path))
-    with pytest.raises(ValueError, match="was trained on classes that cell .* holds out"):
+    with pytest.raises(ValueError, match=r"was trained on classes that cell .* holds out"):
         work.execute(dataclasses.replace(HELD_OUT, **change), context(tmp_path))

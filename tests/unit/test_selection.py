@@ -1,4 +1,4 @@
-"""Model selection sees no novel class, no other backbone and no input size of the training; its table pairs episodes."""
+"""Model selection sees no novel class, no other backbone, no input size of the training; its table pairs episodes."""
 
 from __future__ import annotations
 
