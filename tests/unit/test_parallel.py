@@ -142,6 +142,7 @@ def member(rank: int, folder: Path, config: TrainConfig, dies_at: int) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_end_in_the_checkpoint_of_one(whole: Path, tmp_path: Path) -> None:
     mp.spawn(member, args=(tmp_path, WHOLE, 0), nprocs=2)  # type: ignore[attr-defined]
     check_close(whole, tmp_path)
@@ -149,6 +150,7 @@ def test_two_processes_end_in_the_checkpoint_of_one(whole: Path, tmp_path: Path)
     assert not (tmp_path / "state.pt").exists()
 
 
+@pytest.mark.slow
 def test_what_two_processes_began_one_may_finish(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mp.spawn(member, args=(tmp_path, WHOLE, 4), nprocs=2)  # type: ignore[attr-defined]
     assert (tmp_path / "state.pt").exists()
