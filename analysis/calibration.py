@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.stats import EpisodeCounts, Estimate, Floats, episode_multiplicities
+from diffup.metrics import STD_BINS
 
 BINS = 10  # of a calibration error
 HISTOGRAMS = (
@@ -66,6 +67,11 @@ def read_quality(
             raise ValueError(
                 f"{path} has no column {missing[0]!r}: it was made by an earlier version. Run the grid again with "
                 f"--force other-code"
+            )
+        if len(table) and len(table["std_count"].iloc[0]) != STD_BINS:
+            raise ValueError(
+                f"{path} has {len(table['std_count'].iloc[0])} bins of standard deviation, this version {STD_BINS}: it "
+                f"was made by another version. Run the grid again with --force other-code"
             )
         table = table.sort_values("episode")
         if not np.array_equal(table["episode"].to_numpy(), known.episode):

@@ -25,9 +25,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import torch
@@ -170,7 +170,7 @@ class GivenFeatures:
     """Stands in for a `FeatureCache`: features of the right shapes that were never encoded."""
 
     def __init__(self, image_ids: Sequence[str], channels: Sequence[int], config: InputConfig) -> None:
-        self.encoder = SimpleNamespace(config=config, text_model=None)
+        self.encoder = SimpleNamespace(config=config, text_model=None, device="cpu")
         side = config.feature_grid
         self._kept = {
             image_id: Features(
@@ -187,7 +187,7 @@ class GivenFeatures:
         return [self._kept[image_id] for image_id in image_ids]
 
 
-def _measure_memory(channels: Sequence[int], config: InputConfig, batch: int, threads: int, out: Any) -> None:
+def _measure_memory(channels: Sequence[int], config: InputConfig, batch: int, threads: int) -> float:
     torch.set_num_threads(threads)
     dataset, net = Photographs(2 * (MEMORY_SHOTS + batch)), network()
     features, cues = GivenFeatures(dataset.image_ids, channels, config), CueSource(dataset, config)  # type: ignore[arg-type]
@@ -196,17 +196,13 @@ def _measure_memory(channels: Sequence[int], config: InputConfig, batch: int, th
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     before = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
     evaluate(task(net, MEMORY_SHOTS), asked, cues, features, batch_size=batch, progress=False)  # type: ignore[arg-type]
-    out.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
 
 
 def memory(channels: Sequence[int], config: InputConfig, batch: int, threads: int) -> Line:
     """Peak memory of decoding a batch at K = 10 beyond what the process held before, features included."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    child = context.Process(target=_measure_memory, args=(channels, config, batch, threads, queue))
-    child.start()
-    used = queue.get(timeout=300)
-    child.join()
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        used = pool.submit(_measure_memory, channels, config, batch, threads).result()
     name = f"memory beyond the features, {MEMORY_SHOTS}-shot, batch {batch}"
     return name, f"{used:.0f} MiB", "", "< 2048 MiB", verdict(used, 2047)
 
