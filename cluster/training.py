@@ -105,7 +105,7 @@ def execute(cell: AnyCell, context: WorkContext) -> Any:
         return result.return_value
     except ray.train.TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {}) or {0: error}
-        words = dict.fromkeys(str(failures[rank]).strip().splitlines()[-1] for rank in sorted(failures))
+        words = dict.fromkeys(f"{type(e).__name__}: {e}" for _, e in sorted(failures.items()))
         raise RuntimeError(f"training on {context.workers} workers failed: {'; '.join(words)}") from error
 
 

@@ -436,7 +436,7 @@ def add_gradients(model: DiffUpNet, share: Share, config: TrainConfig, device: t
     Returns:
         its part of the step's loss, [1]; the parts of all shares add up to the mean over the step's episodes.
     """
-    # The cache is off: it would keep the casts of the prediction that is fed back, which carry no gradient.
+    # No cache of casts: one made for the prediction that is fed back carries no gradient and must not be used again.
     half = config.precision == "bfloat16"
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=half, cache_enabled=False)
     total = torch.zeros(1, device=device)
