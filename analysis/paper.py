@@ -6,19 +6,18 @@ Writes one table per question as LaTeX, Markdown and CSV, ``tables.md`` and ``ta
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from analysis.frame import Results, launch_keys, load_results, only
-from analysis.latex import to_latex
+from analysis.command import command, load, texts_of, warn, write_texts
+from analysis.frame import Results
 from analysis.questions import QUESTIONS, claims_table, main_table
 from analysis.scores import Study, studies
 from analysis.stats import RESAMPLES
-from analysis.tables import Table, to_csv, to_markdown
+from analysis.tables import Table, to_markdown
 
 PAPER = r"""% Compile with latexmk -pdf paper.tex
 \documentclass[a4paper]{article}
@@ -30,8 +29,6 @@ PAPER = r"""% Compile with latexmk -pdf paper.tex
 \input{tables}
 \end{document}
 """
-SHOWN = 10  # warnings
-RENDERERS: dict[str, Callable[[Table], str]] = {"tex": to_latex, "md": to_markdown, "csv": to_csv}
 WIDTH = 130  # characters of a line in a terminal
 
 
@@ -67,21 +64,13 @@ def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, re
     Raises:
         ValueError: there is no such store or no cell in it, or `out` can't be written.
     """
-    tables, warnings = all_tables(_load(results, keys), resamples=resamples)
+    tables, warnings = all_tables(load(results, keys), resamples=resamples)
     warn(warnings)
-    texts = {f"{table.name}.{suffix}": render(table) for table in tables for suffix, render in RENDERERS.items()}
+    texts = {name: text for table in tables for name, text in texts_of(table).items()}
     texts["tables.md"] = "\n".join(to_markdown(table) for table in tables)
     texts["tables.tex"] = "".join(f"\\input{{{table.name}}}\n" for table in tables)
     texts["paper.tex"] = PAPER
-    paths = []
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (out / name).write_text(text, encoding="utf-8")
-            paths.append(out / name)
-    except OSError as error:
-        raise ValueError(f"can't write tables to {out} ({error.strerror or error}); choose another --out") from error
-    return paths
+    return write_texts(out, texts)
 
 
 def main_markdown(results: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> str:
@@ -90,14 +79,9 @@ def main_markdown(results: Path, *, keys: Iterable[str] | None = None, resamples
     Raises:
         ValueError: there is no such store or no cell in it.
     """
-    found = studies(_load(results, keys), resamples=resamples)
+    found = studies(load(results, keys), resamples=resamples)
     made = [question(study) for study in found for question in (main_table, claims_table)]
     return "\n".join(to_markdown(table, notes=False, fit=WIDTH) for table in made if table is not None)
-
-
-def _load(results: Path, keys: Iterable[str] | None) -> Results:
-    store = load_results(results)
-    return store if keys is None else only(store, keys)
 
 
 def _suffixes(found: Sequence[Study]) -> list[str]:
@@ -110,33 +94,9 @@ def _suffixes(found: Sequence[Study]) -> list[str]:
     return [f"-{number}" for number in range(len(found))]
 
 
-def warn(warnings: Sequence[str]) -> None:
-    """Print warnings to stderr, the first few of many."""
-    for warning in warnings[:SHOWN]:
-        print(f"warning: {warning}", file=sys.stderr)
-    if len(warnings) > SHOWN:
-        print(f"warning: … and {len(warnings) - SHOWN} more", file=sys.stderr)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns 0, or 2 for wrong usage."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.paper", description="Tables of a result store.")
-    parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="what a grid script wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the tables go")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, metavar="N", help="of the bootstrap (%(default)s)")
-    parser.add_argument("--launch", metavar="NAME", help="only the cells of DIR/launches/NAME.json (all cells)")
-    options = parser.parse_args(arguments)
-    try:
-        if options.resamples < 1:
-            raise ValueError(f"--resamples must be 1 or more, not {options.resamples}")
-        keys = launch_keys(options.results, options.launch) if options.launch else None
-        paths = write_all(options.results, options.out, keys=keys, resamples=options.resamples)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for path in paths:
-        print(path)
-    return 0
+    return command("analysis.paper", "Tables of a result store.", write_all, arguments)
 
 
 if __name__ == "__main__":

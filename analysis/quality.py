@@ -7,18 +7,17 @@ the rival that costs nothing, and one calibration figure a task as PNG and PDF. 
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from analysis import captions
 from analysis.calibration import Quality, estimates, read_quality
+from analysis.command import command, load, texts_of, warn, write_texts, writing_to
 from analysis.figures import Curve, calibration_figure
-from analysis.frame import Results, load_results
-from analysis.paper import RENDERERS, warn
+from analysis.frame import Results
 from analysis.places import Subject, Task
 from analysis.questions import ordered
 from analysis.scores import Study, studies, to_number
@@ -191,30 +190,23 @@ def quality_figures(qualities: Qualities, out: Path, suffix: str = "") -> list[P
     return paths
 
 
-def write_quality(results: Path, out: Path, *, resamples: int = RESAMPLES) -> list[Path]:
-    """Write all tables and figures; warnings go to stderr.
-
-    Raises:
-        ValueError: there is no such store, no cell of a trained model in it, or `out` can't be written.
-    """
-    store = load_results(results)
+def write_quality(
+    results: Path, out: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES
+) -> list[Path]:
+    """Write all tables and figures; warnings go to stderr. Arguments and errors: `analysis.command.Write`."""
+    store = load(results, keys)
     found = studies(store, resamples=resamples)
     paths, warnings = [], [*store.warnings]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for number, study in enumerate(found):
-            suffix = f"-{number}" if len(found) > 1 else ""
-            qualities = Qualities(store, study)
-            for table in quality_tables(qualities):
-                named = replace(table, name=table.name + suffix)
-                for ending, render in RENDERERS.items():
-                    paths.append(out / f"{named.name}.{ending}")
-                    paths[-1].write_text(render(named), encoding="utf-8")
-                print(to_markdown(named, notes=False))
+    for number, study in enumerate(found):
+        suffix = f"-{number}" if len(found) > 1 else ""
+        qualities = Qualities(store, study)
+        for table in quality_tables(qualities):
+            named = replace(table, name=table.name + suffix)
+            paths += write_texts(out, texts_of(named))
+            print(to_markdown(named, notes=False))
+        with writing_to(out):
             paths += quality_figures(qualities, out, suffix)
-            warnings += [*study.warnings, *qualities.warnings]
-    except OSError as error:
-        raise ValueError(f"can't write to {out} ({error.strerror or error}); choose another --out") from error
+        warnings += [*study.warnings, *qualities.warnings]
     warn(warnings)
     if not paths:
         raise ValueError(f"{results} holds no evaluation of a trained model; quality estimates are made by those only")
@@ -223,21 +215,7 @@ def write_quality(results: Path, out: Path, *, resamples: int = RESAMPLES) -> li
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns 0, or 2 for wrong usage."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.quality", description="Are quality estimates right?")
-    parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="what a grid script wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where tables and figures go")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, metavar="N", help="of the bootstrap (%(default)s)")
-    options = parser.parse_args(arguments)
-    try:
-        if options.resamples < 1:
-            raise ValueError(f"--resamples must be 1 or more, not {options.resamples}")
-        paths = write_quality(options.results, options.out, resamples=options.resamples)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for path in paths:
-        print(path)
-    return 0
+    return command("analysis.quality", "Are quality estimates right?", write_quality, arguments)
 
 
 if __name__ == "__main__":

@@ -6,25 +6,28 @@ method was made, the two that were opened once, and each fold by itself.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis import captions
-from analysis.frame import launch_keys, load_results, only
-from analysis.latex import to_latex
-from analysis.paper import warn
+from analysis.command import command, load, texts_of, warn, write_texts
 from analysis.places import Subject, Task
 from analysis.scores import Study, studies
 from analysis.stats import RESAMPLES
-from analysis.tables import Column, Number, Row, Table, to_csv, to_markdown
+from analysis.tables import Column, Number, Row, Table
 
 LOOKED_AT, UNOPENED = (0, 1), (2, 3)
 MASK, FIVE, BOX, SCRIBBLE = Task(1, "mask"), Task(5, "mask"), Task(1, "box"), Task(1, "scribble")
 MIXED = Task(3, "mask+scribble+box")
 Place = tuple[Subject, Task]
+# What was asked of the method before it was measured, by the backbone's short name.
+BARS = {
+    ("prior_mean", MASK): {"resnet50": "≥ 4", "deit": "≥ 1", "mobilenetv2": "≥ 2"},
+    ("prototype", MASK): {"resnet50": "≥ 10"},
+}
+BOX_BARS = {"resnet50": "≥ −7", "deit": "≥ −5"}
 
 
 @dataclass(frozen=True)
@@ -38,79 +41,58 @@ class Line:
     bar: str = ""
 
 
-class _Found:
-    """Subjects of a study by what they are."""
-
-    def __init__(self, study: Study) -> None:
-        self.study = study
-        sources = [s.trained_on for s in study.subjects if s.variant == "one_step"]
-        self.source = sources[0] if sources else ""
-
-    def get(self, variant: str, backbone: str, trained_on: str | None = None) -> Subject | None:
-        for subject in self.study.subjects:
-            trained = subject.trained_on if trained_on is None else trained_on
-            if (subject.variant, subject.backbone, subject.trained_on) == (variant, backbone, trained):
-                return None if subject.control else subject
-        return None
-
-
 def lines(study: Study) -> Iterator[Line]:
     """The comparisons that the study's cells allow, in the order of the documentation."""
-    found = _Found(study)
-    source = found.source
+    by_what = {(s.variant, s.backbone, s.trained_on): s for s in study.subjects if not s.control}
+    sources = [s.trained_on for s in study.subjects if s.variant == "one_step"]
+    source = sources[0] if sources else ""
     backbones = list(dict.fromkeys(s.backbone for s in study.subjects))
-    ours = {b: found.get("diffup", b, source) for b in backbones}
-    home = ours.get(source)
-    if home is None:
+    if ("diffup", source, source) not in by_what:
         return
-    short = {backbone: backbone.partition("_")[0] for backbone in backbones}
 
-    def pair(group: str, text: str, first: Subject | None, a: Task, second: Subject | None, b: Task, bar: str = ""
-             ) -> Iterator[Line]:  # fmt: skip
+    def get(variant: str, backbone: str) -> Subject | None:
+        return by_what.get((variant, backbone, source))
+
+    def pair(
+        group: str, text: str, first: Subject | None, a: Task, second: Subject | None, b: Task, bar: str = ""
+    ) -> Iterator[Line]:
         if first and second and study.asked(first, a) and study.asked(second, b):
             yield Line(group, text, (first, a), (second, b), bar)
 
-    bars = {
-        ("prior_mean", MASK): {source: "≥ 4", "deit": "≥ 1", "mobilenetv2": "≥ 2"},
-        ("prototype", MASK): {source: "≥ 10"},
-    }
     for task in (MASK, FIVE, BOX, SCRIBBLE, MIXED):
-        for backbone, subject in ours.items():
+        for backbone in backbones:
             for baseline in ("prior_mean", "prototype"):
-                known = bars.get((baseline, task), {})
-                bar = known.get(backbone) or known.get(short[backbone]) or "≥ 0"
-                name = baseline.replace("_", " ")
-                other = found.get(baseline, backbone, "")
-                yield from pair(
-                    "training-free", f"{short[backbone]}, {task}: DiffUp − {name}", subject, task, other, task, bar
-                )
-    for backbone, subject in ours.items():
+                bar = BARS.get((baseline, task), {}).get(_short(backbone), "≥ 0")
+                text = f"{_short(backbone)}, {task}: DiffUp − {baseline.replace('_', ' ')}"
+                rival = by_what.get((baseline, backbone, ""))
+                yield from pair("training-free", text, get("diffup", backbone), task, rival, task, bar)
+    home = get("diffup", source)
+    for backbone in backbones:
         if backbone != source:
-            yield from pair("upgrade", f"{short[backbone]} swapped in − {source}", subject, MASK, home, MASK, "> 0")
-            again = found.get("diffup", backbone, backbone)
-            yield from pair(
-                "upgrade", f"re-trained on {short[backbone]} − swapped in", again, MASK, subject, MASK, "≤ 2"
-            )
-    for backbone, subject in ours.items():
-        within = {source: "≥ −7", "deit": "≥ −5"}
-        yield from pair(
-            "shots", f"{short[backbone]}: 5-shot − 1-shot", subject, FIVE, subject, MASK, "≥ 6" * (backbone == source)
-        )
-        limit = within.get(backbone) or within.get(short[backbone], "")
-        yield from pair("annotations", f"{short[backbone]}: box − mask", subject, BOX, subject, MASK, limit)
-        yield from pair("annotations", f"{short[backbone]}: scribble − mask", subject, SCRIBBLE, subject, MASK, "≥ −8")
+            name, ours = _short(backbone), get("diffup", backbone)
+            yield from pair("upgrade", f"{name} swapped in − {source}", ours, MASK, home, MASK, "> 0")
+            again = by_what.get(("diffup", backbone, backbone))
+            yield from pair("upgrade", f"re-trained on {name} − swapped in", again, MASK, ours, MASK, "≤ 2")
+    for backbone in backbones:
+        name, ours = _short(backbone), get("diffup", backbone)
+        more = "≥ 6" if backbone == source else ""
+        yield from pair("shots", f"{name}: 5-shot − 1-shot", ours, FIVE, ours, MASK, more)
+        yield from pair("annotations", f"{name}: box − mask", ours, BOX, ours, MASK, BOX_BARS.get(name, ""))
+        yield from pair("annotations", f"{name}: scribble − mask", ours, SCRIBBLE, ours, MASK, "≥ −8")
         for task in (MASK, SCRIBBLE, BOX):
-            yield from pair(
-                "annotations", f"{short[backbone]}: three mixed − {task}", subject, MIXED, subject, task, "≥ 0"
-            )
-    for backbone, subject in ours.items():
-        one = found.get("one_step", backbone, source)
-        yield from pair("diffusion", f"{short[backbone]}: diffusion − one step", subject, MASK, one, MASK, "≥ −1")
-        first, last = (found.get(name, backbone, source) for name in ("steps_1", "steps_8"))
-        yield from pair("diffusion", f"{short[backbone]}: 8 steps − 1 step", last, MASK, first, MASK, "≥ −0.5")
-        for name in ("steps_4", "from_prior", "full_strength"):
-            text = f"{short[backbone]}: {name.replace('_', ' ')} − default"
-            yield from pair("diffusion", text, found.get(name, backbone, source), MASK, subject, MASK)
+            yield from pair("annotations", f"{name}: three mixed − {task}", ours, MIXED, ours, task, "≥ 0")
+    for backbone in backbones:
+        name, ours = _short(backbone), get("diffup", backbone)
+        one_step, one, eight = (get(variant, backbone) for variant in ("one_step", "steps_1", "steps_8"))
+        yield from pair("diffusion", f"{name}: diffusion − one step", ours, MASK, one_step, MASK, "≥ −1")
+        yield from pair("diffusion", f"{name}: 8 steps − 1 step", eight, MASK, one, MASK, "≥ −0.5")
+        for variant in ("steps_4", "from_prior", "full_strength"):
+            text = f"{name}: {variant.replace('_', ' ')} − default"
+            yield from pair("diffusion", text, get(variant, backbone), MASK, ours, MASK)
+
+
+def _short(backbone: str) -> str:
+    return backbone.partition("_")[0]
 
 
 def study_table(study: Study) -> Table | None:
@@ -142,24 +124,13 @@ def study_table(study: Study) -> Table | None:
 def write_study(
     results: Path, out: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES
 ) -> list[Path]:
-    """Write ``study.md``, ``.csv`` and ``.tex`` for each data set of a store that holds a method study.
-
-    Raises:
-        ValueError: there is no such store, or no method study in it.
-    """
-    store = load_results(results)
-    store = store if keys is None else only(store, keys)
+    """Write the table for each data set with a method study. Arguments and errors: `analysis.command.Write`."""
+    store = load(results, keys)
     warn(store.warnings)
     written = []
     for study in studies(store, resamples=resamples):
-        table = study_table(study)
-        if table is None:
-            continue
-        out.mkdir(parents=True, exist_ok=True)
-        for suffix, render in (("md", to_markdown), ("csv", to_csv), ("tex", to_latex)):
-            path = out / f"{table.name}-{study.cells['dataset'].iloc[0]}.{suffix}"
-            path.write_text(render(table), encoding="utf-8")
-            written.append(path)
+        if table := study_table(study):
+            written += write_texts(out, texts_of(replace(table, name=f"study-{study.cells['dataset'].iloc[0]}")))
     if not written:
         raise ValueError(f"{results} holds no method study; run experiments/method_study.py")
     return written
@@ -167,22 +138,8 @@ def write_study(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns 0, or 2 for wrong usage."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.study", description="Lines of the method study.")
-    parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="what method_study.py wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the table goes")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, metavar="N", help="of the bootstrap (%(default)s)")
-    parser.add_argument("--launch", metavar="NAME", help="only the cells of DIR/launches/NAME.json (all cells)")
-    options = parser.parse_args(arguments)
-    try:
-        keys = launch_keys(options.results, options.launch) if options.launch else None
-        paths = write_study(options.results, options.out, keys=keys, resamples=options.resamples)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for path in paths:
-        print(path)
-    return 0
+    return command("analysis.study", "Lines of the method study.", write_study, arguments)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -89,6 +89,12 @@ def parser(name: str, description: str, *, episodes: int) -> argparse.ArgumentPa
     return made
 
 
+def add_data(made: argparse.ArgumentParser) -> None:
+    """The options of a grid on one data set: where it lies, and where backbone weights do."""
+    made.add_argument("--dataset", required=True, metavar="PATH", help="a dataset.json, or a known name")
+    made.add_argument("--weights-dir", type=Path, default=None, metavar="DIR", help="folder of backbone weights")
+
+
 def run(
     name: str,
     args: argparse.Namespace,

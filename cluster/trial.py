@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import platform
 import traceback
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ray import tune
 from cluster.files import now
 from cluster.store import Record, Store, code_hash
 from cluster.tracking import Tracking, log_cell, log_failure
+from diffup.card import versions
 from experiments.cell import AnyCell, Cell, TrainingCell, cell_from_dict
 
 PACKAGES = ("diffup", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pandas", "pillow", "ray", "mlflow")
@@ -51,17 +51,6 @@ def cell_of(config: dict[str, Any]) -> AnyCell:
     return cell_from_dict({name: value for name, value in config["cell"].items() if name not in NOT_IDENTITY})
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a result may depend on."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 def run_cell(task: dict[str, Any]) -> dict[str, Any]:
     """Run one cell and record what came of it.
 
@@ -86,7 +75,7 @@ def run_cell(task: dict[str, Any]) -> dict[str, Any]:
             **outcome.provenance,
             "code_hash": code_hash(),
             "git_commit": task["git_commit"],
-            "versions": versions(),
+            "versions": versions(PACKAGES),
             "host": platform.node(),
             "batch_size": batch_size,
         }

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from cluster.store import code_hash
 from diffup.adapter import load_method
 from diffup.backbones.load import Backbone, load_backbone
 from diffup.card import versions
@@ -33,8 +34,9 @@ from diffup.model import DiffUpNet, load_checkpoint
 from diffup.panels import panel
 from diffup.parallel import Team
 from diffup.protocols import get_protocol
+from diffup.sampler import EpisodeSampler
 from diffup.supply import CueSource
-from diffup.train import EpisodeSampler, train
+from diffup.train import train
 from experiments.cell import AnyCell, Cell, TrainingCell, cell_to_dict
 
 PANELS = 3
@@ -129,8 +131,13 @@ def _features(
 
 # So do prior maps, which neither a variant nor a training seed changes.
 @lru_cache(maxsize=1)
-def _priors(results: Path) -> PriorMemo:
+def _memo(results: Path) -> PriorMemo:
     return PriorMemo(results / MEMO)
+
+
+def _keep(context: WorkContext, *source: object) -> Keep:
+    """Keeps what is made from `source` by this version of the method: another one's prior maps are never read."""
+    return _memo(context.results).of((code_hash(), context.device, *source))
 
 
 def _prepare(cell: AnyCell, context: WorkContext, with_text: bool) -> FeatureCache:
@@ -164,8 +171,7 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     protocol = get_protocol(cell.protocol)
     held_out = held_out_classes(dataset, cell.fold, cell.train.hold_out, cell.train_seed)
     pools = {c: dataset.eligible(c, protocol) for c in dataset.base_classes(cell.fold) if c not in held_out}
-    source = (dataset.fingerprint, cell.protocol_hash, features.encoder.identity, cell.input, held_out)
-    keep = _priors(context.results).of(source)
+    keep = _keep(context, dataset.fingerprint, cell.protocol_hash, features.encoder.identity, cell.input, held_out)
     sampler = EpisodeSampler(cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train, keep)
     metrics = train(
         sampler,
@@ -227,9 +233,7 @@ def _evaluate(cell: Cell, context: WorkContext) -> Outcome:
     began = time.perf_counter()
     keep: Keep = afresh
     if features is not None:
-        keep = _priors(context.results).of(
-            (dataset.fingerprint, manifest.hash(), features.encoder.identity, cell.input)
-        )
+        keep = _keep(context, dataset.fingerprint, manifest.hash(), features.encoder.identity, cell.input)
     table = evaluate(
         what, episodes, cues, features, batch_size=context.batch_size, progress=context.progress, keep=keep
     )

@@ -2,7 +2,8 @@
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from diffup.api import DiffUp, Result, Support, Text
+    from diffup.api import DiffUp, Result
+    from diffup.support import Support, Text
 
 __all__ = ["DiffUp", "Result", "Support", "Text"]
 
@@ -10,7 +11,7 @@ __all__ = ["DiffUp", "Result", "Support", "Text"]
 def __getattr__(name: str) -> object:
     """The public API, imported on first use: whoever wants a metric only does not wait for torch."""
     if name in __all__:
-        from diffup import api
+        from importlib import import_module
 
-        return getattr(api, name)
+        return getattr(import_module("diffup.support" if name in ("Support", "Text") else "diffup.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,90 +24,22 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from diffup.backbones.load import Backbone, load_backbone
-from diffup.config import VISUAL_CUES, InputConfig, SampleConfig
-from diffup.cues import BACKGROUND, FOREGROUND, UNKNOWN, cue_weights
-from diffup.data.records import read_image
+from diffup.config import InputConfig, SampleConfig
+from diffup.cues import cue_weights
 from diffup.encode import Encoder, Features
 from diffup.evaluate import episode_noise
 from diffup.model import DiffUpNet, Episodes, load_checkpoint, priors, save_checkpoint
+from diffup.support import AnyImage, Cue, Support, Text, to_rgb
 
 CHECKPOINT_FOLDER = "checkpoint"  # of a training cell in a result store
 CHECKPOINT_FILES = ("config.json", "model.safetensors")
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 THRESHOLD = 0.5
-
-AnyImage = Image.Image | NDArray[np.uint8] | str | Path
-
-
-@dataclass(frozen=True, eq=False)
-class Support:
-    """An annotated image that shows the class.
-
-    Attributes:
-        image: picture (PIL, uint8 [H, W, 3], or a path) or its `Features`. EXIF rotation is not applied to a path:
-            annotations refer to the pixels as they are stored.
-        annotation: by `kind`:
-            ``"mask"``: [H, W], bool, or uint8 with 0 background, 1 the class, 2 unknown;
-            ``"scribble"``: [H, W], bool or 0 and 1, the strokes; what is not scribbled is unknown;
-            ``"box"``: boxes (x0, y0, x1, y1) in pixels, one or several; x1 and y1 lie just outside, so that
-            (0, 0, W, H) is the whole image. Parts beyond the image are cut off.
-        kind: ``"mask"``, ``"box"`` or ``"scribble"``.
-
-    Raises:
-        ValueError: an unknown kind.
-    """
-
-    image: AnyImage | Features
-    annotation: ArrayLike
-    kind: str = "mask"
-
-    def __post_init__(self) -> None:
-        if self.kind not in VISUAL_CUES:
-            raise ValueError(f"a support's kind must be one of {', '.join(VISUAL_CUES)}; not {self.kind!r}")
-
-    def drawn(self, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """The annotation as `diffup.cues.cue_weights` reads it, [H, W]: 0 background, 1 the class, 2 unknown.
-
-        Raises:
-            ValueError: it does not fit an image of `size`, shows nothing of the class, or holds other values.
-        """
-        drawn = _boxes(self.annotation, size) if self.kind == "box" else _pixels(self.annotation, self.kind, size)
-        if not (drawn == FOREGROUND).any():
-            raise ValueError(f"the {self.kind} of a support is empty: it marks no pixel of the class")
-        return drawn
-
-
-@dataclass(frozen=True)
-class Text:
-    """The class by name.
-
-    Attributes:
-        name: of the class, as it is put into the checkpoint's prompts ("a photo of a {}.").
-        others: names of what else may be in the image; the class is told apart from these.
-
-    Raises:
-        ValueError: an empty name, or `name` among `others`.
-    """
-
-    name: str
-    others: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        if isinstance(self.others, str):
-            raise ValueError(f"Text.others is a list of names; write others=({self.others!r},)")
-        object.__setattr__(self, "others", tuple(self.others))
-        if not all(name.strip() for name in (self.name, *self.others)):
-            raise ValueError("a text cue has an empty name")
-        if self.name in self.others:
-            raise ValueError(f"a text cue names {self.name!r} as the class and among the others")
-
-
-Cue = Support | Text
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +175,7 @@ class DiffUp:
         found: list[Features] = []
         for start in range(0, len(images), batch_size):
             chunk = range(start, min(start + batch_size, len(images)))
-            found += self.encoder.encode([_rgb(images[i], f"images[{i}]") for i in chunk])
+            found += self.encoder.encode([to_rgb(images[i], f"images[{i}]") for i in chunk])
         return found
 
     def segment(
@@ -357,7 +289,7 @@ class DiffUp:
                     f"{place} was encoded by {image.made_by or 'something unknown'}, but this DiffUp has "
                     f"{self.encoder.identity}; encode the image again with this one"
                 )
-        pixels = [_rgb(im, place) for im, place in zip(images, places, strict=True) if not isinstance(im, Features)]
+        pixels = [to_rgb(im, place) for im, place in zip(images, places, strict=True) if not isinstance(im, Features)]
         fresh = iter(self.encoder.encode(pixels))
         return [image if isinstance(image, Features) else next(fresh) for image in images]
 
@@ -408,58 +340,6 @@ def _encoder(visual: Backbone, config: InputConfig, text_model: Backbone | None,
         config, companion=beside.name if beside else "", companion_weights=beside.weights if beside else ""
     )
     return Encoder(visual, config, text_model, device)
-
-
-def _rgb(image: AnyImage, place: str) -> NDArray[np.uint8]:
-    """An image as uint8 [H, W, 3]."""
-    if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    if isinstance(image, str | Path):
-        try:
-            return read_image(Path(image).expanduser())[0]
-        except ValueError as error:
-            raise ValueError(f"{place}, {image}: {error}") from error
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"{place} is {what}; an image is a PIL image, a uint8 array [H, W, 3] or a path")
-    if not image.size:
-        raise ValueError(f"{place} has no pixel: its shape is {image.shape}")
-    return image
-
-
-def _pixels(annotation: ArrayLike, kind: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A mask or strokes as 0, 1, 2."""
-    drawn = np.asarray(annotation)
-    if drawn.shape != size:
-        raise ValueError(f"the {kind} has shape {drawn.shape}, but its image is {size[0]} × {size[1]} (H × W)")
-    allowed = [BACKGROUND, FOREGROUND, UNKNOWN] if kind == "mask" else [BACKGROUND, FOREGROUND]
-    if drawn.dtype != np.bool_ and not np.isin(drawn, allowed).all():
-        strange = np.setdiff1d(drawn, allowed)[:4].tolist()
-        raise ValueError(
-            f"the {kind} holds values {', '.join(map(str, strange))}; it takes a bool array, or the numbers "
-            f"{', '.join(map(str, allowed))} (for a picture of 0 and 255 pass it as: picture > 0)"
-        )
-    if kind == "scribble":
-        return np.where(drawn == FOREGROUND, np.uint8(FOREGROUND), np.uint8(UNKNOWN))
-    return drawn.astype(np.uint8)
-
-
-def _boxes(annotation: ArrayLike, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Boxes filled, [H, W]."""
-    boxes = np.atleast_2d(np.asarray(annotation, dtype=np.float64))
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
-        raise ValueError(f"boxes are rows of four numbers x0, y0, x1, y1; got shape {boxes.shape}")
-    drawn = np.zeros(size, np.uint8)
-    for x0, y0, x1, y1 in boxes:
-        left, top = max(int(np.floor(x0)), 0), max(int(np.floor(y0)), 0)
-        right, bottom = min(int(np.ceil(x1)), size[1]), min(int(np.ceil(y1)), size[0])
-        if right <= left or bottom <= top:
-            raise ValueError(
-                f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) covers nothing of its image, which is {size[1]} wide and "
-                f"{size[0]} high; write x0 < x1 and y0 < y1 in pixels"
-            )
-        drawn[top:bottom, left:right] = FOREGROUND
-    return drawn
 
 
 def _upsample(map_RR: Tensor, size: tuple[int, int]) -> Tensor:

@@ -116,8 +116,7 @@ def ablation_grid(data: Data, source: Backbone, upgrades: Sequence[Backbone], *,
 def options() -> argparse.ArgumentParser:
     """The script's command line."""
     made = cli.parser(NAME, __doc__ or "", episodes=EPISODES)
-    made.add_argument("--dataset", required=True, metavar="PATH", help="dataset.json")
-    made.add_argument("--weights-dir", type=Path, default=None, metavar="DIR", help="folder of backbone weights")
+    cli.add_data(made)
     made.add_argument("--part", choices=(*PARTS, "all"), default="main", help="default: main")
     return made
 

@@ -88,8 +88,7 @@ def grid(
 def options() -> argparse.ArgumentParser:
     """The script's command line."""
     made = cli.parser(NAME, __doc__ or "", episodes=EPISODES)
-    made.add_argument("--dataset", required=True, metavar="PATH", help="a dataset.json, or a known name")
-    made.add_argument("--weights-dir", type=Path, default=None, metavar="DIR", help="folder of backbone weights")
+    cli.add_data(made)
     made.add_argument("--train-backbone", default=TRAINED_ON, metavar="NAME")
     made.add_argument("--backbones", type=cli.names, default=BACKBONES, metavar="A,B,…", help="test backbones")
     made.add_argument("--folds", type=cli.numbers, default=FOLDS, metavar="0,1,…")

@@ -159,8 +159,7 @@ def print_table(results: Path, keys: list[str]) -> None:
 def options() -> argparse.ArgumentParser:
     """The script's command line."""
     made = cli.parser(NAME, __doc__ or "", episodes=EPISODES)
-    made.add_argument("--dataset", required=True, metavar="PATH", help="a dataset.json, or a known name")
-    made.add_argument("--weights-dir", type=Path, default=None, metavar="DIR", help="folder of backbone weights")
+    cli.add_data(made)
     made.add_argument("--train-backbone", default=TRAINED_ON, metavar="NAME")
     made.add_argument("--folds", type=cli.numbers, default=None, metavar="0,1,…", help="default: all")
     made.add_argument(

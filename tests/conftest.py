@@ -4,7 +4,7 @@ A skip is lawful for two reasons only, and both are counted before pytest's last
 (real photographs and weights that the product does not ship). Under ``DIFFUP_CI=1`` any other skip is a failure, so
 that a test of LaTeX or of a page can't silently stop running.
 
-Fixtures: `require_program`, `shared_data`, `shared_weights`.
+Fixtures: `require_program`, `shared_data`, `shared_weights`, `one_thread`.
 """
 
 from __future__ import annotations
@@ -157,3 +157,14 @@ def shared_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
             with lzma.open(path) as packed, open(unpacked / path.stem, "wb") as out:
                 shutil.copyfileobj(packed, out)
     return unpacked
+
+
+@pytest.fixture
+def one_thread() -> Generator[None]:
+    """torch computes on one thread during the test, and as before after it."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -60,7 +60,7 @@ def test_a_training_that_fails_on_its_workers_fails_alone(tmp_path: Path) -> Non
     store = Store(results)
     status = {store.read_cell(key)["kind"]: store.read(key) for key in store.cell_keys()}
     assert status["train"].status == "failed"
-    assert "on 2 workers failed: " in status["train"].result["error"]
+    assert "on 2 workers failed: ValueError: cell" in status["train"].result["error"]
     assert "fails on purpose" in status["train"].result["error"]
     assert status["evaluate"].status == "finished"
 

@@ -3,77 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import ModelCard
-from huggingface_hub.errors import LocalEntryNotFoundError
-from numpy.typing import NDArray
 from PIL import Image
 
-from cluster.work import WorkContext, execute
 from diffup import DiffUp, Result, Support, Text
-from diffup.backbones.weights_io import weights_identity
-from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
+from diffup.config import ModelConfig, SampleConfig
 from diffup.data.dataset import Dataset, open_dataset
-from diffup.data.shapes4i import generate
 from diffup.encode import Encoder, FeatureCache, Features
 from diffup.episodes import Episode
 from diffup.evaluate import Evaluation, predict
 from diffup.model import DiffUpNet
 from diffup.supply import CueSource
-from experiments.cell import TrainingCell
+from tests.unit.trained import CELL, INPUT, example, of_class, same
 
 ROOT = Path(__file__).resolve().parents[2]
-INPUT = InputConfig(
-    input_size=96, feature_grid=8, companion="tiny_clip", companion_weights=weights_identity("tiny_clip")
-)
-CELL = TrainingCell(
-    dataset="shapes4i", fold=1, backbone="tiny_resnet", weights=weights_identity("tiny_resnet"), input=INPUT,
-    model=ModelConfig(decoder_grid=16, width=16), train=TrainConfig(steps=3, batch_size=2, max_shots=2),
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return open_dataset(generate(tmp_path_factory.mktemp("data") / "shapes4i", images=4, progress=False))
-
-
-@pytest.fixture(scope="module")
-def results(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A result store with one training cell."""
-    folder = tmp_path_factory.mktemp("results")
-    execute(CELL, WorkContext(results=folder, datasets={"shapes4i": str(data.root / "dataset.json")}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(results: Path) -> DiffUp:
-    return DiffUp.load(results / CELL.key())
-
-
-def example(data: Dataset) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-    """A query, a support, and the support's mask."""
-    query, support = _of_class(data, 0)[:2]
-    return data.image(query), data.image(support), (data.mask(support, 0) == 1).astype(np.uint8)
-
-
-def _of_class(data: Dataset, class_index: int) -> list[str]:
-    return [i for i in data.image_ids if class_index in data.areas[i]]
-
-
-def same(one: Result, two: Result, tolerance: float = 0.0) -> None:
-    np.testing.assert_allclose(one.probability, two.probability, atol=tolerance, rtol=0)
-    np.testing.assert_allclose(one.variance, two.variance, atol=tolerance, rtol=0)
-    assert one.predicted_iou == pytest.approx(two.predicted_iou, abs=max(tolerance, 1e-12))
 
 
 def test_the_package_loads_nothing_until_the_api_is_used() -> None:
@@ -113,7 +63,7 @@ def test_results_have_the_querys_size_and_sane_values(model: DiffUp, data: Datas
 def test_the_api_and_the_evaluation_are_one_path(model: DiffUp, data: Dataset, annotation: str, shots: int) -> None:
     """The same cues, seed and episode give the same map as the evaluation that tables are made of."""
     model = lively(model)
-    query, *supports = _of_class(data, 0)[: shots + 1]
+    query, *supports = of_class(data, 0)[: shots + 1]
     source = CueSource(data, INPUT)
     what = Evaluation(
         model=model.net, sample=SampleConfig(steps=3), annotation=annotation,
@@ -159,7 +109,7 @@ def test_every_form_of_an_image_is_the_same_image(model: DiffUp, data: Dataset, 
 
 
 def test_a_batch_gives_what_single_queries_give(model: DiffUp, data: Dataset) -> None:
-    ids = _of_class(data, 0)
+    ids = of_class(data, 0)
     queries = model.encode([data.image(i) for i in ids[1:]], batch_size=2)
     cues: list[Support | Text] = [
         Support(data.image(ids[0]), data.mask(ids[0], 0) == 1),
@@ -320,105 +270,11 @@ def test_text_can_be_left_out(results: Path, model: DiffUp) -> None:
         silent.swap_backbone("tiny_regnet", companion="tiny_resnet")
 
 
-def test_saved_and_loaded_again_it_is_the_same(model: DiffUp, results: Path, data: Dataset, tmp_path: Path) -> None:
-    model.save(tmp_path / "mine")
-    original = results / CELL.key() / "checkpoint"
-    for name in ("model.safetensors", "config.json", "README.md"):
-        assert (tmp_path / "mine" / name).read_bytes() == (original / name).read_bytes()
-    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == sorted(
-        path.name for path in original.iterdir()
-    )
-    query, support, mask = example(data)
-    again = DiffUp.load(tmp_path / "mine")
-    same(again.segment(query, [Support(support, mask)]), model.segment(query, [Support(support, mask)]))
-
-
-def test_one_built_by_hand_can_be_saved_too(model: DiffUp, tmp_path: Path) -> None:
-    bare = dataclasses.replace(INPUT, companion="", companion_weights="")
-    made = DiffUp(Encoder(model.encoder.backbone, bare), DiffUpNet(ModelConfig(decoder_grid=16, width=16)))
-    made.save(tmp_path)
-    assert DiffUp.load(tmp_path).encoder.config == bare
-    assert "not recorded" in (tmp_path / "README.md").read_text()
-
-
-def test_the_model_card_says_what_it_is(results: Path, data: Dataset) -> None:
-    text = (results / CELL.key() / "checkpoint" / "README.md").read_text()
-    card: Any = ModelCard(text)
-    assert card.data.license == "mit"
-    assert card.data.pipeline_tag == "image-segmentation"
-    assert card.data.library_name == "diffup"
-    assert "few-shot-segmentation" in (card.data.tags)
-    left_out = ", ".join(data.classes[c] for c in data.folds[1])
-    for fact in (
-        f"| backbone | tiny_resnet ({CELL.weights}) |",
-        "| protocol | paired |",
-        "| data set | shapes4i |",
-        "| fold left out | 1 |",
-        f"| classes left out | {left_out} |",
-        f"| training cell | {CELL.key()} |",
-        "steps = 3",
-        f"torch = {torch.__version__.split('+')[0]}",
-        "DiffUp.load(",
-        "Text on photographs is unverified",
-    ):
-        assert fact in text, fact
-    trained = next(line for line in text.splitlines() if line.startswith("| classes trained on"))
-    assert not [name for name in left_out.split(", ") if name in trained]
-
-
-def test_a_checkpoint_comes_from_the_hub(model: DiffUp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model.save(tmp_path / "snapshot")
-    asked: list[tuple[str, Any]] = []
-
-    def fake(repo_id: str, *, allow_patterns: list[str]) -> str:
-        asked.append((repo_id, allow_patterns))
-        return str(tmp_path / "snapshot")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
-    assert DiffUp.load("someone/diffup-birds").encoder.backbone.name == "tiny_resnet"
-    assert asked == [("someone/diffup-birds", ["config.json", "model.safetensors", "README.md"])]
-
-
-def test_offline_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"'someone/diffup-birds'.*could not be downloaded.*Offline, copy") as raised:
-        DiffUp.load("someone/diffup-birds")
-    assert isinstance(raised.value.__cause__, LocalEntryNotFoundError)
-
-
-def test_folders_that_hold_no_checkpoint_are_named(results: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no checkpoint"):
-        DiffUp.load(tmp_path)
-    for name in (tmp_path / "none", "no/such/folder", "./none", "none"):
-        with pytest.raises(ValueError, match="neither a folder nor a Hugging Face hub id"):
-            DiffUp.load(name)
-    shutil.copytree(results / CELL.key() / "checkpoint", tmp_path / "old")
-    config = tmp_path / "old" / "config.json"
-    document = json.loads(config.read_text())
-    config.write_text(json.dumps({**document, "facts": {}}))
-    with pytest.raises(ValueError, match=r"old does not say how its images are to be encoded.*'cell'"):
-        DiffUp.load(tmp_path / "old")
-
-
-def test_a_training_backbone_that_is_gone_leaves_a_way_out(model: DiffUp, tmp_path: Path) -> None:
-    facts = json.loads(json.dumps(model.facts))
-    facts["cell"] |= {"backbone": "resnet18", "weights": "sha256:000000000000"}
-    DiffUp(model.encoder, model.net, facts).save(tmp_path)
-    with pytest.raises(ValueError, match=r"resnet18.*backbone='resnet18' takes whatever weights.*any other backbone"):
-        DiffUp.load(tmp_path)
-    assert DiffUp.load(tmp_path, "tiny_regnet").encoder.backbone.name == "tiny_regnet"
-    facts["cell"]["input"] |= {"companion_weights": "sha256:000000000000"}
-    DiffUp(model.encoder, model.net, facts).save(tmp_path)
-    with pytest.raises(ValueError, match=r"tiny_clip.*companion=''"):
-        DiffUp.load(tmp_path, "tiny_regnet")
-
-
 def test_photographs_on_an_upgraded_backbone(model: DiffUp, shared_data: Path, shared_weights: Path) -> None:
     """The whole path on real weights: a cow found by another cow, on a backbone that was never trained on."""
     data = open_dataset(shared_data / "msrc15" / "dataset.json")
     cow = data.classes.index("cow")
-    ids = _of_class(data, cow)[:3]
+    ids = of_class(data, cow)[:3]
     untrained = DiffUpNet(ModelConfig())  # draws the mean of the priors
     big = dataclasses.replace(INPUT, input_size=320, feature_grid=20, companion="", companion_weights="")
     source = DiffUp(Encoder(model.encoder.backbone, big), untrained)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster import work
 from diffup.memo import PriorMemo, afresh
 
 
@@ -64,4 +65,13 @@ def test_a_folder_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None
 def test_afresh_keeps_nothing() -> None:
     make = Maker()
     afresh("k", Value, make), afresh("k", Value, make)
+    assert make.calls == 2
+
+
+def test_another_version_of_the_method_makes_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = work.WorkContext(results=tmp_path, datasets={})
+    make = Maker()
+    for code in ("first", "first", "second"):
+        monkeypatch.setattr(work, "code_hash", lambda code=code: code)
+        work._keep(context, "source")("key", Value, make)
     assert make.calls == 2

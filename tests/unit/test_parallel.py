@@ -13,15 +13,18 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 from torch import Tensor
 
+import diffup.losses as losses
 import diffup.train as training
 from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
 from diffup.encode import Encoder, FeatureCache
 from diffup.episodes import paired_episodes
 from diffup.evaluate import Evaluation, predict
+from diffup.losses import Chances
 from diffup.model import DiffUpNet, load_checkpoint
 from diffup.parallel import Team
+from diffup.sampler import EpisodeSampler
 from diffup.supply import CueSource
-from diffup.train import Chances, EpisodeSampler, Share, add_gradients, train
+from diffup.train import Share, add_gradients, train
 from tests.unit.toy import ToyBackbone, ToyDataset
 
 INPUT = InputConfig(input_size=64, feature_grid=8, feature_dtype="float32")
@@ -124,7 +127,7 @@ def member(rank: int, folder: Path, config: TrainConfig, dies_at: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder / f'meet{dies_at}'}", rank=rank, world_size=2)
     team = Team.here()
     assert (team.rank, team.size) == (rank, 2)
-    calls, honest = 0, training.step_loss
+    calls, honest = 0, losses.step_loss
 
     def dying(*args: Any) -> Tensor:
         nonlocal calls
@@ -133,7 +136,7 @@ def member(rank: int, folder: Path, config: TrainConfig, dies_at: int) -> None:
             raise KeyboardInterrupt
         return honest(*args)
 
-    training.step_loss, training.SAVE_EVERY = dying, 2  # type: ignore[assignment]
+    losses.step_loss, training.SAVE_EVERY = dying, 2  # type: ignore[assignment]
     try:
         run(folder if rank == 0 else folder / "must not be used", config, team)
     except KeyboardInterrupt:

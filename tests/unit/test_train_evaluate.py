@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+import diffup.losses as losses
 import diffup.train as training
 from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
 from diffup.encode import Encoder, FeatureCache
 from diffup.episodes import paired_episodes
 from diffup.evaluate import Evaluation, episode_noise, evaluate, predict, prompt_indices
 from diffup.model import load_checkpoint
+from diffup.sampler import EpisodeSampler
 from diffup.supply import CueSource
-from diffup.train import EpisodeSampler, train
+from diffup.train import train
 from tests.unit.toy import ToyBackbone, ToyDataset
 
 INPUT = InputConfig(input_size=64, feature_grid=8, feature_dtype="float32")
@@ -78,7 +80,7 @@ def test_interrupted_training_ends_in_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(training, "SAVE_EVERY", 2)
     calls = {"n": 0}
-    honest = training.step_loss
+    honest = losses.step_loss
 
     def dying(*args: object) -> torch.Tensor:
         calls["n"] += 1
@@ -86,7 +88,7 @@ def test_interrupted_training_ends_in_the_same_bytes(
             raise KeyboardInterrupt
         return honest(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "step_loss", dying)
+    monkeypatch.setattr(losses, "step_loss", dying)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path)
     assert (tmp_path / "state.pt").exists()
