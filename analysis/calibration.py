@@ -176,7 +176,7 @@ def auroc(count_WL: Floats, wrong_WL: Floats) -> Floats:
 def probability_error(quality: Quality) -> Floats:
     """Expected calibration error of the probabilities: mean over pixels of |share of foreground - mean probability| of
     the pixel's bin, `BINS` bins; one per weighting."""
-    count, positive, total = (_merged(quality.total(name)) for name in ("prob_count", "prob_positive", "prob_sum"))
+    count, positive, total = (merged(quality.total(name), BINS) for name in ("prob_count", "prob_positive", "prob_sum"))
     return _ratio(np.abs(positive - total).sum(axis=1), count.sum(axis=1))
 
 
@@ -192,9 +192,10 @@ def levels(values_N: Floats, bins: int) -> NDArray[np.int64]:
     return np.clip((values_N * bins).astype(np.int64), 0, bins - 1)
 
 
-def _merged(histogram_WL: Floats) -> Floats:
-    merged: Floats = histogram_WL.reshape(len(histogram_WL), BINS, -1).sum(axis=2)
-    return merged
+def merged(histogram_WL: Floats, bins: int) -> Floats:
+    """A histogram with neighbouring levels put together, [W, bins]; L must be a multiple of `bins`."""
+    fewer: Floats = histogram_WL.reshape(len(histogram_WL), bins, -1).sum(axis=2)
+    return fewer
 
 
 def _own_margin(count_NL: Floats, positive_NL: Floats) -> tuple[Floats, Floats]:

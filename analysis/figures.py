@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.calibration import BINS, Quality, levels
+from analysis.calibration import BINS, Quality, levels, merged
 from analysis.stats import LEVEL, Floats
 from diffup.metrics import STD_BINS, STD_RANGE
 
@@ -97,19 +97,15 @@ def _iou_line(axes: Any, curve: Curve, style: dict[str, str]) -> None:
 
 def _reliability_line(axes: Any, curve: Curve, style: dict[str, str]) -> None:
     count, positive, total = (
-        [run.total(name).reshape(len(run.weights), BINS, -1).sum(axis=2) for run in curve.runs]
-        for name in ("prob_count", "prob_positive", "prob_sum")
+        [merged(run.total(name), BINS) for run in curve.runs] for name in ("prob_count", "prob_positive", "prob_sum")
     )
     shown = _enough(count)
     _draw(axes, _ratio(total, count, shown)[0], curve, _ratio(positive, count, shown), style)
 
 
 def _error_line(axes: Any, curve: Curve, style: dict[str, str]) -> None:
-    count, wrong = (
-        [run.total(name).reshape(len(run.weights), -1, STD_MERGED).sum(axis=2) for run in curve.runs]
-        for name in ("std_count", "std_wrong")
-    )
     points = STD_BINS // STD_MERGED
+    count, wrong = ([merged(run.total(name), points) for run in curve.runs] for name in ("std_count", "std_wrong"))
     low, high = STD_RANGE
     middle = low * (high / low) ** ((np.arange(points) + 0.5) / points)
     shown = _enough(count)
