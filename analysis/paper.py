@@ -50,20 +50,7 @@ def all_tables(results: Results, *, resamples: int = RESAMPLES) -> tuple[list[Ta
 
 
 def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> list[Path]:
-    """Write all tables of a result store; warnings go to stderr.
-
-    Args:
-        results: the result store.
-        out: folder for the tables, made if need be.
-        keys: only these cells, e.g. those of one grid; None: all in the store.
-        resamples: of the bootstrap.
-
-    Returns:
-        the files written.
-
-    Raises:
-        ValueError: there is no such store or no cell in it, or `out` can't be written.
-    """
+    """Write all tables of a result store; warnings go to stderr. Arguments and errors: `analysis.command.Write`."""
     tables, warnings = all_tables(load(results, keys), resamples=resamples)
     warn(warnings)
     texts = {name: text for table in tables for name, text in texts_of(table).items()}
@@ -74,7 +61,7 @@ def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, re
 
 
 def main_markdown(results: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> str:
-    """The main table and the claims in Markdown that fits a terminal, for scripts to print; arguments of `write_all`.
+    """The main table and the claims in Markdown that fits a terminal, for scripts to print; arguments of `analysis.command.Write`.
 
     Raises:
         ValueError: there is no such store or no cell in it.
