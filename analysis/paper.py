@@ -61,7 +61,7 @@ def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, re
 
 
 def main_markdown(results: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> str:
-    """The main table and the claims in Markdown that fits a terminal, for scripts to print; arguments of `analysis.command.Write`.
+    """The main table and the claims in Markdown that fits a terminal, for scripts to print.
 
     Raises:
         ValueError: there is no such store or no cell in it.
