@@ -130,6 +130,8 @@ class ModelConfig:
         uapf: learned fusion; off = plain mean of the priors with the spread of the cues as variance.
         scm, dqm_error, dqm_iou, self_conditioning, query_infos: parts of the decoder, each removable.
         one_step: the same U-Net as a discriminative decoder (no noise, one step).
+        bound: the largest correction of the mean's logit, with `residual`; 0: no bound. For data of few base classes,
+            whose corrections hold for others only in part.
     """
 
     decoder_grid: int = 40
@@ -144,9 +146,12 @@ class ModelConfig:
     self_conditioning: bool = True
     query_infos: bool = True
     one_step: bool = False
+    bound: float = added_later(0.0)
 
     def __post_init__(self) -> None:
         _positive(self, "decoder_grid", "width", "bit_scale")
+        if self.bound < 0:
+            raise ValueError(f"ModelConfig.bound must be 0 or more, not {self.bound}")
         _one_of(self, "schedule", SCHEDULES)
         if self.decoder_grid % 4:
             raise ValueError(f"ModelConfig.decoder_grid must be a multiple of 4, not {self.decoder_grid}")
@@ -168,6 +173,8 @@ class TrainConfig:
         precision: ``"float32"``, or ``"bfloat16"``: the network under autocast; weights, priors and loss stay float32.
         accumulate: micro-batches of `batch_size` whose gradients are averaged; a step has batch_size × accumulate
             episodes, and is the same as one of that batch size but for rounding. Divides the memory a step takes.
+        draws: number of different steps that are drawn, then distorted again, every second time mirrored; 0: every step
+            draws its own. Prior maps are most of a step's cost: 800 steps of 400 draws cost little more than 400.
         hold_out: number of base classes that are left out of training, to choose between variants without looking at
             novel classes; which ones: `diffup.episodes.held_out_classes`.
     """
@@ -184,6 +191,7 @@ class TrainConfig:
     precision: str = added_later("float32")
     accumulate: int = added_later(1)
     hold_out: int = added_later(0)
+    draws: int = added_later(0)
 
     @property
     def episodes(self) -> int:
@@ -193,8 +201,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _positive(self, "steps", "batch_size", "learning_rate", "max_shots", "accumulate")
         _one_of(self, "precision", PRECISIONS)
-        if self.hold_out < 0:
-            raise ValueError(f"TrainConfig.hold_out must be 0 or more, not {self.hold_out}")
+        for name in ("hold_out", "draws"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"TrainConfig.{name} must be 0 or more, not {getattr(self, name)}")
         if len(self.cue_weights) != len(CUES) or min(self.cue_weights) < 0 or sum(self.cue_weights[:3]) <= 0:
             raise ValueError(f"TrainConfig.cue_weights: {len(CUES)} weights ≥ 0, some visual; got {self.cue_weights}")
         if not 0 <= self.ema < 1:

@@ -15,7 +15,7 @@ from diffup.config import ModelConfig
 from diffup.model import DiffUpNet
 from diffup.sampler import Batch
 
-LOSS_WEIGHTS = {"mask": 1.0, "mean": 0.5, "variance": 0.1, "error": 0.3, "iou": 1.0}
+LOSS_WEIGHTS = {"mask": 1.0, "mean": 0.5, "variance": 0.5, "error": 0.3, "iou": 1.0}
 
 
 @dataclass(frozen=True)

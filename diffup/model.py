@@ -26,7 +26,7 @@ from diffup.schedule import Schedule
 from diffup.uapf import UAPF
 from diffup.uqdd import UQDD, query_infos
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 VARIANCE_FLOOR = 1e-4
 
 

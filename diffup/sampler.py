@@ -61,6 +61,18 @@ def flip_features(features: Features) -> Features:
     )
 
 
+def mirrored(drawn: Drawn) -> Drawn:
+    """The same episodes with their queries mirrored left to right."""
+    return Drawn(
+        seed_1=drawn.seed_1,
+        prior_BKSPhw=drawn.prior_BKSPhw.flip(-1),
+        kind_BK=drawn.kind_BK,
+        rgb_B3RR=drawn.rgb_B3RR.flip(-1),
+        truth_BRR=drawn.truth_BRR.flip(-1),
+        valid_BRR=drawn.valid_BRR.flip(-1),
+    )
+
+
 def virtual_backbone(prior_BKSPhw: Tensor, truth_B1hw: Tensor, generator: torch.Generator) -> Tensor:
     """Distort prior maps as another backbone might: gamma, contrast, blur, noise, stage drop, sharpening.
 
@@ -124,8 +136,11 @@ class EpisodeSampler:
 
     def batch(self, step: int) -> tuple[Batch, torch.Generator]:
         """Step `step`'s batch, and the generator for the rest of the step's randomness."""
+        again, step = divmod(step, self.config.draws) if self.config.draws else (0, step)
         drawn = self.draw(step)
-        generator = torch.Generator().manual_seed(int(drawn.seed_1))
+        if again % 2 and self.config.flip:
+            drawn = mirrored(drawn)
+        generator = torch.Generator().manual_seed(int(drawn.seed_1) + again)
         prior, truth = drawn.prior_BKSPhw, drawn.truth_BRR
         with torch.no_grad():
             if self.config.virtual_backbones:

@@ -6,8 +6,9 @@ the precision-weighted form below is ours:
     mean     = Σ_k w_k μ_k, stretched to [0, 1],   w_k = e^{-s_k} / Σ_j e^{-s_j}
     variance = 1 / Σ_k e^{-s_k} + Σ_k w_k (μ_k - mean)²
 
-Stages are read by one shared network and pooled symmetrically (mean and spread), so that no weight is tied to "the
-stage that is best on the training backbone".
+Maps have a meaning that no backbone changes, so each kind of cue learns one weight a map. Stages have not: they are
+read by one shared network and pooled symmetrically (mean and spread), so that no weight is tied to "the stage that is
+best on the training backbone".
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from diffup.config import CUES
 
 LOG_VARIANCE_RANGE = (-6.0, 2.0)
 SHIFT = 1.0  # of a logit, at most
+MAP_SCALE = 10.0  # of the map weights' logits: they learn this much faster than the rest
+DOUBT = 0.02  # added to p(1 - p), the variance that a cue starts from
 STATISTICS = 4  # see `UAPF._statistics`
 EDGE = 0.02  # probabilities are kept in [EDGE, 1 - EDGE] before a logit
 
@@ -37,6 +40,9 @@ class UAPF(nn.Module):
     layers and a free shift it learned how the training backbone's maps look, and lost 2 mIoU on held-out classes
     against no learned fusion at all. With untrained output layers it is the plain mean of the priors: learning starts
     from the baseline to beat.
+
+    The variance starts at p(1 - p) of a cue's value and learns a factor from features that it does not shape: the
+    features serve the mask. Started at a constant with a small loss weight it had stayed one.
     """
 
     def __init__(self, width: int = 16, learned: bool = True) -> None:
@@ -44,16 +50,20 @@ class UAPF(nn.Module):
         self.learned = learned
         if not learned:
             return
+        self.map_logits = nn.Parameter(torch.zeros(len(CUES), MAPS))
         self.read_stage = nn.Sequential(nn.Conv2d(MAPS, width, 1), nn.GELU())
         self.cue_embedding = nn.Embedding(len(CUES), width)
         self.mix = nn.Sequential(
             nn.Conv2d(2 * width + STATISTICS, width, 1), nn.GELU(), nn.Conv2d(width, width, 1), nn.GELU()
         )
-        self.out = nn.Conv2d(width, 2, 1)
-        nn.init.zeros_(self.out.weight)
-        with torch.no_grad():
-            assert self.out.bias is not None
-            self.out.bias.copy_(torch.tensor([0.0, -2.0]))
+        self.shift, self.factor = nn.Conv2d(width, 1, 1), nn.Conv2d(width, 1, 1)
+        for layer in (self.shift, self.factor):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def map_weights(self) -> Tensor:
+        """Weight of each prior map in a cue's value, [len(CUES), MAPS]; rows add up to 1."""
+        return (MAP_SCALE * self.map_logits).softmax(-1)
 
     def forward(self, prior_BKSPhw: Tensor, kind_BK: Tensor) -> tuple[Tensor, Tensor]:
         """Fuse K ≥ 1 cues.
@@ -66,18 +76,26 @@ class UAPF(nn.Module):
             mean [B, h, w] in [0, 1] and variance [B, h, w] > 0.
         """
         batch, cues = kind_BK.shape
-        base_BKhw = min_max(reduce(prior_BKSPhw, "b k s p h w -> b k h w", "mean"))
         if not self.learned:
+            base_BKhw = min_max(reduce(prior_BKSPhw, "b k s p h w -> b k h w", "mean"))
             mean = min_max(base_BKhw.mean(1))
             spread = prior_BKSPhw.flatten(1, 3).var(dim=1, unbiased=False)
             return mean, spread + 1e-3
+        stages_BKPhw = prior_BKSPhw.mean(2)
+        base_BKhw = min_max(torch.einsum("bkp,bkphw->bkhw", self.map_weights()[kind_BK], stages_BKPhw))
         read = self.read_stage(rearrange(prior_BKSPhw, "b k s p h w -> (b k s) p h w"))
         read = rearrange(read, "(bk s) c h w -> bk s c h w", bk=batch * cues)
         cue_NC11 = self.cue_embedding(kind_BK.reshape(-1))[:, :, None, None]
         statistics = self._statistics(prior_BKSPhw, base_BKhw)
         pooled = torch.cat([read.mean(1) + cue_NC11, read.std(1, unbiased=False), statistics], dim=1)
-        shift, log_variance = rearrange(self.out(self.mix(pooled)), "(b k) t h w -> t b k h w", k=cues)
+        hidden = self.mix(pooled)
+        shift, factor = (
+            rearrange(layer(features), "(b k) 1 h w -> b k h w", k=cues)
+            for layer, features in ((self.shift, hidden), (self.factor, hidden.detach()))
+        )
         value_BKhw = torch.sigmoid(logit(base_BKhw) + SHIFT * torch.tanh(shift))
+        fixed = value_BKhw.detach()
+        log_variance = torch.log(fixed * (1 - fixed) + DOUBT) + factor
         precision = torch.exp(-log_variance.clamp(*LOG_VARIANCE_RANGE))
         weight = precision / precision.sum(1, keepdim=True)
         mean = (weight * value_BKhw).sum(1)

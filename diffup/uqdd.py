@@ -20,6 +20,7 @@ from diffup.uapf import logit
 QUERY_INFOS = 4  # low-resolution RGB and edge strength
 GROUPS = 8
 TIME_FEATURES = 32
+IOU_STATISTICS = 7  # see `QualityHead.forward`
 
 
 def time_features(t_B: Tensor) -> Tensor:
@@ -51,8 +52,10 @@ class SCM(nn.Module):
 class QualityHead(nn.Module):
     """DQM's judge: predicts the error map |x̂_0 - x_0| and the IoU of the current estimate x̂_0.
 
-    Reads x_t, the estimate, UAPF's mean and variance. Supervised in training; ground truth is never its input. The
-    IoU is read off pooled features and from the estimate's own statistics (Mask Scoring R-CNN, arXiv 1903.00241).
+    Reads x_t, the estimate, UAPF's mean and variance. Supervised in training; ground truth is never its input. The IoU
+    starts from two that need no learning, the ones to be expected if the error map, or the estimate's own
+    probabilities, were right (`expected_iou`); the head (Mask Scoring R-CNN, arXiv 1903.00241) learns what to add, from
+    pooled features and the estimate's statistics.
     """
 
     def __init__(self, width: int = 16) -> None:
@@ -66,27 +69,43 @@ class QualityHead(nn.Module):
             nn.GELU(),
         )
         self.error = nn.Conv2d(width, 1, 1)
-        self.iou = nn.Sequential(nn.Linear(3 * width + 3, 32), nn.GELU(), nn.Linear(32, 1))
+        self.iou = nn.Sequential(nn.Linear(3 * width + IOU_STATISTICS, 32), nn.GELU(), nn.Linear(32, 1))
+        nn.init.zeros_(self.iou[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.iou[-1].bias)  # type: ignore[arg-type]
 
     def forward(
         self, x_BHW: Tensor, estimate_BHW: Tensor, mean_BHW: Tensor, variance_BHW: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Logits of the error map [B, H, W] and of the IoU [B]."""
         features = self.body(torch.stack([x_BHW, estimate_BHW, mean_BHW, variance_BHW.log()], dim=1))
-        area = estimate_BHW.mean((1, 2))
-        inside = estimate_BHW / estimate_BHW.sum((1, 2), keepdim=True).clamp_min(1e-6)
-        pooled = torch.cat(
-            [
-                features.mean((2, 3)),
-                features.amax((2, 3)),
-                torch.einsum("bchw,bhw->bc", features, inside),
-                area[:, None],
-                (estimate_BHW * (1 - estimate_BHW)).mean((1, 2))[:, None] / area[:, None].clamp_min(1e-3),
-                torch.einsum("bhw,bhw->b", variance_BHW, inside)[:, None],
-            ],
-            dim=1,
-        )
-        return self.error(features).squeeze(1), self.iou(pooled).squeeze(1)
+        error_BHW = self.error(features).squeeze(1)
+        mask_BHW = (estimate_BHW > 0.5).float()
+        soft = estimate_BHW / estimate_BHW.sum((1, 2), keepdim=True).clamp_min(1e-6)
+        hard = mask_BHW / mask_BHW.sum((1, 2), keepdim=True).clamp_min(1.0)
+        wrong_BHW = torch.sigmoid(error_BHW).detach()
+        by_error = logit(expected_iou(mask_BHW, mask_BHW + (1 - 2 * mask_BHW) * wrong_BHW))
+        by_itself = logit(expected_iou(mask_BHW, estimate_BHW))
+        statistics = [
+            estimate_BHW.mean((1, 2)),
+            by_error,
+            by_itself,
+            logit((estimate_BHW * hard).sum((1, 2))),
+            logit((mean_BHW * hard).sum((1, 2))),
+            (variance_BHW * hard).sum((1, 2)).clamp_min(1e-4).log(),
+            (mask_BHW.mean((1, 2)) + 1e-3).log(),
+        ]
+        inside = torch.einsum("bchw,bhw->bc", features, soft)
+        pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3)), inside, torch.stack(statistics, 1)], dim=1)
+        return error_BHW, (by_error + by_itself) / 2 + self.iou(pooled).squeeze(1)
+
+
+def expected_iou(mask_BHW: Tensor, probability_BHW: Tensor) -> Tensor:
+    """IoU of a binary mask to be expected where each pixel is foreground with its probability, [B].
+
+    The ratio of the expectations of intersection and union.
+    """
+    both = (mask_BHW * probability_BHW).sum((1, 2))
+    return both / (mask_BHW.sum((1, 2)) + ((1 - mask_BHW) * probability_BHW).sum((1, 2))).clamp_min(1.0)
 
 
 class Block(nn.Module):
@@ -201,8 +220,12 @@ class UQDD(nn.Module):
             if hidden.shape[-2:] != skip.shape[-2:]:
                 hidden = F.interpolate(hidden, size=skip.shape[-2:], mode="nearest")
             hidden = block(torch.cat([hidden, skip], dim=1), condition, error_map, vector)
-        change = strength * self.out(hidden).squeeze(1)
-        logits = logit(mean_BHW) + change if self.config.residual else change
+        change = self.out(hidden).squeeze(1)
+        if not self.config.residual:
+            return strength * change, error_BHW, iou_B
+        if bound := self.config.bound:
+            change = bound * torch.tanh(change / bound)
+        logits = logit(mean_BHW) + strength * change
         return logits, error_BHW, iou_B
 
 

@@ -23,7 +23,7 @@ from diffup.config import (
     in_key,
 )
 
-CELL_VERSION = 2
+CELL_VERSION = 3
 KEY_LENGTH = 12
 CLASSES = ("novel", "held_out")
 

@@ -26,6 +26,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "no_dqm_iou": {"model": {"dqm_iou": False}},
     "no_dqm": {"model": {"dqm_error": False, "dqm_iou": False}},
     "no_residual": {"model": {"residual": False}, "sample": {"strength": 1.0}},
+    "unbounded": {"model": {"bound": 0.0}},
     "no_virtual_backbones": {"train": {"virtual_backbones": False}},
     "one_cue_training": {"train": {"max_shots": 1}},
     "masks_only_training": {"train": {"cue_weights": MASKS_ONLY}},

@@ -36,12 +36,12 @@ FROZEN: dict[str, AnyCell] = {
 INTERDEPENDENT = ("checkpoint", "annotation", "shots", "episodes", "classes", "hold_out")
 # A change here means that results made before are no longer found: raise CELL_VERSION and say so in the changelog.
 KEYS: dict[str, str] = {
-    "TRAIN": "a29d5c701a4f",
-    "ONE_STEP": "da291f2b96f1",
-    "MASK": "43d461cb3774",
-    "MIX": "cbc2e1dee24f",
-    "TEXT": "def035c6ee5e",
-    "PRIOR": "bdddf92ab78c",
+    "TRAIN": "a22287fc84bb",
+    "ONE_STEP": "0b352919ab32",
+    "MASK": "262c26667170",
+    "MIX": "f69a059ece66",
+    "TEXT": "61d843d53586",
+    "PRIOR": "398ac1757220",
 }
 
 positive = st.integers(1, 4096)
@@ -64,6 +64,7 @@ models = st.builds(
     bit_scale=st.floats(1e-3, 10),
     one_step=st.booleans(),
     scm=st.booleans(),
+    bound=st.floats(0, 9),
 )
 trains = st.builds(
     TrainConfig,
@@ -73,6 +74,7 @@ trains = st.builds(
     precision=st.sampled_from(PRECISIONS),
     accumulate=st.integers(1, 8),
     hold_out=st.integers(0, 5),
+    draws=st.integers(0, 9),
     cue_weights=st.tuples(st.floats(0.1, 9), st.floats(0, 9), st.floats(0, 9), st.floats(0, 9)),
 )
 words = st.text(min_size=1, max_size=20)

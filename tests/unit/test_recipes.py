@@ -19,7 +19,7 @@ def test_grids_train_with_the_recipes() -> None:
     ("recipe", "steps", "batch"),
     [
         (recipes.shapes4i(), 300, 8),
-        (recipes.msrc15(), 300, 8),
+        (recipes.msrc15(), 800, 8),
         (recipes.pascal5i(), 5000, 16),
         (recipes.coco20i(), 5000, 16),
     ],
