@@ -38,8 +38,8 @@ class UAPF(nn.Module):
 
     It looks at one position at a time and may shift the logit of a cue's mean prior by at most `SHIFT`: with 3 × 3
     layers and a free shift it learned how the training backbone's maps look, and lost 2 mIoU on held-out classes
-    against no learned fusion at all. With untrained output layers it is the plain mean of the priors: learning starts
-    from the baseline to beat.
+    against no learned fusion at all. Untrained, a cue's value is the plain mean of its priors: learning starts from the
+    baseline to beat.
 
     The variance starts at p(1 - p) of a cue's value and learns a factor from features that it does not shape: the
     features serve the mask. Started at a constant with a small loss weight it had stayed one.
@@ -81,8 +81,8 @@ class UAPF(nn.Module):
             mean = min_max(base_BKhw.mean(1))
             spread = prior_BKSPhw.flatten(1, 3).var(dim=1, unbiased=False)
             return mean, spread + 1e-3
-        stages_BKPhw = prior_BKSPhw.mean(2)
-        base_BKhw = min_max(torch.einsum("bkp,bkphw->bkhw", self.map_weights()[kind_BK], stages_BKPhw))
+        weight_BKPhw = self.map_weights()[kind_BK][..., None, None]
+        base_BKhw = min_max((weight_BKPhw * prior_BKSPhw.mean(2)).sum(2))  # a product would be rounded under autocast
         read = self.read_stage(rearrange(prior_BKSPhw, "b k s p h w -> (b k s) p h w"))
         read = rearrange(read, "(bk s) c h w -> bk s c h w", bk=batch * cues)
         cue_NC11 = self.cue_embedding(kind_BK.reshape(-1))[:, :, None, None]

@@ -3,13 +3,15 @@
 import torch
 
 from diffup.baft import MAPS, min_max
-from diffup.uapf import UAPF
+from diffup.config import CUES
+from diffup.uapf import DOUBT, EDGE, UAPF
 
 
 def trained_like(seed: int = 0) -> UAPF:
     torch.manual_seed(seed)
     fusion = UAPF()
-    torch.nn.init.normal_(fusion.out.weight, std=0.3)
+    for weights in (fusion.shift.weight, fusion.factor.weight, fusion.map_logits):
+        torch.nn.init.normal_(weights, std=0.3)
     return fusion.eval()
 
 
@@ -30,12 +32,45 @@ def test_order_of_stages_does_not_matter() -> None:
     torch.testing.assert_close(fusion(prior, kind), fusion(prior[:, :, [2, 0, 1]], kind), atol=1e-5, rtol=1e-5)
 
 
-def test_untrained_fusion_is_the_mean_of_the_cues_priors() -> None:
+def test_untrained_fusion_of_one_cue_is_the_prior_mean() -> None:
+    prior, kind = cues(1)
+    mean, variance = UAPF()(prior, kind)
+    value = min_max(prior.mean((1, 2, 3))).clamp(EDGE, 1 - EDGE)
+    torch.testing.assert_close(mean, min_max(value), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(variance, value * (1 - value) + DOUBT, atol=1e-5, rtol=1e-5)
+
+
+def test_untrained_fusion_weighs_each_cue_by_its_own_certainty() -> None:
     prior, kind = cues(3)
-    mean, _ = UAPF()(prior, kind)
-    torch.testing.assert_close(
-        mean, min_max(min_max(prior.mean((2, 3))).clamp(0.02, 0.98).mean(1)), atol=1e-5, rtol=1e-5
-    )
+    mean, variance = UAPF()(prior, kind)
+    value = min_max(prior.mean((2, 3))).clamp(EDGE, 1 - EDGE)
+    precision = 1 / (value * (1 - value) + DOUBT)
+    fused = (precision * value).sum(1) / precision.sum(1)
+    disagreement = (precision * (value - fused[:, None]) ** 2).sum(1) / precision.sum(1)
+    torch.testing.assert_close(mean, min_max(fused), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(variance, 1 / precision.sum(1) + disagreement, atol=1e-5, rtol=1e-5)
+
+
+def test_each_kind_of_cue_weighs_the_maps_for_itself() -> None:
+    prior, _ = cues(1)
+    fusion = UAPF()
+    box = CUES.index("box")
+    with torch.no_grad():
+        fusion.map_logits[box, 3] = 2.0
+    torch.testing.assert_close(fusion.map_weights().sum(-1), torch.ones(len(CUES)))
+    mean, _ = fusion(prior, torch.full((2, 1), box))
+    torch.testing.assert_close(mean, min_max(min_max(prior[:, 0, :, 3].mean(1)).clamp(EDGE, 1 - EDGE)))
+    untouched, _ = fusion(prior, torch.full((2, 1), CUES.index("mask")))
+    assert not torch.allclose(untouched, mean, atol=0.05)
+
+
+def test_the_variances_features_are_not_shaped_by_the_variance() -> None:
+    fusion, (prior, kind) = trained_like(), cues(1)
+    _, variance = fusion(prior, kind)
+    variance.sum().backward()
+    assert fusion.factor.weight.grad is not None
+    assert fusion.factor.weight.grad.abs().sum() > 0
+    assert all(p.grad is None or not p.grad.any() for p in fusion.mix.parameters())
 
 
 def test_mean_is_a_probability_and_variance_positive_for_any_number_of_cues() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from diffup.config import ModelConfig, SampleConfig, TrainConfig
+from diffup.config import SampleConfig
+from diffup.recipes import msrc15
 from experiments.cell import Cell, TrainingCell
 from experiments.grids import Backbone, Data
 from experiments.method_study import ablation_grid, main_grid
@@ -14,7 +15,8 @@ from experiments.variants import VARIANTS, needs_training, resolve
 DATA = Data(name="photos", path=Path("dataset.json"), fingerprint="f" * 12)
 SOURCE = Backbone(name="resnet50", weights="random:0")
 UPGRADES = [Backbone(name=name, weights="random:0") for name in ("deit_tiny_patch16_224", "mobilenetv2_100")]
-DEFAULTS = (ModelConfig(), TrainConfig(), SampleConfig())
+RECIPE = msrc15()
+DEFAULTS = (RECIPE.model, RECIPE.train, SampleConfig())
 
 
 def changed(name: str) -> set[str]:
