@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,6 +120,7 @@ def test_no_novel_class_is_looked_at_in_training(tmp_path: Path) -> None:
         {"self_conditioning": False},
         {"query_infos": False},
         {"residual": False},
+        {"bound": 1.5},
     ],
 )
 def test_every_variant_trains_and_segments(change: dict, tmp_path: Path) -> None:
@@ -126,6 +130,30 @@ def test_every_variant_trains_and_segments(change: dict, tmp_path: Path) -> None
     for result in predict(evaluation(tmp_path), manifest(dataset, 2), cues, features):
         assert torch.isfinite(result.probability).all()
         assert 0 <= result.predicted_iou <= 1
+
+
+def test_draws_are_used_again_mirrored_and_distorted_anew() -> None:
+    dataset, cues, features = setting()
+    pools = {c: dataset.pool(c) for c in (2, 3, 4, 5)}
+    config = TrainConfig(steps=9, batch_size=2, draws=3, virtual_backbones=False)
+    drawn: list[object] = []
+
+    def keep(key: object, kind: type, make: Callable[[], Any]) -> Any:
+        drawn.append(key)
+        return make()
+
+    sampler = EpisodeSampler(cues, features, pools, FOLD, 0, MODEL, config, keep)
+    batches = [sampler.batch(step)[0] for step in range(9)]
+    assert len(set(map(repr, drawn))) == 3
+    for step in range(3):
+        first, second, third = batches[step], batches[step + 3], batches[step + 6]
+        assert torch.equal(first.prior_BKSPhw.flip(-1), second.prior_BKSPhw)
+        assert torch.equal(first.truth_BRR.flip(-1), second.truth_BRR)
+        assert torch.equal(first.prior_BKSPhw, third.prior_BKSPhw)
+        assert not torch.equal(first.noise_BRR, third.noise_BRR)
+    config = dataclasses.replace(config, virtual_backbones=True)
+    distorted = EpisodeSampler(cues, features, pools, FOLD, 0, MODEL, config)
+    assert not torch.equal(distorted.batch(0)[0].prior_BKSPhw, distorted.batch(6)[0].prior_BKSPhw)
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
