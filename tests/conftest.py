@@ -4,7 +4,7 @@ A skip is lawful for two reasons only, and both are counted before pytest's last
 (real photographs and weights that the product does not ship). Under ``DIFFUP_CI=1`` any other skip is a failure, so
 that a test of LaTeX or of a page can't silently stop running.
 
-Fixtures: `require_program`, `shared_data`, `shared_weights`, `one_thread`.
+Fixtures: `require_program`, `shared_data`, `shared_lists`, `shared_weights`, `one_thread`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import lzma
 import os
 import shutil
+import tarfile
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator
@@ -135,6 +136,16 @@ def _shared() -> Path:
 def shared_data() -> Path:
     """Directory of real data: ``msrc15/dataset.json`` and ``coco128/dataset.json`` lie in it. Never write there."""
     return _shared() / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_lists(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory with HSNet's, PFENet's and VRP-SAM's list files, one folder an archive, unpacked."""
+    folder = tmp_path_factory.mktemp("lists")
+    for archive in sorted((_shared() / "reference" / "splits").glob("*.tar.xz")):
+        with tarfile.open(archive) as held:
+            held.extractall(folder / archive.name.removesuffix(".tar.xz"), filter="data")
+    return folder
 
 
 @pytest.fixture(scope="session")

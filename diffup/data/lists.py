@@ -1,0 +1,244 @@
+"""Readers of the image lists that few-shot segmentation projects exchange: HSNet's and PFENet's.
+
+Nothing here opens an image. A list names pairs of an image and a class that is large enough in it, and its *order* is
+part of a protocol: HSNet's episodes are drawn by position. Pickles from outside are read by an unpickler that knows
+dict, list, str and int and nothing else: nothing in them is executed.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import pickle
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+PASCAL, COCO = "pascal5i", "coco20i"
+CLASS_COUNTS = {PASCAL: 20, COCO: 80}
+FOLDS = 4
+SPLITS = ("trn", "val")
+FOLDER_NAMES = {PASCAL: "pascal", COCO: "coco"}
+HSNET_LINE = re.compile(r"(?P<image>\S+)__(?P<number>\d{2})")
+MAX_BYTES = 64 << 20  # of a list file; HSNet's largest has 4 MB
+SHOWN = 5  # bad lines that a message names
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images by class, as a list file has them.
+
+    Attributes:
+        entries: (image, 0-based class) in file order.
+    """
+
+    entries: tuple[tuple[str, int], ...]
+
+    @property
+    def classes(self) -> dict[int, tuple[str, ...]]:
+        """Class → its images in file order, classes ascending; classes without any are left out."""
+        found: dict[int, list[str]] = {}
+        for image, class_index in self.entries:
+            found.setdefault(class_index, []).append(image)
+        return {c: tuple(found[c]) for c in sorted(found)}
+
+
+def fold_classes(dataset: str, fold: int) -> tuple[int, ...]:
+    """The 0-based classes of a fold of ``pascal5i`` (5f … 5f+4) or ``coco20i`` (f, f+4, … f+76).
+
+    Raises:
+        ValueError: another data set, or no such fold.
+    """
+    if dataset not in CLASS_COUNTS:
+        raise ValueError(f"no folds are known of {dataset!r}, only of {', '.join(CLASS_COUNTS)}")
+    if not 0 <= fold < FOLDS:
+        raise ValueError(f"{dataset} has folds 0-{FOLDS - 1}, not {fold}")
+    return tuple(range(5 * fold, 5 * fold + 5)) if dataset == PASCAL else tuple(range(fold, CLASS_COUNTS[COCO], FOLDS))
+
+
+def read_hsnet_text(path: Path) -> Pairs:
+    """HSNet's Pascal list: one ``IMAGE__CC`` a line, CC the 1-based class in two digits; empty lines are skipped.
+
+    Raises:
+        ValueError: unreadable, empty, or a line of another form; the first few are named.
+    """
+    entries, bad = [], []
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        match = HSNET_LINE.fullmatch(line.strip())
+        if match and 1 <= int(match["number"]) <= CLASS_COUNTS[PASCAL]:
+            entries.append((match["image"], int(match["number"]) - 1))
+        else:
+            bad.append(f"line {number}: {line[:80]!r}")
+    if bad:
+        raise ValueError(_bad_lines(path, bad, "IMAGE__CC with CC from 01 to 20, e.g. 2007_000033__01"))
+    return _pairs(path, entries)
+
+
+def read_hsnet_pickle(path: Path) -> Pairs:
+    """HSNet's COCO list: a pickled ``{class 0-79: [image path, …]}``; entries by class in the order of the dict.
+
+    Raises:
+        ValueError: unreadable, not a pickle, one that holds anything but dict, list, str and int (nothing of it is
+            executed), or of another shape.
+    """
+    content = _content(path)
+    try:
+        held = _Plain(io.BytesIO(content)).load()
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: {error}. Expected is HSNet's list, {{class: [image path, …]}}") from None
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise ValueError(
+            f"{path} is not a readable pickle ({type(error).__name__}: {error}). Get the list anew"
+        ) from None
+    if not isinstance(held, dict) or not held:
+        raise ValueError(f"{path} holds a {type(held).__name__}, not HSNet's {{class: [image path, …]}}")
+    entries: list[tuple[str, int]] = []
+    for class_index, images in held.items():
+        known = type(class_index) is int and 0 <= class_index < CLASS_COUNTS[COCO]
+        if not known or not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
+            raise ValueError(
+                f"{path}: entry {class_index!r:.80} is not a class from 0 to {CLASS_COUNTS[COCO] - 1} with a list of "
+                "image paths; expected is HSNet's {class: [image path, …]}"
+            )
+        entries += [(image, class_index) for image in images]
+    return _pairs(path, entries)
+
+
+def read_pfenet_images(path: Path) -> tuple[tuple[str, str], ...]:
+    """PFENet's raw list: ``IMAGE LABEL`` paths a line, relative to the data set's folder.
+
+    Raises:
+        ValueError: unreadable, empty, or a line of another form.
+    """
+    rows, bad = [], []
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        parts = line.split()
+        if len(parts) == 2:
+            rows.append((parts[0], parts[1]))
+        else:
+            bad.append(f"line {number}: {line[:80]!r}")
+    if bad:
+        raise ValueError(_bad_lines(path, bad, "IMAGE LABEL, two paths with a space between"))
+    if not rows:
+        raise ValueError(f"{path} names no image")
+    return tuple(rows)
+
+
+def read_pfenet_classes(path: Path) -> Pairs:
+    """PFENet's and BAM's ``sub_class_file_list``: ``{1-based class: [(image, label), …]}`` as Python text.
+
+    Images are named by their stem. The text is read as a literal: nothing of it is executed.
+
+    Raises:
+        ValueError: unreadable, not such a literal, or a class outside 1-80.
+    """
+    try:
+        held = ast.literal_eval(_text(path).strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
+        raise ValueError(f"{path} is not the text of {{class: [(image, label), …]}} ({error!s:.120})") from None
+    if not isinstance(held, dict):
+        raise ValueError(f"{path} holds a {type(held).__name__}, not {{class: [(image, label), …]}}")
+    entries = []
+    for number, rows in held.items():
+        known = type(number) is int and 1 <= number <= max(CLASS_COUNTS.values())
+        if not known or not isinstance(rows, list) or not all(_two_paths(row) for row in rows):
+            raise ValueError(f"{path}: entry {number!r:.80} is not a 1-based class with a list of (image, label) paths")
+        entries += [(PurePosixPath(image).stem, number - 1) for image, _ in rows]
+    return _pairs(path, entries)
+
+
+def hsnet_list(folder: Path, dataset: str, fold: int, split: str = "val") -> Pairs:
+    """HSNet's list of a fold from a copy of its ``splits`` folder.
+
+    A ``trn`` file of Pascal holds the classes of its own fold, so training for a fold joins the other three; a ``trn``
+    pickle of COCO holds the base classes of its fold.
+
+    Args:
+        folder: holds ``pascal/`` or ``coco/``, or is it, or holds ``splits/`` that does.
+        dataset: ``pascal5i`` or ``coco20i``.
+        fold: 0-3.
+        split: ``"trn"`` or ``"val"``.
+
+    Raises:
+        ValueError: no such file (the places looked at are named), or one that can't be read, or a validation list with
+            a class of another fold.
+    """
+    wanted = set(fold_classes(dataset, fold))
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+    if dataset == PASCAL and split == "trn":
+        others = [read_hsnet_text(_find(folder, dataset, other, split)) for other in range(FOLDS) if other != fold]
+        return Pairs(tuple(entry for pairs in others for entry in pairs.entries))
+    path = _find(folder, dataset, fold, split)
+    pairs = read_hsnet_text(path) if dataset == PASCAL else read_hsnet_pickle(path)
+    present = set(pairs.classes)
+    strangers = sorted(present - wanted if split == "val" else present & wanted)
+    if strangers:
+        what = "are not of" if split == "val" else "are novel in"
+        raise ValueError(
+            f"{path}: classes {strangers[:SHOWN]} {what} fold {fold} of {dataset}; is it another split's list?"
+        )
+    return pairs
+
+
+def _find(folder: Path, dataset: str, fold: int, split: str) -> Path:
+    name = FOLDER_NAMES[dataset]
+    end = Path(split) / f"fold{fold}.{'txt' if dataset == PASCAL else 'pkl'}"
+    places = [base / end for base in (folder / "splits" / name, folder / name, folder)]
+    for place in places:
+        if place.is_file():
+            return place
+    raise ValueError(
+        f"no list of {dataset} fold {fold}: looked for {', '.join(map(str, places))}. Point to a copy of the folder "
+        "'splits' of HSNet (github.com/juhongm999/hsnet, or what its README links to)"
+    )
+
+
+class _Plain(pickle.Unpickler):
+    """Reads dict, list, str and int, which need no import; anything else is refused before it is made."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(
+            f"it wants to import {module}.{name}, which no image list needs; it was not executed"
+        )
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        raise pickle.UnpicklingError("it refers to an object outside of the file, which no image list needs")
+
+
+def _two_paths(row: object) -> bool:
+    return isinstance(row, tuple | list) and len(row) == 2 and all(isinstance(part, str) and part for part in row)
+
+
+def _pairs(path: Path, entries: Sequence[tuple[str, int]]) -> Pairs:
+    if not entries:
+        raise ValueError(f"{path} names no image")
+    return Pairs(tuple(entries))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ValueError(f"{path} has {size >> 20} MB; an image list has {MAX_BYTES >> 20} MB at most")
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} can't be read: {error.strerror or error}") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        return _content(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text file") from None
+
+
+def _bad_lines(path: Path, bad: Sequence[str], form: str) -> str:
+    more = f"\n  … and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    return f"{path}: {len(bad)} lines are not {form}:\n  " + "\n  ".join(bad[:SHOWN]) + more
