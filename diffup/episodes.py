@@ -4,13 +4,20 @@ The `paired` rule: episode i is drawn by a generator of its own, seeded by (seed
 nothing else: not on workers, order, batch size, annotation, nor on how many episodes or supports are asked for. The
 1-shot support is the first of the 5, and the first 100 episodes of 1000 are those of a manifest of 100: cells are
 paired. No torch.
+
+    python -m diffup.episodes --dataset NAME --protocol paired|hsnet --fold F --shots K [--lists DIR] [--out FILE]
+
+prints a manifest as JSON, ``[[query, [support, …], class], …]`` with 0-based classes, or writes it to a file (as
+Parquet where its name ends so).
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -223,3 +230,93 @@ def make_manifest(
             )
     drawn = paired_episodes(pools, fold=fold, shots=shots, episodes=episodes, seed=seed)
     return Manifest(dataset.name, protocol.name, fold, seed, tuple(drawn))
+
+
+def rows(manifest: Manifest) -> list[list[object]]:
+    """What papers exchange: ``[query, [support, …], 0-based class]`` of each episode."""
+    return [[e.query, list(e.supports), e.class_index] for e in manifest.episodes]
+
+
+def from_rows(held: object, *, dataset: str, protocol: str, fold: int, seed: int = 0) -> Manifest:
+    """The manifest of what `rows` gives, e.g. read from another project's JSON.
+
+    Raises:
+        ValueError: an entry of another form; it is named.
+    """
+    if not isinstance(held, list) or not held:
+        raise ValueError("a manifest is a list of [query, [support, …], class], and has at least one")
+    episodes = []
+    for index, row in enumerate(held):
+        fits = (
+            isinstance(row, list)
+            and len(row) == 3
+            and isinstance(row[0], str)
+            and isinstance(row[1], list)
+            and all(isinstance(support, str) for support in row[1])
+            and type(row[2]) is int
+            and row[2] >= 0
+        )
+        if not fits:
+            raise ValueError(f"episode {index} is not [query, [support, …], class] with a 0-based class: {row!r:.120}")
+        episodes.append(Episode(index, row[2], row[0], tuple(row[1])))
+    return Manifest(dataset, protocol, fold, seed, tuple(episodes))
+
+
+def _named(args: argparse.Namespace) -> Manifest:
+    if args.protocol == "hsnet":
+        from diffup.data.lists import hsnet_list
+        from diffup.hsnet import hsnet_episodes
+
+        if args.lists is None:
+            raise ValueError("protocol hsnet draws from HSNet's list files; pass --lists DIR, a copy of its 'splits'")
+        pairs = hsnet_list(args.lists, args.dataset, args.fold)
+        drawn = hsnet_episodes(
+            pairs, args.dataset, fold=args.fold, shots=args.shots, episodes=args.episodes, seed=args.seed
+        )
+        return Manifest(args.dataset, "hsnet", args.fold, args.seed, tuple(drawn))
+    from diffup.data.dataset import open_dataset
+    from diffup.protocols import get_protocol
+
+    if args.lists is not None:
+        raise ValueError(f"protocol {args.protocol} follows from the annotations; --lists goes with hsnet")
+    dataset = open_dataset(args.dataset)
+    return make_manifest(dataset, get_protocol(args.protocol), args.fold, args.shots, args.episodes, args.seed)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print or write a manifest; returns the exit code, 2 for anything wrong with what was asked."""
+    parser = argparse.ArgumentParser(prog="python -m diffup.episodes", description="Print or write a manifest.")
+    parser.add_argument("--dataset", required=True, help="pascal5i, coco20i, shapes4i or a dataset.json")
+    parser.add_argument("--protocol", choices=("paired", "hsnet"), default="paired", help="default: paired")
+    parser.add_argument("--fold", type=int, required=True)
+    parser.add_argument("--shots", type=int, required=True)
+    parser.add_argument("--episodes", type=int, default=1000, help="default: 1000")
+    parser.add_argument("--seed", type=int, default=0, help="episode seed; default: 0")
+    parser.add_argument("--lists", type=Path, default=None, metavar="DIR", help="HSNet's 'splits' folder")
+    parser.add_argument(
+        "--format", choices=("json", "parquet"), default=None, help="default: by --out's name, else json"
+    )
+    parser.add_argument("--out", type=Path, default=None, metavar="FILE", help="default: standard output, JSON only")
+    args = parser.parse_args(argv)
+    suffix = "parquet" if args.out is not None and args.out.suffix == ".parquet" else "json"
+    form = args.format or suffix
+    try:
+        if form == "parquet" and args.out is None:
+            raise ValueError("a Parquet manifest needs --out FILE")
+        manifest = _named(args)
+        text = json.dumps(rows(manifest), ensure_ascii=False)
+        if args.out is None:
+            print(text)
+        elif form == "parquet":
+            manifest.write(args.out)
+        else:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(text + "\n", encoding="utf-8")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

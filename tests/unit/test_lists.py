@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from diffup.data.lists import (
     read_pfenet_classes,
     read_pfenet_images,
 )
+from diffup.episodes import Manifest, from_rows, main
 from diffup.hsnet import hsnet_episodes
 
 READERS: list[Callable[[Path], object]] = [
@@ -237,3 +239,44 @@ def test_pfenets_and_bams_lists_have_the_known_sizes(shared_lists: Path) -> None
         assert all(set(pairs.classes) == set(fold_classes(PASCAL, fold)) for fold, pairs in enumerate(val))
         train = [read_pfenet_images(folder / name / "train" / f"data_list_{f}.txt") for f in range(4)]
         assert [len(rows) for rows in train] == images
+
+
+def test_the_command_prints_hsnets_episodes_and_writes_them_as_parquet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists = str(tree(tmp_path))
+    named = ["--dataset", PASCAL, "--protocol", "hsnet", "--lists", lists, "--fold", "1", "--shots", "2"]
+    assert main([*named, "--format", "json", "--episodes", "7"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    expected = hsnet_episodes(hsnet_list(tmp_path, PASCAL, 1), PASCAL, fold=1, shots=2, episodes=7)
+    assert printed == [[e.query, list(e.supports), e.class_index] for e in expected]
+    out = tmp_path / "made" / "manifest.parquet"
+    assert main([*named, "--episodes", "7", "--out", str(out)]) == 0
+    held = Manifest.read(out)
+    assert held.episodes == tuple(expected)
+    assert from_rows(printed, dataset=PASCAL, protocol="hsnet", fold=1).hash() == held.hash()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--protocol", "hsnet"], "pass --lists DIR"),
+        (["--protocol", "hsnet", "--lists", "nowhere"], "looked for"),
+        (["--lists", "somewhere"], "follows from the annotations"),
+        (["--format", "parquet"], "needs --out"),
+    ],
+)
+def test_the_command_says_what_is_missing(extra: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dataset", PASCAL, "--fold", "0", "--shots", "1", *extra]) == 2
+    told = capsys.readouterr()
+    assert message in told.err
+    assert not told.out
+
+
+@pytest.mark.parametrize(
+    "held",
+    [None, [], [["q", ["s"], 0], ["q", "s", 0]], [["q", ["s"], True]], [["q", ["s"], -1]], [["q", [1], 0]], [[]]],
+)
+def test_a_foreign_manifest_of_another_form_is_refused(held: object) -> None:
+    with pytest.raises(ValueError, match=r"\[query, \[support, …\], class\]"):
+        from_rows(held, dataset=PASCAL, protocol="hsnet", fold=0)
