@@ -26,7 +26,7 @@ from diffup.card import versions
 from diffup.config import InputConfig
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.encode import Encoder, FeatureCache
-from diffup.episodes import held_out_classes, make_manifest
+from diffup.episodes import held_out_classes, make_manifest, training_pools
 from diffup.evaluate import Evaluation, evaluate, predict
 from diffup.memo import Keep, PriorMemo, afresh
 from diffup.metrics import fb_iou, miou
@@ -170,7 +170,7 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     cues = CueSource(dataset, cell.input)
     protocol = get_protocol(cell.protocol)
     held_out = held_out_classes(dataset, cell.fold, cell.train.hold_out, cell.train_seed)
-    pools = {c: dataset.eligible(c, protocol) for c in dataset.base_classes(cell.fold) if c not in held_out}
+    pools = {c: ids for c, ids in training_pools(dataset, cell.fold, protocol).items() if c not in held_out}
     keep = _keep(context, dataset.fingerprint, cell.protocol_hash, features.encoder.identity, cell.input, held_out)
     sampler = EpisodeSampler(cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train, keep)
     metrics = train(
@@ -228,6 +228,7 @@ def _evaluate(cell: Cell, context: WorkContext) -> Outcome:
         deranged=cell.input.class_names == "deranged",
         seed=cell.episode_seed,
         fold=cell.fold,
+        protocol=get_protocol(cell.protocol),
     )
     episodes = manifest.episodes
     began = time.perf_counter()

@@ -5,7 +5,7 @@ nothing else: not on workers, order, batch size, annotation, nor on how many epi
 1-shot support is the first of the 5, and the first 100 episodes of 1000 are those of a manifest of 100: cells are
 paired. No torch.
 
-    python -m diffup.episodes --dataset NAME --protocol paired|hsnet --fold F --shots K [--lists DIR] [--out FILE]
+    python -m diffup.episodes --dataset NAME --protocol NAME --fold F --shots K [--lists DIR] [--out FILE]
 
 prints a manifest as JSON, ``[[query, [support, …], class], …]`` with 0-based classes, or writes it to a file (as
 Parquet where its name ends so).
@@ -92,6 +92,44 @@ def paired_episodes(
         order = np.random.default_rng((seed, fold, index)).permutation(len(pool))
         query, *supports = (pool[position] for position in order[: shots + 1])
         drawn.append(Episode(index, class_index, query, tuple(supports)))
+    return drawn
+
+
+def list_order_episodes(
+    pools: Mapping[int, Sequence[str]], *, fold: int, shots: int, episodes: int, seed: int
+) -> list[Episode]:
+    """PFENet's rule: the images of the fold in turn as queries, each with a class of its own and distinct supports.
+
+    Episode i segments the image at position i (modulo their number) of the sorted images; its class is drawn among
+    those that the image may serve for, and its supports from that class's other images, by a generator seeded by
+    (seed, fold, i). So the K supports are the first of the K+1 here too.
+
+    Args:
+        pools: class index → ids of the images that may serve for it.
+        fold, seed, shots, episodes: as in `paired_episodes`.
+
+    Raises:
+        ValueError: no class, or a pool with fewer than K+1 images.
+    """
+    by_image: dict[str, list[int]] = {}
+    for class_index, pool in pools.items():
+        if len(pool) < shots + 1:
+            raise ValueError(
+                f"fold {fold}, class {class_index}: {len(pool)} images, but {shots} shots need {shots + 1}"
+            )
+        for image in pool:
+            by_image.setdefault(image, []).append(class_index)
+    if not by_image:
+        raise ValueError("no class to draw episodes from")
+    images = sorted(by_image)
+    drawn = []
+    for index in range(episodes):
+        query = images[index % len(images)]
+        generator = np.random.default_rng((seed, fold, index))
+        class_index = by_image[query][int(generator.integers(len(by_image[query])))]
+        others = [image for image in pools[class_index] if image != query]
+        supports = tuple(others[position] for position in generator.permutation(len(others))[:shots])
+        drawn.append(Episode(index, class_index, query, supports))
     return drawn
 
 
@@ -199,6 +237,19 @@ def held_out_classes(dataset: Dataset, fold: int, count: int, seed: int) -> tupl
     return tuple(sorted(candidates[i] for i in order[:count]))
 
 
+def training_pools(dataset: Dataset, fold: int, protocol: Protocol) -> dict[int, tuple[str, ...]]:
+    """Images to train each base class of a fold on, sorted.
+
+    Where the protocol has it so, without those that show a novel class, be it a single pixel (BAM's rule).
+    """
+    novel = set(dataset.novel_classes(fold))
+    drop = protocol.training_images == "without novel classes"
+    return {
+        c: tuple(i for i in dataset.eligible(c, protocol) if not (drop and novel & dataset.areas[i].keys()))
+        for c in dataset.base_classes(fold)
+    }
+
+
 def make_manifest(
     dataset: Dataset,
     protocol: Protocol,
@@ -228,7 +279,8 @@ def make_manifest(
                 f"{dataset.name}, fold {fold}, class {dataset.classes[class_index]!r}: {len(pool)} eligible images "
                 f"under protocol {protocol.name!r}, but {shots} shots need {shots + 1}; use fewer shots or add images"
             )
-    drawn = paired_episodes(pools, fold=fold, shots=shots, episodes=episodes, seed=seed)
+    draw = list_order_episodes if protocol.draw == "list order" else paired_episodes
+    drawn = draw(pools, fold=fold, shots=shots, episodes=episodes, seed=seed)
     return Manifest(dataset.name, protocol.name, fold, seed, tuple(drawn))
 
 
@@ -265,32 +317,33 @@ def from_rows(held: object, *, dataset: str, protocol: str, fold: int, seed: int
 def _named(args: argparse.Namespace) -> Manifest:
     if args.protocol == "hsnet":
         from diffup.data.lists import hsnet_list
-        from diffup.hsnet import hsnet_episodes
+        from diffup.hsnet import EPISODES, hsnet_episodes
 
         if args.lists is None:
             raise ValueError("protocol hsnet draws from HSNet's list files; pass --lists DIR, a copy of its 'splits'")
         pairs = hsnet_list(args.lists, args.dataset, args.fold)
-        drawn = hsnet_episodes(
-            pairs, args.dataset, fold=args.fold, shots=args.shots, episodes=args.episodes, seed=args.seed
-        )
+        number = EPISODES if args.episodes is None else args.episodes
+        drawn = hsnet_episodes(pairs, args.dataset, fold=args.fold, shots=args.shots, episodes=number, seed=args.seed)
         return Manifest(args.dataset, "hsnet", args.fold, args.seed, tuple(drawn))
     from diffup.data.dataset import open_dataset
     from diffup.protocols import get_protocol
 
     if args.lists is not None:
         raise ValueError(f"protocol {args.protocol} follows from the annotations; --lists goes with hsnet")
+    protocol = get_protocol(args.protocol)
     dataset = open_dataset(args.dataset)
-    return make_manifest(dataset, get_protocol(args.protocol), args.fold, args.shots, args.episodes, args.seed)
+    number = protocol.episode_count(dataset.name) if args.episodes is None else args.episodes
+    return make_manifest(dataset, protocol, args.fold, args.shots, number, args.seed)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print or write a manifest; returns the exit code, 2 for anything wrong with what was asked."""
     parser = argparse.ArgumentParser(prog="python -m diffup.episodes", description="Print or write a manifest.")
     parser.add_argument("--dataset", required=True, help="pascal5i, coco20i, shapes4i or a dataset.json")
-    parser.add_argument("--protocol", choices=("paired", "hsnet"), default="paired", help="default: paired")
+    parser.add_argument("--protocol", default="paired", help="hsnet, or one of `python -m diffup.protocols list`")
     parser.add_argument("--fold", type=int, required=True)
     parser.add_argument("--shots", type=int, required=True)
-    parser.add_argument("--episodes", type=int, default=1000, help="default: 1000")
+    parser.add_argument("--episodes", type=int, default=None, help="default: as many as the protocol has")
     parser.add_argument("--seed", type=int, default=0, help="episode seed; default: 0")
     parser.add_argument("--lists", type=Path, default=None, metavar="DIR", help="HSNet's 'splits' folder")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Evaluation: every episode of a manifest segmented, scored at the query's original resolution, one table row each.
+"""Evaluation: every episode of a manifest segmented, scored at the protocol's resolution, one table row each.
 
 Only counts are kept (intersections, unions, histograms of pixels): every figure of a paper comes from them later, also
 how well the model's own estimates of quality (predicted IoU, standard deviation, probabilities) tell right from wrong.
@@ -30,6 +30,7 @@ from diffup.episodes import Episode
 from diffup.memo import Keep, afresh
 from diffup.metrics import MARGIN_BINS, PROB_BINS, STD_BINS, STD_RANGE, counts
 from diffup.model import DiffUpNet, Episodes, priors, training_free
+from diffup.protocols import PROTOCOLS, Protocol, nearest
 from diffup.supply import CueSource
 from diffup.uapf import logit
 
@@ -45,6 +46,7 @@ class Evaluation:
         method: the foreign method of an adapter, else None.
         deranged: prompt each class by the next class of the fold (a control that must fail).
         seed, fold: give each episode its own noise.
+        protocol: says at which size predictions and labels are compared.
     """
 
     model: DiffUpNet | None
@@ -56,11 +58,12 @@ class Evaluation:
     deranged: bool = False
     seed: int = 0
     fold: int = 0
+    protocol: Protocol = PROTOCOLS["paired"]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One segmented episode at its query's original size.
+    """One segmented episode at the size that the protocol scores at, its query's original size under ``paired``.
 
     Attributes:
         probability, variance: [H, W]; variance is None for training-free methods.
@@ -134,9 +137,9 @@ def gather(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, featu
 def predict(
     what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache | None, keep: Keep = afresh
 ) -> list[Prediction]:
-    """Segment a batch; probabilities are upsampled (bilinear, as logits) to each query's original size.
+    """Segment a batch; probabilities are upsampled (bilinear, as logits) to the size that the protocol scores at.
 
-    A foreign method needs no features and gives its own probabilities at that size.
+    A foreign method needs no features and gives its own probabilities at the query's original size, which are resized.
     """
     if what.method is not None:
         return [_foreign(what, what.method, episode, cues) for episode in episodes]
@@ -162,7 +165,7 @@ def predict(
             logits, variances, ious = result.logits, result.variance, result.predicted_iou.tolist()
             means = mean_Bhw
     out = []
-    for i, size in enumerate(sizes):
+    for i, size in enumerate(what.protocol.label_size(cues.dataset.name, size) for size in sizes):
         probability = torch.sigmoid(_upsample(logits[i], size))
         variance = None if variances is None else _upsample(variances[i], size)
         mean = None if means is None else _upsample(means[i], size)
@@ -190,7 +193,10 @@ def _prepare(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, fea
 def _foreign(what: Evaluation, method: Method, episode: Episode, cues: CueSource) -> Prediction:
     prompt = prompt_indices(what.class_indices, what.deranged)[episode.class_index]
     probability = ask(method, episode, what.annotation, what.shots, prompt, cues)
-    return Prediction(torch.from_numpy(probability), None, float("nan"))
+    height, width = probability.shape
+    size = what.protocol.label_size(cues.dataset.name, (height, width))
+    map_HW = torch.from_numpy(probability)
+    return Prediction(map_HW if size == (height, width) else _upsample(map_HW, size), None, float("nan"))
 
 
 def _upsample(map_RR: Tensor, size: tuple[int, int]) -> Tensor:
@@ -272,7 +278,8 @@ def evaluate(
                 raise ValueError(f"episode {short[0]} has fewer than {what.shots} supports; rebuild the manifest")
             predictions = predict(what, chunk, cues, features, keep)
             for episode, prediction in zip(chunk, predictions, strict=True):
-                truth = cues.dataset.mask(episode.query, episode.class_index)
+                height, width = prediction.probability.shape
+                truth = nearest(cues.dataset.mask(episode.query, episode.class_index), (height, width))
                 rows.append(
                     {
                         "episode": episode.index,

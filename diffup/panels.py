@@ -11,6 +11,7 @@ from PIL import Image
 from diffup.config import parse_annotation
 from diffup.episodes import Episode
 from diffup.evaluate import Evaluation, Prediction
+from diffup.protocols import nearest
 from diffup.supply import CueSource
 
 SIDE = 160
@@ -46,7 +47,8 @@ def panel(what: Evaluation, episode: Episode, prediction: Prediction, cues: CueS
     tiles += [_tile(Image.fromarray(query)), _heat(probability)]
     if prediction.variance is not None:
         tiles.append(_heat(prediction.variance.clamp_min(0).sqrt().numpy()))
-    tiles.append(_tinted(query, probability > what.sample.threshold, TINT["prediction"]))
+    predicted = nearest((probability > what.sample.threshold).astype(np.uint8), (query.shape[0], query.shape[1]))
+    tiles.append(_tinted(query, predicted == 1, TINT["prediction"]))
     tiles.append(_tinted(query, dataset.mask(episode.query, episode.class_index) == 1, TINT["truth"]))
     sheet = Image.new("RGB", (len(tiles) * (SIDE + 4) - 4, SIDE), "white")
     for i, tile in enumerate(tiles):

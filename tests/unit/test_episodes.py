@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffup.data.dataset import open_dataset
-from diffup.episodes import Episode, Manifest, make_manifest, paired_episodes
+from diffup.episodes import (
+    Episode,
+    Manifest,
+    list_order_episodes,
+    make_manifest,
+    paired_episodes,
+    training_pools,
+)
 from diffup.protocols import get_protocol
 from tests.unit.folders import write_voc
 
@@ -177,3 +185,32 @@ def test_paired_episodes_of_photographs(shared_data: Path, tmp_path: Path) -> No
         assert [(e.class_index, e.query, *e.supports) for e in one] == [
             (e.class_index, e.query, e.supports[0]) for e in five
         ]
+
+
+def test_list_order_takes_every_image_in_turn_with_distinct_nested_supports() -> None:
+    pools = {3: ["a", "b", "c"], 5: ["b", "c", "d", "e"]}
+    one, two = (list_order_episodes(pools, fold=0, shots=k, episodes=50, seed=1) for k in (1, 2))
+    assert [e.query for e in one] == (["a", "b", "c", "d", "e"] * 10)
+    assert {e.class_index for e in one if e.query == "b"} == {3, 5}
+    for short, long in zip(one, two, strict=True):
+        assert (short.query, short.class_index) == (long.query, long.class_index)
+        assert long.supports[:1] == short.supports
+        assert len({long.query, *long.supports}) == 3
+        assert {long.query, *long.supports} <= set(pools[long.class_index])
+    assert list_order_episodes(pools, fold=0, shots=2, episodes=10, seed=1) == two[:10]
+    assert list_order_episodes(pools, fold=0, shots=2, episodes=50, seed=2) != two
+    with pytest.raises(ValueError, match="class 3: 3 images, but 3 shots need 4"):
+        list_order_episodes(pools, fold=0, shots=3, episodes=1, seed=0)
+
+
+def test_bams_rule_trains_on_no_image_with_a_novel_pixel() -> None:
+    areas = {"a": {0: 900, 2: 900}, "b": {2: 900}, "c": {0: 900, 3: 1}, "d": {3: 900, 2: 900}}
+    dataset = SimpleNamespace(
+        areas=areas,
+        novel_classes=lambda fold: (0, 1),
+        base_classes=lambda fold: (2, 3),
+        eligible=lambda c, protocol: tuple(sorted(i for i, area in areas.items() if area.get(c, 0) > 1)),
+    )
+    every = training_pools(dataset, 0, get_protocol("paired"))  # type: ignore[arg-type]
+    assert every == {2: ("a", "b", "d"), 3: ("d",)}
+    assert training_pools(dataset, 0, get_protocol("bam")) == {2: ("b", "d"), 3: ("d",)}  # type: ignore[arg-type]

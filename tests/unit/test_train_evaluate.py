@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import diffup.losses as losses
 import diffup.train as training
@@ -19,6 +20,8 @@ from diffup.encode import Encoder, FeatureCache
 from diffup.episodes import paired_episodes
 from diffup.evaluate import Evaluation, episode_noise, evaluate, predict, prompt_indices
 from diffup.model import load_checkpoint
+from diffup.panels import panel
+from diffup.protocols import get_protocol
 from diffup.sampler import EpisodeSampler
 from diffup.supply import CueSource
 from diffup.train import train
@@ -185,6 +188,22 @@ def test_every_annotation_gives_a_full_table(checkpoint: Path, annotation: str, 
     wrong = pixels - table["inter_fg"] - table["inter_bg"]
     for name in ("std_wrong", "margin_wrong"):
         assert (table[name].map(sum) == wrong).all()
+
+
+@pytest.mark.parametrize("name", ["pfenet", "bam", "panet"])
+def test_predictions_and_labels_meet_at_the_protocols_size(checkpoint: Path, name: str) -> None:
+    dataset, cues, features = setting()
+    protocol = get_protocol(name)
+    what = dataclasses.replace(evaluation(checkpoint), protocol=protocol)
+    episodes = manifest(dataset, 6)
+    table = evaluate(what, episodes, cues, features, progress=False)
+    for row, episode in zip(table.to_dict("records"), episodes, strict=True):
+        truth = dataset.mask(episode.query, episode.class_index)
+        size = protocol.label_size(dataset.name, truth.shape)
+        expected = F.interpolate(torch.from_numpy(truth)[None, None].float(), size=size, mode="nearest")
+        assert sum(row["prob_count"]) == int((expected != 255).sum())
+        assert sum(row["prob_positive"]) == int((expected == 1).sum())
+    panel(what, episodes[0], predict(what, episodes[:1], cues, features)[0], cues)
 
 
 def test_masks_do_not_depend_on_the_batch(checkpoint: Path) -> None:
