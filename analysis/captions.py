@@ -45,6 +45,8 @@ def notes(study: Study, rows: Sequence[Row]) -> list[str]:
     first = study.cells.iloc[0]
     protocol = f"Protocol {first['protocol']} ({first['protocol_hash'] or 'no hash'})"
     data = f"data {first['dataset']} ({first['dataset_hash'] or 'no fingerprint'})"
+    if first["trained_dataset"]:
+        data += f", checkpoints from {first['trained_dataset']}"
     if cells.empty:
         return [f"{protocol}, {data}; no cell of this table has finished."]
     folds = f"folds {_listed(cells['fold'])}" if cells["fold"].nunique() > 1 else f"fold {cells['fold'].iloc[0]} only"

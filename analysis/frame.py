@@ -24,7 +24,7 @@ SCHEMA = 1
 COUNTS = ("inter_fg", "union_fg", "inter_bg", "union_bg")
 TEXTS = (
     "dataset", "dataset_hash", "protocol", "protocol_hash", "annotation", "backbone", "weights", "trained_on",
-    "checkpoint", "variant",
+    "checkpoint", "variant", "trained_dataset",
 )  # fmt: skip
 NUMBERS = ("fold", "shots", "train_seed", "episode_seed", "episodes")
 PROVENANCE = ("git_commit", "code_hash", "manifest_hash")
@@ -64,8 +64,8 @@ def load_results(root: Path, *, classes: str = "novel") -> Results:
 
     Args:
         root: the result store.
-        classes: ``"novel"``, or ``"held_out"``: the cells on held-out base classes, which no table of results may mix
-            with the others.
+        classes: ``"novel"``: all cells but those on held-out base classes, which no table of results may mix with the
+            others; or ``"held_out"``: these.
 
     Raises:
         ValueError: no such folder.
@@ -76,7 +76,7 @@ def load_results(root: Path, *, classes: str = "novel") -> Results:
     asked, places = _launches(root, warnings)
     documents, rows, counts = {}, [], {}
     for key, document in {**asked, **dict(_cells(root, warnings))}.items():
-        if document.get("kind") == "train" or document.get("classes", "novel") != classes:
+        if document.get("kind") == "train" or (document.get("classes") == "held_out") != (classes == "held_out"):
             continue
         try:
             row = _identity(key, document)
@@ -176,7 +176,7 @@ def _cells(root: Path, warnings: list[str]) -> Iterator[tuple[str, Document]]:
 
 
 def _identity(key: str, document: Document) -> Document:
-    texts = {name: str(document[name]) for name in TEXTS}
+    texts = {name: str(document[name] if name != "trained_dataset" else document.get(name, "")) for name in TEXTS}
     numbers = {name: int(document[name]) for name in NUMBERS}
     method, class_names = str(document["sample"]["method"]), str(document["input"]["class_names"])
     return {"key": key, **texts, **numbers, "method": method, "class_names": class_names}

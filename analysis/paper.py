@@ -29,6 +29,7 @@ PAPER = r"""% Compile with latexmk -pdf paper.tex
 \input{tables}
 \end{document}
 """
+SOURCE = ["dataset", "protocol", "trained_dataset"]
 WIDTH = 130  # characters of a line in a terminal
 
 
@@ -73,8 +74,8 @@ def main_markdown(results: Path, *, keys: Iterable[str] | None = None, resamples
 
 def _suffixes(found: Sequence[Study]) -> list[str]:
     """What sets the studies' files apart: nothing, the data set, its protocol too, or the hashes as well."""
-    for names in ([], ["dataset"], ["dataset", "protocol"], ["dataset", "protocol", "dataset_hash", "protocol_hash"]):
-        slugs = ["".join(f"-{study.cells[name].iloc[0]}" for name in names) for study in found]
+    for names in ([], ["dataset"], ["dataset", "protocol"], SOURCE, [*SOURCE, "dataset_hash", "protocol_hash"]):
+        slugs = ["".join(f"-{part}" for name in names if (part := study.cells[name].iloc[0])) for study in found]
         slugs = [re.sub(r"[^A-Za-z0-9-]+", "-", slug) for slug in slugs]
         if len(set(slugs)) == len(slugs):
             return slugs

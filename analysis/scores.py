@@ -108,18 +108,32 @@ class Study:
         """Mean over folds (by default all of the task) and training seeds; None unless all folds are finished."""
         runs = self.runs.get((subject, task), {})
         folds = tuple(folds) or self.folds_by_task.get(task, ())
-        if not folds or not all(fold in runs for fold in folds):
+        by_seed = self.estimates(subject, task, metric, folds)
+        if not by_seed:
             return None
-        seeds = sorted(set.intersection(*(set(runs[fold]) for fold in folds)))
-        if not seeds:
-            return None
-        self._prepare()
-        by_seed = [
-            average([getattr(self._scores[runs[fold][seed]], metric) for fold in folds]) for seed in seeds
-        ]  # fmt: skip
+        seeds = self._common_seeds(runs, folds)
         keys = [key for fold in folds for seed in seeds for key in runs[fold][seed]]
         episodes = sum(len(self.counts[key]) for fold in folds for key in runs[fold][seeds[0]])
         return to_number(by_seed, keys, episodes, difference=False)
+
+    def estimates(
+        self, subject: Subject, task: Task, metric: str = "miou", folds: Sequence[int] = ()
+    ) -> list[Estimate]:  # fmt: skip
+        """Mean over folds of each training seed; empty unless all folds are finished."""
+        runs = self.runs.get((subject, task), {})
+        folds = tuple(folds) or self.folds_by_task.get(task, ())
+        self._prepare()
+        return [
+            average([getattr(self._scores[runs[fold][seed]], metric) for fold in folds])
+            for seed in self._common_seeds(runs, folds)
+        ]
+
+    @staticmethod
+    def _common_seeds(runs: Runs, folds: Sequence[int]) -> list[int]:
+        """The training seeds that every one of the folds has."""
+        if not folds or not all(fold in runs for fold in folds):
+            return []
+        return sorted(set.intersection(*(set(runs[fold]) for fold in folds)))
 
     def difference(
         self,
@@ -234,7 +248,7 @@ def studies(results: Results, *, resamples: int = RESAMPLES, seed: int = 0) -> l
     """
     if results.cells.empty:
         raise ValueError(f"{results.root} holds no evaluation cell; run a grid first, e.g. make quickstart")
-    by = ["dataset", "dataset_hash", "protocol", "protocol_hash"]
+    by = ["dataset", "dataset_hash", "protocol", "protocol_hash", "trained_dataset"]
     found = []
     for _, cells in results.cells.groupby(by, sort=True):
         kept, warnings = one_per_place(cells, results.documents)

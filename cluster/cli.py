@@ -95,6 +95,15 @@ def add_data(made: argparse.ArgumentParser) -> None:
     made.add_argument("--weights-dir", type=Path, default=None, metavar="DIR", help="folder of backbone weights")
 
 
+def add_protocol(made: argparse.ArgumentParser) -> None:
+    """The options that say how episodes come about."""
+    made.add_argument("--protocol", default="paired", metavar="NAME", help="see `python -m diffup.protocols list`")
+    made.add_argument("--lists", type=Path, default=None, metavar="DIR", help="HSNet's 'splits', for --protocol hsnet")
+    made.add_argument(
+        "--manifests", type=Path, default=None, metavar="DIR", help="episodes to use: fold{F}_shots{K}.json or .parquet"
+    )
+
+
 def run(
     name: str,
     args: argparse.Namespace,

@@ -10,7 +10,8 @@ import json
 import os
 import resource
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,12 @@ from diffup.adapter import load_method
 from diffup.backbones.load import Backbone, load_backbone
 from diffup.card import versions
 from diffup.config import InputConfig
+from diffup.data.class_names import overlap
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.encode import Encoder, FeatureCache
-from diffup.episodes import held_out_classes, make_manifest, training_pools
+from diffup.episodes import Manifest, held_out_classes, make_manifest, training_pools
 from diffup.evaluate import Evaluation, evaluate, predict
+from diffup.manifests import listed_manifest, listed_pairs, read_manifest
 from diffup.memo import Keep, PriorMemo, afresh
 from diffup.metrics import fb_iou, miou
 from diffup.model import DiffUpNet, load_checkpoint
@@ -38,6 +41,7 @@ from diffup.sampler import EpisodeSampler
 from diffup.supply import CueSource
 from diffup.train import train
 from experiments.cell import AnyCell, Cell, TrainingCell, cell_to_dict
+from experiments.data import lists_of, manifest_of
 
 PANELS = 3
 CHECKPOINT = "checkpoint"
@@ -50,7 +54,7 @@ class WorkContext:
 
     Attributes:
         results: the result store.
-        datasets: path of ``dataset.json`` by data set name.
+        datasets: path of ``dataset.json`` by data set name, and what else cells read: see `experiments.data.Data`.
         weights_dir: folder of local backbone weights.
         device, threads, batch_size: how to compute.
         progress: whether to draw progress bars.
@@ -170,8 +174,13 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     cues = CueSource(dataset, cell.input)
     protocol = get_protocol(cell.protocol)
     held_out = held_out_classes(dataset, cell.fold, cell.train.hold_out, cell.train_seed)
-    pools = {c: ids for c, ids in training_pools(dataset, cell.fold, protocol).items() if c not in held_out}
-    keep = _keep(context, dataset.fingerprint, cell.protocol_hash, features.encoder.identity, cell.input, held_out)
+    lists = _lists(cell, context)
+    if cell.lists and (found := listed_pairs(cell.dataset, protocol, cell.fold, "trn", lists).hash()) != cell.lists:
+        raise ValueError(f"{lists} has changed: its training lists are {found}, the cell names {cell.lists}")
+    pools = training_pools(dataset, cell.fold, protocol, lists)
+    pools = {c: ids for c, ids in pools.items() if c not in held_out}
+    source = (dataset.fingerprint, cell.protocol_hash, cell.lists)
+    keep = _keep(context, *source, features.encoder.identity, cell.input, held_out)
     sampler = EpisodeSampler(cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train, keep)
     metrics = train(
         sampler,
@@ -204,6 +213,49 @@ def _model(cell: Cell, context: WorkContext) -> DiffUpNet | None:
     return load_checkpoint(folder).to(context.device)
 
 
+def _lists(cell: AnyCell, context: WorkContext) -> Path | None:
+    found = context.datasets.get(lists_of(cell.dataset))
+    return None if found is None else Path(found)
+
+
+def _classes(cell: Cell, dataset: Dataset) -> tuple[int, ...]:
+    if cell.classes == "held_out":
+        return held_out_classes(dataset, cell.fold, cell.hold_out, cell.train_seed)
+    return cell.tested or dataset.novel_classes(cell.fold)
+
+
+def _check_unseen(cell: Cell, names: Sequence[str], context: WorkContext) -> None:
+    """Refuse a checkpoint that was trained on a class it is tested on, unless the cell allows that by name."""
+    if not cell.checkpoint:
+        return
+    facts = json.loads((context.results / cell.checkpoint / CHECKPOINT / "config.json").read_text())["facts"]
+    if both := set(overlap(facts["classes"], names)) - set(cell.seen):
+        raise ValueError(
+            f"cell {cell.key()}: checkpoint {cell.checkpoint} was trained on {', '.join(sorted(both))}, which the cell "
+            "tests: that is not few-shot segmentation. Test other classes, or allow these by name (Cell.seen)"
+        )
+
+
+def _manifest(cell: Cell, dataset: Dataset, classes: Sequence[int], context: WorkContext) -> Manifest:
+    """The cell's manifest with the data set's ids; one that the cell names by its hash must be that one."""
+    protocol, lists = get_protocol(cell.protocol), _lists(cell, context)
+    if not cell.manifest:
+        draw = (cell.fold, cell.shots, cell.episodes, cell.episode_seed)
+        return make_manifest(dataset, protocol, *draw, classes, lists)
+    if path := context.datasets.get(manifest_of(cell.manifest)):
+        manifest = read_manifest(Path(path), dataset=cell.dataset, protocol=cell.protocol, fold=cell.fold)
+        where = path
+    else:
+        draw = (cell.fold, cell.shots, cell.episodes, cell.episode_seed)
+        manifest, where = listed_manifest(cell.dataset, protocol, *draw, lists), str(lists)
+    if manifest.hash() != cell.manifest:
+        raise ValueError(f"{where} has changed: its manifest is {manifest.hash()}, the cell names {cell.manifest}")
+    if strange := sorted({e.class_index for e in manifest.episodes} - set(classes)):
+        raise ValueError(f"{where}: classes {strange[:5]} are not among those of {cell.dataset}, fold {cell.fold}")
+    # One from a file may be longer than what is asked for.
+    return replace(manifest, episodes=manifest.episodes[: cell.episodes]).named_as(dataset.image_ids, where)
+
+
 def _evaluate(cell: Cell, context: WorkContext) -> Outcome:
     with_text = "text" in cell.annotation.split("+")
     dataset, features, method = _dataset(cell, context), None, None
@@ -212,12 +264,9 @@ def _evaluate(cell: Cell, context: WorkContext) -> Outcome:
     else:
         features = _prepare(cell, context, with_text)
     cues = CueSource(dataset, cell.input)
-    classes = dataset.novel_classes(cell.fold)
-    if cell.classes == "held_out":
-        classes = held_out_classes(dataset, cell.fold, cell.hold_out, cell.train_seed)
-    manifest = make_manifest(
-        dataset, get_protocol(cell.protocol), cell.fold, cell.shots, cell.episodes, cell.episode_seed, classes
-    )
+    classes = _classes(cell, dataset)
+    _check_unseen(cell, [dataset.classes[c] for c in classes], context)
+    manifest = _manifest(cell, dataset, classes, context)
     what = Evaluation(
         model=_model(cell, context),
         sample=cell.sample,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from diffup.backbones.load import Backbone
 from diffup.config import InputConfig
+from diffup.data.class_names import readable
 
 INFO_GRID = 40  # side of the low-resolution RGB that query infos are computed from
 
@@ -110,7 +111,7 @@ class Encoder:
         if key not in self._names:
             rows = []
             for name in names:
-                prompts = [template.format(name) for template in self.config.prompts]
+                prompts = [template.format(readable(name)) for template in self.config.prompts]
                 rows.append(F.normalize(self.text_model.embed_text(prompts).float().mean(0), dim=0))
             self._names[key] = torch.stack(rows).cpu()
         return self._names[key]

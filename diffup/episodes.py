@@ -7,20 +7,18 @@ paired. No torch.
 
     python -m diffup.episodes --dataset NAME --protocol NAME --fold F --shots K [--lists DIR] [--out FILE]
 
-prints a manifest as JSON, ``[[query, [support, …], class], …]`` with 0-based classes, or writes it to a file (as
-Parquet where its name ends so).
+prints a manifest or writes it to a file (`diffup.manifests`).
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +43,7 @@ class Episode:
         index: number of the episode in its manifest, from 0.
         class_index: 0-based class of the data set.
         query: image id.
-        supports: image ids, distinct and without the query; empty for 0 shots.
+        supports: image ids without the query, distinct but in HSNet's episodes; empty for 0 shots.
     """
 
     index: int
@@ -158,6 +156,14 @@ class Manifest:
         canonical = json.dumps([self._head(), rows], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
+    def named_as(self, image_ids: Iterable[str], where: object) -> Manifest:
+        """The same episodes with the images' ids in a data set; arguments and errors: `lists.match_images`."""
+        from diffup.data.lists import match_images
+
+        ids = match_images([i for e in self.episodes for i in (e.query, *e.supports)], image_ids, where)
+        renamed = (replace(e, query=ids[e.query], supports=tuple(ids[i] for i in e.supports)) for e in self.episodes)
+        return replace(self, episodes=tuple(renamed))
+
     def write(self, path: Path) -> None:
         """Write as Parquet, one row an episode (``episode, class_id, query, supports``), whole or not at all.
 
@@ -237,11 +243,22 @@ def held_out_classes(dataset: Dataset, fold: int, count: int, seed: int) -> tupl
     return tuple(sorted(candidates[i] for i in order[:count]))
 
 
-def training_pools(dataset: Dataset, fold: int, protocol: Protocol) -> dict[int, tuple[str, ...]]:
+def training_pools(
+    dataset: Dataset, fold: int, protocol: Protocol, lists: Path | None = None
+) -> dict[int, tuple[str, ...]]:
     """Images to train each base class of a fold on, sorted.
 
-    Where the protocol has it so, without those that show a novel class, be it a single pixel (BAM's rule).
+    Where the protocol has it so, without those that show a novel class, be it a single pixel (BAM's rule); or those of
+    its list files in `lists`.
+
+    Raises:
+        ValueError: see `diffup.manifests.listed_pairs`.
     """
+    if protocol.needs_lists(dataset.name):
+        from diffup.manifests import listed_pairs
+
+        pairs = listed_pairs(dataset.name, protocol, fold, "trn", lists).named_as(dataset.image_ids, lists)
+        return {c: tuple(sorted(set(pairs.classes.get(c, ())))) for c in dataset.base_classes(fold)}
     novel = set(dataset.novel_classes(fold))
     drop = protocol.training_images == "without novel classes"
     return {
@@ -258,6 +275,7 @@ def make_manifest(
     episodes: int,
     seed: int,
     classes: Sequence[int] | None = None,
+    lists: Path | None = None,
 ) -> Manifest:
     """The manifest of a fold's novel classes, or of `classes`.
 
@@ -267,11 +285,19 @@ def make_manifest(
         shots: K ≥ 0; the supports of K are the first of those of K+1.
         episodes, seed: how many, and of which episode seed.
         classes: other classes than the novel ones, e.g. `held_out_classes`.
+        lists: folder of list files, for a protocol that draws from them.
 
     Raises:
-        ValueError: a class with fewer than K+1 images, by name.
+        ValueError: a class with fewer than K+1 images, by name; see also `diffup.manifests.listed_pairs`.
     """
     chosen = dataset.novel_classes(fold) if classes is None else classes
+    if protocol.needs_lists(dataset.name):
+        from diffup.manifests import listed_manifest
+
+        if set(chosen) != set(dataset.novel_classes(fold)):
+            raise ValueError(f"protocol {protocol.name} has lists of the fold's classes only; take another protocol")
+        listed = listed_manifest(dataset.name, protocol, fold, shots, episodes, seed, lists)
+        return listed.named_as(dataset.image_ids, lists)
     pools = {c: dataset.eligible(c, protocol) for c in chosen}
     for class_index, pool in pools.items():
         if len(pool) < shots + 1:
@@ -279,97 +305,21 @@ def make_manifest(
                 f"{dataset.name}, fold {fold}, class {dataset.classes[class_index]!r}: {len(pool)} eligible images "
                 f"under protocol {protocol.name!r}, but {shots} shots need {shots + 1}; use fewer shots or add images"
             )
-    draw = list_order_episodes if protocol.draw == "list order" else paired_episodes
-    drawn = draw(pools, fold=fold, shots=shots, episodes=episodes, seed=seed)
+    if protocol.draw == "HSNet's stream":
+        from diffup.data.lists import Pairs
+        from diffup.hsnet import hsnet_episodes
+
+        pairs = Pairs(tuple(sorted((i, c) for c, pool in pools.items() for i in pool)))
+        drawn = hsnet_episodes(
+            pairs, dataset.name, fold=fold, shots=shots, episodes=episodes, seed=seed, classes=sorted(chosen)
+        )
+    else:
+        draw = list_order_episodes if protocol.draw == "list order" else paired_episodes
+        drawn = draw(pools, fold=fold, shots=shots, episodes=episodes, seed=seed)
     return Manifest(dataset.name, protocol.name, fold, seed, tuple(drawn))
 
 
-def rows(manifest: Manifest) -> list[list[object]]:
-    """What papers exchange: ``[query, [support, …], 0-based class]`` of each episode."""
-    return [[e.query, list(e.supports), e.class_index] for e in manifest.episodes]
-
-
-def from_rows(held: object, *, dataset: str, protocol: str, fold: int, seed: int = 0) -> Manifest:
-    """The manifest of what `rows` gives, e.g. read from another project's JSON.
-
-    Raises:
-        ValueError: an entry of another form; it is named.
-    """
-    if not isinstance(held, list) or not held:
-        raise ValueError("a manifest is a list of [query, [support, …], class], and has at least one")
-    episodes = []
-    for index, row in enumerate(held):
-        fits = (
-            isinstance(row, list)
-            and len(row) == 3
-            and isinstance(row[0], str)
-            and isinstance(row[1], list)
-            and all(isinstance(support, str) for support in row[1])
-            and type(row[2]) is int
-            and row[2] >= 0
-        )
-        if not fits:
-            raise ValueError(f"episode {index} is not [query, [support, …], class] with a 0-based class: {row!r:.120}")
-        episodes.append(Episode(index, row[2], row[0], tuple(row[1])))
-    return Manifest(dataset, protocol, fold, seed, tuple(episodes))
-
-
-def _named(args: argparse.Namespace) -> Manifest:
-    if args.protocol == "hsnet":
-        from diffup.data.lists import hsnet_list
-        from diffup.hsnet import EPISODES, hsnet_episodes
-
-        if args.lists is None:
-            raise ValueError("protocol hsnet draws from HSNet's list files; pass --lists DIR, a copy of its 'splits'")
-        pairs = hsnet_list(args.lists, args.dataset, args.fold)
-        number = EPISODES if args.episodes is None else args.episodes
-        drawn = hsnet_episodes(pairs, args.dataset, fold=args.fold, shots=args.shots, episodes=number, seed=args.seed)
-        return Manifest(args.dataset, "hsnet", args.fold, args.seed, tuple(drawn))
-    from diffup.data.dataset import open_dataset
-    from diffup.protocols import get_protocol
-
-    if args.lists is not None:
-        raise ValueError(f"protocol {args.protocol} follows from the annotations; --lists goes with hsnet")
-    protocol = get_protocol(args.protocol)
-    dataset = open_dataset(args.dataset)
-    number = protocol.episode_count(dataset.name) if args.episodes is None else args.episodes
-    return make_manifest(dataset, protocol, args.fold, args.shots, number, args.seed)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print or write a manifest; returns the exit code, 2 for anything wrong with what was asked."""
-    parser = argparse.ArgumentParser(prog="python -m diffup.episodes", description="Print or write a manifest.")
-    parser.add_argument("--dataset", required=True, help="pascal5i, coco20i, shapes4i or a dataset.json")
-    parser.add_argument("--protocol", default="paired", help="hsnet, or one of `python -m diffup.protocols list`")
-    parser.add_argument("--fold", type=int, required=True)
-    parser.add_argument("--shots", type=int, required=True)
-    parser.add_argument("--episodes", type=int, default=None, help="default: as many as the protocol has")
-    parser.add_argument("--seed", type=int, default=0, help="episode seed; default: 0")
-    parser.add_argument("--lists", type=Path, default=None, metavar="DIR", help="HSNet's 'splits' folder")
-    parser.add_argument(
-        "--format", choices=("json", "parquet"), default=None, help="default: by --out's name, else json"
-    )
-    parser.add_argument("--out", type=Path, default=None, metavar="FILE", help="default: standard output, JSON only")
-    args = parser.parse_args(argv)
-    suffix = "parquet" if args.out is not None and args.out.suffix == ".parquet" else "json"
-    form = args.format or suffix
-    try:
-        if form == "parquet" and args.out is None:
-            raise ValueError("a Parquet manifest needs --out FILE")
-        manifest = _named(args)
-        text = json.dumps(rows(manifest), ensure_ascii=False)
-        if args.out is None:
-            print(text)
-        elif form == "parquet":
-            manifest.write(args.out)
-        else:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(text + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
+    from diffup.manifests import main
+
     sys.exit(main())

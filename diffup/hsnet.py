@@ -19,20 +19,28 @@ EPISODES = 1000
 
 
 def hsnet_episodes(
-    pairs: Pairs, dataset: str, *, fold: int, shots: int, episodes: int = EPISODES, seed: int = 0
+    pairs: Pairs,
+    dataset: str,
+    *,
+    fold: int,
+    shots: int,
+    episodes: int = EPISODES,
+    seed: int = 0,
+    classes: Sequence[int] | None = None,
 ) -> list[Episode]:
     """Draw HSNet's test episodes.
 
-    On ``pascal5i`` the query is entry i (modulo their number) of the validation list; on ``coco20i`` first the class is
-    drawn from the fold's classes in ascending order, then the query from its images.
+    On ``coco20i`` first the class is drawn from the fold's classes in ascending order, then the query from its images;
+    anywhere else the query is entry i (modulo their number) of the validation list.
 
     Args:
         pairs: HSNet's validation list of the fold (`diffup.data.lists.hsnet_list`).
-        dataset: ``pascal5i`` or ``coco20i``.
+        dataset: ``pascal5i`` or ``coco20i``, or any other data set with `classes`.
         fold: 0-3.
         shots: K ≥ 1 supports, which may repeat.
         episodes: HSNet has 1000.
         seed: HSNet has 0.
+        classes: those to draw from, ascending; by default the fold's.
 
     Returns:
         Episodes whose images are named as in the list.
@@ -42,7 +50,7 @@ def hsnet_episodes(
     """
     if shots < 1:
         raise ValueError(f"HSNet's episodes have 1 shot or more, not {shots}")
-    classes = fold_classes(dataset, fold)
+    classes = fold_classes(dataset, fold) if classes is None else tuple(classes)
     pools = pairs.classes
     lonely = [c for c in classes if len(set(pools.get(c, ()))) < 2]
     if lonely:

@@ -5,9 +5,10 @@ themselves follow from the data. Its hash is part of every cell's identity.
 
     python -m diffup.protocols show NAME
 
-says a protocol in words. ``pfenet``, ``bam`` and ``panet`` follow the rules of these projects (PFENet arXiv 2008.01449,
-BAM 2203.07615, PANet 1908.06391), read off their public code; their random streams depend on the number of workers or
-are never seeded, so that the episodes themselves are ours. HSNet's are reproduced exactly by `diffup.hsnet`.
+says a protocol in words. ``hsnet`` reproduces HSNet's episodes exactly (arXiv 2104.01538) on ``pascal5i`` and
+``coco20i``, from its list files. ``pfenet``, ``bam`` and ``panet`` follow the rules of these projects (PFENet
+2008.01449, BAM 2203.07615, PANet 1908.06391), read off their public code; their random streams depend on the number of
+workers or are never seeded, so that the episodes themselves are ours.
 """
 
 from __future__ import annotations
@@ -23,10 +24,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-DRAWS = ("index-seeded", "list order")
+DRAWS = ("index-seeded", "list order", "HSNet's stream")
 FITS = ("stretch", "longest side")
 TRAINING_IMAGES = ("all", "without novel classes")
 EPISODES = 1000
+QUERIES = {
+    "index-seeded": "the classes of the fold in turn, then an image of the class at random; episode i has a random "
+    "stream of its own",
+    "list order": "the images of the fold in the order of their names, over and over; the class at random among those "
+    "of the image; episode i has a random stream of its own",
+    "HSNet's stream": "on pascal5i the entries of HSNet's list in turn; on coco20i a class at random, then one of its "
+    "images; elsewhere the pairs of image and class in order of their names; one random stream for all episodes",
+}
 ANY = ""  # stands for every data set that is not named
 LATER = "later"
 
@@ -48,7 +57,7 @@ class Protocol:
         min_fraction: in any other data set, an image counts for a class that covers at least this share of it, unless
             its ``dataset.json`` gives a ``min_area_fraction`` of its own.
         draw: how episodes are drawn; ``"index-seeded"`` is `diffup.episodes.paired_episodes`, ``"list order"``
-            `diffup.episodes.list_order_episodes`.
+            `diffup.episodes.list_order_episodes`, ``"HSNet's stream"`` `diffup.hsnet.hsnet_episodes`.
         supports: ``"distinct, nested"``: no support repeats, and the K supports begin the K+1 ones.
         scored_at: size that predictions are compared with the truth at.
         void: what happens to query pixels labelled 255.
@@ -58,6 +67,7 @@ class Protocol:
         training_images: ``"all"``, in which novel classes are background, or ``"without novel classes"``.
         episodes: (data set or ``""``, number of episodes that the protocol has); others have 1000.
         seeds: episode seeds that the protocol has.
+        lists: whose list files name images and classes in the benchmarks, in place of the rules above; none: no one's.
     """
 
     name: str
@@ -73,6 +83,7 @@ class Protocol:
     training_images: str = _later("all")  # type: ignore[assignment]
     episodes: tuple[tuple[str, int], ...] = _later(())  # type: ignore[assignment]
     seeds: tuple[int, ...] = _later((0,))  # type: ignore[assignment]
+    lists: str = _later("")  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name, allowed in (("draw", DRAWS), ("fit", FITS), ("training_images", TRAINING_IMAGES)):
@@ -112,6 +123,10 @@ class Protocol:
         longest = max(size)
         return max(1, round(size[0] * side / longest)), max(1, round(size[1] * side / longest))
 
+    def needs_lists(self, dataset: str) -> bool:
+        """Whether the images of a data set come from list files that the user must have."""
+        return bool(self.lists) and dataset in BENCHMARKS
+
     def episode_count(self, dataset: str) -> int:
         """How many episodes the protocol has on a data set."""
         numbers = dict(self.episodes)
@@ -146,15 +161,12 @@ class Protocol:
             "images": f"a class counts in an image from {self.min_pixels} pixels at original size on "
             f"{' and '.join(self.pixel_datasets)}; elsewhere from {self.min_fraction:.1%} of the image, unless its "
             "dataset.json says otherwise",
+            **({"lists": f"{self.lists}: in place of the rule above, for training too"} if self.lists else {}),
             "training": "images of base classes; novel classes are background"
             if self.training_images == "all"
             else "images of base classes without a pixel of a novel class",
             "episodes": f"{numbers or EPISODES} for each of {len(self.seeds)} episode seeds ({_listed(self.seeds)})",
-            "queries": "the classes of the fold in turn, then an image of the class at random; episode i has a random "
-            "stream of its own"
-            if self.draw == "index-seeded"
-            else "the images of the fold in the order of their names, over and over; the class at random among those "
-            "of the image; episode i has a random stream of its own",
+            "queries": QUERIES[self.draw],
             "supports": self.supports,
             "scored at": self.scored_at,
             "void": f"query pixels labelled 255 are {self.void}; in a support they are background",
@@ -185,6 +197,15 @@ PFENET_PIXELS = 2 * 32 * 32
 _RULE = {"min_pixels": PFENET_PIXELS, "pixel_datasets": BENCHMARKS, "min_fraction": 0.01}
 PROTOCOLS = {
     "paired": Protocol(name="paired", **_RULE),  # type: ignore[arg-type]
+    "hsnet": Protocol(
+        name="hsnet",
+        draw="HSNet's stream",
+        supports="drawn independently: never the query, but one may repeat",
+        scored_at="400 × 400, labels by nearest neighbour",
+        sides=((ANY, 400),),
+        lists="HSNet's, on pascal5i and coco20i",
+        **_RULE,  # type: ignore[arg-type]
+    ),
     "pfenet": Protocol(
         name="pfenet",
         draw="list order",

@@ -25,7 +25,7 @@ from diffup.config import (
 
 CELL_VERSION = 3
 KEY_LENGTH = 12
-CLASSES = ("novel", "held_out")
+CLASSES = ("novel", "held_out", "tested")
 
 
 def _identity(value: Any) -> Any:
@@ -67,6 +67,7 @@ class TrainingCell:
         weights: weights identity: ``"hub"``, ``"sha256:…"`` (local or embedded file) or ``"random:SEED"``.
         variant: name of the ablation, for display; what it means is in `model` and `train`.
         train_seed: seed of initialisation, episodes and noise.
+        lists: hash of the list files that name the training images, for a protocol that has such.
     """
 
     dataset: str
@@ -81,6 +82,7 @@ class TrainingCell:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     train_seed: int = 0
+    lists: str = added_later("")
 
     def __post_init__(self) -> None:
         _check(self)
@@ -104,8 +106,14 @@ class Cell:
         episode_seed: seed of the manifest; manifests depend on nothing else of the cell but the fold and `episodes`.
         episodes: number of episodes.
         classes: ``"novel"``: those of the fold; ``"held_out"``: the `hold_out` base classes that the training of
-            `train_seed` leaves out (`diffup.config.TrainConfig.hold_out`), to choose between variants.
+            `train_seed` leaves out (`diffup.config.TrainConfig.hold_out`), to choose between variants; ``"tested"``:
+            those in `tested`, with a checkpoint of another data set.
         hold_out: how many, 0 for novel classes.
+        manifest: hash of a manifest that was read from a file or drawn from list files, ``""`` for one that follows
+            from the data.
+        tested: 0-based classes of `dataset`, ascending.
+        trained_dataset: the data set of the checkpoint where it is another one.
+        seen: names of tested classes that the checkpoint was trained on and that may be so: not few-shot.
     Other fields as in `TrainingCell`.
     """
 
@@ -128,6 +136,10 @@ class Cell:
     episodes: int = 1000
     classes: str = added_later("novel")
     hold_out: int = added_later(0)
+    manifest: str = added_later("")
+    tested: tuple[int, ...] = added_later(())
+    trained_dataset: str = added_later("")
+    seen: tuple[str, ...] = added_later(())
 
     def __post_init__(self) -> None:
         _check(self)
@@ -138,6 +150,11 @@ class Cell:
             raise ValueError(
                 f"Cell.hold_out is the number of held-out classes: 1 or more with classes 'held_out', else 0; classes "
                 f"is {self.classes!r}, hold_out {self.hold_out}"
+            )
+        if (self.classes == "tested") != bool(self.tested) or list(self.tested) != sorted(set(self.tested)):
+            raise ValueError(
+                f"Cell.tested are ascending classes, given with classes 'tested' only; classes is {self.classes!r}, "
+                f"tested {self.tested}"
             )
         if self.episodes < 1:
             raise ValueError(f"Cell.episodes must be 1 or more, not {self.episodes}")
@@ -181,6 +198,7 @@ def cell_from_dict(document: dict[str, Any]) -> AnyCell:
             train["cue_weights"] = tuple(train["cue_weights"])
             return TrainingCell(**values, train=TrainConfig(**train))
         sample = SampleConfig(**values.pop("sample"))
+        values |= {name: tuple(values[name]) for name in ("tested", "seen") if name in values}
         return Cell(**values, sample=sample)
     except (TypeError, KeyError) as error:
         raise ValueError(f"cell document does not fit this version of DiffUp: {error}") from error

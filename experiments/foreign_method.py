@@ -25,7 +25,8 @@ from cluster import cli
 from diffup.adapter import Cue
 from diffup.config import InputConfig
 from experiments.cell import AnyCell
-from experiments.grids import OWN, PRIOR_MEAN, Data, adapter, evaluation_cells, named_backbone, open_data, tasks
+from experiments.data import Data, open_data
+from experiments.grids import OWN, PRIOR_MEAN, adapter, evaluation_cells, named_backbone, tasks
 from experiments.report import print_tables
 
 NAME = "foreign_method"
@@ -69,8 +70,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     from diffup.data.dataset import resolve_dataset
 
     data = open_data(resolve_dataset("shapes4i"), shots=max(shots for shots, _ in TASKS))
-    assert data.path is not None
-    return grid(data, episodes=args.episodes), {data.name: data.path}
+    return grid(data, episodes=args.episodes), data.files()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,16 +23,8 @@ from pathlib import Path
 from cluster import cli
 from diffup import recipes
 from experiments.cell import AnyCell
-from experiments.grids import (
-    Backbone,
-    Data,
-    evaluation_cells,
-    named_backbone,
-    named_data,
-    open_data,
-    tasks,
-    training_cell,
-)
+from experiments.data import Data, named_data, open_data
+from experiments.grids import Backbone, evaluation_cells, named_backbone, tasks, training_cell
 
 NAME = "full_grid"
 RECIPES = {"pascal5i": recipes.pascal5i(), "coco20i": recipes.coco20i()}
@@ -94,6 +86,7 @@ def options() -> argparse.ArgumentParser:
         metavar="A,B",
         help="names, or paths of dataset.json with four folds",
     )
+    cli.add_protocol(made)
     made.add_argument("--weights-dir", type=Path, default=None, metavar="DIR", help="folder of backbone weights")
     made.add_argument(
         "--seeds", type=cli.numbers, default=None, metavar="0,1,…", help="training seeds; overrides --seed"
@@ -105,18 +98,22 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Describe the grid. Named benchmarks need not be at hand; paths are opened and checked.
 
     Raises:
-        ValueError: a path is given that is no good data set of four folds.
+        ValueError: a path is given that is no good data set of four folds, or manifests for a name.
     """
     backbones = [named_backbone(name, weights_dir=args.weights_dir, check=False) for name in BACKBONES]
     most = max(shots for shots, _ in TASKS)
+    if args.manifests is not None and (len(args.dataset) > 1 or args.dataset[0] in DATASETS):
+        raise ValueError("--manifests are of one data set: pass --dataset with the path of its dataset.json")
+    how = {"protocol": args.protocol, "lists": args.lists}
     datasets = [
-        named_data(name) if name in DATASETS else open_data(name, shots=most) for name in dict.fromkeys(args.dataset)
+        named_data(name, **how) if name in DATASETS else open_data(name, shots=most, manifests=args.manifests, **how)
+        for name in dict.fromkeys(args.dataset)
     ]
     for data in datasets:
         if data.folds != len(FOLDS):
             raise ValueError(f"--dataset: {data.name} has {data.folds} folds; this grid is made for {len(FOLDS)}")
     cells = grid(datasets, backbones, episodes=args.episodes, seeds=args.seeds or (args.seed,))
-    return cells, {data.name: data.path for data in datasets if data.path is not None}
+    return cells, {name: path for data in datasets for name, path in data.files().items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,29 +16,10 @@ from diffup.backbones.names import check_backbone, has_text_encoder
 from diffup.backbones.weights_io import weights_identity
 from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
 from experiments.cell import AnyCell, Cell, TrainingCell
+from experiments.data import Data, manifest_for, training_lists
 
 PRIOR_MEAN = SampleConfig(method="prior_mean")
 PROTOTYPE = SampleConfig(method="prototype")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """A data set as cells name it.
-
-    Attributes:
-        name: name in tables.
-        path: its ``dataset.json``; None for a named benchmark that need not be at hand to plan.
-        fingerprint: of the files, ``""`` where `path` is None.
-        folds: number of folds.
-        protocol, protocol_hash: how episodes are drawn.
-    """
-
-    name: str
-    path: Path | None = None
-    fingerprint: str = ""
-    folds: int = 4
-    protocol: str = "paired"
-    protocol_hash: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,34 +47,6 @@ def adapter(function: str, *, version: str = "") -> SampleConfig:
     """
     found = function_version(function)
     return SampleConfig(method="adapter", function=function, function_version=version or found)
-
-
-def open_data(path: str | Path, *, shots: int, protocol: str = "paired") -> Data:
-    """Read a ``dataset.json`` and check that every fold can give episodes of up to `shots` supports.
-
-    Raises:
-        ValueError: the data set is damaged or too small; the message names files and remedy.
-    """
-    from diffup.data.dataset import open_dataset
-    from diffup.protocols import get_protocol
-
-    dataset = open_dataset(path)
-    dataset.check(shots)
-    return Data(
-        name=dataset.name,
-        path=Path(path).resolve(),
-        fingerprint=dataset.fingerprint,
-        folds=len(dataset.folds),
-        protocol=protocol,
-        protocol_hash=get_protocol(protocol).hash(),
-    )
-
-
-def named_data(name: str, *, protocol: str = "paired") -> Data:
-    """A benchmark by name, whether or not its files are at hand."""
-    from diffup.protocols import get_protocol
-
-    return Data(name=name, protocol=protocol, protocol_hash=get_protocol(protocol).hash())
 
 
 def named_backbone(name: str, *, weights_dir: Path | None = None, check: bool = True) -> Backbone:
@@ -149,6 +102,7 @@ def training_cell(
         model=model or ModelConfig(),
         train=train,
         train_seed=seed,
+        lists=training_lists(data, fold),
     )
 
 
@@ -167,6 +121,9 @@ def evaluation_cells(
     episode_seed: int = 0,
     held_out: int = 0,
     seed: int = 0,
+    source: str = "",
+    tested: Sequence[int] = (),
+    seen: Sequence[str] = (),
 ) -> list[Cell]:
     """Evaluation cells over backbones × tasks.
 
@@ -183,9 +140,12 @@ def evaluation_cells(
         episode_seed: of the manifest.
         held_out: evaluate on this many held-out base classes (`TrainConfig.hold_out`) in place of the novel ones.
         seed: the training seed whose held-out classes a training-free `sample` is evaluated on.
+        source: another data set that `trained` comes from, or would; then `tested` are the classes of `data` to
+            evaluate, and `seen` the names of those that may be among the training classes.
 
     Raises:
-        ValueError: `trained` does not hold out so many classes: it would be evaluated on what it was trained on.
+        ValueError: `trained` does not hold out so many classes: it would be evaluated on what it was trained on; or no
+            manifest is given for a fold and number of shots.
     """
     sample = sample or SampleConfig()
     if trained and held_out and trained.train.hold_out != held_out:
@@ -196,6 +156,7 @@ def evaluation_cells(
     for backbone in backbones:
         for shots, annotation in tasks:
             reads_text = "text" in annotation.split("+")
+            manifest, number = manifest_for(data, fold, shots, episodes, episode_seed)
             cells.append(
                 Cell(
                     dataset=data.name,
@@ -214,9 +175,13 @@ def evaluation_cells(
                     sample=sample,
                     train_seed=trained.train_seed if trained else seed,
                     episode_seed=episode_seed,
-                    episodes=episodes,
-                    classes="held_out" if held_out else "novel",
+                    episodes=number,
+                    classes="held_out" if held_out else "tested" if tested else "novel",
                     hold_out=held_out,
+                    manifest=manifest,
+                    tested=tuple(sorted(tested)),
+                    trained_dataset=source,
+                    seen=tuple(sorted(seen)),
                 )
             )
     return cells
@@ -239,8 +204,9 @@ def describe(cell: AnyCell) -> str:
     seed = f" · seed {cell.train_seed}" if cell.train_seed else ""
     if isinstance(cell, TrainingCell):
         return f"{place} · training · {cell.variant}{seed}"
+    source = f" from {cell.trained_dataset}" if cell.trained_dataset else ""
     held_out = f" · {cell.hold_out} held-out classes at {cell.input.input_size} px" if cell.hold_out else ""
-    return f"{place} · {cell.shots}-shot {cell.annotation} · {cell.variant}{held_out}{seed}"
+    return f"{place} · {cell.shots}-shot {cell.annotation} · {cell.variant}{source}{held_out}{seed}"
 
 
 def _fields(cell: AnyCell) -> dict[str, Any]:

@@ -24,17 +24,8 @@ from cluster import cli
 from diffup.config import SampleConfig
 from diffup.recipes import msrc15
 from experiments.cell import AnyCell, TrainingCell
-from experiments.grids import (
-    PRIOR_MEAN,
-    PROTOTYPE,
-    Backbone,
-    Data,
-    evaluation_cells,
-    named_backbone,
-    open_data,
-    training_cell,
-    unique,
-)
+from experiments.data import Data, open_data
+from experiments.grids import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, named_backbone, training_cell, unique
 from experiments.report import print_tables
 from experiments.variants import VARIANTS, needs_training, resolve
 
@@ -125,18 +116,17 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Check data set and backbones, and describe the grid on them.
 
     Raises:
-        ValueError: see `experiments.grids.open_data` and `experiments.grids.named_backbone`.
+        ValueError: see `experiments.data.open_data` and `experiments.grids.named_backbone`.
     """
     from diffup.data.dataset import resolve_dataset
 
     source, *upgrades = [named_backbone(name, weights_dir=args.weights_dir) for name in (TRAINED_ON, *UPGRADES)]
     data = open_data(resolve_dataset(args.dataset), shots=max(shots for shots, _ in OTHER_TASKS))
-    assert data.path is not None
     cells: list[AnyCell] = []
     for part, grid in (("main", main_grid), ("ablation", ablation_grid)):
         if args.part in (part, "all"):
             cells += grid(data, source, upgrades, episodes=args.episodes)
-    return unique(cells), {data.name: data.path}
+    return unique(cells), data.files()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,17 +24,8 @@ from pathlib import Path
 from cluster import cli
 from diffup import recipes
 from experiments.cell import AnyCell
-from experiments.grids import (
-    PRIOR_MEAN,
-    PROTOTYPE,
-    Backbone,
-    Data,
-    evaluation_cells,
-    named_backbone,
-    open_data,
-    tasks,
-    training_cell,
-)
+from experiments.data import Data, open_data
+from experiments.grids import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, named_backbone, tasks, training_cell
 from experiments.report import print_tables
 
 NAME = "mini_grid"
@@ -89,6 +80,7 @@ def options() -> argparse.ArgumentParser:
     """The script's command line."""
     made = cli.parser(NAME, __doc__ or "", episodes=EPISODES)
     cli.add_data(made)
+    cli.add_protocol(made)
     made.add_argument("--train-backbone", default=TRAINED_ON, metavar="NAME")
     made.add_argument("--backbones", type=cli.names, default=BACKBONES, metavar="A,B,…", help="test backbones")
     made.add_argument("--folds", type=cli.numbers, default=FOLDS, metavar="0,1,…")
@@ -100,17 +92,17 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Check data set and backbones, and describe the grid on them.
 
     Raises:
-        ValueError: see `experiments.grids.open_data` and `experiments.grids.named_backbone`; or no such fold.
+        ValueError: see `experiments.data.open_data` and `experiments.grids.named_backbone`; or no such fold.
     """
     from diffup.data.dataset import resolve_dataset
 
     names = dict.fromkeys([args.train_backbone, *args.backbones])
     found = {name: named_backbone(name, weights_dir=args.weights_dir) for name in names}
-    data = open_data(resolve_dataset(args.dataset), shots=max(SHOTS))
+    how = {"protocol": args.protocol, "lists": args.lists, "manifests": args.manifests}
+    data = open_data(resolve_dataset(args.dataset), shots=max(SHOTS), **how)
     absent = [fold for fold in args.folds if fold not in range(data.folds)]
     if absent:
         raise ValueError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
-    assert data.path is not None
     cells = grid(
         data,
         source=found[args.train_backbone],
@@ -120,7 +112,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
         one_step=args.one_step,
         seed=args.seed,
     )
-    return cells, {data.name: data.path}
+    return cells, data.files()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

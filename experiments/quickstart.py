@@ -26,16 +26,8 @@ from cluster import cli
 from diffup import recipes
 from diffup.backbones.embedded import EMBEDDED
 from experiments.cell import AnyCell
-from experiments.grids import (
-    PRIOR_MEAN,
-    PROTOTYPE,
-    Data,
-    evaluation_cells,
-    named_backbone,
-    open_data,
-    tasks,
-    training_cell,
-)
+from experiments.data import Data, open_data
+from experiments.grids import PRIOR_MEAN, PROTOTYPE, evaluation_cells, named_backbone, tasks, training_cell
 from experiments.report import print_tables
 
 NAME = "quickstart"
@@ -83,8 +75,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     from diffup.data.dataset import resolve_dataset
 
     data = open_data(resolve_dataset("shapes4i"), shots=max(SHOTS))
-    assert data.path is not None
-    return grid(data, episodes=args.episodes, seed=args.seed), {data.name: data.path}
+    return grid(data, episodes=args.episodes, seed=args.seed), data.files()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,7 +25,8 @@ from cluster import cli
 from diffup import recipes
 from diffup.recipes import Recipe
 from experiments.cell import AnyCell
-from experiments.grids import PRIOR_MEAN, Backbone, Data, evaluation_cells, named_backbone, open_data, training_cell
+from experiments.data import Data, open_data
+from experiments.grids import PRIOR_MEAN, Backbone, evaluation_cells, named_backbone, training_cell
 
 if TYPE_CHECKING:
     from analysis.tables import Table
@@ -172,7 +173,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Check data set and backbone, and describe the grid on them.
 
     Raises:
-        ValueError: see `experiments.grids.open_data` and `experiments.grids.named_backbone`; or no such fold.
+        ValueError: see `experiments.data.open_data` and `experiments.grids.named_backbone`; or no such fold.
     """
     from diffup.data.dataset import resolve_dataset
 
@@ -182,9 +183,8 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     absent = [fold for fold in folds if fold not in range(data.folds)]
     if absent:
         raise ValueError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
-    assert data.path is not None
     cells = grid(data, source, folds=folds, episodes=args.episodes, seeds=args.seeds or (args.seed,))
-    return cells, {data.name: data.path}
+    return cells, data.files()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

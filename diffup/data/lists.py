@@ -8,10 +8,12 @@ dict, list, str and int and nothing else: nothing in them is executed.
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
+import json
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
@@ -43,6 +45,50 @@ class Pairs:
         for image, class_index in self.entries:
             found.setdefault(class_index, []).append(image)
         return {c: tuple(found[c]) for c in sorted(found)}
+
+    def hash(self) -> str:
+        """First 12 hex digits of the sha256 of the entries in their order."""
+        return hashlib.sha256(json.dumps(self.entries).encode()).hexdigest()[:12]
+
+    def named_as(self, image_ids: Iterable[str], where: object) -> Pairs:
+        """The same pairs, each image by its id in a data set. Arguments and errors: `match_images`."""
+        ids = match_images([image for image, _ in self.entries], image_ids, where)
+        return Pairs(tuple((ids[image], class_index) for image, class_index in self.entries))
+
+
+def match_images(names: Iterable[str], image_ids: Iterable[str], where: object) -> dict[str, str]:
+    """The id in a data set of each image that a list names.
+
+    A name is an id itself, or a path of it (``val2014/COCO_val2014_000000507081.jpg``), or one that ends in the same 12
+    digits (``000000507081``).
+
+    Args:
+        names: as the list has them.
+        image_ids: of the data set.
+        where: what the list is called in a message.
+
+    Raises:
+        ValueError: images that the data set lacks; how many, and the first of them.
+    """
+    known = set(image_ids)
+    by_number = {i[-12:]: i for i in known if len(i) >= 12 and i[-12:].isdecimal()}
+    found: dict[str, str] = {}
+    missing = []
+    names = list(dict.fromkeys(names))
+    for name in names:
+        whole = re.sub(r"\.(jpg|jpeg|png)$", "", name)
+        stem = PurePosixPath(whole).name
+        match = next((i for i in (name, whole, stem) if i in known), by_number.get(stem[-12:]))
+        if match is None:
+            missing.append(name)
+        else:
+            found[name] = match
+    if missing:
+        raise ValueError(
+            f"{where}: {len(missing)} of {len(names)} images are not in the data set, the first "
+            f"{', '.join(missing[:SHOWN])}. Complete the data set, or take the lists that were made for it"
+        )
+    return found
 
 
 def fold_classes(dataset: str, fold: int) -> tuple[int, ...]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from cluster.cli import names, parser, run
 from diffup.config import InputConfig
 from experiments.cell import AnyCell
-from experiments.grids import PRIOR_MEAN, Backbone, Data, evaluation_cells, tasks, training_cell
+from experiments.data import Data
+from experiments.grids import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
 
 DATA = Data(name="fake", fingerprint="0" * 12)
 INPUT = InputConfig(input_size=32, feature_grid=8)

@@ -9,7 +9,8 @@ from pathlib import Path
 from cluster.cli import parser, run
 from diffup.config import InputConfig, ModelConfig, TrainConfig
 from experiments.cell import AnyCell
-from experiments.grids import Backbone, Data, evaluation_cells, training_cell
+from experiments.data import Data
+from experiments.grids import Backbone, evaluation_cells, training_cell
 
 DATA = Data(name="toy", folds=3)
 INPUT = InputConfig(input_size=64, feature_grid=8, feature_dtype="float32")

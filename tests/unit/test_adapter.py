@@ -26,7 +26,8 @@ from diffup.evaluate import Evaluation
 from diffup.supply import CueSource
 from experiments import foreign_method
 from experiments.cell import Cell, cell_from_dict, cell_to_dict
-from experiments.grids import OWN, adapter, evaluation_cells, open_data
+from experiments.data import open_data
+from experiments.grids import OWN, adapter, evaluation_cells
 from tests.unit.toy import ToyDataset
 
 EPISODE = Episode(4, 2, "2_0", ("2_1", "2_2", "2_3"))

@@ -206,6 +206,7 @@ def test_list_order_takes_every_image_in_turn_with_distinct_nested_supports() ->
 def test_bams_rule_trains_on_no_image_with_a_novel_pixel() -> None:
     areas = {"a": {0: 900, 2: 900}, "b": {2: 900}, "c": {0: 900, 3: 1}, "d": {3: 900, 2: 900}}
     dataset = SimpleNamespace(
+        name="birds",
         areas=areas,
         novel_classes=lambda fold: (0, 1),
         base_classes=lambda fold: (2, 3),

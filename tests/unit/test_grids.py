@@ -12,7 +12,8 @@ import pytest
 from diffup.backbones.embedded import EMBEDDED
 from experiments import full_grid, mini_grid, quickstart
 from experiments.cell import AnyCell, Cell, TrainingCell
-from experiments.grids import Backbone, Data, named_data, select, unique
+from experiments.data import Data, named_data
+from experiments.grids import Backbone, select, unique
 
 DATA = Data(name="toy", path=Path("/nowhere/dataset.json"), fingerprint="0" * 12)
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("diffup", "experiments", "cluster", "analysis")
-DRIVERS = frozenset({"experiments.cell", "experiments.grids"})  # what the platform may know of experiments
+# What the platform may know of experiments.
+DRIVERS = frozenset({"experiments.cell", "experiments.data", "experiments.grids"})
 
 
 def module_name(path: Path) -> str:
@@ -97,10 +98,10 @@ def forbidden(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", modules(), ids=module_name)
 def test_imports_follow_the_direction_of_the_packages(path: Path) -> None:
-    """diffup <- experiments.cell/grids <- cluster <- scripts; diffup.metrics and diffup.episodes <- analysis."""
+    """diffup <- experiments.cell/data/grids <- cluster <- scripts; diffup.metrics and diffup.episodes <- analysis."""
     assert not forbidden(path), (
         f"{path.relative_to(ROOT)} may not import {', '.join(forbidden(path))}; the direction is diffup <- "
-        "experiments.cell, experiments.grids <- cluster <- experiments/*.py, and analysis reads only diffup.metrics "
+        "experiments.cell, .data, .grids <- cluster <- experiments/*.py, and analysis reads only diffup.metrics "
         "and diffup.episodes"
     )
 

@@ -23,8 +23,9 @@ from diffup.data.lists import (
     read_pfenet_classes,
     read_pfenet_images,
 )
-from diffup.episodes import Manifest, from_rows, main
+from diffup.episodes import Manifest
 from diffup.hsnet import hsnet_episodes
+from diffup.manifests import from_rows, main
 
 READERS: list[Callable[[Path], object]] = [
     read_hsnet_text,

@@ -14,7 +14,8 @@ from cluster.plan import Plan, in_order, make_plan, render
 from cluster.store import RESULT, Store, code_hash
 from diffup.config import InputConfig
 from experiments.cell import AnyCell, Cell, TrainingCell
-from experiments.grids import PRIOR_MEAN, Backbone, Data, evaluation_cells, tasks, training_cell
+from experiments.data import Data
+from experiments.grids import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
 
 DATA = Data(name="fake", fingerprint="0" * 12)
 INPUT = InputConfig(input_size=32)

@@ -20,7 +20,7 @@ PAIRED = PROTOCOLS["paired"]
 
 def test_every_protocol_is_found_under_its_own_name() -> None:
     assert all(get_protocol(name).name == name for name in PROTOCOLS)
-    with pytest.raises(ValueError, match="'fair'; there is bam, paired"):
+    with pytest.raises(ValueError, match="'fair'; there is bam, hsnet, paired"):
         get_protocol("fair")
 
 
@@ -115,6 +115,6 @@ def test_the_command_says_every_rule(capsys: pytest.CaptureFixture[str]) -> None
         word in told for word in (PROTOCOLS["bam"].hash(), "473", "2048", "without a pixel of a novel class", "5")
     )
     assert main(["show", "fair"]) == 2
-    assert "there is bam, paired, panet, pfenet" in capsys.readouterr().err
+    assert "there is bam, hsnet, paired, panet, pfenet" in capsys.readouterr().err
     assert main(["list"]) == 0
     assert capsys.readouterr().out.split() == [word for p in PROTOCOLS.values() for word in (p.name, p.hash())]

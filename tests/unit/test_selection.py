@@ -12,7 +12,8 @@ from analysis.tables import Number
 from diffup.config import InputConfig
 from experiments import selection
 from experiments.cell import AnyCell, Cell, TrainingCell
-from experiments.grids import Backbone, Data, evaluation_cells, training_cell
+from experiments.data import Data
+from experiments.grids import Backbone, evaluation_cells, training_cell
 from tests.unit.stores import cell, write_store
 
 DATA = Data(name="shapes4i", path=Path("/nowhere/dataset.json"), fingerprint="0" * 12)

@@ -8,7 +8,8 @@ import pytest
 from diffup.config import SampleConfig
 from diffup.recipes import msrc15
 from experiments.cell import Cell, TrainingCell
-from experiments.grids import Backbone, Data
+from experiments.data import Data
+from experiments.grids import Backbone
 from experiments.method_study import ablation_grid, main_grid
 from experiments.variants import VARIANTS, needs_training, resolve
 

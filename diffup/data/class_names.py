@@ -1,0 +1,33 @@
+"""Class names of the benchmarks: how people write them, and which names of two data sets mean one class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# Pascal VOC's spelling → the usual one. Where COCO has a word of its own for the same thing, it is COCO's.
+USUAL = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+SPELLED = USUAL | {"sofa": "sofa", "tvmonitor": "tv monitor"}
+
+
+def readable(name: str) -> str:
+    """A class name as a text model reads it: ``"tvmonitor"`` → ``"tv monitor"``, ``"traffic_light"`` → with a blank."""
+    return SPELLED.get(name.lower(), name.replace("_", " "))
+
+
+def same_class(name: str) -> str:
+    """What all names of a class share: ``"aeroplane"`` and ``"Airplane"``, ``"dining table"`` and ``"diningtable"``."""
+    bare = "".join(character for character in name.lower() if character.isalnum())
+    return "".join(USUAL.get(bare, bare).split())
+
+
+def overlap(trained: Iterable[str], tested: Iterable[str]) -> list[str]:
+    """The tested names whose class is among the trained ones, in their order."""
+    known = {same_class(name) for name in trained}
+    return [name for name in tested if same_class(name) in known]

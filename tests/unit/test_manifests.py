@@ -1,0 +1,185 @@
+"""Episodes that come from files: HSNet's lists and published manifests, from the plan to the figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cluster.work import WorkContext, execute
+from diffup.backbones.weights_io import weights_identity
+from diffup.config import InputConfig, ModelConfig, TrainConfig
+from diffup.data.dataset import open_dataset
+from diffup.data.lists import PASCAL, Pairs, fold_classes, hsnet_list
+from diffup.episodes import Manifest, make_manifest, training_pools
+from diffup.hsnet import hsnet_episodes
+from diffup.manifests import main, rows
+from diffup.protocols import get_protocol
+from experiments.cell import Cell, TrainingCell, cell_from_dict, cell_to_dict
+from experiments.data import Data, open_data
+from experiments.grids import PRIOR_MEAN, Backbone, evaluation_cells, training_cell
+from tests.unit.folders import write_image
+
+NAMES = [f"class {c}" for c in range(20)]
+IMAGES = 3
+INPUT = InputConfig(input_size=64, feature_grid=8)
+RESNET = Backbone(name="tiny_resnet", weights=weights_identity("tiny_resnet"))
+HSNET = get_protocol("hsnet")
+
+
+@pytest.fixture(scope="module")
+def pascal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A data set of Pascal's folds, 3 images a class, and lists in HSNet's form, each class's images in reverse."""
+    folder = tmp_path_factory.mktemp("voc")
+    (folder / "SegmentationClass").mkdir()
+    for c in range(20):
+        for i in range(IMAGES):
+            name = f"{2007 + i}_{c:06d}"
+            write_image(folder / "JPEGImages" / f"{name}.jpg", (64, 80), seed=c * IMAGES + i)
+            label = np.zeros((64, 80), np.uint8)
+            label[8:56, 10 : 56 + i] = c + 1
+            Image.fromarray(label).save(folder / "SegmentationClass" / f"{name}.png")
+    folds = [[NAMES[c] for c in fold_classes(PASCAL, f)] for f in range(4)]
+    document = {"name": PASCAL, "layout": "voc", "classes": NAMES, "folds": folds}
+    (folder / "dataset.json").write_text(json.dumps(document))
+    lists = tmp_path_factory.mktemp("splits")
+    for split in ("trn", "val"):
+        (lists / "pascal" / split).mkdir(parents=True)
+        for f in range(4):
+            entries = [(f"{2007 + i}_{c:06d}", c) for i in reversed(range(IMAGES)) for c in fold_classes(PASCAL, f)]
+            text = "".join(f"{image}__{c + 1:02d}\n" for image, c in entries)
+            (lists / "pascal" / split / f"fold{f}.txt").write_text(text)
+    return folder / "dataset.json", lists
+
+
+def run(cell: Cell | TrainingCell, data: Data, results: Path) -> list[str]:
+    """Execute a cell; the queries of its episode table."""
+    files = {name: str(path) for name, path in data.files().items()}
+    outcome = execute(cell, WorkContext(results=results, datasets=files))
+    return [] if outcome.episodes is None else outcome.episodes["query"].tolist()
+
+
+def test_a_cell_under_hsnet_has_hsnets_episodes(pascal: tuple[Path, Path], tmp_path: Path) -> None:
+    path, lists = pascal
+    data = open_data(path, shots=2, protocol="hsnet", lists=lists)
+    (cell,) = evaluation_cells(data, 1, [RESNET], [(2, "mask")], config=INPUT, episodes=7, sample=PRIOR_MEAN)
+    expected = hsnet_episodes(hsnet_list(lists, PASCAL, 1), PASCAL, fold=1, shots=2, episodes=7)
+    assert run(cell, data, tmp_path) == [e.query for e in expected]
+    assert cell.manifest == Manifest(PASCAL, "hsnet", 1, 0, tuple(expected)).hash()
+    assert cell_from_dict(cell_to_dict(cell)) == cell
+
+
+def test_training_under_hsnet_reads_its_training_lists(pascal: tuple[Path, Path], tmp_path: Path) -> None:
+    path, lists = pascal
+    data, dataset = open_data(path, shots=1, protocol="hsnet", lists=lists), open_dataset(path)
+    pools = training_pools(dataset, 2, HSNET, lists)
+    assert sorted(pools) == list(dataset.base_classes(2))
+    assert all(len(images) == IMAGES for images in pools.values())
+    cell = training_cell(
+        data,
+        2,
+        RESNET,
+        config=INPUT,
+        model=ModelConfig(decoder_grid=16, width=8),
+        train=TrainConfig(steps=1, batch_size=1),
+    )
+    assert cell.lists and cell.lists != training_cell(data, 1, RESNET, config=INPUT).lists
+    assert cell.lists != Pairs(()).hash()
+    run(cell, data, tmp_path)
+    changed = dataclasses.replace(cell, lists="0" * 12)
+    with pytest.raises(ValueError, match="has changed: its training lists"):
+        run(changed, data, tmp_path)
+
+
+def test_lists_that_changed_since_the_plan_are_refused(pascal: tuple[Path, Path], tmp_path: Path) -> None:
+    path, lists = pascal
+    data = open_data(path, shots=1, protocol="hsnet", lists=lists)
+    (cell,) = evaluation_cells(data, 0, [RESNET], [(1, "mask")], config=INPUT, episodes=3, sample=PRIOR_MEAN)
+    with pytest.raises(ValueError, match=r"has changed: its manifest is \w{12}, the cell names 0{12}"):
+        run(dataclasses.replace(cell, manifest="0" * 12), data, tmp_path)
+    with pytest.raises(ValueError, match="pass --lists DIR"):
+        run(cell, dataclasses.replace(data, lists=None), tmp_path)
+
+
+def test_hsnet_without_lists_is_refused_before_anything_runs(pascal: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match="pass --lists DIR"):
+        open_data(pascal[0], shots=1, protocol="hsnet")
+    with pytest.raises(ValueError, match="looked for"):
+        open_data(pascal[0], shots=1, protocol="hsnet", lists=pascal[0].parent)
+
+
+def test_a_list_with_images_that_are_not_there_is_refused(pascal: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "pascal" / "val"
+    folder.mkdir(parents=True)
+    for f in range(4):
+        (folder / f"fold{f}.txt").write_text(f"2030_000001__{5 * f + 1:02d}\n2007_{5 * f:06d}__{5 * f + 1:02d}\n")
+    with pytest.raises(ValueError, match=r"1 of 2 images are not in the data set, the first 2030_000001"):
+        open_data(pascal[0], shots=1, protocol="hsnet", lists=tmp_path)
+
+
+def test_coco_paths_find_their_images_under_either_name() -> None:
+    pairs = Pairs((("val2014/COCO_val2014_000000507081.jpg", 3),))
+    for name in ("COCO_val2014_000000507081", "000000507081", "val2014/COCO_val2014_000000507081"):
+        assert pairs.named_as([name, "000000507082"], "list").entries == ((name, 3),)
+    with pytest.raises(ValueError, match="1 of 1 images"):
+        pairs.named_as(["000000507082"], "list")
+
+
+def test_other_data_sets_follow_hsnets_rule_without_lists(tmp_path: Path) -> None:
+    from tests.unit.folders import write_voc
+
+    dataset = open_dataset(write_voc(tmp_path, per_class=4))
+    made = make_manifest(dataset, HSNET, 1, 3, 12, 0)
+    pairs = sorted((i, c) for c in (2, 3) for i in dataset.eligible(c, HSNET))
+    assert [(e.query, e.class_index) for e in made.episodes] == [pairs[i % len(pairs)] for i in range(12)]
+    assert all(e.query not in e.supports for e in made.episodes)
+    assert any(len(set(e.supports)) < 3 for e in made.episodes), "supports may repeat"
+
+
+@pytest.mark.parametrize("form", ["json", "parquet"])
+def test_published_episodes_are_taken_in_again(
+    form: str, pascal: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = pascal
+    out = tmp_path / "episodes" / f"fold3_shots1.{form}"
+    asked = ["--dataset", str(path), "--fold", "3", "--shots", "1", "--episodes", "6", "--seed", "5", "--out", str(out)]
+    assert main(asked) == 0
+    manifest = make_manifest(open_dataset(path), get_protocol("paired"), 3, 1, 6, 5)
+    data = open_data(path, shots=1, manifests=out.parent)
+    make = {"config": INPUT, "sample": PRIOR_MEAN}
+    (cell,) = evaluation_cells(data, 3, [RESNET], [(1, "mask")], episodes=1000, **make)  # type: ignore[arg-type]
+    assert (cell.episodes, cell.manifest) == (6, data.manifests[3, 1].hash)
+    assert run(cell, data, tmp_path) == [e.query for e in manifest.episodes]
+    (short,) = evaluation_cells(data, 3, [RESNET], [(1, "mask")], episodes=2, **make)  # type: ignore[arg-type]
+    assert run(short, data, tmp_path) == [e.query for e in manifest.episodes[:2]]
+    with pytest.raises(ValueError, match="none for fold 2 with 1 shots"):
+        evaluation_cells(data, 2, [RESNET], [(1, "mask")], episodes=2, **make)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "message"),
+    [
+        ("fold0_shots1.json", [["2007_000099", ["2008_000000"], 0]], "are not in the data set"),
+        ("fold0_shots1.json", [["2007_000000", ["2008_000000"], 7]], r"classes \[7\] are not novel in fold 0"),
+        ("fold0_shots2.json", [["2007_000000", ["2008_000000"], 0]], "fewer than 2 supports"),
+        ("fold0_shots1.json", {"episodes": []}, "not a manifest as JSON"),
+        ("fold9_shots1.json", [["2007_000000", ["2008_000000"], 0]], "F below 4"),
+        ("other.json", [], "holds no fold"),
+    ],
+)
+def test_given_episodes_that_do_not_fit_are_refused(
+    name: str, held: object, message: str, pascal: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(json.dumps(held))
+    with pytest.raises(ValueError, match=message):
+        open_data(pascal[0], shots=1, manifests=tmp_path)
+
+
+def test_rows_are_what_papers_exchange(pascal: tuple[Path, Path]) -> None:
+    manifest = make_manifest(open_dataset(pascal[0]), get_protocol("paired"), 0, 2, 5, 0)
+    assert [len(row) for row in rows(manifest)] == [3] * 5
+    assert rows(manifest)[0] == [manifest.episodes[0].query, list(manifest.episodes[0].supports), 0]
