@@ -182,7 +182,11 @@ def quality_figures(qualities: Qualities, out: Path, suffix: str = "") -> list[P
             read = [qualities.read(keys, fold, FIGURE_RESAMPLES) for fold in runs for keys in runs[fold].values()]
             parts = [quality for quality in read if quality is not None]
             if parts:
-                curves.append(Curve(captions.labels(study, subject)[0], parts))
+                backbone, method = captions.labels(study, subject)
+                again = (
+                    len({s.trained_on for s in study.subjects if s.backbone == subject.backbone and s.trained_on}) > 1
+                )
+                curves.append(Curve(f"{backbone}, {method}" if again else backbone, parts))
         if curves:
             slug = re.sub(r"[^A-Za-z0-9]+", "_", str(task))
             title = f"{captions.data_name(study)}, {task}{captions.trained_on(study)}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from analysis import captions
 from analysis.command import command, load, texts_of, warn, write_texts
-from analysis.places import Subject, Task
+from analysis.places import METHODS, Subject, Task
 from analysis.scores import Study, studies
 from analysis.stats import RESAMPLES
 from analysis.tables import Column, Number, Row, Table
@@ -121,16 +121,52 @@ def study_table(study: Study) -> Table | None:
     )
 
 
+def summary_table(study: Study) -> Table | None:
+    """The methods of each backbone by task, and what DiffUp adds to the prior mean; None without a method study."""
+    by_what = {(s.variant, s.backbone, s.trained_on): s for s in study.subjects if not s.control}
+    source = next((s.trained_on for s in study.subjects if s.variant == "one_step"), "")
+    tasks = [task for task in (MASK, FIVE, BOX, SCRIBBLE, MIXED) if task in study.folds_by_task]
+    rows = []
+    for backbone in dict.fromkeys(s.backbone for s in study.subjects):
+        ours = by_what.get(("diffup", backbone, source))
+        if ours is None:
+            continue
+        prior, again = by_what.get(("prior_mean", backbone, "")), by_what.get(("diffup", backbone, backbone))
+        subjects = [ours, by_what.get(("one_step", backbone, source)), prior, by_what.get(("prototype", backbone, ""))]
+        for subject in subjects:
+            if subject is not None:
+                name = METHODS[subject.variant]
+                rows.append(Row((backbone, name), tuple(study.number(subject, task) for task in tasks)))
+        if prior is not None:
+            gaps = tuple(study.difference((ours, task), (prior, task)) for task in tasks)
+            rows.append(Row((backbone, f"{METHODS['diffup']} − {METHODS['prior_mean']}"), gaps))
+        if again is not None and again is not ours:
+            entries = tuple(study.number(again, task) if study.asked(again, task) else None for task in tasks)
+            rows.append(Row((backbone, "DiffUp re-trained on it"), entries))
+    if not rows:
+        return None
+    return Table(
+        name="summary",
+        caption=f"The method study on {captions.data_name(study)}: mIoU in %, trained on {source} only.",
+        labels=("Backbone", "Method"),
+        columns=tuple(Column((str(task),)) for task in tasks),
+        rows=tuple(rows),
+        notes=tuple(captions.notes(study, rows)),
+    )
+
+
 def write_study(
     results: Path, out: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES
 ) -> list[Path]:
-    """Write the table for each data set with a method study. Arguments and errors: `analysis.command.Write`."""
+    """Write both tables for each data set with a method study. Arguments and errors: `analysis.command.Write`."""
     store = load(results, keys)
     warn(store.warnings)
     written = []
     for study in studies(store, resamples=resamples):
-        if table := study_table(study):
-            written += write_texts(out, texts_of(replace(table, name=f"study-{study.cells['dataset'].iloc[0]}")))
+        for table in (summary_table(study), study_table(study)):
+            if table is not None:
+                named = replace(table, name=f"{table.name}-{captions.data_name(study)}")
+                written += write_texts(out, texts_of(named))
     if not written:
         raise ValueError(f"{results} holds no method study; run experiments/method_study.py")
     return written
