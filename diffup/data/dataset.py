@@ -13,7 +13,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,15 @@ class Dataset:
             return voc.read_mask(self.root / record.mask, class_index, self.ignore_index)
         except ValueError as error:
             raise ValueError(f"{self.root / record.mask}: {error}; restore the file and run again") from error
+
+    def files(self, image_id: str) -> tuple[str, str]:
+        """Image and label file relative to `root`, with slashes; a COCO image's label would be its name as PNG.
+
+        Raises:
+            ValueError: unknown id.
+        """
+        record = self._record(image_id)
+        return record.image, record.mask or str(PurePosixPath(record.image).with_suffix(".png"))
 
     def novel_classes(self, fold: int) -> tuple[int, ...]:
         """The classes of a fold, in its order: those that are evaluated.
