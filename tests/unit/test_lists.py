@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -229,6 +230,43 @@ def test_hsnets_own_lists_and_episodes(shared_lists: Path) -> None:
         ("000000507081", "000000486122", 72),
         ("000000504005", "000000570465", 44),
     ]
+
+
+def drawn_as_hsnet_does(pairs: Pairs, dataset: str, fold: int, shots: int) -> list[tuple[str, list[str], int]]:
+    """HSNet's 1000 episodes by its rule, written down once more: numpy's global stream and arrays of names."""
+    np.random.seed(0)
+    pools = {c: np.array(images) for c, images in pairs.classes.items()}
+    classes = np.array(fold_classes(dataset, fold))
+    found = []
+    for index in range(1000):
+        if dataset == PASCAL:
+            query, class_index = pairs.entries[index % len(pairs.entries)]
+        else:
+            class_index = int(np.random.choice(classes, 1, replace=False)[0])
+            query = str(np.random.choice(pools[class_index], 1, replace=False)[0])
+        supports: list[str] = []
+        while len(supports) < shots:
+            support = str(np.random.choice(pools[class_index], 1, replace=False)[0])
+            if support != query:
+                supports.append(support)
+        found.append((query, supports, class_index))
+    return found
+
+
+@pytest.mark.parametrize("dataset", [PASCAL, COCO])
+@pytest.mark.parametrize("shots", [1, 5])
+def test_all_of_hsnets_episodes(dataset: str, shots: int, shared_lists: Path) -> None:
+    """Every one of the 1000 of every fold, against a second, independent drawing from the same lists."""
+    state = np.random.get_state()
+    try:
+        for fold in range(4):
+            pairs = hsnet_list(shared_lists / "hsnet_splits", dataset, fold)
+            mine = hsnet_episodes(pairs, dataset, fold=fold, shots=shots)
+            assert [(e.query, list(e.supports), e.class_index) for e in mine] == drawn_as_hsnet_does(
+                pairs, dataset, fold, shots
+            )
+    finally:
+        np.random.set_state(state)
 
 
 def test_pfenets_and_bams_lists_have_the_known_sizes(shared_lists: Path) -> None:
