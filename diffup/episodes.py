@@ -262,7 +262,7 @@ def training_pools(
     novel = set(dataset.novel_classes(fold))
     drop = protocol.training_images == "without novel classes"
     return {
-        c: tuple(i for i in dataset.eligible(c, protocol) if not (drop and novel & dataset.areas[i].keys()))
+        c: tuple(i for i in dataset.eligible(c, protocol, "train") if not (drop and novel & dataset.areas[i].keys()))
         for c in dataset.base_classes(fold)
     }
 

@@ -3,13 +3,18 @@
 Rules: a class's mask is the union of its instances. A crowd region (``iscrowd``) is void (255) for its class; where an
 instance of that class lies on it, the instance wins. Classes may overlap: each has a mask of its own. Categories that
 ``dataset.json`` doesn't name are background. Images are those that the JSON lists; ids are their file names without the
-suffix.
+suffix. An image that is not there is looked for under its bare number (``COCO_val2014_000000507081.jpg`` →
+``000000507081.jpg``): COCO 2017's files with COCO 2014's annotations.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,30 +23,71 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as masks
 
-from diffup.data.records import Record, fail, index_all, read_image, relative
+from diffup.data.records import Record, index_all, read_image, relative
 from diffup.data.spec import VOID, DatasetSpec
 
 REMEDY = "Repair or remove the files or entries named above, then run again; nothing was written"
+ANNOTATION_FIELDS = ("id", "image_id", "category_id", "iscrowd", "segmentation")
+IMAGE_FIELDS = ("id", "file_name", "height", "width")
+NUMBERED = re.compile(r"COCO_(train|val|test)\d{4}_(?P<number>\d{12}\.jpg)")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A JSON with the folder of its images, and the split that they are for."""
+
+    annotations: Path
+    images: Path
+    split: str
+
+
+def _parts(root: Path, spec: DatasetSpec) -> list[Part]:
+    if not spec.split:
+        return [Part(root / spec.annotations, root / spec.images, "")]
+    return [
+        Part(root / annotations, root / (images or spec.images), split)
+        for annotations, images, split in (
+            (spec.train_annotations, spec.train_images, "train"),
+            (spec.test_annotations, spec.test_images, "test"),
+        )
+    ]
 
 
 def source_files(root: Path, spec: DatasetSpec) -> list[Path]:
-    """The files that the index is made of: the JSON, and all in the image folder."""
-    folder = root / spec.images
-    return [root / spec.annotations, *sorted(path for path in folder.rglob("*") if path.is_file())]
+    """The files that the index is made of: the JSONs, and all in the image folders."""
+    parts = _parts(root, spec)
+    folders = dict.fromkeys(part.images for part in parts)
+    files = [Path(base, name) for folder in folders for base, _, names in os.walk(folder) for name in names]
+    return [part.annotations for part in parts] + sorted(files)
 
 
-def build(root: Path, spec: DatasetSpec, json_path: Path) -> list[Record]:
-    """Read the JSON and decode every image once.
+def scan(root: Path, spec: DatasetSpec) -> tuple[list[Record], list[str]]:
+    """Read the JSONs and decode every image once.
+
+    Returns:
+        What is known of the good images, and every missing, truncated or unequal image and bad polygon.
 
     Raises:
-        ValueError: malformed JSON, classes it doesn't know, missing, truncated or unequal images, bad polygons: all of
-            them, the first 20 by name.
+        ValueError: a malformed JSON, or one that lacks a class of ``dataset.json``.
     """
-    path = root / spec.annotations
+    records: list[Record] = []
+    problems: list[str] = []
+    for part in _parts(root, spec):
+        found, bad = _scan_part(root, spec, part)
+        records += found
+        problems += bad
+    twice = [name for name, n in Counter(record.image_id for record in records).items() if n > 1]
+    where = ", ".join(str(part.annotations) for part in _parts(root, spec))
+    problems += [f"{where}: two images are called {name!r} but for their suffix" for name in twice]
+    return records, problems
+
+
+def _scan_part(root: Path, spec: DatasetSpec, part: Part) -> tuple[list[Record], list[str]]:
+    path = part.annotations
     document = _load(path)
     categories = _categories(document, spec, path)
     try:
-        images = {int(entry["id"]): dict(entry) for entry in document["images"]}
+        images = {int(entry["id"]): entry for entry in document["images"]}
         names = Counter(str(entry["file_name"]) for entry in document["images"])
         instances: dict[int, list[dict[str, Any]]] = defaultdict(list)
         strays = []
@@ -49,8 +95,9 @@ def build(root: Path, spec: DatasetSpec, json_path: Path) -> list[Record]:
             if int(entry["image_id"]) not in images:
                 strays.append(f"annotation {entry['id']} is of image {entry['image_id']}, which is not listed")
             elif entry["category_id"] in categories:
-                instances[int(entry["image_id"])].append({**entry, "class": categories[entry["category_id"]]})
-    except (KeyError, TypeError, ValueError) as error:
+                entry["class"] = categories[entry["category_id"]]
+                instances[int(entry["image_id"])].append(entry)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{path} is not a COCO instances JSON: an entry lacks or misstates {error}; correct it and run again"
         ) from error
@@ -60,13 +107,11 @@ def build(root: Path, spec: DatasetSpec, json_path: Path) -> list[Record]:
     if not images:
         problems.append(f"{path}: lists no images")
     problems += [f"{path}: {stray}" for stray in strays]
-    fail(json_path, problems, REMEDY)
+    if problems:
+        return [], problems
+    document.clear()
     items = sorted(((entry, instances[i]) for i, entry in images.items()), key=lambda item: str(item[0]["file_name"]))
-    records, problems = index_all(items, partial(_index_one, root, spec), f"indexing {spec.name}")
-    twice = [name for name, n in Counter(record.image_id for record in records).items() if n > 1]
-    problems += [f"{path}: two images are called {name!r} but for their suffix" for name in twice]
-    fail(json_path, problems, REMEDY)
-    return records
+    return index_all(items, partial(_index_one, root, part), f"indexing {spec.name}")
 
 
 def decode_mask(record: Record, class_index: int) -> NDArray[np.uint8]:
@@ -83,15 +128,30 @@ def decode_mask(record: Record, class_index: int) -> NDArray[np.uint8]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            document = json.load(file, object_hook=_slim)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; put the instances JSON there or set 'annotations'") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read as JSON ({error}); correct it and run again") from error
     parts = ("images", "annotations", "categories")
     if not isinstance(document, dict) or not all(isinstance(document.get(part), list) for part in parts):
         raise ValueError(f"{path} is not a COCO instances JSON: it needs the lists {', '.join(parts)}")
     return document
+
+
+def _slim(entry: dict[str, Any]) -> dict[str, Any]:
+    """Of an annotation or an image what is read here, polygons as arrays: COCO's JSON would take gigabytes as it is."""
+    if "segmentation" in entry and "image_id" in entry:
+        entry = {name: entry[name] for name in ANNOTATION_FIELDS if name in entry}
+        polygons = entry["segmentation"]
+        if isinstance(polygons, list):
+            with contextlib.suppress(TypeError, ValueError, OverflowError):  # refused later, by its image's name
+                entry["segmentation"] = [np.array(polygon, np.float64) for polygon in polygons]
+        return entry
+    if "file_name" in entry and "id" in entry:
+        return {name: entry[name] for name in IMAGE_FIELDS if name in entry}
+    return entry
 
 
 def _categories(document: dict[str, Any], spec: DatasetSpec, path: Path) -> dict[int, int]:
@@ -109,9 +169,19 @@ def _categories(document: dict[str, Any], spec: DatasetSpec, path: Path) -> dict
     return {ids[name]: index for index, name in enumerate(spec.classes)}
 
 
-def _index_one(root: Path, spec: DatasetSpec, item: tuple[dict[str, Any], list[dict[str, Any]]]) -> Record | str:
+def _locate(folder: Path, file_name: str) -> Path:
+    """The image's path: as the JSON names it, or by its bare number, as COCO 2017 calls what COCO 2014 annotates."""
+    path = folder / file_name
+    number = NUMBERED.fullmatch(path.name)
+    if number and not path.is_file():
+        bare = path.with_name(number["number"])
+        return bare if bare.is_file() else path
+    return path
+
+
+def _index_one(root: Path, part: Part, item: tuple[dict[str, Any], list[dict[str, Any]]]) -> Record | str:
     entry, instances = item
-    path = root / spec.images / str(entry["file_name"])
+    path = _locate(part.images, str(entry["file_name"]))
     try:
         image, checksum = read_image(path)
     except ValueError as error:
@@ -119,9 +189,8 @@ def _index_one(root: Path, spec: DatasetSpec, item: tuple[dict[str, Any], list[d
     height, width = image.shape[:2]
     stated = (entry.get("height", height), entry.get("width", width))
     if stated != (height, width):
-        return (
-            f"{path}: image is {width}x{height}, but {spec.annotations} says {stated[1]}x{stated[0]} (width x height)"
-        )
+        where = part.annotations.name
+        return f"{path}: image is {width}x{height}, but {where} says {stated[1]}x{stated[0]} (width x height)"
     parts: dict[int, tuple[list[Any], list[Any]]] = defaultdict(lambda: ([], []))
     for instance in instances:
         try:
@@ -137,20 +206,20 @@ def _index_one(root: Path, spec: DatasetSpec, item: tuple[dict[str, Any], list[d
         if union and (area := int(masks.area(union))):
             areas[class_index] = area
     image_id = PurePosixPath(str(entry["file_name"])).with_suffix("").as_posix()
-    return Record(image_id, relative(path, root), "", height, width, checksum, areas, rles)
+    return Record(image_id, relative(path, root), "", height, width, checksum, areas, rles, part.split)
 
 
 def _runs(segmentation: Any, height: int, width: int) -> Any:
     """Compressed run lengths of a polygon list, of uncompressed or of compressed runs."""
     if isinstance(segmentation, list):
-        polygons = [[float(value) for value in polygon] for polygon in segmentation]
-        if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
+        polygons = [np.asarray(polygon, np.float64) for polygon in segmentation]
+        if not polygons or any(p.ndim != 1 or len(p) < 6 or len(p) % 2 for p in polygons):
             raise ValueError("a polygon needs x, y of at least three points")
         # Far or infinite coordinates would make pycocotools allocate without bound.
         limit = 2 * max(height, width)
-        if not all(abs(value) <= limit for polygon in polygons for value in polygon):
+        if not all((np.abs(polygon) <= limit).all() for polygon in polygons):
             raise ValueError("a polygon lies far outside the image")
-        return masks.merge(masks.frPyObjects(polygons, height, width))
+        return masks.merge(masks.frPyObjects([polygon.tolist() for polygon in polygons], height, width))
     if list(segmentation["size"]) != [height, width]:
         raise ValueError(f"its size is {segmentation['size']}, the image's [{height}, {width}]")
     counts = segmentation["counts"]

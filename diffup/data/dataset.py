@@ -1,4 +1,4 @@
-"""Data sets on disk: a ``dataset.json`` beside images and masks, in VOC or COCO layout, opened through an index.
+"""Data sets on disk: a ``dataset.json`` beside images and masks, in VOC, COCO or FSS layout, opened through an index.
 
 Opening a data set for the first time decodes every image and mask, so that damage is found before an experiment starts
 and not in its middle. What was learnt (sizes, areas per class) is kept as a small Parquet file; it is used as long as
@@ -7,24 +7,25 @@ and not in its middle. What was learnt (sizes, areas per class) is kept as a sma
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffup.data import coco, voc
-from diffup.data.records import Record, read_image, read_index, write_index
+from diffup.data import coco, fss, voc
+from diffup.data.records import Record, fail, read_image, read_index, write_index
 from diffup.data.spec import DatasetSpec, read_spec
 from diffup.protocols import Protocol, get_protocol
 
-INDEX_VERSION = 1
-BENCHMARKS = ("pascal5i", "coco20i")
+INDEX_VERSION = 2
+BENCHMARKS = ("pascal5i", "coco20i", "fss1000")
+LAYOUTS: dict[str, ModuleType] = {"voc": voc, "coco": coco, "fss": fss}
 
 
 class Dataset:
@@ -39,13 +40,17 @@ class Dataset:
         sizes: image id → (H, W).
     """
 
-    def __init__(self, root: Path, spec: DatasetSpec, records: Sequence[Record]) -> None:
+    def __init__(self, root: Path, spec: DatasetSpec, records: Sequence[Record], fingerprint: str = "") -> None:
         self.root, self.spec = root, spec
         self._records = {record.image_id: record for record in sorted(records, key=lambda r: r.image_id)}
         self.image_ids = tuple(self._records)
         self.areas = {i: record.areas for i, record in self._records.items()}
         self.sizes = {i: (record.height, record.width) for i, record in self._records.items()}
-        self.fingerprint = _fingerprint(spec, self._records.values())
+        self.fingerprint = fingerprint or _fingerprint(spec, self._records.values())
+        self._shows: dict[int, list[str]] = {c: [] for c in range(len(spec.classes))}
+        for image_id, areas in self.areas.items():
+            for class_index in areas:
+                self._shows[class_index].append(image_id)
 
     @property
     def name(self) -> str:
@@ -91,6 +96,9 @@ class Dataset:
         if self.spec.layout == "coco":
             return coco.decode_mask(record, class_index)
         try:
+            if self.spec.layout == "fss":
+                mask = fss.read_mask(self.root / record.mask)
+                return mask if class_index in record.areas else np.zeros_like(mask)
             return voc.read_mask(self.root / record.mask, class_index, self.ignore_index)
         except ValueError as error:
             raise ValueError(f"{self.root / record.mask}: {error}; restore the file and run again") from error
@@ -123,17 +131,29 @@ class Dataset:
         novel = set(self.novel_classes(fold))
         return tuple(c for c in range(len(self.classes)) if c not in novel)
 
-    def eligible(self, class_index: int, protocol: Protocol) -> tuple[str, ...]:
-        """Sorted ids of the images in which the class is large enough for the protocol."""
+    def eligible(self, class_index: int, protocol: Protocol, split: str = "test") -> tuple[str, ...]:
+        """Sorted ids of the images in which the class is large enough for the protocol.
+
+        Args:
+            class_index: 0-based.
+            protocol: says what is large enough.
+            split: ``"train"`` or ``"test"``; without splits of its own the data set has every image in both.
+        """
+        found = ((image_id, self._records[image_id]) for image_id in self._shows.get(class_index, ()))
         return tuple(
             image_id
-            for image_id, record in self._records.items()
-            if record.areas.get(class_index, 0)
+            for image_id, record in found
+            if record.split in ("", split)
+            and record.areas[class_index]
             >= protocol.needed_pixels(self.name, (record.height, record.width), self.spec.min_area_fraction)
         )
 
     def check(self, shots: int, protocol: Protocol | None = None) -> None:
-        """Make sure that every class of every fold has a query and `shots` supports (protocol ``paired`` by default).
+        """Make sure that every class of every fold has a query and `shots` supports among the images to test on.
+
+        Args:
+            shots: K ≥ 0.
+            protocol: ``paired`` by default.
 
         Raises:
             ValueError: too few images; the message names each fold, class and count.
@@ -142,7 +162,7 @@ class Dataset:
         short = []
         for number, fold in enumerate(self.folds):
             for c in fold:
-                large, all_images = len(self.eligible(c, protocol)), sum(c in areas for areas in self.areas.values())
+                large, all_images = len(self.eligible(c, protocol)), len(self._shows[c])
                 if large < shots + 1:
                     short.append(
                         f"fold {number}, class {self.classes[c]!r}: {large} ({all_images} with any pixel of it)"
@@ -171,8 +191,8 @@ def resolve_dataset(name: str, root: Path | None = None) -> Path:
     """Where the ``dataset.json`` of a data set lies, absolute.
 
     Args:
-        name: ``shapes4i`` (made on first use), ``pascal5i``, ``coco20i``, or the path of a ``dataset.json`` or of its
-            folder.
+        name: ``shapes4i`` (made on first use), ``pascal5i``, ``coco20i``, ``fss1000``, or the path of a
+            ``dataset.json`` or of its folder.
         root: folder of the named data sets, ``$DIFFUP_HOME/datasets`` by default.
 
     Raises:
@@ -192,14 +212,9 @@ def resolve_dataset(name: str, root: Path | None = None) -> Path:
         path = root / name / "dataset.json"
         if path.is_file():
             return path
-        files = (
-            "JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/ of Pascal VOC 2012"
-            if name == "pascal5i"
-            else "the images and the instances JSON of COCO 2014"
-        )
         raise ValueError(
-            f"data set {name!r} is not at {path.parent}. Put {files} there with a dataset.json (README, 'Your own "
-            f"data') whose folds follow {name}, or set DIFFUP_HOME"
+            f"data set {name!r} is not at {path.parent}. Make it from the files that you have: python -m diffup.data "
+            f"prepare {name} --root DIR (docs/data.md says what DIR must hold and where to get it), or set DIFFUP_HOME"
         )
     raise ValueError(
         f"data set {name!r}: neither a dataset.json nor one of shapes4i, {', '.join(BENCHMARKS)}; pass the path of a "
@@ -220,17 +235,20 @@ def open_dataset(name_or_path: str | Path, cache_dir: Path | None = None) -> Dat
     """
     json_path = resolve_dataset(str(name_or_path)).resolve()
     root, spec = json_path.parent, read_spec(json_path)
-    layout = coco if spec.layout == "coco" else voc
+    layout = LAYOUTS[spec.layout]
     key = _index_key(root, spec, layout.source_files(root, spec))
     index = (cache_dir or diffup_home() / "cache") / f"{spec.name}-{key}.parquet"
-    records = read_index(index, key)
-    if records is None:
-        records = layout.build(root, spec, json_path)
-        try:
-            write_index(index, records, key)
-        except OSError as error:
-            warnings.warn(f"the index of {spec.name} can't be kept ({error}); it is made anew each time", stacklevel=2)
-    return Dataset(root, spec, records)
+    found = read_index(index, key)
+    if found is not None:
+        return Dataset(root, spec, *found)
+    records, problems = layout.scan(root, spec)
+    fail(json_path, problems, layout.REMEDY)
+    dataset = Dataset(root, spec, records)
+    try:
+        write_index(index, records, key, dataset.fingerprint)
+    except OSError as error:
+        warnings.warn(f"the index of {spec.name} can't be kept ({error}); it is made anew each time", stacklevel=2)
+    return dataset
 
 
 def _index_key(root: Path, spec: DatasetSpec, files: Sequence[Path]) -> str:
@@ -246,7 +264,7 @@ def _index_key(root: Path, spec: DatasetSpec, files: Sequence[Path]) -> str:
 
 
 def _canonical(spec: DatasetSpec) -> str:
-    return json.dumps(dataclasses.asdict(spec), sort_keys=True, separators=(",", ":"))
+    return json.dumps(spec.identity(), sort_keys=True, separators=(",", ":"))
 
 
 def _fingerprint(spec: DatasetSpec, records: Iterable[Record]) -> str:
@@ -254,6 +272,7 @@ def _fingerprint(spec: DatasetSpec, records: Iterable[Record]) -> str:
     digest = hashlib.sha256(_canonical(spec).encode())
     for record in records:
         row = [record.image_id, record.image, record.mask, record.height, record.width, record.checksum]
+        row += [record.split] if record.split else []
         digest.update(json.dumps([row, sorted(record.areas.items())]).encode())
         for class_index, (foreground, crowd) in sorted(record.rles.items()):
             digest.update(b"%d %d %d " % (class_index, len(foreground), len(crowd)) + foreground + crowd)

@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,10 @@ from tqdm import tqdm
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 SHOWN = 20
 INDEX_KEY = b"diffup.index"
+COLUMNS = (
+    "image_id", "image", "mask", "height", "width", "checksum", "classes", "areas", "foreground", "crowd", "split",
+)  # fmt: skip
+BATCH = 4096
 
 T = TypeVar("T")
 
@@ -39,6 +43,7 @@ class Record:
         checksum: crc32 of the files' bytes (image, and mask where there is one).
         areas: class index → foreground pixels (> 0).
         rles: class index → compressed run lengths of foreground and of crowd (COCO layout), ``b""`` for none.
+        split: ``"train"`` or ``"test"`` where the data set keeps its images apart, else ``""``.
     """
 
     image_id: str
@@ -49,6 +54,7 @@ class Record:
     checksum: int
     areas: dict[int, int]
     rles: dict[int, tuple[bytes, bytes]]
+    split: str = ""
 
 
 def read_image(path: Path) -> tuple[NDArray[np.uint8], int]:
@@ -98,8 +104,8 @@ def index_all(
     return records, [result for result in done if isinstance(result, str)]
 
 
-def write_index(path: Path, records: Sequence[Record], key: str) -> None:
-    """Write the records as Parquet, whole or not at all.
+def write_index(path: Path, records: Sequence[Record], key: str, fingerprint: str) -> None:
+    """Write the records and the data set's fingerprint as Parquet, whole or not at all.
 
     Raises:
         OSError: the place can't be written.
@@ -119,8 +125,9 @@ def write_index(path: Path, records: Sequence[Record], key: str) -> None:
             ),
             "foreground": _rle_column(records, classes, 0),
             "crowd": _rle_column(records, classes, 1),
+            "split": pa.array([r.split for r in records], pa.string()),
         },
-        metadata={INDEX_KEY: json.dumps({"key": key, "rows": len(records)}).encode()},
+        metadata={INDEX_KEY: json.dumps({"key": key, "rows": len(records), "fingerprint": fingerprint}).encode()},
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
@@ -136,25 +143,26 @@ def _rle_column(records: Sequence[Record], classes: Sequence[Sequence[int]], whi
     return pa.array(rows, pa.list_(pa.binary()))
 
 
-def read_index(path: Path, key: str) -> list[Record] | None:
-    """The records that `write_index` wrote under `key`; None if there are none or they can't be trusted."""
+def read_index(path: Path, key: str) -> tuple[list[Record], str] | None:
+    """The records and the fingerprint that `write_index` wrote under `key`; None if there are none or can't be trusted.
+
+    Read batch by batch: as one list of Python objects a large index would take several times its size.
+    """
     try:
-        table = pq.read_table(path)
-        head = json.loads((table.schema.metadata or {})[INDEX_KEY])
-        if head != {"key": key, "rows": table.num_rows}:
-            return None
-        return [
-            Record(
-                row["image_id"],
-                row["image"],
-                row["mask"],
-                row["height"],
-                row["width"],
-                row["checksum"],
-                {c: area for c, area in zip(row["classes"], row["areas"]) if area},
-                dict(zip(row["classes"], zip(row["foreground"], row["crowd"]))) if row["foreground"] else {},
-            )
-            for row in table.to_pylist()
-        ]
+        with pq.ParquetFile(path) as file:
+            head = json.loads((file.schema_arrow.metadata or {})[INDEX_KEY])
+            if (head["key"], head["rows"]) != (key, file.metadata.num_rows):
+                return None
+            records = [record for batch in file.iter_batches(batch_size=BATCH) for record in _records(batch)]
+            return records, str(head["fingerprint"])
     except (KeyError, TypeError, ValueError, OSError, pa.ArrowException):
         return None
+
+
+def _records(batch: pa.RecordBatch) -> Iterator[Record]:
+    columns = {name: batch.column(name).to_pylist() for name in batch.schema.names}
+    rows = zip(*(columns[name] for name in COLUMNS), strict=True)
+    for image_id, image, mask, height, width, checksum, classes, areas, foreground, crowd, split in rows:
+        covered = {c: area for c, area in zip(classes, areas) if area}
+        rles = dict(zip(classes, zip(foreground, crowd))) if foreground else {}
+        yield Record(image_id, image, mask, height, width, checksum, covered, rles, split)

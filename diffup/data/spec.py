@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 VOID = 255
-DEFAULT_IMAGES = {"voc": "JPEGImages", "coco": "images"}
+DEFAULT_IMAGES = {"voc": "JPEGImages", "coco": "images", "fss": "."}
+# Where a data set keeps training and test images apart: both of a pair or none, and in which layout.
+SPLIT_FIELDS = {"train_list": "voc", "test_list": "voc", "train_annotations": "coco", "test_annotations": "coco"}
+IMAGE_FIELDS = ("train_images", "test_images")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,7 @@ class DatasetSpec:
 
     Attributes:
         name: used in tables and cells; no slash.
-        layout: ``"voc"`` or ``"coco"``.
+        layout: ``"voc"``, ``"coco"`` or ``"fss"`` (a folder a class, each image with a mask of its own).
         classes: class names; class index = position.
         folds: class indices of each fold. A class in no fold is a base class of every fold.
         ignore_index: VOC only: the label that means void (default 255).
@@ -29,6 +32,10 @@ class DatasetSpec:
         masks: VOC only: folder of the label images (``SegmentationClass``).
         annotations: COCO only: the instances JSON (``instances.json``).
         lists: VOC only: folder whose ``*.txt`` name the images to use (``ImageSets/Segmentation``).
+        train_list, test_list: VOC only, both or none: files that name the images to train on and those to test on, in
+            place of `lists`.
+        train_annotations, test_annotations: COCO only, both or none: instances JSONs in place of `annotations`.
+        train_images, test_images: COCO only: folders of their images, `images` by default.
     """
 
     name: str
@@ -41,6 +48,22 @@ class DatasetSpec:
     masks: str = "SegmentationClass"
     annotations: str = "instances.json"
     lists: str = "ImageSets/Segmentation"
+    train_list: str = ""
+    test_list: str = ""
+    train_annotations: str = ""
+    test_annotations: str = ""
+    train_images: str = ""
+    test_images: str = ""
+
+    @property
+    def split(self) -> bool:
+        """Whether training and test images are kept apart."""
+        return bool(self.test_list or self.test_annotations)
+
+    def identity(self) -> dict[str, Any]:
+        """All fields but those of splits that are not used: data sets without keep the fingerprint they had."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if value or name not in (*SPLIT_FIELDS, *IMAGE_FIELDS)}
 
 
 def read_spec(path: Path) -> DatasetSpec:
@@ -70,7 +93,7 @@ def read_spec(path: Path) -> DatasetSpec:
     if "/" in name or "\\" in name:
         problems.append(f"'name' is {name!r}; it may not hold a slash")
     if layout and layout not in DEFAULT_IMAGES:
-        problems.append(f"'layout' is {layout!r}; it must be 'voc' or 'coco'")
+        problems.append(f"'layout' is {layout!r}; it must be 'voc', 'coco' or 'fss'")
     classes = _names(document.get("classes"), "classes", problems)
     folds = _folds(document.get("folds"), classes, problems)
     ignore = document.get("ignore_index", VOID)
@@ -89,6 +112,16 @@ def read_spec(path: Path) -> DatasetSpec:
         "annotations": text("annotations", "instances.json"),
         "lists": text("lists", "ImageSets/Segmentation"),
     }
+    for field in (*SPLIT_FIELDS, *IMAGE_FIELDS):
+        if field in document:
+            spec[field] = text(field, "")
+            if layout in DEFAULT_IMAGES and layout != SPLIT_FIELDS.get(field, "coco"):
+                problems.append(f"{field!r} is for layout {SPLIT_FIELDS.get(field, 'coco')!r}, not {layout!r}")
+    for one, two in (("train_list", "test_list"), ("train_annotations", "test_annotations")):
+        if (one in document) != (two in document):
+            problems.append(f"{one!r} and {two!r} belong together: give both or none")
+    if any(field in document for field in IMAGE_FIELDS) and "test_annotations" not in document:
+        problems.append("'train_images' and 'test_images' need 'train_annotations' and 'test_annotations'")
     if problems:
         raise ValueError(f"{path}: " + "; ".join(problems) + ". Correct the file and run again")
     return DatasetSpec(

@@ -1,7 +1,8 @@
 """VOC layout: photographs in one folder, a palette or grey PNG of labels for each in another.
 
 Label 0 is background, v ≥ 1 is class v-1, `ignore_index` (255) is void. Images are those that
-``ImageSets/Segmentation`` lists (all its ``*.txt`` together), else all in the image folder.
+``ImageSets/Segmentation`` lists (all its ``*.txt`` together), else all in the image folder; or those of ``train_list``
+and ``test_list``.
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ def source_files(root: Path, spec: DatasetSpec) -> list[Path]:
         ValueError: no image at all, a name that stands for two images, or a list that names an image twice.
     """
     pairs = _pairs(root, spec)
-    lists = sorted((root / spec.lists).glob("*.txt"))
-    return [image for _, image, _ in pairs] + [mask for _, _, mask in pairs] + lists
+    lists = list(_lists(root, spec))
+    return [image for _, image, _, _ in pairs] + [mask for _, _, mask, _ in pairs] + lists
 
 
-def build(root: Path, spec: DatasetSpec, json_path: Path) -> list[Record]:
+def scan(root: Path, spec: DatasetSpec) -> tuple[list[Record], list[str]]:
     """Read every image and mask once.
 
+    Returns:
+        What is known of the good ones, and every missing, truncated, unequal or wrongly labelled file.
+
     Raises:
-        ValueError: missing, truncated, unequal or wrongly labelled files: all of them, the first 20 by name.
+        ValueError: no images, or lists that can't be meant.
     """
-    pairs = _pairs(root, spec)
-    records, problems = index_all(pairs, partial(_index_one, root, spec), f"indexing {spec.name}")
-    fail(json_path, problems, REMEDY)
-    return records
+    return index_all(_pairs(root, spec), partial(_index_one, root, spec), f"indexing {spec.name}")
 
 
 def read_mask(path: Path, class_index: int, ignore_index: int) -> NDArray[np.uint8]:
@@ -73,19 +74,28 @@ def _read_labels(path: Path) -> tuple[NDArray[np.uint8], int]:
         raise ValueError(f"mask can't be decoded ({error})") from error
 
 
-def _pairs(root: Path, spec: DatasetSpec) -> list[tuple[str, Path, Path]]:
+def _lists(root: Path, spec: DatasetSpec) -> dict[Path, str]:
+    """The files that name images, and the split of each."""
+    if spec.split:
+        return {root / spec.train_list: "train", root / spec.test_list: "test"}
+    return dict.fromkeys(sorted((root / spec.lists).glob("*.txt")), "")
+
+
+def _pairs(root: Path, spec: DatasetSpec) -> list[tuple[str, Path, Path, str]]:
     folder = root / spec.images
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.suffix.lower() in IMAGE_SUFFIXES:
             found.setdefault(path.stem, []).append(path)
     problems = [f"{paths[1]}: same name as {paths[0].name}" for paths in found.values() if len(paths) > 1]
-    listed: set[str] = set()
-    lists = sorted((root / spec.lists).glob("*.txt"))
-    for path in lists:
-        names = path.read_text(encoding="utf-8").split()
+    listed: dict[str, str] = {}
+    lists = _lists(root, spec)
+    for path, split in lists.items():
+        names = _names(path)
         problems += [f"{path}: names {name!r} {n} times" for name, n in Counter(names).items() if n > 1]
-        listed.update(names)
+        both = sorted(name for name in set(names) if split and listed.get(name, split) != split)
+        problems += [f"{path}: {name!r} is a training image too" for name in both]
+        listed |= dict.fromkeys(names, split)
     fail(root, problems, "Names of images must be unique: rename or remove the files or lines named above")
     ids = sorted(listed) if lists else sorted(found)
     if not ids:
@@ -94,11 +104,18 @@ def _pairs(root: Path, spec: DatasetSpec) -> list[tuple[str, Path, Path]]:
         )
         raise ValueError(f"{root}: no images: {where}; put them there or correct dataset.json")
     masks = root / spec.masks
-    return [(i, found[i][0] if i in found else folder / f"{i}.jpg", masks / f"{i}.png") for i in ids]
+    return [(i, found[i][0] if i in found else folder / f"{i}.jpg", masks / f"{i}.png", listed.get(i, "")) for i in ids]
 
 
-def _index_one(root: Path, spec: DatasetSpec, pair: tuple[str, Path, Path]) -> Record | str:
-    image_id, image_path, mask_path = pair
+def _names(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} can't be read as a list of images ({error}); correct it and run again") from None
+
+
+def _index_one(root: Path, spec: DatasetSpec, pair: tuple[str, Path, Path, str]) -> Record | str:
+    image_id, image_path, mask_path, split = pair
     try:
         image, image_crc = read_image(image_path)
     except ValueError as error:
@@ -129,4 +146,5 @@ def _index_one(root: Path, spec: DatasetSpec, pair: tuple[str, Path, Path]) -> R
         zlib.crc32(mask_crc.to_bytes(4, "big"), image_crc),
         {c: int(areas[c + 1]) for c in range(len(spec.classes)) if areas[c + 1]},
         {},
+        split,
     )

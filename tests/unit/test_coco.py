@@ -107,7 +107,7 @@ def test_the_index_keeps_masks_and_fingerprint(tmp_path: Path, monkeypatch: pyte
         {"category": "cow", "segmentation": {"size": [H, W], "counts": runs((0, 10, 20, 30))}, "iscrowd": 1},
     ]
     first = opened(tmp_path, annotations)
-    monkeypatch.setattr("diffup.data.coco.build", lambda *_: pytest.fail("indexed again"))
+    monkeypatch.setattr("diffup.data.coco.scan", lambda *_: pytest.fail("indexed again"))
     second = open_dataset(tmp_path / "toy", cache_dir=tmp_path / "cache")
     assert second.fingerprint == first.fingerprint and second.areas == first.areas
     for c in range(4):

@@ -121,7 +121,7 @@ def test_grey_images_become_rgb(json_path: Path, cache: Path) -> None:
 
 def test_opening_again_reads_no_image(json_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_dataset(json_path, cache_dir=cache)
-    monkeypatch.setattr(diffup.data.voc, "build", lambda *_: pytest.fail("indexed again"))
+    monkeypatch.setattr(diffup.data.voc, "scan", lambda *_: pytest.fail("indexed again"))
     second = open_dataset(json_path, cache_dir=cache)
     assert (second.areas, second.sizes, second.fingerprint) == (first.areas, first.sizes, first.fingerprint)
     assert len(list(cache.iterdir())) == 1
@@ -298,7 +298,7 @@ def test_unknown_images_and_classes(json_path: Path, cache: Path) -> None:
         ({"folds": None}, "'folds' must be a non-empty list"),
         ({"classes": None}, "'classes' must be a non-empty list"),
         ({"classes": ["dog", "dog", "bird", "cat", "cow"]}, "'classes' names 'dog' twice"),
-        ({"layout": "yolo"}, "'layout' is 'yolo'; it must be 'voc' or 'coco'"),
+        ({"layout": "yolo"}, "'layout' is 'yolo'; it must be 'voc', 'coco' or 'fss'"),
         ({"layout": None}, "'layout' must be a non-empty text"),
         ({"name": None}, "'name' must be a non-empty text"),
         ({"name": "a/b"}, "may not hold a slash"),
@@ -344,11 +344,12 @@ def test_resolving_paths(json_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert resolve_dataset("toy/dataset.json") == json_path
 
 
-@pytest.mark.parametrize(("name", "needs"), [("pascal5i", "SegmentationClass/"), ("coco20i", "instances JSON")])
-def test_a_benchmark_that_is_not_there_says_what_to_put_where(tmp_path: Path, name: str, needs: str) -> None:
+@pytest.mark.parametrize("name", ["pascal5i", "coco20i", "fss1000"])
+def test_a_benchmark_that_is_not_there_says_how_to_make_it(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError) as caught:
         resolve_dataset(name, tmp_path)
-    assert str(tmp_path / name) in str(caught.value) and needs in str(caught.value)
+    assert str(tmp_path / name) in str(caught.value)
+    assert f"python -m diffup.data prepare {name} --root DIR" in str(caught.value)
     folder = tmp_path / name
     folder.mkdir()
     (folder / "dataset.json").write_text("{}")

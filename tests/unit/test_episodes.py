@@ -210,7 +210,7 @@ def test_bams_rule_trains_on_no_image_with_a_novel_pixel() -> None:
         areas=areas,
         novel_classes=lambda fold: (0, 1),
         base_classes=lambda fold: (2, 3),
-        eligible=lambda c, protocol: tuple(sorted(i for i, area in areas.items() if area.get(c, 0) > 1)),
+        eligible=lambda c, protocol, split: tuple(sorted(i for i, area in areas.items() if area.get(c, 0) > 1)),
     )
     every = training_pools(dataset, 0, get_protocol("paired"))  # type: ignore[arg-type]
     assert every == {2: ("a", "b", "d"), 3: ("d",)}

@@ -48,7 +48,7 @@ class ToyDataset:
     def base_classes(self, fold: int) -> tuple[int, ...]:
         return tuple(c for c in range(6) if c not in self.folds[fold])
 
-    def eligible(self, class_index: int, protocol: object) -> tuple[str, ...]:
+    def eligible(self, class_index: int, protocol: object, split: str = "test") -> tuple[str, ...]:
         return self.pool(class_index)
 
     def pool(self, class_index: int) -> tuple[str, ...]:
