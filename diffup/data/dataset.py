@@ -148,6 +148,10 @@ class Dataset:
             >= protocol.needed_pixels(self.name, (record.height, record.width), self.spec.min_area_fraction)
         )
 
+    def split_size(self, split: str) -> int:
+        """Number of images that may serve in a split, ``"train"`` or ``"test"``."""
+        return sum(record.split in ("", split) for record in self._records.values())
+
     def check(self, shots: int, protocol: Protocol | None = None) -> None:
         """Make sure that every class of every fold has a query and `shots` supports among the images to test on.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 SHOWN = 20
+PART = ".part"  # the end of a file that is being written
 INDEX_KEY = b"diffup.index"
 COLUMNS = (
     "image_id", "image", "mask", "height", "width", "checksum", "classes", "areas", "foreground", "crowd", "split",
@@ -104,6 +106,22 @@ def index_all(
     return records, [result for result in done if isinstance(result, str)]
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` to write to; it takes its place when the block ends well, and goes otherwise.
+
+    Raises:
+        OSError: the place can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_index(path: Path, records: Sequence[Record], key: str, fingerprint: str) -> None:
     """Write the records and the data set's fingerprint as Parquet, whole or not at all.
 
@@ -129,13 +147,8 @@ def write_index(path: Path, records: Sequence[Record], key: str, fingerprint: st
         },
         metadata={INDEX_KEY: json.dumps({"key": key, "rows": len(records), "fingerprint": fingerprint}).encode()},
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _rle_column(records: Sequence[Record], classes: Sequence[Sequence[int]], which: int) -> pa.Array:

@@ -12,7 +12,7 @@ from analysis.frame import load_results
 from analysis.scores import studies
 from cluster.work import WorkContext, execute
 from diffup.config import ModelConfig, TrainConfig
-from diffup.data.class_names import overlap, readable, same_class
+from diffup.data.class_names import COCO_CLASSES, VOC_CLASSES, overlap, readable, same_class
 from diffup.data.lists import COCO, fold_classes
 from experiments import cross_dataset
 from experiments.cell import AnyCell, Cell, TrainingCell, cell_from_dict, cell_to_dict
@@ -20,26 +20,14 @@ from experiments.cross_dataset import tested_classes as classes_to_test
 from tests.unit.folders import write_json, write_voc
 from tests.unit.stores import cell, write_store
 
-VOC = (
-    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep "
-    "sofa train tvmonitor"
-)
-COCO_NAMES = (
-    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,parking meter,"
-    "bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,suitcase,frisbee,skis,"
-    "snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,"
-    "fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
-    "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,oven,toaster,sink,"
-    "refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
-)
 PUBLISHED = [{0, 3, 8, 10, 11, 14}, {1, 5, 12, 17}, {2, 6, 15, 16, 18, 19}, {4, 7, 9, 13}]  # PROTOCOL.md
 
 
 def test_coco_to_pascal_tests_the_classes_that_the_literature_does() -> None:
     for fold in range(4):
         novel = set(fold_classes(COCO, fold))
-        base = [name for c, name in enumerate(COCO_NAMES.split(",")) if c not in novel]
-        tested, seen = classes_to_test(base, VOC.split())
+        base = [name for c, name in enumerate(COCO_CLASSES) if c not in novel]
+        tested, seen = classes_to_test(base, VOC_CLASSES)
         assert set(tested) == PUBLISHED[fold]
         assert seen == ()
 

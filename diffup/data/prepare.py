@@ -1,0 +1,333 @@
+"""Benchmarks from the files that people have: check, convert what needs it, describe, report.
+
+`prepare` makes a folder with a ``dataset.json`` and what it speaks of: links to the images and annotations, masks
+converted from SBD's ``.mat`` files, lists of training and test images. The user's files are never written to. The
+``dataset.json`` comes last, after every image and mask has been read once, so that a folder that has one is whole;
+each file is written in full or not at all, so that a second run goes on where the first was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from diffup.data.class_names import COCO_CLASSES, VOC_CLASSES
+from diffup.data.dataset import Dataset, open_dataset
+from diffup.data.lists import COCO, PASCAL, fold_classes
+from diffup.data.records import PART, fail, replacing
+from diffup.data.report import describe
+
+FSS = "fss1000"
+# Official addresses of the data sets, and what they hold.
+SOURCES = {
+    PASCAL: "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ and, for its training masks, SBD: "
+    "http://home.bharathh.info/pubs/codes/SBD/download.html",
+    COCO: "https://cocodataset.org/#download (2014 train/val images, 2014 train/val annotations)",
+    FSS: "https://github.com/HKUSTCV/FSS-1000",
+}
+VOC_COUNTS = {"training images": 10582, "test images": 1449}  # trainaug, val
+VOC_PLAIN = 1464  # train, without SBD
+SBD_FOLDERS = (
+    "SBD", "SBD/dataset", "SBD/benchmark_RELEASE/dataset", "sbd", "sbd/dataset", "benchmark_RELEASE/dataset",
+)  # fmt: skip
+COCO_COUNTS = {"training images": 82783, "test images": 40504}
+FSS_CLASSES, FSS_IMAGES, FSS_TEST = 1000, 10, 240
+REMEDY = "Repair the files named above or get them anew, then run again; dataset.json was not written"
+
+
+@dataclass
+class Plan:
+    """A data set to be made.
+
+    Attributes:
+        document: the ``dataset.json``.
+        expected: official counts, by what is counted.
+        warnings: what is not as in the official data.
+        problems: files that could not be converted.
+    """
+
+    document: dict[str, Any]
+    expected: dict[str, int]
+    warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def prepare(
+    name: str, root: Path, out: Path, *, lists: Path | None = None, cache_dir: Path | None = None, progress: bool = True
+) -> tuple[Dataset, dict[str, Any]]:
+    """Make a benchmark from the user's files.
+
+    Args:
+        name: ``pascal5i``, ``coco20i`` or ``fss1000``.
+        root: where the user's files are.
+        out: folder to make; what it has already is kept.
+        lists: folder with FSS-1000's ``test.txt`` (HSNet's ``splits/fss``).
+        cache_dir: folder of indexes, see `diffup.data.dataset.open_dataset`.
+        progress: draw bars.
+
+    Returns:
+        The data set and the report, which is also in ``report.json``.
+
+    Raises:
+        ValueError: files that are missing or bad, all of them; ``dataset.json`` is then not written.
+    """
+    plan, draft = _draft(name, root, out, lists, progress)
+    final = out / "dataset.json"
+    try:
+        fail(root, plan.problems, REMEDY)
+        if final.is_file() and final.read_bytes() != draft.read_bytes():
+            final.unlink()  # of other files than now
+        dataset = open_dataset(draft, cache_dir)  # reads every image and mask; its index is that of the final file
+        os.replace(draft, final)
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(draft), str(final))) from None
+    finally:
+        draft.unlink(missing_ok=True)
+    report = describe(dataset, plan.expected, plan.warnings)
+    with replacing(out / "report.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return dataset, report
+
+
+def problems(name: str, root: Path, out: Path, *, lists: Path | None = None) -> list[str]:
+    """Every bad file that keeps `prepare` from its end.
+
+    Args:
+        name, root, lists: as for `prepare`.
+        out: an empty folder to work in.
+
+    Raises:
+        ValueError: so much is missing that there is nothing to look at.
+    """
+    from diffup.data.dataset import LAYOUTS
+    from diffup.data.spec import read_spec
+
+    plan, draft = _draft(name, root, out, lists, True)
+    spec = read_spec(draft)
+    found = LAYOUTS[spec.layout].scan(out, spec)[1]
+    return [*plan.problems, *(_of_the_user(problem, out) for problem in found)]
+
+
+def _of_the_user(problem: str, out: Path) -> str:
+    """A problem with the user's own file in place of our link to it."""
+    path, colon, what = problem.partition(": ")
+    return f"{os.path.realpath(path)}{colon}{what}" if path.startswith(f"{out}{os.sep}") else problem
+
+
+def _draft(name: str, root: Path, out: Path, lists: Path | None, progress: bool) -> tuple[Plan, Path]:
+    """Everything but ``dataset.json``, which lies beside as a draft."""
+    makers: dict[str, Callable[[Path, Path, Path | None, bool], Plan]] = {PASCAL: _pascal, COCO: _coco, FSS: _fss}
+    if name not in makers:
+        raise ValueError(f"no benchmark {name!r}; there is {', '.join(makers)}")
+    if not root.is_dir():
+        raise ValueError(f"--root {root} is no folder. Get {name} from {SOURCES[name]} and pass where it lies")
+    out.mkdir(parents=True, exist_ok=True)
+    for folder, _, names in os.walk(out):  # follows no link
+        for left in (name for name in names if name.endswith(PART)):
+            (Path(folder) / left).unlink()
+    plan = makers[name](root.absolute(), out, lists, progress)
+    draft = out / f".dataset.json{PART}"
+    draft.write_text(json.dumps(plan.document, indent=1) + "\n", encoding="utf-8")
+    return plan, draft
+
+
+def _first(places: Iterable[Path], wanted: str) -> Path | None:
+    return next((place for place in places if (place / wanted).exists()), None)
+
+
+def _missing(name: str, what: list[str]) -> ValueError:
+    lines = "".join(f"\n  {line}" for line in what)
+    return ValueError(f"{name} is not complete:{lines}\nGet it from {SOURCES[name]}")
+
+
+def _link(place: Path, target: Path) -> None:
+    """Make `place` a symbolic link to `target`, whatever it was a link to before."""
+    if place.is_symlink():
+        if Path(os.readlink(place)) == target:
+            return
+        place.unlink()
+    elif place.is_dir() and not any(place.iterdir()):
+        place.rmdir()
+    elif place.exists():
+        raise ValueError(f"{place} is in the way of a link to {target}; remove it or choose another --out")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(target, target_is_directory=target.is_dir())
+
+
+def _ids(path: Path) -> list[str]:
+    """Image ids of a list file: the first word of each line."""
+    try:
+        return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} can't be read as a list of images ({error}); get it anew") from None
+
+
+def _write(path: Path, ids: Iterable[str]) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
+
+
+def _pascal(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
+    voc = _first((root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"), "JPEGImages")
+    if voc is None:
+        raise _missing(PASCAL, [f"no JPEGImages/ in {root}, VOC2012/ or VOCdevkit/VOC2012/ below it"])
+    sets = voc / "ImageSets" / "Segmentation"
+    lacking = [
+        str(path) for path in (voc / "SegmentationClass", sets / "train.txt", sets / "val.txt") if not path.exists()
+    ]
+    if lacking:
+        raise _missing(PASCAL, [f"{path} does not exist" for path in lacking])
+    own, val = _ids(sets / "train.txt"), _ids(sets / "val.txt")
+    augmented = _first((voc, root), "SegmentationClassAug")
+    bare = (root, root.parent, voc)
+    names = (
+        "SBD",
+        "sbd",
+        "benchmark_RELEASE",
+        "benchmark_RELEASE/dataset",
+        "SBD/dataset",
+        "SBD/benchmark_RELEASE/dataset",
+    )
+    sbd = _first((base / name for base in bare for name in names), "cls")
+    warnings: list[str] = []
+    bad: dict[str, str] = {}
+    masks = out / "SegmentationClass"
+    if augmented is not None:
+        folder = augmented / "SegmentationClassAug"
+        extra = {path.stem for path in folder.glob("*.png")}
+        _link(masks, folder)
+    else:
+        mats = {path.stem: path for path in (sbd / "cls").glob("*.mat")} if sbd is not None else {}
+        extra = set(mats)
+        if sbd is None:
+            warnings.append(f"no SBD beside it, so that only the {VOC_PLAIN} training masks of VOC itself are there")
+        if masks.is_symlink():
+            masks.unlink()
+        pngs = {i: voc / "SegmentationClass" / f"{i}.png" for i in {*own, *val}}
+        for image_id, path in sorted(pngs.items()):
+            _link(masks / f"{image_id}.png", path)  # also to one that is missing: it is found out by its name
+        bad = _convert({i: path for i, path in sorted(mats.items()) if i not in pngs}, masks, progress)
+    training = sorted(({*own} | extra) - {*val} - {*bad})
+    _link(out / "JPEGImages", voc / "JPEGImages")
+    _write(out / "train.txt", training)
+    _write(out / "val.txt", val)
+    document = {
+        "name": PASCAL,
+        "layout": "voc",
+        "classes": list(VOC_CLASSES),
+        "folds": [[VOC_CLASSES[c] for c in fold_classes(PASCAL, fold)] for fold in range(4)],
+        "train_list": "train.txt",
+        "test_list": "val.txt",
+    }
+    return Plan(document, VOC_COUNTS, warnings, list(bad.values()))
+
+
+def read_sbd(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The labels of an SBD file, uint8 [H, W]: 0 background, v ≥ 1 is class v-1.
+
+    Raises:
+        ValueError: not such a file; the message does not name it.
+    """
+    from scipy.io import loadmat
+
+    try:
+        held = loadmat(path, struct_as_record=True, squeeze_me=True)["GTcls"]["Segmentation"]
+        labels = np.asarray(held.item() if held.dtype == object else held)
+    except Exception as error:  # scipy raises nearly anything for a damaged file
+        raise ValueError(f"no class segmentation of SBD ({type(error).__name__}: {error})") from None
+    if labels.ndim != 2 or labels.dtype != np.uint8 or labels.max(initial=0) > len(VOC_CLASSES):
+        raise ValueError(f"labels are {labels.dtype} {labels.shape} up to {labels.max(initial=0)}, not uint8 up to 20")
+    return labels
+
+
+def _convert(mats: dict[str, Path], masks: Path, progress: bool) -> dict[str, str]:
+    """SBD's files as PNG, those that are not there yet; returns what is wrong with the bad ones by image."""
+    masks.mkdir(exist_ok=True)
+    todo = [i for i in mats if not (masks / f"{i}.png").is_file()]
+
+    def one(image_id: str) -> str:
+        try:
+            labels = read_sbd(mats[image_id])
+        except ValueError as error:
+            return f"{mats[image_id]}: {error}"
+        with replacing(masks / f"{image_id}.png") as temporary:
+            Image.fromarray(labels).save(temporary, format="png")
+        return ""
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        bar = partial(tqdm, desc="converting masks", total=len(todo), unit="mask", disable=None if progress else True)
+        said = list(bar(pool.map(one, todo), leave=False))
+    return {image_id: problem for image_id, problem in zip(todo, said, strict=True) if problem}
+
+
+def _coco(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
+    annotations = _first((root / "annotations", root), "instances_val2014.json")
+    folders = {split: root / f"{split}2014" for split in ("train", "val")}
+    newer = [root / name for name in ("images", "train2017", "val2017") if (root / name).is_dir()]
+    lacking = []
+    if annotations is None or not (annotations / "instances_train2014.json").exists():
+        lacking.append(f"no instances_train2014.json and instances_val2014.json in {root} or annotations/ below it")
+    if not newer and not all(folder.is_dir() for folder in folders.values()):
+        lacking.append(f"no train2014/ and val2014/ in {root}, and no images/ or train2017/ and val2017/ either")
+    if lacking:
+        raise _missing(COCO, lacking)
+    assert annotations is not None
+    _link(out / "annotations", annotations)
+    if all(folder.is_dir() for folder in folders.values()):
+        for split, folder in folders.items():
+            _link(out / f"{split}2014", folder)
+        images = {"train_images": "train2014", "test_images": "val2014"}
+    elif len(newer) == 1:
+        _link(out / "images", newer[0])
+        images = {}
+    else:  # COCO 2017 as it comes: one folder of links, since its split is not that of 2014
+        if (out / "images").is_symlink():
+            (out / "images").unlink()
+        for folder in newer:
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+                _link(out / "images" / entry.name, folder / entry.name)
+        images = {}
+    document = {
+        "name": COCO,
+        "layout": "coco",
+        "classes": list(COCO_CLASSES),
+        "folds": [[COCO_CLASSES[c] for c in fold_classes(COCO, fold)] for fold in range(4)],
+        "train_annotations": "annotations/instances_train2014.json",
+        "test_annotations": "annotations/instances_val2014.json",
+        **images,
+    }
+    return Plan(document, COCO_COUNTS)
+
+
+def _fss(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
+    base = next((b for b in (root, *sorted(p for p in root.iterdir() if p.is_dir())) if any(b.glob("*/1.jpg"))), None)
+    if base is None:
+        raise _missing(FSS, [f"no folders of classes with 1.jpg … in {root} or one folder below it"])
+    places = [lists / "test.txt", lists / "fss" / "test.txt"] if lists is not None else [root / "test.txt"]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise ValueError(
+            f"FSS-1000's test classes are not in {' or '.join(map(str, places))}. Pass --lists with the folder of its "
+            f"test.txt ({FSS_TEST} names, one a line; HSNet's splits/fss has it)"
+        )
+    classes = sorted(folder.name for folder in base.iterdir() if folder.is_dir() and any(folder.glob("*.jpg")))
+    test = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    unknown = [name for name in test if name not in set(classes)]
+    fail(path, [f"{base / name}: no such folder of images" for name in unknown], REMEDY)
+    _link(out / "images", base)
+    document = {"name": FSS, "layout": "fss", "images": "images", "classes": classes, "folds": [test]}
+    images = sum(1 for name in classes for _ in (base / name).glob("*.jpg"))
+    expected = {"classes": FSS_CLASSES, "test classes": FSS_TEST, "images": FSS_CLASSES * FSS_IMAGES}
+    found = {"classes": len(classes), "test classes": len(test), "images": images}
+    wrong = [f"{found[what]} {what}; the official data have {n}" for what, n in expected.items() if found[what] != n]
+    return Plan(document, expected, wrong)
