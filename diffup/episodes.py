@@ -82,15 +82,17 @@ def paired_episodes(
             )
         if len(set(pool)) != len(pool):
             raise ValueError(f"fold {fold}, class {class_index}: the pool names an image twice")
+    return [paired_episode(pools, index, fold=fold, shots=shots, seed=seed) for index in range(episodes)]
+
+
+def paired_episode(pools: Mapping[int, Sequence[str]], index: int, *, fold: int, shots: int, seed: int) -> Episode:
+    """Episode `index` of (seed, fold) alone, whatever others are drawn. Arguments: `paired_episodes`, which checks."""
     classes = list(pools)
-    drawn = []
-    for index in range(episodes):
-        class_index = classes[index % len(classes)]
-        pool = pools[class_index]
-        order = np.random.default_rng((seed, fold, index)).permutation(len(pool))
-        query, *supports = (pool[position] for position in order[: shots + 1])
-        drawn.append(Episode(index, class_index, query, tuple(supports)))
-    return drawn
+    class_index = classes[index % len(classes)]
+    pool = pools[class_index]
+    order = np.random.default_rng((seed, fold, index)).permutation(len(pool))
+    query, *supports = (pool[position] for position in order[: shots + 1])
+    return Episode(index, class_index, query, tuple(supports))
 
 
 def list_order_episodes(

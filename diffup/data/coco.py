@@ -10,7 +10,6 @@ suffix. An image that is not there is looked for under its bare number (``COCO_v
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections import Counter, defaultdict
@@ -19,6 +18,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import ijson
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as masks
@@ -27,6 +27,11 @@ from diffup.data.records import Record, index_all, read_image, relative
 from diffup.data.spec import VOID, DatasetSpec
 
 REMEDY = "Repair or remove the files or entries named above, then run again; nothing was written"
+CHUNK = 1 << 24
+DEEPEST = 100  # brackets; COCO's have 5
+DEPTHS = np.zeros(256, np.int8)
+DEPTHS[[ord("["), ord("{")]], DEPTHS[[ord("]"), ord("}")]] = 1, -1
+Document = dict[str, list[dict[str, Any]]]
 ANNOTATION_FIELDS = ("id", "image_id", "category_id", "iscrowd", "segmentation")
 IMAGE_FIELDS = ("id", "file_name", "height", "width")
 NUMBERED = re.compile(r"COCO_(train|val|test)\d{4}_(?P<number>\d{12}\.jpg)")
@@ -126,35 +131,59 @@ def decode_mask(record: Record, class_index: int) -> NDArray[np.uint8]:
     return mask
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path) -> Document:
+    """The three lists of an instances JSON, read as a stream: as one object COCO's would take gigabytes."""
+    made: Document = {}
     try:
-        with path.open(encoding="utf-8") as file:
-            document = json.load(file, object_hook=_slim)
+        _check_depth(path)
+        for part, slim in (("categories", dict), ("images", _slim_image), ("annotations", _slim_annotation)):
+            with path.open("rb") as file:
+                made[part] = [slim(entry) for entry in ijson.items(file, f"{part}.item", use_float=True)]
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; put the instances JSON there or set 'annotations'") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ijson.JSONError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} can't be read as JSON ({error}); correct it and run again") from error
-    parts = ("images", "annotations", "categories")
-    if not isinstance(document, dict) or not all(isinstance(document.get(part), list) for part in parts):
-        raise ValueError(f"{path} is not a COCO instances JSON: it needs the lists {', '.join(parts)}")
-    return document
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a COCO instances JSON ({error}); correct it and run again") from error
+    empty = [part for part, entries in made.items() if not entries and not _has_list(path, part)]
+    if empty:
+        raise ValueError(
+            f"{path} is not a COCO instances JSON: it needs the lists images, annotations, categories; there is no "
+            f"{', '.join(empty)}"
+        )
+    return made
 
 
-def _slim(entry: dict[str, Any]) -> dict[str, Any]:
-    """Of an annotation or an image what is read here, polygons as arrays: COCO's JSON would take gigabytes as it is."""
-    if "segmentation" in entry and "image_id" in entry:
-        entry = {name: entry[name] for name in ANNOTATION_FIELDS if name in entry}
-        polygons = entry["segmentation"]
-        if isinstance(polygons, list):
-            with contextlib.suppress(TypeError, ValueError, OverflowError):  # refused later, by its image's name
-                entry["segmentation"] = [np.array(polygon, np.float64) for polygon in polygons]
-        return entry
-    if "file_name" in entry and "id" in entry:
-        return {name: entry[name] for name in IMAGE_FIELDS if name in entry}
-    return entry
+def _check_depth(path: Path) -> None:
+    """Refuse brackets nested without bound: the stream's reader keeps the whole path of each, gigabytes at 100 000."""
+    depth = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            signs = DEPTHS[np.frombuffer(chunk, np.uint8)]
+            if depth + int(signs.cumsum(dtype=np.int64).max()) > DEEPEST:
+                raise ValueError(f"brackets are nested more than {DEEPEST} deep")
+            depth += int(signs.sum(dtype=np.int64))
 
 
-def _categories(document: dict[str, Any], spec: DatasetSpec, path: Path) -> dict[int, int]:
+def _has_list(path: Path, part: str) -> bool:
+    with path.open("rb") as file:
+        return any((place, event) == (part, "start_array") for place, event, _ in ijson.parse(file))
+
+
+def _slim_image(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: entry[name] for name in IMAGE_FIELDS if name in dict(entry)}
+
+
+def _slim_annotation(entry: dict[str, Any]) -> dict[str, Any]:
+    """What is read of an annotation, polygons as arrays."""
+    kept = {name: entry[name] for name in ANNOTATION_FIELDS if name in dict(entry)}
+    if isinstance(kept.get("segmentation"), list):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):  # refused later, by its image's name
+            kept["segmentation"] = [np.array(polygon, np.float64) for polygon in kept["segmentation"]]
+    return kept
+
+
+def _categories(document: Document, spec: DatasetSpec, path: Path) -> dict[int, int]:
     """Category id of the JSON → class index of the data set."""
     try:
         ids = {str(entry["name"]): int(entry["id"]) for entry in document["categories"]}

@@ -134,7 +134,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} does not exist; pass the path of a dataset.json (README, 'Your own data')")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read as JSON ({error}); correct it and run again") from error
     if not isinstance(document, dict):
         raise ValueError(f"{path} must hold a JSON object with name, layout, classes and folds")

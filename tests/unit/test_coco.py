@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_masks
+from pycocotools.coco import COCO
 from scipy import ndimage
 
 from diffup.data.dataset import Dataset, open_dataset
@@ -144,7 +147,6 @@ def test_images_may_lie_in_folders_and_elsewhere(tmp_path: Path) -> None:
         ([[1, 1, 5, 5]], "three points"),
         ([[1, 1, 5, 5, 9, 9, 3]], "three points"),
         ([[1, 1, 5, 5, 9, "x"]], "could not convert"),
-        ([[1, 1, 5, 5, 9, float("nan")]], "far outside"),
         ([[1, 1, 5, 5, 9, 1e12]], "far outside"),
         ({"size": [W, H], "counts": [H * W]}, "its size is"),
         ({"size": [H, W], "counts": [H * W - 1]}, "do not add up"),
@@ -160,6 +162,11 @@ def test_bad_segmentations(tmp_path: Path, segmentation: Any, expected: str) -> 
     json_path = write_coco(tmp_path / "toy", [{"category": "cat", "segmentation": segmentation}])
     message = refusal(json_path, tmp_path / "cache")
     assert "0.jpg: annotation 0 has no valid segmentation" in message and expected in message
+
+
+def test_what_is_not_json_is_refused_as_such(tmp_path: Path) -> None:
+    json_path = write_coco(tmp_path / "toy", [{"category": "cat", "segmentation": [[1, 1, 5, 5, 9, float("nan")]]}])
+    assert "instances.json can't be read as JSON" in refusal(json_path, tmp_path / "cache")
 
 
 def test_an_annotation_without_segmentation(tmp_path: Path) -> None:
@@ -247,6 +254,65 @@ def test_photographs_agree_with_polygons_drawn_otherwise(shared_data: Path, tmp_
         assert ((core & ~drawn) | (drawn & ~hull)).sum() < 0.002 * mask.sum(), image_id
         compared += 1
     assert compared > 10
+
+
+def test_every_mask_of_the_photographs_is_pycocotools_own_merging(shared_data: Path, tmp_path: Path) -> None:
+    """Pixel for pixel, each image and class, against `COCO.annToMask`; overlapping instances and empty images too."""
+    root = shared_data / "coco128"
+    dataset = open_dataset(root, cache_dir=tmp_path)
+    check_against_pycocotools(dataset, root / "instances.json")
+    document = json.loads((root / "instances.json").read_text())
+    bare = {entry["id"] for entry in document["images"]} - {entry["image_id"] for entry in document["annotations"]}
+    assert bare, "there are photographs without annotations"
+    for entry in document["images"]:
+        if entry["id"] in bare:
+            image_id = Path(entry["file_name"]).stem
+            assert dataset.areas[image_id] == {} and dataset.image(image_id).shape[:2] == dataset.sizes[image_id]
+    overlaps = sum(
+        bool(((dataset.mask(i, a) == 1) & (dataset.mask(i, b) == 1)).any())
+        for i, areas in dataset.areas.items()
+        for a in areas
+        for b in areas
+        if a < b
+    )
+    assert overlaps > 20, "and many where classes overlap"
+
+
+def check_against_pycocotools(dataset: Dataset, instances: Path) -> None:
+    """Every mask of a data set against pycocotools' own reading of its JSON."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO(str(instances))
+    ids = {category["name"]: category["id"] for category in reference.loadCats(reference.getCatIds())}
+    for entry in reference.loadImgs(reference.getImgIds()):
+        image_id = Path(entry["file_name"]).stem
+        for c, name in enumerate(dataset.classes):
+            found = reference.loadAnns(reference.getAnnIds(imgIds=[entry["id"]], catIds=[ids[name]], iscrowd=None))
+            expected = np.zeros(dataset.sizes[image_id], np.uint8)
+            for crowd, value in ((1, 255), (0, 1)):
+                for annotation in found:
+                    if annotation["iscrowd"] == crowd:
+                        expected[reference.annToMask(annotation) == 1] = value
+            np.testing.assert_array_equal(dataset.mask(image_id, c), expected, err_msg=f"{image_id} {name}")
+            assert dataset.areas[image_id].get(c, 0) == (expected == 1).sum()
+
+
+def test_crowds_are_pycocotools_too(tmp_path: Path) -> None:
+    """Uncompressed and compressed runs, one beside, one over and one under instances of its class."""
+    compressed = coco_masks.frPyObjects({"size": list(SIZE), "counts": runs((2, 2, 30, 20))}, *SIZE)
+    crowd = {"size": list(SIZE), "counts": compressed["counts"].decode()}
+    dataset = opened(
+        tmp_path,
+        [
+            {"category": "cat", "segmentation": {"size": list(SIZE), "counts": runs((0, 0, 12, 25))}, "iscrowd": 1},
+            {"category": "cat", "segmentation": [square(10, 5, 12)]},
+            {"category": "cat", "segmentation": [square(30.5, 20.25, 9.5)], "image_id": 11},
+            {"category": "dog", "segmentation": crowd, "iscrowd": 1},
+            {"category": "bird", "segmentation": crowd, "iscrowd": 1, "image_id": 11},
+            {"category": "bird", "segmentation": [square(3, 3, 9), square(8, 8, 20)], "image_id": 11},
+        ],
+    )
+    check_against_pycocotools(dataset, tmp_path / "toy" / "instances.json")
+    assert (dataset.mask("0", 0) == 255).any() and not (dataset.mask("0", 0) == 1).any()
 
 
 def test_a_fold_with_too_few_images(shared_data: Path, tmp_path: Path) -> None:

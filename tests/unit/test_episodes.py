@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ from diffup.episodes import (
     Manifest,
     list_order_episodes,
     make_manifest,
+    paired_episode,
     paired_episodes,
     training_pools,
 )
@@ -58,6 +61,30 @@ def test_a_longer_list_begins_with_the_shorter_one(setting: tuple[Pools, int, in
     pools, seed, fold = setting
     short = paired_episodes(pools, fold=fold, shots=2, episodes=few, seed=seed)
     assert paired_episodes(pools, fold=fold, shots=2, episodes=many, seed=seed)[:few] == short
+
+
+def one(asked: tuple[Pools, int, int, int]) -> bytes:
+    """An episode as bytes, drawn alone."""
+    pools, seed, fold, index = asked
+    return repr(paired_episode(pools, index, fold=fold, shots=3, seed=seed)).encode()
+
+
+@given(drawn(), st.permutations(range(40)), st.integers(1, 40))
+@settings(max_examples=100)
+def test_any_subset_in_any_order_is_the_same_episodes(
+    setting: tuple[Pools, int, int], order: list[int], count: int
+) -> None:
+    pools, seed, fold = setting
+    whole = [repr(e).encode() for e in paired_episodes(pools, fold=fold, shots=3, episodes=40, seed=seed)]
+    assert [one((pools, seed, fold, index)) for index in order[:count]] == [whole[index] for index in order[:count]]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_workers_draws_the_same_episodes(workers: int) -> None:
+    expected = [repr(e).encode() for e in paired_episodes(POOLS, fold=1, shots=3, episodes=60, seed=5)]
+    asked = [(POOLS, 5, 1, index) for index in reversed(range(60))]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert list(pool.map(one, asked, chunksize=7))[::-1] == expected
 
 
 @given(drawn())

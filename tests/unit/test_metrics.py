@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -128,3 +129,86 @@ def test_a_class_outside_the_fold_is_refused() -> None:
 def test_fb_iou_pools_over_classes() -> None:
     assert fb_iou([1, 3], [4, 4], [8, 8], [10, 10]) == pytest.approx((50 + 80) / 2)
     assert fb_iou([4], [4], [6], [6]) == 100
+
+
+# The same figures, written down once more in float64
+
+
+def independent(
+    predictions: list[NDArray[np.bool_]], truths: list[NDArray[np.uint8]], classes: list[int], asked: list[int]
+) -> tuple[float, float]:
+    """mIoU and FB-IoU in percent by their definitions, without any of our functions."""
+    ious, pooled = [], np.zeros((2, 2))
+    for c in asked:
+        sums = np.zeros((2, 2))  # foreground and background by intersection and union
+        for prediction, truth, class_index in zip(predictions, truths, classes):
+            if class_index != c:
+                continue
+            known = truth != 255
+            for side, value in enumerate((1.0, 0.0)):
+                p = (prediction.astype(np.float64) == value) & known
+                t = (truth.astype(np.float64) == value) & known
+                sums[side] += np.array([np.float64((p & t).sum()), np.float64((p | t).sum())])
+        ious.append(np.divide(*sums[0]) if sums[0, 1] else np.nan)
+        pooled += sums
+    sides = [np.divide(*pooled[side]) if pooled[side, 1] else np.nan for side in (0, 1)]
+    return 100 * float(np.mean(ious)), 100 * float(np.mean(sides))
+
+
+@st.composite
+def masks(draw: st.DrawFn) -> tuple[list[NDArray[np.bool_]], list[NDArray[np.uint8]], list[int]]:
+    """Random predictions and truths with void, of random sizes, some empty, full or void all over."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    predictions, truths, classes = [], [], []
+    for _ in range(draw(st.integers(1, 12))):
+        size = tuple(rng.integers(1, 40, 2))
+        share = rng.dirichlet([0.5, 0.5, 0.3])
+        truths.append(rng.choice(np.array([0, 1, 255], np.uint8), size, p=share))
+        predictions.append(rng.random(size) < rng.choice([0.0, 0.2, 0.5, 1.0]))
+        classes.append(int(rng.integers(3)))
+    return predictions, truths, classes
+
+
+def figures(rows: NDArray[np.int64], classes: list[int], asked: list[int]) -> tuple[float, float]:
+    return miou(classes, rows[:, 0], rows[:, 1], asked), fb_iou(*rows.T)
+
+
+@given(masks(), st.randoms())
+@settings(max_examples=300, deadline=None)
+def test_figures_equal_an_independent_float64_implementation_and_shards_merge_exactly(
+    drawn: tuple[list[NDArray[np.bool_]], list[NDArray[np.uint8]], list[int]], random: Any
+) -> None:
+    predictions, truths, classes = drawn
+    asked = sorted(set(classes))
+    rows = np.array([counts(p, t) for p, t in zip(predictions, truths)], dtype=np.int64)
+    ours, theirs = figures(rows, classes, asked), independent(predictions, truths, classes, asked)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-12, equal_nan=True)
+    order = list(range(len(classes)))
+    random.shuffle(order)
+    cut = random.randint(0, len(order))
+    # Two shards in any order, then each class's rows summed to one row a shard: the very same figures.
+    parts = [
+        [(c, rows[[i for i in shard if classes[i] == c]].sum(0)) for c in asked if any(classes[i] == c for i in shard)]
+        for shard in (order[:cut], order[cut:])
+    ]
+    merged = [row for part in parts for row in part]
+    again = figures(np.array([row for _, row in merged]), [c for c, _ in merged], asked)
+    np.testing.assert_array_equal(again, ours)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "iou"),
+    [
+        ("empty", "empty", math.nan),  # no union: undefined, for the class and so for the mean
+        ("full", "empty", 0.0),
+        ("empty", "full", 0.0),
+        ("full", "void", math.nan),  # everything ignored
+        ("full", "full", 100.0),
+    ],
+)
+def test_edge_cases(prediction: str, truth: str, iou: float) -> None:
+    labels = np.full((3, 5), {"empty": 0, "full": 1, "void": 255}[truth], np.uint8)
+    inter, union, inter_bg, union_bg = counts(np.full((3, 5), prediction == "full"), labels)
+    np.testing.assert_equal(miou([4], [inter], [union], [4]), iou)
+    background = math.nan if not union_bg else 100 * inter_bg / union_bg
+    np.testing.assert_equal(fb_iou([inter], [union], [inter_bg], [union_bg]), (iou + background) / 2)
