@@ -74,6 +74,7 @@ def test_a_protocol_describes_itself() -> None:
 def test_labels_are_compared_at_the_size_that_the_protocol_names() -> None:
     assert PAIRED.label_size("pascal5i", (375, 500)) == (375, 500)
     assert PROTOCOLS["pfenet"].label_size("pascal5i", (375, 500)) == (375, 500)
+    assert PROTOCOLS["hsnet"].label_size("pascal5i", (375, 500)) == (400, 400)
     assert PROTOCOLS["bam"].label_size("pascal5i", (375, 500)) == (355, 473)
     assert PROTOCOLS["bam"].label_size("coco20i", (500, 375)) == (641, 481)
     assert PROTOCOLS["panet"].label_size("anything", (375, 500)) == (417, 417)
