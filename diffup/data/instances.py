@@ -1,0 +1,215 @@
+"""An instances JSON of COCO, read as a stream: as one Python object COCO's would take gigabytes.
+
+Polygons become compressed runs as soon as they are read, at the size that the JSON states for their image. The parser
+keeps the path of every open bracket, so that nesting is bounded before it starts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ijson
+import numpy as np
+from pycocotools import mask as masks
+
+IMAGE_FIELDS = ("id", "file_name", "height", "width")
+CHUNK = 1 << 24
+DEEPEST = 100  # brackets; COCO's have 5
+DEPTHS = np.zeros(256, np.int8)
+DEPTHS[[ord("["), ord("{")]], DEPTHS[[ord("]"), ord("}")]] = 1, -1
+PARTS = ("images", "annotations", "categories")
+LARGEST = 1 << 15  # side of an image that runs are made for before it is opened
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An annotation of a class that is asked for.
+
+    Attributes:
+        class_index: 0-based.
+        crowd: whether it is a crowd region.
+        annotation: its id, for messages.
+        segmentation: compressed runs (bytes), what is wrong with it (str), or the segmentation as it stands in the JSON
+            where this states no size of the image.
+    """
+
+    class_index: int
+    crowd: bool
+    annotation: object
+    segmentation: Any
+
+    def runs(self, height: int, width: int) -> bytes | str:
+        """Compressed runs, or what is wrong with the segmentation."""
+        found = self.segmentation
+        return found if isinstance(found, bytes | str) else _compressed(found[0], height, width)
+
+
+@dataclass(frozen=True)
+class Instances:
+    """What an instances JSON holds of some classes.
+
+    Attributes:
+        images: ``id, file_name`` and, where stated, ``height, width`` of each.
+        by_image: instances by image id.
+        problems: what is wrong with it as a whole.
+    """
+
+    images: Sequence[dict[str, Any]]
+    by_image: dict[int, list[Instance]]
+    problems: Sequence[str]
+
+    def of(self, image: dict[str, Any]) -> Sequence[Instance]:
+        """The instances of an entry of `images`."""
+        return self.by_image.get(int(image["id"]), ())
+
+
+def read_instances(path: Path, classes: Sequence[str]) -> Instances:
+    """Read the annotations of some classes.
+
+    Args:
+        path: of the JSON.
+        classes: names of categories, by class index.
+
+    Raises:
+        ValueError: not JSON, no instances JSON, or a class that it has no category for.
+    """
+    _check_depth(path)
+    categories = _categories(list(_stream(path, "categories")), classes, path)
+    try:
+        images = [{name: entry[name] for name in IMAGE_FIELDS if name in entry} for entry in _stream(path, "images")]
+        sizes = {int(entry["id"]): (entry.get("height"), entry.get("width")) for entry in images}
+        names = Counter(str(entry["file_name"]) for entry in images)
+        by_image: dict[int, list[Instance]] = defaultdict(list)
+        strays = []
+        for entry in _stream(path, "annotations"):
+            image_id = int(entry["image_id"])
+            if image_id not in sizes:
+                strays.append(f"annotation {entry['id']} is of image {entry['image_id']}, which is not listed")
+            elif entry["category_id"] in categories:
+                by_image[image_id].append(_instance(entry, categories[entry["category_id"]], *sizes[image_id]))
+    except _NotJSON:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"{path} is not a COCO instances JSON: an entry lacks or misstates {error}; correct it and run again"
+        ) from error
+    problems = [f"names {name!r} {n} times" for name, n in names.items() if n > 1] + strays
+    if len(sizes) != len(images):
+        problems.append("two images share an id")
+    if not images:
+        problems.append("lists no images")
+    return Instances(images, by_image, [f"{path}: {problem}" for problem in problems])
+
+
+class _NotJSON(ValueError):
+    """The file itself can't be read."""
+
+
+def _instance(entry: dict[str, Any], class_index: int, height: Any, width: Any) -> Instance:
+    raw = entry.get("segmentation")
+    known = type(height) is int and type(width) is int and 0 < height <= LARGEST and 0 < width <= LARGEST
+    held = _compressed(raw, height, width) if known else (raw,)
+    return Instance(class_index, bool(entry.get("iscrowd", 0)), entry.get("id"), held)
+
+
+def _compressed(segmentation: Any, height: int, width: int) -> bytes | str:
+    try:
+        return bytes(_runs(segmentation, height, width)["counts"])
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        return str(error)
+
+
+def _stream(path: Path, part: str) -> Iterator[Any]:
+    """The entries of one of the three lists."""
+    found = False
+    try:
+        with path.open("rb") as file:
+            for entry in ijson.items(file, f"{part}.item", use_float=True):
+                found = True
+                yield entry
+        if not found and not _has_list(path, part):
+            raise _NotJSON(
+                f"{path} is not a COCO instances JSON: it needs the lists {', '.join(PARTS)}, and has no {part}"
+            )
+    except (OSError, ijson.JSONError, UnicodeDecodeError) as error:
+        raise _NotJSON(f"{path} can't be read as JSON ({error}); correct it and run again") from error
+
+
+def _has_list(path: Path, part: str) -> bool:
+    with path.open("rb") as file:
+        return any((place, event) == (part, "start_array") for place, event, _ in ijson.parse(file))
+
+
+def _check_depth(path: Path) -> None:
+    """Refuse brackets nested without bound, which would take the stream's reader gigabytes."""
+    depth = 0
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                signs = DEPTHS[np.frombuffer(chunk, np.uint8)]
+                if depth + int(signs.cumsum(dtype=np.int64).max()) > DEEPEST:
+                    raise ValueError(f"{path} is not a COCO instances JSON: brackets are nested over {DEEPEST} deep")
+                depth += int(signs.sum(dtype=np.int64))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; put the instances JSON there or set 'annotations'") from None
+    except OSError as error:
+        raise ValueError(f"{path} can't be read ({error}); correct it and run again") from error
+
+
+def _categories(entries: Sequence[Any], classes: Sequence[str], path: Path) -> dict[int, int]:
+    """Category id of the JSON → class index of the data set."""
+    try:
+        ids = {str(entry["name"]): int(entry["id"]) for entry in entries}
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is not a COCO instances JSON: a category lacks or misstates {error}") from error
+    missing = [name for name in classes if name not in ids]
+    if missing:
+        raise ValueError(
+            f"{path} has no category {', '.join(map(repr, missing))}; 'classes' of dataset.json must use the names of "
+            f"its categories ({', '.join(sorted(ids)[:20])}{' …' if len(ids) > 20 else ''})"
+        )
+    return {ids[name]: index for index, name in enumerate(classes)}
+
+
+def _runs(segmentation: Any, height: int, width: int) -> Any:
+    """Compressed runs of a polygon list, of uncompressed or of compressed runs."""
+    if isinstance(segmentation, list):
+        polygons = [np.asarray(polygon, np.float64) for polygon in segmentation]
+        if not polygons or any(p.ndim != 1 or len(p) < 6 or len(p) % 2 for p in polygons):
+            raise ValueError("a polygon needs x, y of at least three points")
+        # Far or infinite coordinates would make pycocotools allocate without bound.
+        limit = 2 * max(height, width)
+        if not all((np.abs(polygon) <= limit).all() for polygon in polygons):
+            raise ValueError("a polygon lies far outside the image")
+        return masks.merge(masks.frPyObjects([polygon.tolist() for polygon in polygons], height, width))
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"its size is {segmentation['size']}, the image's [{height}, {width}]")
+    counts = segmentation["counts"]
+    runs = counts if isinstance(counts, list) else _run_lengths(counts)
+    # pycocotools trusts run lengths, and gives uninitialised memory where they are too few.
+    if sum(runs) != height * width or min(runs) < 0:
+        raise ValueError("its run lengths do not add up to the image's pixels")
+    return masks.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+
+
+def _run_lengths(compressed: str) -> list[int]:
+    """Decode COCO's compressed run lengths: five bits a character, from the third run on as differences to two before.
+
+    Source: rleFrString in cocoapi's maskApi.c.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in compressed:
+        bits = ord(character) - 48
+        value |= (bits & 0x1F) << shift
+        shift += 5
+        if not bits & 0x20:
+            if bits & 0x10:
+                value -= 1 << shift
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value = shift = 0
+    return runs
