@@ -96,12 +96,22 @@ def add_data(made: argparse.ArgumentParser) -> None:
 
 
 def add_protocol(made: argparse.ArgumentParser) -> None:
-    """The options that say how episodes come about."""
+    """The options that say how episodes come about; their number is then the protocol's own by default."""
+    made.set_defaults(episodes=None)
     made.add_argument("--protocol", default="paired", metavar="NAME", help="see `python -m diffup.protocols list`")
     made.add_argument("--lists", type=Path, default=None, metavar="DIR", help="HSNet's 'splits', for --protocol hsnet")
     made.add_argument(
         "--manifests", type=Path, default=None, metavar="DIR", help="episodes to use: fold{F}_shots{K}.json or .parquet"
     )
+
+
+def episodes(args: argparse.Namespace, dataset: str, default: int) -> int:
+    """Episodes per cell of a grid with `add_protocol`: as asked, else the grid's `default`, or what a protocol has."""
+    from diffup.protocols import get_protocol
+
+    if args.episodes is not None:
+        return int(args.episodes)
+    return default if args.protocol == "paired" else get_protocol(args.protocol).episode_count(dataset)
 
 
 def run(

@@ -37,7 +37,7 @@ def hsnet_episodes(
         pairs: HSNet's validation list of the fold (`diffup.data.lists.hsnet_list`).
         dataset: ``pascal5i`` or ``coco20i``, or any other data set with `classes`.
         fold: 0-3.
-        shots: K ≥ 1 supports, which may repeat.
+        shots: K supports, which may repeat; 0 (text alone, which HSNet has not): the 1-shot episodes without supports.
         episodes: HSNet has 1000.
         seed: HSNet has 0.
         classes: those to draw from, ascending; by default the fold's.
@@ -46,10 +46,10 @@ def hsnet_episodes(
         Episodes whose images are named as in the list.
 
     Raises:
-        ValueError: a class of the fold without a second image (the drawing would never end), or no shot.
+        ValueError: a class of the fold without a second image (the drawing would never end), or fewer than 0 shots.
     """
-    if shots < 1:
-        raise ValueError(f"HSNet's episodes have 1 shot or more, not {shots}")
+    if shots < 0:
+        raise ValueError(f"episodes have 0 shots or more, not {shots}")
     classes = fold_classes(dataset, fold) if classes is None else tuple(classes)
     pools = pairs.classes
     lonely = [c for c in classes if len(set(pools.get(c, ()))) < 2]
@@ -63,7 +63,8 @@ def hsnet_episodes(
             query = pools[class_index][_draw(stream, len(pools[class_index]))]
         else:
             query, class_index = pairs.entries[index % len(pairs.entries)]
-        drawn.append(Episode(index, class_index, query, _supports(stream, pools, class_index, query, shots)))
+        supports = _supports(stream, pools, class_index, query, max(shots, 1))
+        drawn.append(Episode(index, class_index, query, supports[:shots]))
     return drawn
 
 

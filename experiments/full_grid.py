@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def grid(
     datasets: Sequence[Data],
     backbones: Sequence[Backbone],
     *,
-    episodes: int = EPISODES,
+    episodes: Mapping[str, int] | None = None,
     seeds: Sequence[int] = (0,),
 ) -> list[AnyCell]:
     """For each data set, fold and seed: one training cell, and 13 evaluation cells a backbone.
@@ -58,12 +58,13 @@ def grid(
     Args:
         datasets: Pascal-5i and COCO-20i, or others of four folds.
         backbones: test backbones; the training backbone and the text companion must be among them.
-        episodes: per evaluation cell.
+        episodes: per evaluation cell, by data set; 1000 by default.
         seeds: of training; the episodes stay the same.
     """
     by_name = {backbone.name: backbone for backbone in backbones}
     source, companion = by_name[TRAINED_ON], by_name[COMPANION]
     cells: list[AnyCell] = []
+    numbers = episodes or {}
     for data in datasets:
         recipe = RECIPES.get(data.name, OTHER)
         train = partial(training_cell, data, config=recipe.input, companion=companion)
@@ -72,7 +73,7 @@ def grid(
             for seed in seeds:
                 trained = train(fold, source, model=recipe.model, train=recipe.train, seed=seed)
                 cells.append(trained)
-                cells += evaluate(fold, backbones, TASKS, episodes=episodes, trained=trained)
+                cells += evaluate(fold, backbones, TASKS, episodes=numbers.get(data.name, EPISODES), trained=trained)
     return cells
 
 
@@ -112,7 +113,8 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     for data in datasets:
         if data.folds != len(FOLDS):
             raise ValueError(f"--dataset: {data.name} has {data.folds} folds; this grid is made for {len(FOLDS)}")
-    cells = grid(datasets, backbones, episodes=args.episodes, seeds=args.seeds or (args.seed,))
+    numbers = {data.name: cli.episodes(args, data.name, EPISODES) for data in datasets}
+    cells = grid(datasets, backbones, episodes=numbers, seeds=args.seeds or (args.seed,))
     return cells, {name: path for data in datasets for name, path in data.files().items()}
 
 

@@ -108,7 +108,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
         source=found[args.train_backbone],
         backbones=[found[name] for name in args.backbones],
         folds=args.folds,
-        episodes=args.episodes,
+        episodes=cli.episodes(args, data.name, EPISODES),
         one_step=args.one_step,
         seed=args.seed,
     )

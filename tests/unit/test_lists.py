@@ -199,8 +199,10 @@ def test_hsnets_rule_takes_queries_in_turn_and_never_the_query_as_support(tmp_pa
     assert [(e.query, e.class_index) for e in episodes] == [pairs.entries[i % 20] for i in range(30)]
     assert all(e.query not in e.supports and len(e.supports) == 5 for e in episodes)
     assert any(len(set(e.supports)) < 5 for e in episodes), "HSNet's supports repeat"
-    with pytest.raises(ValueError, match="1 shot or more"):
-        hsnet_episodes(pairs, PASCAL, fold=2, shots=0)
+    with pytest.raises(ValueError, match="0 shots or more"):
+        hsnet_episodes(pairs, PASCAL, fold=2, shots=-1)
+    bare = hsnet_episodes(pairs, PASCAL, fold=2, shots=0, episodes=30)
+    assert {e.supports for e in bare} == {()} and [e.query for e in bare] == [e.query for e in episodes]
     with pytest.raises(ValueError, match=r"fewer than two images of classes \[11, 12, 13, 14\]"):
         hsnet_episodes(Pairs((("a", 10), ("b", 10))), PASCAL, fold=2, shots=1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -183,3 +184,31 @@ def test_rows_are_what_papers_exchange(pascal: tuple[Path, Path]) -> None:
     manifest = make_manifest(open_dataset(pascal[0]), get_protocol("paired"), 0, 2, 5, 0)
     assert [len(row) for row in rows(manifest)] == [3] * 5
     assert rows(manifest)[0] == [manifest.episodes[0].query, list(manifest.episodes[0].supports), 0]
+
+
+def test_grids_take_protocol_lists_and_published_episodes(pascal: tuple[Path, Path], tmp_path: Path) -> None:
+    """The number of episodes is the protocol's own unless another is asked for."""
+    from experiments import full_grid, mini_grid
+
+    path, lists = pascal
+    tiny = ["--dataset", str(path), "--train-backbone", "tiny_resnet", "--backbones", "tiny_resnet"]
+
+    def cells(script: ModuleType, *more: str) -> list[Cell]:
+        made, files = script.build(script.options().parse_args([*more]))
+        assert set(files) >= {PASCAL}
+        return [cell for cell in made if isinstance(cell, Cell)]
+
+    with pytest.raises(ValueError, match="5 shots need 6 images"):
+        cells(mini_grid, *tiny)
+    hsnet = ["--protocol", "hsnet", "--lists", str(lists)]
+    made = cells(mini_grid, *tiny, *hsnet)
+    assert {cell.episodes for cell in made} == {1000} and {cell.protocol for cell in made} == {"hsnet"}
+    assert len({cell.manifest for cell in made}) == 2, "one for each number of shots"
+    assert {
+        cell.episodes
+        for cell in cells(mini_grid, *tiny, "--protocol", "hsnet", "--lists", str(lists), "--episodes", "9")
+    } == {9}
+    every = cells(full_grid, "--dataset", str(path), "--protocol", "hsnet", "--lists", str(lists))
+    assert {(cell.shots, cell.episodes) for cell in every} == {(k, 1000) for k in (0, 1, 5, 10)}
+    with pytest.raises(ValueError, match="of one data set"):
+        cells(full_grid, "--manifests", str(tmp_path))
