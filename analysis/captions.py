@@ -30,7 +30,11 @@ def trained_on(study: Study) -> str:
     names = sorted({subject.trained_on for subject in study.subjects if subject.trained_on})
     if not names:
         return ""
-    return f", trained on {names[0]} only" if len(names) == 1 else "; in brackets the training backbone"
+    source = study.cells["trained_dataset"].iloc[0]
+    data = f"{source} with " if source else ""
+    if len(names) == 1:
+        return f", trained on {data}{names[0]} only"
+    return f"{', trained on ' + source if source else ''}; in brackets the training backbone"
 
 
 def data_name(study: Study) -> str:
