@@ -9,6 +9,7 @@ suffix.
 from __future__ import annotations
 
 import json
+import reprlib
 from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as masks
 
 from diffup.data.records import Record, fail, index_all, read_image, relative
-from diffup.data.spec import VOID, DatasetSpec
+from diffup.data.spec import VOID, DatasetSpec, is_plain
 
 REMEDY = "Repair or remove the files or entries named above, then run again; nothing was written"
 
@@ -41,16 +42,19 @@ def build(root: Path, spec: DatasetSpec, json_path: Path) -> list[Record]:
     document = _load(path)
     categories = _categories(document, spec, path)
     try:
-        images = {int(entry["id"]): dict(entry) for entry in document["images"]}
-        names = Counter(str(entry["file_name"]) for entry in document["images"])
+        images = {_whole(entry["id"]): dict(entry) for entry in document["images"]}
+        names = Counter(_file_name(entry["file_name"]) for entry in document["images"])
         instances: dict[int, list[dict[str, Any]]] = defaultdict(list)
         strays = []
         for entry in document["annotations"]:
-            if int(entry["image_id"]) not in images:
-                strays.append(f"annotation {entry['id']} is of image {entry['image_id']}, which is not listed")
-            elif entry["category_id"] in categories:
-                instances[int(entry["image_id"])].append({**entry, "class": categories[entry["category_id"]]})
-    except (KeyError, TypeError, ValueError) as error:
+            image, category = _whole(entry["image_id"]), _whole(entry["category_id"])
+            if image not in images:
+                strays.append(f"annotation {reprlib.repr(entry.get('id'))} is of image {image}, which is not listed")
+            elif category not in categories:
+                strays.append(f"annotation {reprlib.repr(entry.get('id'))} is of category {category}: not listed")
+            elif (class_index := categories[category]) is not None:
+                instances[image].append({**entry, "class": class_index})
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} is not a COCO instances JSON: an entry lacks or misstates {error}; correct it and run again"
         ) from error
@@ -83,10 +87,12 @@ def decode_mask(record: Record, class_index: int) -> NDArray[np.uint8]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
+        if path.exists() and not path.is_file():  # a device may never end
+            raise OSError("it is no file")
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; put the instances JSON there or set 'annotations'") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read as JSON ({error}); correct it and run again") from error
     parts = ("images", "annotations", "categories")
     if not isinstance(document, dict) or not all(isinstance(document.get(part), list) for part in parts):
@@ -94,19 +100,44 @@ def _load(path: Path) -> dict[str, Any]:
     return document
 
 
-def _categories(document: dict[str, Any], spec: DatasetSpec, path: Path) -> dict[int, int]:
-    """Category id of the JSON → class index of the data set."""
+def _categories(document: dict[str, Any], spec: DatasetSpec, path: Path) -> dict[int, int | None]:
+    """Category id of the JSON → class index of the data set, None for those it doesn't name."""
     try:
-        ids = {str(entry["name"]): int(entry["id"]) for entry in document["categories"]}
+        listed = [(_whole(entry["id"]), str(entry["name"])) for entry in document["categories"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a COCO instances JSON: a category lacks or misstates {error}") from error
+    twice = [number for number, n in Counter(number for number, _ in dict.fromkeys(listed)).items() if n > 1]
+    if twice:
+        raise ValueError(f"{path}: categories of different names share the id {twice[0]}; give each its own")
+    ids = sorted({name for _, name in listed})
     missing = [name for name in spec.classes if name not in ids]
     if missing:
         raise ValueError(
-            f"{path} has no category {', '.join(map(repr, missing))}; 'classes' of dataset.json must use the names of "
-            f"its categories ({', '.join(sorted(ids)[:20])}{' …' if len(ids) > 20 else ''})"
+            f"{path} has no category {', '.join(map(reprlib.repr, missing[:20]))}; 'classes' of dataset.json must use "
+            f"the names of its categories ({', '.join(map(reprlib.repr, ids[:20]))}{' …' if len(ids) > 20 else ''})"
         )
-    return {ids[name]: index for index, name in enumerate(spec.classes)}
+    classes = {name: index for index, name in enumerate(spec.classes)}
+    return {number: classes.get(name) for number, name in listed}
+
+
+def _whole(value: Any) -> int:
+    """An id: a whole number, or the text of one."""
+    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
+        return int(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if type(value) is not int or abs(value) >= 2**63:
+        raise ValueError(f"an id: {reprlib.repr(value)} is not a whole number")
+    return value
+
+
+def _file_name(value: Any) -> str:
+    """The path of an image in the image folder."""
+    if not isinstance(value, str) or not is_plain(value) or not PurePosixPath(value).name:
+        raise ValueError(f"a file name: {reprlib.repr(value)}")
+    if PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts:
+        raise ValueError(f"a file name: {reprlib.repr(value)} leads out of the image folder ('images' of dataset.json)")
+    return value
 
 
 def _index_one(root: Path, spec: DatasetSpec, item: tuple[dict[str, Any], list[dict[str, Any]]]) -> Record | str:
@@ -120,15 +151,18 @@ def _index_one(root: Path, spec: DatasetSpec, item: tuple[dict[str, Any], list[d
     stated = (entry.get("height", height), entry.get("width", width))
     if stated != (height, width):
         return (
-            f"{path}: image is {width}x{height}, but {spec.annotations} says {stated[1]}x{stated[0]} (width x height)"
+            f"{path}: image is {width}x{height}, but {spec.annotations} says "
+            f"{reprlib.repr(stated[1])}x{reprlib.repr(stated[0])} (width x height)"
         )
     parts: dict[int, tuple[list[Any], list[Any]]] = defaultdict(lambda: ([], []))
     for instance in instances:
         try:
             runs = _runs(instance["segmentation"], height, width)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            return f"{path}: annotation {instance.get('id')} has no valid segmentation ({error})"
-        parts[instance["class"]][bool(instance.get("iscrowd", 0))].append(runs)
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+            return f"{path}: annotation {reprlib.repr(instance.get('id'))} has no valid segmentation ({error})"
+        if (crowd := instance.get("iscrowd", 0)) not in (0, 1, None):
+            return f"{path}: annotation {reprlib.repr(instance.get('id'))}: iscrowd is 0 or 1, not {crowd!r:.80}"
+        parts[instance["class"]][bool(crowd)].append(runs)
     rles: dict[int, tuple[bytes, bytes]] = {}
     areas: dict[int, int] = {}
     for class_index, (things, crowds) in sorted(parts.items()):
@@ -143,6 +177,8 @@ def _index_one(root: Path, spec: DatasetSpec, item: tuple[dict[str, Any], list[d
 def _runs(segmentation: Any, height: int, width: int) -> Any:
     """Compressed run lengths of a polygon list, of uncompressed or of compressed runs."""
     if isinstance(segmentation, list):
+        if not all(isinstance(polygon, list) and set(map(type, polygon)) <= {int, float} for polygon in segmentation):
+            raise ValueError("a polygon is a list of numbers")
         polygons = [[float(value) for value in polygon] for polygon in segmentation]
         if not polygons or any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
             raise ValueError("a polygon needs x, y of at least three points")
@@ -152,11 +188,11 @@ def _runs(segmentation: Any, height: int, width: int) -> Any:
             raise ValueError("a polygon lies far outside the image")
         return masks.merge(masks.frPyObjects(polygons, height, width))
     if list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"its size is {segmentation['size']}, the image's [{height}, {width}]")
+        raise ValueError(f"its size is {reprlib.repr(segmentation['size'])}, the image's [{height}, {width}]")
     counts = segmentation["counts"]
     runs = counts if isinstance(counts, list) else _run_lengths(counts)
     # pycocotools trusts run lengths, and gives uninitialised memory where they are too few.
-    if sum(runs) != height * width or min(runs) < 0:
+    if set(map(type, runs)) != {int} or sum(runs) != height * width or min(runs) < 0:
         raise ValueError("its run lengths do not add up to the image's pixels")
     return masks.frPyObjects({"size": [height, width], "counts": runs}, height, width)
 
@@ -170,6 +206,8 @@ def _run_lengths(compressed: str) -> list[int]:
     value = shift = 0
     for character in compressed:
         bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 35:  # 35: seven characters, enough for any image; more take quadratic time
+            raise ValueError("its run lengths are damaged")
         value |= (bits & 0x1F) << shift
         shift += 5
         if not bits & 0x20:
@@ -177,4 +215,6 @@ def _run_lengths(compressed: str) -> list[int]:
                 value -= 1 << shift
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value = shift = 0
+    if shift:
+        raise ValueError("its run lengths end within a number")
     return runs

@@ -143,7 +143,7 @@ def test_images_may_lie_in_folders_and_elsewhere(tmp_path: Path) -> None:
         ([], "three points"),
         ([[1, 1, 5, 5]], "three points"),
         ([[1, 1, 5, 5, 9, 9, 3]], "three points"),
-        ([[1, 1, 5, 5, 9, "x"]], "could not convert"),
+        ([[1, 1, 5, 5, 9, "x"]], "list of numbers"),
         ([[1, 1, 5, 5, 9, float("nan")]], "far outside"),
         ([[1, 1, 5, 5, 9, 1e12]], "far outside"),
         ({"size": [W, H], "counts": [H * W]}, "its size is"),
