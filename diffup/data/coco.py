@@ -96,7 +96,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} can't be read as JSON ({error}); correct it and run again") from error
     parts = ("images", "annotations", "categories")
     if not isinstance(document, dict) or not all(isinstance(document.get(part), list) for part in parts):
-        raise ValueError(f"{path} is not a COCO instances JSON: it needs the lists {', '.join(parts)}")
+        raise ValueError(f"{path} is not a COCO instances JSON: it needs the lists {', '.join(parts)}; correct it")
     return document
 
 
@@ -105,10 +105,12 @@ def _categories(document: dict[str, Any], spec: DatasetSpec, path: Path) -> dict
     try:
         listed = [(_whole(entry["id"]), str(entry["name"])) for entry in document["categories"]]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a COCO instances JSON: a category lacks or misstates {error}") from error
+        raise ValueError(
+            f"{path} is not a COCO instances JSON: a category lacks or misstates {error}; correct it"
+        ) from error
     twice = [number for number, n in Counter(number for number, _ in dict.fromkeys(listed)).items() if n > 1]
     if twice:
-        raise ValueError(f"{path}: categories of different names share the id {twice[0]}; give each its own")
+        raise ValueError(f"{path}: categories of different names share the id {twice[0]}; correct it")
     ids = sorted({name for _, name in listed})
     missing = [name for name in spec.classes if name not in ids]
     if missing:

@@ -28,6 +28,7 @@ FOLDER_NAMES = {PASCAL: "pascal", COCO: "coco"}
 HSNET_LINE = re.compile(r"(?P<image>\S+)__(?P<number>[0-9]{2})")
 MAX_BYTES = 64 << 20  # of a list file; HSNet's largest has 4 MB
 MAX_PAIRS = 5_000_000  # COCO's training images have 0.2 million; a few bytes of a pickle may stand for many
+REMEDY = "Correct the file or get the list anew"
 SHOWN = 5  # bad lines that a message names
 IMPORTS = ("GLOBAL", "STACK_GLOBAL", "INST")
 NEEDED = {
@@ -103,23 +104,23 @@ def read_hsnet_pickle(path: Path) -> Pairs:
         _check_opcodes(content)
         held = _Plain(io.BytesIO(content)).load()
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: {error}. Expected is HSNet's list, {{class: [image path, …]}}") from None
+        raise ValueError(f"{path}: {error}. Expected is {{class: [image path, …]}}. {REMEDY}") from None
     except Exception as error:  # a damaged pickle raises nearly anything
         raise ValueError(
-            f"{path} is not a readable pickle ({type(error).__name__}: {error}). Get the list anew"
+            f"{path} is not a readable pickle ({type(error).__name__}: {error!s:.200}). {REMEDY}"
         ) from None
     if not isinstance(held, dict) or not held:
-        raise ValueError(f"{path} holds a {type(held).__name__}, not HSNet's {{class: [image path, …]}}")
+        raise ValueError(f"{path} holds a {type(held).__name__}, not HSNet's {{class: [image path, …]}}. {REMEDY}")
     entries: list[tuple[str, int]] = []
     for class_index, images in held.items():
         known = type(class_index) is int and 0 <= class_index < CLASS_COUNTS[COCO]
         if not known or not isinstance(images, list) or not all(map(_is_name, images)):
             raise ValueError(
                 f"{path}: entry {_shown(class_index)} is not a class from 0 to {CLASS_COUNTS[COCO] - 1} with a list of "
-                "image paths; expected is HSNet's {class: [image path, …]}"
+                f"image paths; expected is HSNet's {{class: [image path, …]}}. {REMEDY}"
             )
         if len(entries) + len(images) > MAX_PAIRS:
-            raise ValueError(f"{path} names more than {MAX_PAIRS} images; is it an image list?")
+            raise ValueError(f"{path} names more than {MAX_PAIRS} images; is it an image list? {REMEDY}")
         entries += [(image, class_index) for image in images]
     return _pairs(path, entries)
 
@@ -142,7 +143,7 @@ def read_pfenet_images(path: Path) -> tuple[tuple[str, str], ...]:
     if bad:
         raise ValueError(_bad_lines(path, bad, "IMAGE LABEL, two paths with a space between"))
     if not rows:
-        raise ValueError(f"{path} names no image")
+        raise ValueError(f"{path} names no image. {REMEDY}")
     return tuple(rows)
 
 
@@ -157,15 +158,17 @@ def read_pfenet_classes(path: Path) -> Pairs:
     try:
         held = ast.literal_eval(_text(path).strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
-        raise ValueError(f"{path} is not the text of {{class: [(image, label), …]}} ({error!s:.120})") from None
+        raise ValueError(
+            f"{path} is not the text of {{class: [(image, label), …]}} ({error!s:.120}). {REMEDY}"
+        ) from None
     if not isinstance(held, dict):
-        raise ValueError(f"{path} holds a {type(held).__name__}, not {{class: [(image, label), …]}}")
+        raise ValueError(f"{path} holds a {type(held).__name__}, not {{class: [(image, label), …]}}. {REMEDY}")
     entries = []
     for number, rows in held.items():
         known = type(number) is int and 1 <= number <= max(CLASS_COUNTS.values())
         if not known or not isinstance(rows, list) or not all(_two_paths(row) for row in rows):
             raise ValueError(
-                f"{path}: entry {_shown(number)} is not a 1-based class with a list of (image, label) paths"
+                f"{path}: entry {_shown(number)} is not a 1-based class with a list of (image, label) paths. {REMEDY}"
             )
         entries += [(PurePosixPath(image).stem, number - 1) for image, _ in rows]
     return _pairs(path, entries)
@@ -264,7 +267,7 @@ def _shown(value: object) -> str:
 
 def _pairs(path: Path, entries: Sequence[tuple[str, int]]) -> Pairs:
     if not entries:
-        raise ValueError(f"{path} names no image")
+        raise ValueError(f"{path} names no image. {REMEDY}")
     return Pairs(tuple(entries))
 
 
@@ -284,9 +287,9 @@ def _text(path: Path) -> str:
     try:
         return _content(path).decode("utf-8")
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file") from None
+        raise ValueError(f"{path} is not a text file in UTF-8. {REMEDY}") from None
 
 
 def _bad_lines(path: Path, bad: Sequence[str], form: str) -> str:
     more = f"\n  … and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    return f"{path}: {len(bad)} lines are not {form}:\n  " + "\n  ".join(bad[:SHOWN]) + more
+    return f"{path}: {len(bad)} lines are not {form}:\n  " + "\n  ".join(bad[:SHOWN]) + f"{more}\n{REMEDY}"

@@ -114,7 +114,7 @@ def _load(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read as JSON ({error}); correct it and run again") from error
     if not isinstance(document, dict):
-        raise ValueError(f"{path} must hold a JSON object with name, layout, classes and folds")
+        raise ValueError(f"{path} must hold a JSON object with name, layout, classes and folds; correct it")
     return document
 
 
