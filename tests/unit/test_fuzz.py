@@ -227,7 +227,7 @@ class Gadget:
         return self.call
 
 
-class Pure(pickle._Unpickler):  # type: ignore[name-defined, misc] # the one in Python, without the C one's memo
+class Pure(pickle._Unpickler):  # the one in Python, without the C one's memo
     """The judge of pickles that hold no code."""
 
     def find_class(self, module: str, name: str) -> Any:
