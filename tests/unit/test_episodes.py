@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from diffup.adapter import Cue
+from diffup.config import InputConfig, SampleConfig
 from diffup.data.dataset import open_dataset
 from diffup.episodes import (
     Episode,
@@ -21,10 +29,13 @@ from diffup.episodes import (
     paired_episodes,
     training_pools,
 )
+from diffup.evaluate import Evaluation, evaluate
 from diffup.protocols import get_protocol
+from diffup.supply import CueSource
+from tests.unit.drawing import Pools, as_bytes, one_of
 from tests.unit.folders import write_voc
+from tests.unit.toy import ToyDataset
 
-Pools = dict[int, list[str]]
 POOLS: Pools = {7: [f"a{i}" for i in range(9)], 2: [f"b{i}" for i in range(6)], 5: [f"c{i}" for i in range(30)]}
 
 
@@ -214,3 +225,97 @@ def test_bams_rule_trains_on_no_image_with_a_novel_pixel() -> None:
     every = training_pools(dataset, 0, get_protocol("paired"))  # type: ignore[arg-type]
     assert every == {2: ("a", "b", "d"), 3: ("d",)}
     assert training_pools(dataset, 0, get_protocol("bam")) == {2: ("b", "d"), 3: ("d",)}  # type: ignore[arg-type]
+
+
+# Episodes of `paired` depend on nothing but (seed, fold, index)
+
+
+@given(drawn(), st.integers(0, 6), st.lists(st.integers(0, 30), max_size=12), st.integers(0, 2**32 - 1))
+@settings(max_examples=50)
+def test_any_subset_in_any_order_gives_the_same_bytes(
+    setting: tuple[Pools, int, int], shots: int, wanted: list[int], state: int
+) -> None:
+    pools, seed, fold = setting
+    whole = as_bytes(paired_episodes(pools, fold=fold, shots=shots, episodes=31, seed=seed))
+    np.random.seed(state)  # the legacy stream must not matter
+    assert [one_of((pools, seed, fold, shots, index)) for index in wanted] == [whole[index] for index in wanted]
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[dict[int, ProcessPoolExecutor]]:
+    """Pools of new processes, by their number."""
+    with ExitStack() as stack:
+        context = multiprocessing.get_context("spawn")
+        yield {n: stack.enter_context(ProcessPoolExecutor(n, mp_context=context)) for n in (1, 2, 3)}
+
+
+@given(drawn(), st.integers(0, 6), st.permutations(range(24)), st.sampled_from([1, 2, 3]), st.integers(1, 24))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_number_of_workers_gives_the_same_bytes(
+    workers: dict[int, ProcessPoolExecutor],
+    setting: tuple[Pools, int, int],
+    shots: int,
+    order: list[int],
+    number: int,
+    few: int,
+) -> None:
+    pools, seed, fold = setting
+    whole = as_bytes(paired_episodes(pools, fold=fold, shots=shots, episodes=24, seed=seed))
+    tasks = [(pools, seed, fold, shots, index) for index in order[:few]]
+    assert list(workers[number].map(one_of, tasks)) == [whole[index] for index in order[:few]]
+
+
+@given(st.data(), st.integers(0, 4), st.integers(0, 2**32), st.integers(0, 3))
+@settings(max_examples=50)
+def test_list_order_supports_are_a_prefix_distinct_and_never_the_query(
+    data: st.DataObject, shots: int, seed: int, fold: int
+) -> None:
+    names = [f"i{number:02d}" for number in range(20)]
+    many = st.lists(st.sampled_from(names), min_size=6, max_size=20, unique=True)
+    pools = {c: sorted(data.draw(many)) for c in range(data.draw(st.integers(1, 3)))}
+    fewer, more = (list_order_episodes(pools, fold=fold, shots=k, episodes=30, seed=seed) for k in (shots, shots + 1))
+    images = sorted({image for pool in pools.values() for image in pool})
+    for index, (a, b) in enumerate(zip(fewer, more, strict=True)):
+        assert (a.index, a.query, a.class_index) == (b.index, b.query, b.class_index)
+        assert a.query == images[index % len(images)] and a.query in pools[a.class_index]
+        assert a.supports == b.supports[:shots] and len(b.supports) == shots + 1
+        assert len({b.query, *b.supports}) == shots + 2
+        assert set(b.supports) <= set(pools[b.class_index])
+    cut = data.draw(st.integers(0, 30))
+    assert list_order_episodes(pools, fold=fold, shots=shots, episodes=cut, seed=seed) == fewer[:cut]
+
+
+@given(st.sampled_from(["mask", "box", "scribble"]), st.integers(0, 1), st.integers(1, 3), st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_drawing_annotations_moves_no_episode(kind: str, fold: int, shots: int, seed: int) -> None:
+    """In some projects a scribble advances the stream that draws the next episode."""
+    dataset = ToyDataset()
+    pools = {c: dataset.pool(c) for c in dataset.novel_classes(fold)}
+    before = paired_episodes(pools, fold=fold, shots=shots, episodes=8, seed=seed)
+    cues = CueSource(dataset, InputConfig(input_size=64, feature_grid=8))  # type: ignore[arg-type]
+    held = []
+    for index in range(8):  # drawn one at a time, between annotations
+        held.append(paired_episodes(pools, fold=fold, shots=shots, episodes=index + 1, seed=seed)[index])
+        for support in held[-1].supports:
+            cues.annotation(support, held[-1].class_index, kind)
+    assert as_bytes(held) == as_bytes(before)
+
+
+@pytest.mark.parametrize("annotation", ["mask", "box", "scribble", "mask+text"])
+@pytest.mark.parametrize("shots", [1, 5])
+def test_cells_of_all_annotations_and_shots_share_their_episodes(annotation: str, shots: int) -> None:
+    """The tables that evaluations leave name the same queries, classes and nested supports."""
+    dataset = ToyDataset()
+
+    def blank(query: NDArray[np.uint8], supports: list[NDArray[np.uint8]], cues: list[Cue]) -> NDArray[np.float32]:
+        return np.zeros(query.shape[:2], np.float32)
+
+    made = make_manifest(dataset, get_protocol("paired"), 0, 5, 6, seed=3).episodes  # type: ignore[arg-type]
+    cues = CueSource(dataset, InputConfig(input_size=64, feature_grid=8))  # type: ignore[arg-type]
+    what = Evaluation(
+        model=None, sample=SampleConfig(method="prior_mean"), annotation=annotation, shots=shots,
+        class_indices=dataset.novel_classes(0), method=blank,
+    )  # fmt: skip
+    table = evaluate(what, made, cues, None, batch_size=4, progress=False)
+    found = table[["episode", "class_id", "query", "supports"]].values.tolist()
+    assert found == [[e.index, e.class_index, e.query, list(e.supports[:shots])] for e in made]
