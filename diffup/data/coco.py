@@ -163,7 +163,8 @@ def _index_one(root: Path, spec: DatasetSpec, item: tuple[dict[str, Any], list[d
         except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             return f"{path}: annotation {reprlib.repr(instance.get('id'))} has no valid segmentation ({error})"
         if (crowd := instance.get("iscrowd", 0)) not in (0, 1, None):
-            return f"{path}: annotation {reprlib.repr(instance.get('id'))}: iscrowd is 0 or 1, not {crowd!r:.80}"
+            where = f"annotation {reprlib.repr(instance.get('id'))} of {spec.annotations}"
+            return f"{path}: {where}: iscrowd is 0 or 1, not {reprlib.repr(crowd)}"
         parts[instance["class"]][bool(crowd)].append(runs)
     rles: dict[int, tuple[bytes, bytes]] = {}
     areas: dict[int, int] = {}
