@@ -2,8 +2,9 @@
 
 Rules: a class's mask is the union of its instances. A crowd region (``iscrowd``) is void (255) for its class; where an
 instance of that class lies on it, the instance wins. Classes may overlap: each has a mask of its own. Categories that
-``dataset.json`` doesn't name are background. Images are those that the JSON lists; ids are their file names without the
-suffix.
+``dataset.json`` doesn't name are background, categories of the same name are one class. Images are those that the JSON
+lists, below the image folder; ids are their file names without the suffix. An image without annotations is background:
+it belongs to the data set and serves for no class.
 """
 
 from __future__ import annotations
