@@ -3,9 +3,13 @@
 IoU of class c = ΣI / ΣU over all its episodes; mIoU = mean over the fold's classes; FB-IoU = mean over foreground and
 background of ΣI / ΣU pooled over classes (the definitions of PANet and HSNet, which PFENet's agree with).
 
-Edge cases: a class that was never sampled, or whose union is empty in all its episodes, has no IoU (nan), and then
-neither has the mean: an undefined figure is shown as such and never as 0 or as a mean over fewer classes. The same goes
-for FB-IoU where foreground or background never occur. Numpy only.
+Edge cases of an episode: with an empty truth every predicted pixel enters the union and the class's IoU falls; with an
+empty prediction the truth does; where both are empty, or every pixel is ignored, the union is 0 and the episode has
+no part in the class's IoU. Sums are exact (64-bit integers), so that shards merge in any order into the same figure.
+
+Edge cases of a figure: a class that was never sampled, or whose union is empty in all its episodes, has no IoU (nan),
+and then neither has the mean: an undefined figure is shown as such and never as 0 or as a mean over fewer classes. The
+same goes for FB-IoU where foreground or background never occur. Numpy only.
 """
 
 from __future__ import annotations

@@ -2,15 +2,17 @@
 
 Rules: a class's mask is the union of its instances. A crowd region (``iscrowd``) is void (255) for its class; where an
 instance of that class lies on it, the instance wins. Classes may overlap: each has a mask of its own. Categories that
-``dataset.json`` doesn't name are background. Images are those that the JSON lists; ids are their file names without the
-suffix. An image that is not there is looked for under its bare number (``COCO_val2014_000000507081.jpg`` →
-``000000507081.jpg``): COCO 2017's files with COCO 2014's annotations.
+``dataset.json`` doesn't name are background, categories of the same name are one class. Images are those that the JSON
+lists, below the image folder; ids are their file names without the suffix. An image without annotations is background:
+it belongs to the data set and serves for no class. One that is not there is looked for under its bare number
+(``COCO_val2014_000000507081.jpg`` → ``000000507081.jpg``): COCO 2017's files with COCO 2014's annotations.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import reprlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,7 +123,8 @@ def _index_one(root: Path, part: Part, item: tuple[dict[str, Any], Sequence[Inst
     stated = (entry.get("height", height), entry.get("width", width))
     if stated != (height, width):
         where = part.annotations.name
-        return f"{path}: image is {width}x{height}, but {where} says {stated[1]}x{stated[0]} (width x height)"
+        says = "x".join(map(reprlib.repr, reversed(stated)))
+        return f"{path}: image is {width}x{height}, but {where} says {says} (width x height)"
     parts: dict[int, tuple[list[Any], list[Any]]] = defaultdict(lambda: ([], []))
     for instance in instances:
         runs = instance.runs(height, width)

@@ -261,9 +261,9 @@ def _index_key(root: Path, spec: DatasetSpec, files: Sequence[Path]) -> str:
     for path in files:
         try:
             stat = path.stat()
-            digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-        except FileNotFoundError:
-            digest.update(f"{path}\0missing\n".encode())
+            digest.update(os.fsencode(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
+        except OSError:  # what is wrong with it is said when it is read
+            digest.update(os.fsencode(f"{path}\0missing\n"))
     return digest.hexdigest()[:16]
 
 

@@ -6,15 +6,18 @@ keeps the path of every open bracket, so that nesting is bounded before it start
 
 from __future__ import annotations
 
+import reprlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import ijson
 import numpy as np
 from pycocotools import mask as masks
+
+from diffup.data.spec import is_plain
 
 IMAGE_FIELDS = ("id", "file_name", "height", "width")
 CHUNK = 1 << 24
@@ -64,7 +67,7 @@ class Instances:
 
     def of(self, image: dict[str, Any]) -> Sequence[Instance]:
         """The instances of an entry of `images`."""
-        return self.by_image.get(int(image["id"]), ())
+        return self.by_image.get(_whole(image["id"]), ())
 
 
 def read_instances(path: Path, classes: Sequence[str]) -> Instances:
@@ -81,19 +84,24 @@ def read_instances(path: Path, classes: Sequence[str]) -> Instances:
     categories = _categories(list(_stream(path, "categories")), classes, path)
     try:
         images = [{name: entry[name] for name in IMAGE_FIELDS if name in entry} for entry in _stream(path, "images")]
-        sizes = {int(entry["id"]): (entry.get("height"), entry.get("width")) for entry in images}
-        names = Counter(str(entry["file_name"]) for entry in images)
+        sizes = {_whole(entry["id"]): (entry.get("height"), entry.get("width")) for entry in images}
+        names = Counter(_file_name(entry["file_name"]) for entry in images)
         by_image: dict[int, list[Instance]] = defaultdict(list)
         strays = []
         for entry in _stream(path, "annotations"):
-            image_id = int(entry["image_id"])
+            image_id, category, number = _whole(entry["image_id"]), _whole(entry["category_id"]), entry.get("id")
             if image_id not in sizes:
-                strays.append(f"annotation {entry['id']} is of image {entry['image_id']}, which is not listed")
-            elif entry["category_id"] in categories:
-                by_image[image_id].append(_instance(entry, categories[entry["category_id"]], *sizes[image_id]))
+                strays.append(f"annotation {reprlib.repr(number)} is of image {image_id}, which is not listed")
+            elif category not in categories:
+                strays.append(f"annotation {reprlib.repr(number)} is of category {category}: not listed")
+            elif (class_index := categories[category]) is not None:
+                crowd = entry.get("iscrowd", 0)
+                if crowd not in (0, 1, None):
+                    strays.append(f"annotation {reprlib.repr(number)}: iscrowd is 0 or 1, not {reprlib.repr(crowd)}")
+                by_image[image_id].append(_instance(entry, class_index, bool(crowd), *sizes[image_id]))
     except _NotJSON:
         raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{path} is not a COCO instances JSON: an entry lacks or misstates {error}; correct it and run again"
         ) from error
@@ -109,11 +117,11 @@ class _NotJSON(ValueError):
     """The file itself can't be read."""
 
 
-def _instance(entry: dict[str, Any], class_index: int, height: Any, width: Any) -> Instance:
+def _instance(entry: dict[str, Any], class_index: int, crowd: bool, height: Any, width: Any) -> Instance:
     raw = entry.get("segmentation")
     known = type(height) is int and type(width) is int and 0 < height <= LARGEST and 0 < width <= LARGEST
     held = _compressed(raw, height, width) if known else (raw,)
-    return Instance(class_index, bool(entry.get("iscrowd", 0)), entry.get("id"), held)
+    return Instance(class_index, crowd, reprlib.repr(entry.get("id")), held)
 
 
 def _compressed(segmentation: Any, height: int, width: int) -> bytes | str:
@@ -132,9 +140,7 @@ def _stream(path: Path, part: str) -> Iterator[Any]:
                 found = True
                 yield entry
         if not found and not _has_list(path, part):
-            raise _NotJSON(
-                f"{path} is not a COCO instances JSON: it needs the lists {', '.join(PARTS)}, and has no {part}"
-            )
+            raise _NotJSON(f"{path} is not a COCO instances JSON: it needs the lists {', '.join(PARTS)}; correct it")
     except (OSError, ijson.JSONError, UnicodeDecodeError) as error:
         raise _NotJSON(f"{path} can't be read as JSON ({error}); correct it and run again") from error
 
@@ -148,11 +154,15 @@ def _check_depth(path: Path) -> None:
     """Refuse brackets nested without bound, which would take the stream's reader gigabytes."""
     depth = 0
     try:
+        if path.exists() and not path.is_file():  # a device may never end
+            raise OSError("it is no file")
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
                 signs = DEPTHS[np.frombuffer(chunk, np.uint8)]
                 if depth + int(signs.cumsum(dtype=np.int64).max()) > DEEPEST:
-                    raise ValueError(f"{path} is not a COCO instances JSON: brackets are nested over {DEEPEST} deep")
+                    raise ValueError(
+                        f"{path} is not a COCO instances JSON: brackets are nested over {DEEPEST} deep; correct it"
+                    )
                 depth += int(signs.sum(dtype=np.int64))
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; put the instances JSON there or set 'annotations'") from None
@@ -160,24 +170,53 @@ def _check_depth(path: Path) -> None:
         raise ValueError(f"{path} can't be read ({error}); correct it and run again") from error
 
 
-def _categories(entries: Sequence[Any], classes: Sequence[str], path: Path) -> dict[int, int]:
-    """Category id of the JSON → class index of the data set."""
+def _categories(entries: Sequence[Any], classes: Sequence[str], path: Path) -> dict[int, int | None]:
+    """Category id of the JSON → class index of the data set, None for those it doesn't name."""
     try:
-        ids = {str(entry["name"]): int(entry["id"]) for entry in entries}
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path} is not a COCO instances JSON: a category lacks or misstates {error}") from error
-    missing = [name for name in classes if name not in ids]
+        listed = [(_whole(entry["id"]), str(entry["name"])) for entry in entries]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a COCO instances JSON: a category lacks or misstates {error}; correct it"
+        ) from error
+    twice = [number for number, n in Counter(number for number, _ in dict.fromkeys(listed)).items() if n > 1]
+    if twice:
+        raise ValueError(f"{path}: categories of different names share the id {twice[0]}; correct it")
+    names = sorted({name for _, name in listed})
+    missing = [name for name in classes if name not in names]
     if missing:
         raise ValueError(
-            f"{path} has no category {', '.join(map(repr, missing))}; 'classes' of dataset.json must use the names of "
-            f"its categories ({', '.join(sorted(ids)[:20])}{' …' if len(ids) > 20 else ''})"
+            f"{path} has no category {', '.join(map(reprlib.repr, missing[:20]))}; 'classes' of dataset.json must use "
+            f"the names of its categories ({', '.join(map(reprlib.repr, names[:20]))}{' …' if len(names) > 20 else ''})"
         )
-    return {ids[name]: index for index, name in enumerate(classes)}
+    index = {name: position for position, name in enumerate(classes)}
+    return {number: index.get(name) for number, name in listed}
+
+
+def _whole(value: Any) -> int:
+    """An id: a whole number, or the text of one."""
+    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
+        return int(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if type(value) is not int or abs(value) >= 2**63:
+        raise ValueError(f"an id: {reprlib.repr(value)} is not a whole number")
+    return value
+
+
+def _file_name(value: Any) -> str:
+    """The path of an image in the image folder."""
+    if not isinstance(value, str) or not is_plain(value) or not PurePosixPath(value).name:
+        raise ValueError(f"a file name: {reprlib.repr(value)}")
+    if PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts:
+        raise ValueError(f"a file name: {reprlib.repr(value)} leads out of the image folder ('images' of dataset.json)")
+    return value
 
 
 def _runs(segmentation: Any, height: int, width: int) -> Any:
     """Compressed runs of a polygon list, of uncompressed or of compressed runs."""
     if isinstance(segmentation, list):
+        if not all(isinstance(polygon, list) and set(map(type, polygon)) <= {int, float} for polygon in segmentation):
+            raise ValueError("a polygon is a list of numbers")
         polygons = [np.asarray(polygon, np.float64) for polygon in segmentation]
         if not polygons or any(p.ndim != 1 or len(p) < 6 or len(p) % 2 for p in polygons):
             raise ValueError("a polygon needs x, y of at least three points")
@@ -187,11 +226,11 @@ def _runs(segmentation: Any, height: int, width: int) -> Any:
             raise ValueError("a polygon lies far outside the image")
         return masks.merge(masks.frPyObjects([polygon.tolist() for polygon in polygons], height, width))
     if list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"its size is {segmentation['size']}, the image's [{height}, {width}]")
+        raise ValueError(f"its size is {reprlib.repr(segmentation['size'])}, the image's [{height}, {width}]")
     counts = segmentation["counts"]
     runs = counts if isinstance(counts, list) else _run_lengths(counts)
     # pycocotools trusts run lengths, and gives uninitialised memory where they are too few.
-    if sum(runs) != height * width or min(runs) < 0:
+    if set(map(type, runs)) != {int} or sum(runs) != height * width or min(runs) < 0:
         raise ValueError("its run lengths do not add up to the image's pixels")
     return masks.frPyObjects({"size": [height, width], "counts": runs}, height, width)
 
@@ -205,6 +244,8 @@ def _run_lengths(compressed: str) -> list[int]:
     value = shift = 0
     for character in compressed:
         bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 35:  # 35: seven characters, enough for any image; more take quadratic time
+            raise ValueError("its run lengths are damaged")
         value |= (bits & 0x1F) << shift
         shift += 5
         if not bits & 0x20:
@@ -212,4 +253,6 @@ def _run_lengths(compressed: str) -> list[int]:
                 value -= 1 << shift
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value = shift = 0
+    if shift:
+        raise ValueError("its run lengths end within a number")
     return runs

@@ -12,20 +12,34 @@ import hashlib
 import io
 import json
 import pickle
+import pickletools
 import re
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
+
+from diffup.data.spec import is_plain
 
 PASCAL, COCO = "pascal5i", "coco20i"
 CLASS_COUNTS = {PASCAL: 20, COCO: 80}
 FOLDS = 4
 SPLITS = ("trn", "val")
 FOLDER_NAMES = {PASCAL: "pascal", COCO: "coco"}
-HSNET_LINE = re.compile(r"(?P<image>\S+)__(?P<number>\d{2})")
+HSNET_LINE = re.compile(r"(?P<image>\S+)__(?P<number>[0-9]{2})")
 MAX_BYTES = 64 << 20  # of a list file; HSNet's largest has 4 MB
+MAX_PAIRS = 5_000_000  # COCO's training images have 0.2 million; a few bytes of a pickle may stand for many
+REMEDY = "Correct the file or get the list anew"
 SHOWN = 5  # bad lines that a message names
+IMPORTS = ("GLOBAL", "STACK_GLOBAL", "INST")
+NEEDED = {
+    "PROTO", "FRAME", "STOP", "MARK", "PERSID", "BINPERSID", "NONE", "NEWTRUE", "NEWFALSE",
+    "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_LIST", "LIST", "APPEND", "APPENDS",
+    "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING",
+    "INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2",
+    "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,7 +129,7 @@ def read_hsnet_text(path: Path) -> Pairs:
         if not line.strip():
             continue
         match = HSNET_LINE.fullmatch(line.strip())
-        if match and 1 <= int(match["number"]) <= CLASS_COUNTS[PASCAL]:
+        if match and is_plain(match["image"]) and 1 <= int(match["number"]) <= CLASS_COUNTS[PASCAL]:
             entries.append((match["image"], int(match["number"]) - 1))
         else:
             bad.append(f"line {number}: {line[:80]!r}")
@@ -133,23 +147,26 @@ def read_hsnet_pickle(path: Path) -> Pairs:
     """
     content = _content(path)
     try:
+        _check_opcodes(content)
         held = _Plain(io.BytesIO(content)).load()
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: {error}. Expected is HSNet's list, {{class: [image path, …]}}") from None
+        raise ValueError(f"{path}: {error}. Expected is {{class: [image path, …]}}. {REMEDY}") from None
     except Exception as error:  # a damaged pickle raises nearly anything
         raise ValueError(
-            f"{path} is not a readable pickle ({type(error).__name__}: {error}). Get the list anew"
+            f"{path} is not a readable pickle ({type(error).__name__}: {error!s:.200}). {REMEDY}"
         ) from None
     if not isinstance(held, dict) or not held:
-        raise ValueError(f"{path} holds a {type(held).__name__}, not HSNet's {{class: [image path, …]}}")
+        raise ValueError(f"{path} holds a {type(held).__name__}, not HSNet's {{class: [image path, …]}}. {REMEDY}")
     entries: list[tuple[str, int]] = []
     for class_index, images in held.items():
         known = type(class_index) is int and 0 <= class_index < CLASS_COUNTS[COCO]
-        if not known or not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
+        if not known or not isinstance(images, list) or not all(map(_is_name, images)):
             raise ValueError(
-                f"{path}: entry {class_index!r:.80} is not a class from 0 to {CLASS_COUNTS[COCO] - 1} with a list of "
-                "image paths; expected is HSNet's {class: [image path, …]}"
+                f"{path}: entry {_shown(class_index)} is not a class from 0 to {CLASS_COUNTS[COCO] - 1} with a list of "
+                f"image paths; expected is HSNet's {{class: [image path, …]}}. {REMEDY}"
             )
+        if len(entries) + len(images) > MAX_PAIRS:
+            raise ValueError(f"{path} names more than {MAX_PAIRS} images; is it an image list? {REMEDY}")
         entries += [(image, class_index) for image in images]
     return _pairs(path, entries)
 
@@ -165,14 +182,14 @@ def read_pfenet_images(path: Path) -> tuple[tuple[str, str], ...]:
         if not line.strip():
             continue
         parts = line.split()
-        if len(parts) == 2:
+        if len(parts) == 2 and all(map(is_plain, parts)):
             rows.append((parts[0], parts[1]))
         else:
             bad.append(f"line {number}: {line[:80]!r}")
     if bad:
         raise ValueError(_bad_lines(path, bad, "IMAGE LABEL, two paths with a space between"))
     if not rows:
-        raise ValueError(f"{path} names no image")
+        raise ValueError(f"{path} names no image. {REMEDY}")
     return tuple(rows)
 
 
@@ -187,14 +204,18 @@ def read_pfenet_classes(path: Path) -> Pairs:
     try:
         held = ast.literal_eval(_text(path).strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
-        raise ValueError(f"{path} is not the text of {{class: [(image, label), …]}} ({error!s:.120})") from None
+        raise ValueError(
+            f"{path} is not the text of {{class: [(image, label), …]}} ({error!s:.120}). {REMEDY}"
+        ) from None
     if not isinstance(held, dict):
-        raise ValueError(f"{path} holds a {type(held).__name__}, not {{class: [(image, label), …]}}")
+        raise ValueError(f"{path} holds a {type(held).__name__}, not {{class: [(image, label), …]}}. {REMEDY}")
     entries = []
     for number, rows in held.items():
         known = type(number) is int and 1 <= number <= max(CLASS_COUNTS.values())
         if not known or not isinstance(rows, list) or not all(_two_paths(row) for row in rows):
-            raise ValueError(f"{path}: entry {number!r:.80} is not a 1-based class with a list of (image, label) paths")
+            raise ValueError(
+                f"{path}: entry {_shown(number)} is not a 1-based class with a list of (image, label) paths. {REMEDY}"
+            )
         entries += [(PurePosixPath(image).stem, number - 1) for image, _ in rows]
     return _pairs(path, entries)
 
@@ -246,6 +267,21 @@ def _find(folder: Path, dataset: str, fold: int, split: str) -> Path:
     )
 
 
+def _check_opcodes(content: bytes) -> None:
+    """Refuse what an image list doesn't need, before the unpickler sees it.
+
+    A few bytes can name a place in the memo for which the unpickler takes gigabytes, and tuples within tuples take
+    for ever to be hashed. What wants to import is left to `_Plain`, which says so.
+    """
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name in IMPORTS:
+            return
+        if opcode.name not in NEEDED:
+            raise pickle.UnpicklingError(f"it holds more than dict, list, str and int ({opcode.name})")
+        if opcode.name in ("PUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= len(content):
+            raise pickle.UnpicklingError(f"it numbers an object {argument}, more than it has")
+
+
 class _Plain(pickle.Unpickler):
     """Reads dict, list, str and int, which need no import; anything else is refused before it is made."""
 
@@ -259,18 +295,33 @@ class _Plain(pickle.Unpickler):
 
 
 def _two_paths(row: object) -> bool:
-    return isinstance(row, tuple | list) and len(row) == 2 and all(isinstance(part, str) and part for part in row)
+    return (
+        isinstance(row, tuple | list) and len(row) == 2 and all(map(_is_name, row)) and PurePosixPath(row[0]).stem > ""
+    )
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value > "" and is_plain(value)
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # a number of more digits than Python prints
+        return "of a number with thousands of digits"
 
 
 def _pairs(path: Path, entries: Sequence[tuple[str, int]]) -> Pairs:
     if not entries:
-        raise ValueError(f"{path} names no image")
+        raise ValueError(f"{path} names no image. {REMEDY}")
     return Pairs(tuple(entries))
 
 
 def _content(path: Path) -> bytes:
     try:
         size = path.stat().st_size
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError(f"{path} can't be read: it is no file")
         if size > MAX_BYTES:
             raise ValueError(f"{path} has {size >> 20} MB; an image list has {MAX_BYTES >> 20} MB at most")
         return path.read_bytes()
@@ -282,9 +333,9 @@ def _text(path: Path) -> str:
     try:
         return _content(path).decode("utf-8")
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file") from None
+        raise ValueError(f"{path} is not a text file in UTF-8. {REMEDY}") from None
 
 
 def _bad_lines(path: Path, bad: Sequence[str], form: str) -> str:
     more = f"\n  … and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    return f"{path}: {len(bad)} lines are not {form}:\n  " + "\n  ".join(bad[:SHOWN]) + more
+    return f"{path}: {len(bad)} lines are not {form}:\n  " + "\n  ".join(bad[:SHOWN]) + f"{more}\n{REMEDY}"

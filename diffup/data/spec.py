@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
+import reprlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,9 @@ DEFAULT_IMAGES = {"voc": "JPEGImages", "coco": "images", "fss": "."}
 # Where a data set keeps training and test images apart: both of a pair or none, and in which layout.
 SPLIT_FIELDS = {"train_list": "voc", "test_list": "voc", "train_annotations": "coco", "test_annotations": "coco"}
 IMAGE_FIELDS = ("train_images", "test_images")
+LONGEST = 200  # bytes of a name or of a part of a path: files are called so, and file systems end at 255
+SHOWN = 20  # problems that a message names
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, halves of surrogate pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +84,19 @@ def read_spec(path: Path) -> DatasetSpec:
 
     def text(field: str, default: str) -> str:
         value = document.get(field, default)
-        if isinstance(value, str) and value:
-            return value
-        problems.append(f"{field!r} must be a non-empty text, not {value!r}")
-        return default
+        if not isinstance(value, str) or not value:
+            problems.append(f"{field!r} must be a non-empty text, not {reprlib.repr(value)}")
+            return default
+        if not is_plain(value) or any(len(part.encode()) > LONGEST for part in value.split("/")) or len(value) > 2000:
+            problems.append(f"{field!r} is {reprlib.repr(value)}; it holds control characters or is too long")
+            return default
+        return value
 
     fields = {field.name for field in dataclasses.fields(DatasetSpec)}
     for field in document.keys() - fields:
         near = difflib.get_close_matches(field, sorted(fields), n=1, cutoff=0.8)
         if near:
-            problems.append(f"unknown field {field!r}: did you mean {near[0]!r}?")
+            problems.append(f"unknown field {reprlib.repr(field)}: did you mean {near[0]!r}?")
     name, layout = text("name", ""), text("layout", "")
     if "/" in name or "\\" in name:
         problems.append(f"'name' is {name!r}; it may not hold a slash")
@@ -97,15 +105,16 @@ def read_spec(path: Path) -> DatasetSpec:
     classes = _names(document.get("classes"), "classes", problems)
     folds = _folds(document.get("folds"), classes, problems)
     ignore = document.get("ignore_index", VOID)
-    if not _is_int(ignore) or not len(classes) < ignore <= 255:
+    if not _is_int(ignore) or not (layout in ("coco", "fss") or len(classes) < ignore) or not 0 < ignore <= 255:
         problems.append(
-            f"'ignore_index' is {ignore!r}; it must be a whole number above the labels 0-{len(classes)}, ≤ 255"
+            f"'ignore_index' is {reprlib.repr(ignore)}; it must be a whole number above the labels "
+            f"0-{len(classes)}, ≤ 255"
         )
     fraction = document.get("min_area_fraction")
     if fraction is not None and (isinstance(fraction, bool) or not isinstance(fraction, int | float)):
-        problems.append(f"'min_area_fraction' is {fraction!r}; it must be a number in [0, 1)")
+        problems.append(f"'min_area_fraction' is {reprlib.repr(fraction)}; it must be a number in [0, 1)")
     elif fraction is not None and not 0 <= fraction < 1:
-        problems.append(f"'min_area_fraction' is {fraction!r}; it must lie in [0, 1)")
+        problems.append(f"'min_area_fraction' is {reprlib.repr(fraction)}; it must lie in [0, 1)")
     spec = {
         "images": text("images", DEFAULT_IMAGES.get(layout, "images")),
         "masks": text("masks", "SegmentationClass"),
@@ -123,7 +132,8 @@ def read_spec(path: Path) -> DatasetSpec:
     if any(field in document for field in IMAGE_FIELDS) and "test_annotations" not in document:
         problems.append("'train_images' and 'test_images' need 'train_annotations' and 'test_annotations'")
     if problems:
-        raise ValueError(f"{path}: " + "; ".join(problems) + ". Correct the file and run again")
+        rest = f"; … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise ValueError(f"{path}: " + "; ".join(problems[:SHOWN]) + rest + ". Correct the file and run again")
     return DatasetSpec(
         name=name, layout=layout, classes=classes, folds=folds, ignore_index=ignore, min_area_fraction=fraction, **spec
     )
@@ -137,8 +147,13 @@ def _load(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} can't be read as JSON ({error}); correct it and run again") from error
     if not isinstance(document, dict):
-        raise ValueError(f"{path} must hold a JSON object with name, layout, classes and folds")
+        raise ValueError(f"{path} must hold a JSON object with name, layout, classes and folds; correct it")
     return document
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text can be a file's name and be printed: no control characters, no halves of surrogate pairs."""
+    return not UNPRINTABLE.search(text)
 
 
 def _is_int(value: object) -> bool:
@@ -147,17 +162,20 @@ def _is_int(value: object) -> bool:
 
 def _names(value: object, where: str, problems: list[str]) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(name, str) and name for name in value):
-        problems.append(f"{where!r} must be a non-empty list of class names, not {value!r}")
+        problems.append(f"{where!r} must be a non-empty list of class names, not {reprlib.repr(value)}")
         return ()
     twice = [name for name, count in Counter(value).items() if count > 1]
     if twice:
-        problems.append(f"{where!r} names {', '.join(map(repr, twice))} twice")
+        problems.append(f"{where!r} names {', '.join(map(reprlib.repr, twice[:SHOWN]))} twice")
+    odd = [name for name in value if len(name) > LONGEST or not is_plain(name)]
+    if odd:
+        problems.append(f"{where!r} holds {reprlib.repr(odd[0])}: a name with control characters, or too long a one")
     return tuple(value)
 
 
 def _folds(value: object, classes: tuple[str, ...], problems: list[str]) -> tuple[tuple[int, ...], ...]:
     if not isinstance(value, list) or not value:
-        problems.append(f"'folds' must be a non-empty list of lists of class names, not {value!r}")
+        problems.append(f"'folds' must be a non-empty list of lists of class names, not {reprlib.repr(value)}")
         return ()
     index = {name: i for i, name in enumerate(classes)}
     folds: list[tuple[int, ...]] = []
@@ -167,12 +185,13 @@ def _folds(value: object, classes: tuple[str, ...], problems: list[str]) -> tupl
             if name in index:
                 known.append(index[name])
             elif classes:
-                near = difflib.get_close_matches(name, classes, n=1)
+                few = len(problems) < SHOWN and len(name) <= LONGEST  # nobody reads the others, and a hint costs time
+                near = difflib.get_close_matches(name, classes, n=1) if few else []
                 hint = f"; did you mean {near[0]!r}?" if near else ""
-                problems.append(f"fold {number} names class {name!r}, which is not in 'classes'{hint}")
+                problems.append(f"fold {number} names class {reprlib.repr(name)}, which is not in 'classes'{hint}")
         folds.append(tuple(known))
     seen = Counter(c for fold in folds for c in set(fold))
     shared = [classes[c] for c, count in sorted(seen.items()) if count > 1]
     if shared:
-        problems.append(f"classes in more than one fold: {', '.join(map(repr, shared))}")
+        problems.append(f"classes in more than one fold: {', '.join(map(reprlib.repr, shared[:SHOWN]))}")
     return tuple(folds)

@@ -11,14 +11,14 @@ import io
 import zlib
 from collections import Counter
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from diffup.data.records import IMAGE_SUFFIXES, Record, fail, index_all, read_image, relative
-from diffup.data.spec import VOID, DatasetSpec
+from diffup.data.spec import LONGEST, VOID, DatasetSpec, is_plain
 
 REMEDY = (
     "Repair or remove the files named above (or list only sound images in ImageSets/Segmentation/*.txt), then "
@@ -74,6 +74,11 @@ def _read_labels(path: Path) -> tuple[NDArray[np.uint8], int]:
         raise ValueError(f"mask can't be decoded ({error})") from error
 
 
+def _is_name(name: str) -> bool:
+    path = PurePosixPath(name)
+    return is_plain(name) and not path.is_absolute() and ".." not in path.parts and len(path.name.encode()) <= LONGEST
+
+
 def _lists(root: Path, spec: DatasetSpec) -> dict[Path, str]:
     """The files that name images, and the split of each."""
     if spec.split:
@@ -88,10 +93,12 @@ def _pairs(root: Path, spec: DatasetSpec) -> list[tuple[str, Path, Path, str]]:
         if path.suffix.lower() in IMAGE_SUFFIXES:
             found.setdefault(path.stem, []).append(path)
     problems = [f"{paths[1]}: same name as {paths[0].name}" for paths in found.values() if len(paths) > 1]
+    problems += [f"{str(paths[0])!a}: a name that is no text" for stem, paths in found.items() if not is_plain(stem)]
     listed: dict[str, str] = {}
     lists = _lists(root, spec)
     for path, split in lists.items():
         names = _names(path)
+        problems += [f"{path}: {name!r:.80} is not the name of an image" for name in names if not _is_name(name)]
         problems += [f"{path}: names {name!r} {n} times" for name, n in Counter(names).items() if n > 1]
         both = sorted(name for name in set(names) if split and listed.get(name, split) != split)
         problems += [f"{path}: {name!r} is a training image too" for name in both]
@@ -110,8 +117,8 @@ def _pairs(root: Path, spec: DatasetSpec) -> list[tuple[str, Path, Path, str]]:
 def _names(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} can't be read as a list of images ({error}); correct it and run again") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} can't be read as text ({error}); correct or remove it and run again") from None
 
 
 def _index_one(root: Path, spec: DatasetSpec, pair: tuple[str, Path, Path, str]) -> Record | str:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_masks
-from pycocotools.coco import COCO
 from scipy import ndimage
 
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.protocols import get_protocol
+from tests.unit.coco_oracle import merged, oracle
 from tests.unit.folders import SIZE, square, write_coco, write_image, write_json
 
 H, W = SIZE
@@ -146,7 +147,7 @@ def test_images_may_lie_in_folders_and_elsewhere(tmp_path: Path) -> None:
         ([], "three points"),
         ([[1, 1, 5, 5]], "three points"),
         ([[1, 1, 5, 5, 9, 9, 3]], "three points"),
-        ([[1, 1, 5, 5, 9, "x"]], "could not convert"),
+        ([[1, 1, 5, 5, 9, "x"]], "list of numbers"),
         ([[1, 1, 5, 5, 9, 1e12]], "far outside"),
         ({"size": [W, H], "counts": [H * W]}, "its size is"),
         ({"size": [H, W], "counts": [H * W - 1]}, "do not add up"),
@@ -256,67 +257,139 @@ def test_photographs_agree_with_polygons_drawn_otherwise(shared_data: Path, tmp_
     assert compared > 10
 
 
-def test_every_mask_of_the_photographs_is_pycocotools_own_merging(shared_data: Path, tmp_path: Path) -> None:
-    """Pixel for pixel, each image and class, against `COCO.annToMask`; overlapping instances and empty images too."""
-    root = shared_data / "coco128"
-    dataset = open_dataset(root, cache_dir=tmp_path)
-    check_against_pycocotools(dataset, root / "instances.json")
-    document = json.loads((root / "instances.json").read_text())
-    bare = {entry["id"] for entry in document["images"]} - {entry["image_id"] for entry in document["annotations"]}
-    assert bare, "there are photographs without annotations"
-    for entry in document["images"]:
-        if entry["id"] in bare:
-            image_id = Path(entry["file_name"]).stem
-            assert dataset.areas[image_id] == {} and dataset.image(image_id).shape[:2] == dataset.sizes[image_id]
-    overlaps = sum(
-        bool(((dataset.mask(i, a) == 1) & (dataset.mask(i, b) == 1)).any())
-        for i, areas in dataset.areas.items()
-        for a in areas
-        for b in areas
-        if a < b
-    )
-    assert overlaps > 20, "and many where classes overlap"
-
-
-def check_against_pycocotools(dataset: Dataset, instances: Path) -> None:
-    """Every mask of a data set against pycocotools' own reading of its JSON."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        reference = COCO(str(instances))
-    ids = {category["name"]: category["id"] for category in reference.loadCats(reference.getCatIds())}
-    for entry in reference.loadImgs(reference.getImgIds()):
-        image_id = Path(entry["file_name"]).stem
-        for c, name in enumerate(dataset.classes):
-            found = reference.loadAnns(reference.getAnnIds(imgIds=[entry["id"]], catIds=[ids[name]], iscrowd=None))
-            expected = np.zeros(dataset.sizes[image_id], np.uint8)
-            for crowd, value in ((1, 255), (0, 1)):
-                for annotation in found:
-                    if annotation["iscrowd"] == crowd:
-                        expected[reference.annToMask(annotation) == 1] = value
-            np.testing.assert_array_equal(dataset.mask(image_id, c), expected, err_msg=f"{image_id} {name}")
-            assert dataset.areas[image_id].get(c, 0) == (expected == 1).sum()
-
-
-def test_crowds_are_pycocotools_too(tmp_path: Path) -> None:
-    """Uncompressed and compressed runs, one beside, one over and one under instances of its class."""
-    compressed = coco_masks.frPyObjects({"size": list(SIZE), "counts": runs((2, 2, 30, 20))}, *SIZE)
-    crowd = {"size": list(SIZE), "counts": compressed["counts"].decode()}
-    dataset = opened(
-        tmp_path,
-        [
-            {"category": "cat", "segmentation": {"size": list(SIZE), "counts": runs((0, 0, 12, 25))}, "iscrowd": 1},
-            {"category": "cat", "segmentation": [square(10, 5, 12)]},
-            {"category": "cat", "segmentation": [square(30.5, 20.25, 9.5)], "image_id": 11},
-            {"category": "dog", "segmentation": crowd, "iscrowd": 1},
-            {"category": "bird", "segmentation": crowd, "iscrowd": 1, "image_id": 11},
-            {"category": "bird", "segmentation": [square(3, 3, 9), square(8, 8, 20)], "image_id": 11},
-        ],
-    )
-    check_against_pycocotools(dataset, tmp_path / "toy" / "instances.json")
-    assert (dataset.mask("0", 0) == 255).any() and not (dataset.mask("0", 0) == 1).any()
-
-
 def test_a_fold_with_too_few_images(shared_data: Path, tmp_path: Path) -> None:
     dataset = open_dataset(shared_data / "coco128", cache_dir=tmp_path)
     assert len(dataset.eligible(dataset.classes.index("person"), get_protocol("paired"))) == 49
     with pytest.raises(ValueError, match="fold 0, class 'sports ball': 0"):
         dataset.check(1)
+
+
+# Against pycocotools' own COCO class
+
+
+def assert_as_pycocotools(dataset: Dataset, document: dict[str, Any]) -> int:
+    """Compare every mask of every image and class; returns how many are not empty."""
+    coco = oracle(document)
+    ids = {entry["name"]: entry["id"] for entry in document["categories"]}
+    shown = 0
+    for entry in document["images"]:
+        image_id = entry["file_name"].rsplit(".", 1)[0]
+        for c, name in enumerate(dataset.classes):
+            expected = merged(coco, entry["id"], {ids[name]})
+            mask = dataset.mask(image_id, c)
+            assert mask.dtype == np.uint8 and mask.shape == (entry["height"], entry["width"])
+            np.testing.assert_array_equal(mask, expected, err_msg=f"{image_id}, {name}")
+            assert dataset.areas[image_id].get(c, 0) == (expected == 1).sum()
+            shown += bool(expected.any())
+    return shown
+
+
+def test_every_mask_of_photographs_is_that_of_pycocotools(shared_data: Path, tmp_path: Path) -> None:
+    """Its 17 classes, then all categories of the JSON, pixel for pixel."""
+    document = json.loads((shared_data / "coco128" / "instances.json").read_text())
+    dataset = open_dataset(shared_data / "coco128", cache_dir=tmp_path / "cache")
+    pairs = {(entry["image_id"], entry["category_id"]) for entry in document["annotations"]}
+    named = {entry["id"] for entry in document["categories"] if entry["name"] in dataset.classes}
+    assert assert_as_pycocotools(dataset, document) == sum(category in named for _, category in pairs) == 189
+    names = [entry["name"] for entry in document["categories"]]
+    path = tmp_path / "all" / "dataset.json"
+    path.parent.mkdir()
+    parts = {part: str(shared_data / "coco128" / name) for part, name in
+             (("images", "images"), ("annotations", "instances.json"))}  # fmt: skip
+    path.write_text(json.dumps({"name": "all", "layout": "coco", "classes": names, "folds": [names], **parts}))
+    assert assert_as_pycocotools(open_dataset(path, cache_dir=tmp_path / "cache"), document) == len(pairs)
+
+
+def test_overlapping_photographed_classes_keep_a_mask_of_their_own(shared_data: Path, tmp_path: Path) -> None:
+    """A person at a dining table: the pixels belong to both, and each mask is complete."""
+    dataset = open_dataset(shared_data / "coco128", cache_dir=tmp_path)
+    person, table = (dataset.classes.index(name) for name in ("person", "dining table"))
+    both = [i for i in dataset.image_ids if {person, table} <= dataset.areas[i].keys()]
+    shared = [int(((dataset.mask(i, person) == 1) & (dataset.mask(i, table) == 1)).sum()) for i in both]
+    assert len(both) > 2 and max(shared) > 100
+
+
+def test_photographs_without_annotations_are_background(shared_data: Path, tmp_path: Path) -> None:
+    """They are images of the data set, serve for no class, and so are in no episode."""
+    document = json.loads((shared_data / "coco128" / "instances.json").read_text())
+    bare = {entry["id"] for entry in document["images"]} - {entry["image_id"] for entry in document["annotations"]}
+    dataset = open_dataset(shared_data / "coco128", cache_dir=tmp_path)
+    names = [Path(entry["file_name"]).stem for entry in document["images"] if entry["id"] in bare]
+    assert len(names) == 2 and set(names) <= set(dataset.image_ids)
+    for name in names:
+        assert dataset.areas[name] == {} and dataset.image(name).shape[:2] == dataset.sizes[name]
+        assert not any(dataset.mask(name, c).any() for c in range(len(dataset.classes)))
+    eligible = {i for c in range(len(dataset.classes)) for i in dataset.eligible(c, get_protocol("paired"))}
+    assert not eligible & set(names)
+
+
+def instance(draw: st.DrawFn) -> dict[str, Any]:
+    """One instance or crowd: polygons, or runs compressed or not; it may be empty, full or reach out of the image."""
+    size = [H, W]
+    seed = draw(st.integers(0, 2**32))
+    rng = np.random.default_rng(seed)
+    how = draw(st.sampled_from(["polygons", "runs", "compressed", "empty", "full"]))
+    mask = np.zeros(SIZE, np.uint8)
+    top, left = int(rng.integers(H)), int(rng.integers(W))
+    mask[top : top + int(rng.integers(1, 20)), left : left + int(rng.integers(1, 20))] = 1
+    mask &= (rng.random(SIZE) < 0.9).astype(np.uint8)
+    if how in ("empty", "full"):
+        mask[:] = how == "full"
+    flat = np.concatenate([[0], mask.T.reshape(-1)])
+    counts = np.diff(np.concatenate([[0], np.flatnonzero(np.diff(flat)), [H * W]])).tolist()
+    segmentation: Any = {"size": size, "counts": counts}
+    if how == "polygons":
+        corners = rng.uniform(-0.3, 1.3, (int(rng.integers(1, 4)), int(rng.integers(3, 9)), 2)) * (W, H)
+        segmentation = [[round(float(value), 2) for value in polygon.reshape(-1)] for polygon in corners]
+    elif how == "compressed":
+        segmentation = {"size": size, "counts": coco_masks.encode(np.asfortranarray(mask))["counts"].decode()}
+    category = draw(st.sampled_from(["dog", "cat", "lamp"]))
+    # pycocotools takes crowds of polygons too: iscrowd says what it means, not how it is written
+    return {"category": category, "image_id": draw(st.sampled_from([10, 11])), "segmentation": segmentation,
+            "iscrowd": int(draw(st.booleans()))}  # fmt: skip
+
+
+@given(st.lists(st.composite(instance)(), max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_any_instances_and_crowds_merge_as_in_pycocotools(annotations: list[dict[str, Any]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = opened(Path(folder), annotations)
+        assert_as_pycocotools(dataset, json.loads((Path(folder) / "toy" / "instances.json").read_text()))
+
+
+def test_two_categories_of_one_name_are_one_class_and_one_id_of_two_names_is_refused(tmp_path: Path) -> None:
+    json_path = write_coco(tmp_path / "toy", [{"category": "cat", "segmentation": [square(5, 5, 10)]}])
+    instances = json_path.parent / "instances.json"
+    document = json.loads(instances.read_text())
+    document["categories"].append({"id": 99, "name": "cat"})
+    document["annotations"].append(
+        {**document["annotations"][0], "category_id": 99, "segmentation": [square(30, 5, 4)]}
+    )
+    instances.write_text(json.dumps(document))
+    assert open_dataset(json_path, cache_dir=tmp_path / "cache").areas["0"] == {2: 116}
+    document["categories"][-1]["id"] = 3
+    instances.write_text(json.dumps(document))
+    assert "different names share the id 3" in refusal(json_path, tmp_path / "other")
+
+
+def test_ids_may_be_texts_but_not_truths_or_fractions(tmp_path: Path) -> None:
+    """A category id in quotes used to make its instances background without a word."""
+
+    def change(value: Any, field: str = "category_id") -> Any:
+        return lambda d: d["annotations"][0].update({field: value})
+
+    json_path = write_coco(tmp_path / "toy", [{"category": "cat", "segmentation": [square(5, 5, 10)]}])
+    instances = json_path.parent / "instances.json"
+    instances.write_text(instances.read_text().replace('"category_id": 17', '"category_id": "17"'))
+    assert '"17"' in instances.read_text()
+    assert open_dataset(json_path, cache_dir=tmp_path / "cache").areas["0"] == {2: 100}
+    for number, value in enumerate([True, 17.5, "seventeen", None, 1e300, [17]]):
+        assert "lacks or misstates" in damaged(tmp_path / f"bad{number}", change(value))
+    assert "of category 98: not listed" in damaged(tmp_path / "unknown", change(98))
+    assert "iscrowd is 0 or 1, not '0'" in damaged(tmp_path / "crowd", change("0", "iscrowd"))
+
+
+def test_an_image_must_lie_in_the_image_folder(tmp_path: Path) -> None:
+    for number, name in enumerate(["/dev/zero", "../../secret.jpg", "a/../../b.jpg", "", "a\x00.jpg"]):
+        message = damaged(tmp_path / str(number), lambda d, name=name: d["images"][0].update(file_name=name))
+        assert "misstates a file name" in message

@@ -16,6 +16,7 @@ from PIL import Image
 import diffup.data.voc
 from diffup.data.dataset import Dataset, open_dataset, resolve_dataset
 from diffup.data.records import SHOWN
+from diffup.data.spec import read_spec
 from diffup.protocols import get_protocol
 from tests.unit.folders import CLASSES, SIZE, labels, write_image, write_json, write_voc
 
@@ -377,3 +378,70 @@ def test_photographs(shared_data: Path, cache: Path) -> None:
             mask = dataset.mask(image_id, c)
             assert mask.shape == dataset.image(image_id).shape[:2] == dataset.sizes[image_id]
             assert (mask == 1).sum() == area
+
+
+# Names and lists that are no names and lists
+
+
+@pytest.mark.parametrize("content", [b"dog_0\n\xff\xfe\n", None])
+def test_a_list_that_is_no_text(json_path: Path, cache: Path, content: bytes | None) -> None:
+    lists = json_path.parent / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    if content is None:
+        (lists / "all.txt").mkdir()
+    else:
+        (lists / "all.txt").write_bytes(content)
+    message = refusal(json_path, cache)
+    assert str(lists / "all.txt") in message and "can't be read as text" in message
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a\x00b", "x" * 300, "a/../../b"])
+def test_a_list_names_images_of_the_folder_only(json_path: Path, cache: Path, name: str) -> None:
+    lists = json_path.parent / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "all.txt").write_text(f"dog_0\n{name}\n")
+    message = refusal(json_path, cache)
+    assert "is not the name of an image" in message and "all.txt" in message
+
+
+def test_a_file_name_that_is_no_text(json_path: Path, cache: Path) -> None:
+    """Left by an archive from a machine with another encoding."""
+    write_image(json_path.parent / "JPEGImages" / "ok.png")
+    os.rename(json_path.parent / "JPEGImages" / "ok.png", os.fsencode(json_path.parent) + b"/JPEGImages/gr\xfc\xdf.png")
+    message = refusal(json_path, cache)
+    assert "a name that is no text" in message and message.encode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"name": "a\x00b"}, "control characters"),
+        ({"images": "\ud800"}, "control characters"),
+        ({"masks": "m" * 300}, "too long"),
+        ({"classes": ["dog", "bird", "cat", "a\nb"], "folds": [["dog"]]}, "control characters"),
+        ({"ignore_index": [[[[[[[[]]]]]]]] * 1000}, "'ignore_index' is [[["),
+        ({"folds": [[f"x{i}" for i in range(1000)]]}, "and 980 more"),
+    ],
+)
+def test_messages_stay_short_and_printable(
+    json_path: Path, cache: Path, changes: dict[str, Any], expected: str
+) -> None:
+    write_json(json_path.parent, **changes)
+    message = refusal(json_path, cache)
+    assert expected in message and str(json_path) in message and len(message.encode()) < 5000
+
+
+def test_deep_nesting_is_refused(json_path: Path, cache: Path) -> None:
+    json_path.write_text('{"name": ' + "[" * 100_000)
+    assert "can't be read as JSON" in refusal(json_path, cache)
+
+
+def test_coco_may_have_more_classes_than_a_label_image(tmp_path: Path) -> None:
+    """`ignore_index` and its 255 labels are of VOC's label images only."""
+    names = [f"class {i}" for i in range(1203)]
+    (tmp_path / "many").mkdir()
+    path = write_json(tmp_path / "many", layout="coco", classes=names, folds=[names])
+    assert len(read_spec(path).classes) == 1203
+    path = write_json(tmp_path / "many", layout="voc", classes=names, folds=[names])
+    with pytest.raises(ValueError, match="above the labels 0-1203"):
+        read_spec(path)
