@@ -21,7 +21,6 @@ from analysis.stats import RESAMPLES, Estimate
 from analysis.tables import Column, Entry, Row, Table
 
 REFERENCE = "paired"
-POOLED = "all seeds"
 
 
 def _seeds(study: Study) -> list[int]:
@@ -34,11 +33,11 @@ def _of_seed(study: Study, seed: int) -> Study:
     return Study(cells, counts, (), study.resamples, study.seed)
 
 
-def _best(study: Study, subject: Subject, task: Task) -> Entry:
-    """The best episode seed's figure; none if a seed is missing."""
-    found = [_of_seed(study, seed).number(subject, task) for seed in _seeds(study)]
+def _best(seeds: Sequence[Study], subject: Subject, task: Task) -> Entry:
+    """The figure of the best of several episode seeds; none if there is one alone or one is missing."""
+    found = [study.number(subject, task) for study in seeds] if len(seeds) > 1 else []
     numbers = [number for number in found if number is not None]
-    return max(numbers, key=lambda number: number.value) if len(numbers) == len(found) else None
+    return max(numbers, key=lambda number: number.value) if found and len(numbers) == len(found) else None
 
 
 def _difference(ours: Study, theirs: Study, subject: Subject, task: Task) -> Entry:
@@ -61,15 +60,15 @@ def spread_table(parts: Sequence[Study]) -> Table | None:
     base = parts[names.index(REFERENCE) if REFERENCE in names else 0]
     tasks = [task for task in base.folds_by_task if task.annotation == "mask"]
     rows = []
+    by_seed = [[_of_seed(study, seed) for seed in _seeds(study)] for study in parts]
+    ordered = sorted(zip(parts, names, by_seed), key=lambda part: (part[0] is not base, part[1]))
     for subject in base.subjects:
-        for study, name in sorted(zip(parts, names), key=lambda pair: (pair[0] is not base, pair[1])):
+        for study, name, seeds in ordered:
             label = f"{name} ({study.cells['protocol_hash'].iloc[0]})"
-            seeds = _seeds(study)
             entries: list[Entry] = []
             for task in tasks:
                 gap = None if study is base else _difference(study, base, subject, task)
-                best = _best(study, subject, task) if len(seeds) > 1 else None
-                entries += [study.number(subject, task), gap, best]
+                entries += [study.number(subject, task), gap, _best(seeds, subject, task)]
             backbone, method = captions.labels(base, subject)
             rows.append(Row((f"{method} on {backbone}", label, str(len(seeds))), tuple(entries)))
     reference = str(base.cells["protocol"].iloc[0])
@@ -100,10 +99,10 @@ def spread_tables(results: Path, *, keys: Iterable[str] | None = None, resamples
     """
     store = load(results, keys)
     warn(store.warnings)
-    by_data: dict[tuple[str, str], list[Study]] = {}
+    by_data: dict[tuple[str, str, str], list[Study]] = {}
     for number, study in enumerate(studies(store, resamples=resamples)):
         first = study.cells.iloc[0]
-        place = (str(first["dataset"]), str(first["dataset_hash"]))
+        place = (str(first["dataset"]), str(first["dataset_hash"]), str(first["trained_dataset"]))
         by_data.setdefault(place, []).append(replace(study, seed=number, _scores={}, _differences={}))
     tables = [table for parts in by_data.values() if (table := spread_table(parts))]
     if not tables:

@@ -202,14 +202,21 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     return Outcome(metrics, None, {**_provenance(context, features, dataset), "train_workers": team.size})
 
 
-def _model(cell: Cell, context: WorkContext) -> DiffUpNet | None:
+def _model(cell: Cell, tested: Sequence[str], context: WorkContext) -> DiffUpNet | None:
+    """The cell's checkpoint; one that was trained on a tested class is refused, unless the cell allows it by name."""
     if not cell.checkpoint:
         return None
     folder = context.results / cell.checkpoint / CHECKPOINT
+    facts = json.loads((folder / "config.json").read_text())["facts"]
     if cell.classes == "held_out":
-        trained = json.loads((folder / "config.json").read_text())["facts"]["cell"]
+        trained = facts["cell"]
         if (trained["train"].get("hold_out", 0), trained["train_seed"]) != (cell.hold_out, cell.train_seed):
             raise ValueError(f"checkpoint {cell.checkpoint} was trained on classes that cell {cell.key()} holds out")
+    if both := set(overlap(facts["classes"], tested)) - set(cell.seen):
+        raise ValueError(
+            f"cell {cell.key()}: checkpoint {cell.checkpoint} was trained on {', '.join(sorted(both))}, which the cell "
+            "tests: that is not few-shot segmentation. Test other classes, or allow these by name (Cell.seen)"
+        )
     return load_checkpoint(folder).to(context.device)
 
 
@@ -224,29 +231,16 @@ def _classes(cell: Cell, dataset: Dataset) -> tuple[int, ...]:
     return cell.tested or dataset.novel_classes(cell.fold)
 
 
-def _check_unseen(cell: Cell, names: Sequence[str], context: WorkContext) -> None:
-    """Refuse a checkpoint that was trained on a class it is tested on, unless the cell allows that by name."""
-    if not cell.checkpoint:
-        return
-    facts = json.loads((context.results / cell.checkpoint / CHECKPOINT / "config.json").read_text())["facts"]
-    if both := set(overlap(facts["classes"], names)) - set(cell.seen):
-        raise ValueError(
-            f"cell {cell.key()}: checkpoint {cell.checkpoint} was trained on {', '.join(sorted(both))}, which the cell "
-            "tests: that is not few-shot segmentation. Test other classes, or allow these by name (Cell.seen)"
-        )
-
-
 def _manifest(cell: Cell, dataset: Dataset, classes: Sequence[int], context: WorkContext) -> Manifest:
     """The cell's manifest with the data set's ids; one that the cell names by its hash must be that one."""
     protocol, lists = get_protocol(cell.protocol), _lists(cell, context)
+    draw = (cell.fold, cell.shots, cell.episodes, cell.episode_seed)
     if not cell.manifest:
-        draw = (cell.fold, cell.shots, cell.episodes, cell.episode_seed)
         return make_manifest(dataset, protocol, *draw, classes, lists)
     if path := context.datasets.get(manifest_of(cell.manifest)):
         manifest = read_manifest(Path(path), dataset=cell.dataset, protocol=cell.protocol, fold=cell.fold)
         where = path
     else:
-        draw = (cell.fold, cell.shots, cell.episodes, cell.episode_seed)
         manifest, where = listed_manifest(cell.dataset, protocol, *draw, lists), str(lists)
     if manifest.hash() != cell.manifest:
         raise ValueError(f"{where} has changed: its manifest is {manifest.hash()}, the cell names {cell.manifest}")
@@ -265,10 +259,10 @@ def _evaluate(cell: Cell, context: WorkContext) -> Outcome:
         features = _prepare(cell, context, with_text)
     cues = CueSource(dataset, cell.input)
     classes = _classes(cell, dataset)
-    _check_unseen(cell, [dataset.classes[c] for c in classes], context)
+    model = _model(cell, [dataset.classes[c] for c in classes], context)
     manifest = _manifest(cell, dataset, classes, context)
     what = Evaluation(
-        model=_model(cell, context),
+        model=model,
         sample=cell.sample,
         annotation=cell.annotation,
         shots=cell.shots,

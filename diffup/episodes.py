@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -172,6 +170,8 @@ class Manifest:
         Raises:
             OSError: the place can't be written.
         """
+        from diffup.data.records import replacing
+
         table = pa.table(
             {
                 "episode": pa.array([e.index for e in self.episodes], pa.int64()),
@@ -181,13 +181,8 @@ class Manifest:
             },
             metadata={MANIFEST_KEY: json.dumps({**self._head(), "hash": self.hash()}).encode()},
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
+        with replacing(path) as temporary:
             pq.write_table(table, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def frame(self) -> pd.DataFrame:
         """One row an episode: ``episode, class_id, query, supports``."""

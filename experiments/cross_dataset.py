@@ -135,11 +135,14 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     from diffup.protocols import get_protocol
 
     paths = [resolve_dataset(name) for name in (args.source, args.target)]
-    source = open_data(paths[0], shots=1)
-    target = open_data(paths[1], shots=0, protocol=args.protocol)  # its own folds don't matter here
+    trained_on, tested_on = map(open_dataset, paths)
+    if get_protocol(args.protocol).needs_lists(tested_on.name):
+        raise ValueError(f"protocol {args.protocol} has lists of {tested_on.name}'s own folds only; take another")
+    source = open_data(paths[0], shots=1, dataset=trained_on)
+    # Its own folds don't matter here.
+    target = open_data(paths[1], shots=0, protocol=args.protocol, dataset=tested_on)
     if source.name == target.name:
         raise ValueError(f"source and target are both called {source.name!r}; mini_grid.py is for a single data set")
-    trained_on, tested_on = open_dataset(paths[0]), open_dataset(paths[1])
     folds = range(source.folds) if args.folds is None else args.folds
     tested = {}
     for fold in folds:

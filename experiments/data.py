@@ -48,7 +48,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Given:
-    """A manifest in a file."""
+    """A manifest in a file: where, its hash, and how many episodes it has."""
 
     path: Path
     hash: str
@@ -66,7 +66,13 @@ def manifest_of(manifest: str) -> str:
 
 
 def open_data(
-    path: str | Path, *, shots: int, protocol: str = "paired", lists: Path | None = None, manifests: Path | None = None
+    path: str | Path,
+    *,
+    shots: int,
+    protocol: str = "paired",
+    lists: Path | None = None,
+    manifests: Path | None = None,
+    dataset: Dataset | None = None,
 ) -> Data:
     """Read a ``dataset.json`` and check that every fold can give episodes of up to `shots` supports.
 
@@ -77,6 +83,7 @@ def open_data(
         lists: folder of list files, for a protocol that draws from them.
         manifests: folder with a manifest for each fold and number of shots that the grid has, called
             ``fold{F}_shots{K}.json`` or ``.parquet``; none: episodes are drawn.
+        dataset: what `path` opens to, where that has been done: a large index takes seconds.
 
     Raises:
         ValueError: the data set is damaged or too small, or lists or manifests don't fit it; the message names files
@@ -85,16 +92,15 @@ def open_data(
     from diffup.data.dataset import open_dataset
     from diffup.protocols import get_protocol
 
-    dataset, rules = open_dataset(path), get_protocol(protocol)
-    given: dict[tuple[int, int], Given] = {}
-    if manifests is not None:
-        given = _given(dataset, protocol, manifests)
-    elif rules.needs_lists(dataset.name):
+    rules = get_protocol(protocol)
+    dataset = dataset or open_dataset(path)
+    given = {} if manifests is None else _given(dataset, protocol, manifests)
+    if rules.needs_lists(dataset.name):  # for training too, wherever the episodes come from
         from diffup.manifests import listed_pairs
 
         for fold in range(len(dataset.folds)):
             listed_pairs(dataset.name, rules, fold, "val", lists).named_as(dataset.image_ids, lists)
-    else:
+    elif manifests is None:
         dataset.check(shots, rules)
     return Data(
         name=dataset.name,
@@ -177,7 +183,11 @@ def _training(lists: Path, dataset: str, protocol: str, fold: int) -> str:
 
 
 def manifest_for(data: Data, fold: int, shots: int, episodes: int, seed: int) -> tuple[str, int]:
-    """Hash of a cell's manifest, where it does not follow from the data, and its number of episodes."""
+    """Hash of a cell's manifest, where it does not follow from the data, and its number of episodes.
+
+    Raises:
+        ValueError: manifests are given, but none for this fold and number of shots.
+    """
     from diffup.protocols import get_protocol
 
     if data.manifests:

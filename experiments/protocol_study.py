@@ -82,12 +82,12 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     Raises:
         ValueError: an unknown protocol or backbone, a damaged data set, missing lists, no such fold.
     """
-    from diffup.data.dataset import resolve_dataset
+    from diffup.data.dataset import open_dataset, resolve_dataset
 
     path = resolve_dataset(args.dataset)
-    lists = {"hsnet": args.lists}
-    names = dict.fromkeys(args.protocols)
-    data = [open_data(path, shots=max(SHOTS), protocol=name, lists=lists.get(name)) for name in names]
+    dataset = open_dataset(path)
+    how = {"shots": max(SHOTS), "lists": args.lists, "dataset": dataset}
+    data = [open_data(path, protocol=name, **how) for name in dict.fromkeys(args.protocols)]
     folds = range(data[0].folds) if args.folds is None else args.folds
     if absent := [fold for fold in folds if fold not in range(data[0].folds)]:
         raise ValueError(f"--folds: {data[0].name} has folds 0 to {data[0].folds - 1}, not {absent[0]}")

@@ -16,9 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffup.data import prepare as preparing
-from diffup.data.dataset import LAYOUTS, diffup_home, open_dataset, resolve_dataset
+from diffup.data.dataset import diffup_home, open_dataset, problems_of, resolve_dataset
 from diffup.data.report import describe, words
-from diffup.data.spec import read_spec
 
 BAD_DATA, BAD_USAGE = 1, 2
 
@@ -35,16 +34,6 @@ def prepare(args: argparse.Namespace) -> int:
     _, report = preparing.prepare(args.name, args.root, out, lists=args.lists)
     print(words(report, str(out), preparing.SOURCES[args.name]))
     return 0
-
-
-def problems_of(path: Path) -> list[str]:
-    """Every bad file of a ``dataset.json``; nothing is written.
-
-    Raises:
-        ValueError: the ``dataset.json``, a list or an instances JSON can't be read at all.
-    """
-    spec = read_spec(path)
-    return LAYOUTS[spec.layout].scan(path.resolve().parent, spec)[1]  # type: ignore[no-any-return]
 
 
 def verify(args: argparse.Namespace) -> int:

@@ -82,8 +82,8 @@ def scan(root: Path, spec: DatasetSpec) -> tuple[list[Record], list[str]]:
     return records, problems
 
 
-def decode_mask(record: Record, class_index: int) -> NDArray[np.uint8]:
-    """The mask of one class, uint8 [H, W]: 0 background, 1 the class, 255 crowd."""
+def read_mask(root: Path, record: Record, class_index: int, spec: DatasetSpec) -> NDArray[np.uint8]:
+    """The mask of one class, uint8 [H, W]: 0 background, 1 the class, 255 crowd; decoded from the record."""
     size = [record.height, record.width]
     foreground, crowd = record.rles.get(class_index, (b"", b""))
     mask = np.zeros(size, np.uint8)

@@ -25,6 +25,7 @@ from diffup.protocols import Protocol, get_protocol
 
 INDEX_VERSION = 2
 BENCHMARKS = ("pascal5i", "coco20i", "fss1000")
+# Each has source_files, scan, read_mask and REMEDY.
 LAYOUTS: dict[str, ModuleType] = {"voc": voc, "coco": coco, "fss": fss}
 
 
@@ -93,13 +94,9 @@ class Dataset:
         record = self._record(image_id)
         if not 0 <= class_index < len(self.classes):
             raise ValueError(f"{self.name} has classes 0-{len(self.classes) - 1}, not {class_index}")
-        if self.spec.layout == "coco":
-            return coco.decode_mask(record, class_index)
         try:
-            if self.spec.layout == "fss":
-                mask = fss.read_mask(self.root / record.mask)
-                return mask if class_index in record.areas else np.zeros_like(mask)
-            return voc.read_mask(self.root / record.mask, class_index, self.ignore_index)
+            mask: NDArray[np.uint8] = LAYOUTS[self.spec.layout].read_mask(self.root, record, class_index, self.spec)
+            return mask
         except ValueError as error:
             raise ValueError(f"{self.root / record.mask}: {error}; restore the file and run again") from error
 
@@ -253,6 +250,17 @@ def open_dataset(name_or_path: str | Path, cache_dir: Path | None = None) -> Dat
     except OSError as error:
         warnings.warn(f"the index of {spec.name} can't be kept ({error}); it is made anew each time", stacklevel=2)
     return dataset
+
+
+def problems_of(json_path: Path) -> list[str]:
+    """Every bad file of a data set, each with what is wrong with it; nothing is written.
+
+    Raises:
+        ValueError: the ``dataset.json``, a list or an instances JSON can't be read at all.
+    """
+    spec = read_spec(json_path)
+    found: list[str] = LAYOUTS[spec.layout].scan(json_path.resolve().parent, spec)[1]
+    return found
 
 
 def _index_key(root: Path, spec: DatasetSpec, files: Sequence[Path]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffup.data.records import IMAGE_SUFFIXES, Record, index_all, read_image, relative
+from diffup.data.records import IMAGE_SUFFIXES, Record, index_all, read_pair, relative
 from diffup.data.spec import DatasetSpec
 
 REMEDY = "Repair or remove the files named above, then run again; nothing was written"
@@ -47,13 +47,14 @@ def scan(root: Path, spec: DatasetSpec) -> tuple[list[Record], list[str]]:
     return records, problems + [f"{root / spec.images / name}: no images of class {name!r}" for name in absent]
 
 
-def read_mask(path: Path) -> NDArray[np.uint8]:
-    """A class mask, uint8 [H, W]: 0 background, 1 the class.
+def read_mask(root: Path, record: Record, class_index: int, spec: DatasetSpec) -> NDArray[np.uint8]:
+    """The mask of one class, uint8 [H, W]: 0 background, 1 the class, which only images of its folder show.
 
     Raises:
         ValueError: missing or truncated; the message does not name the file.
     """
-    return _read(path)[0]
+    mask, _ = _read(root / record.mask)
+    return mask if class_index in record.areas else np.zeros_like(mask)
 
 
 def _read(path: Path) -> tuple[NDArray[np.uint8], int]:
@@ -80,20 +81,11 @@ def _pairs(root: Path, spec: DatasetSpec) -> list[tuple[int, Path, Path]]:
 
 def _index_one(root: Path, pair: tuple[int, Path, Path]) -> Record | str:
     class_index, image_path, mask_path = pair
-    try:
-        image, image_crc = read_image(image_path)
-    except ValueError as error:
-        return f"{image_path}: {error}"
-    try:
-        mask, mask_crc = _read(mask_path)
-    except ValueError as error:
-        return f"{mask_path}: {error}"
-    height, width = image.shape[:2]
-    if mask.shape != (height, width):
-        return (
-            f"{mask_path}: mask is {mask.shape[1]}x{mask.shape[0]}, "
-            f"but its image {image_path.name} is {width}x{height} (width x height)"
-        )
+    read = read_pair(image_path, mask_path, _read)
+    if isinstance(read, str):
+        return read
+    mask, checksum = read
+    height, width = mask.shape
     area = int(mask.sum())
     return Record(
         f"{image_path.parent.name}/{image_path.stem}",
@@ -101,7 +93,7 @@ def _index_one(root: Path, pair: tuple[int, Path, Path]) -> Record | str:
         relative(mask_path, root),
         height,
         width,
-        zlib.crc32(mask_crc.to_bytes(4, "big"), image_crc),
+        checksum,
         {class_index: area} if area else {},
         {},
     )

@@ -35,14 +35,14 @@ class Instance:
     Attributes:
         class_index: 0-based.
         crowd: whether it is a crowd region.
-        annotation: its id, for messages.
-        segmentation: compressed runs (bytes), what is wrong with it (str), or the segmentation as it stands in the JSON
-            where this states no size of the image.
+        annotation: its id as a text, for messages.
+        segmentation: compressed runs (bytes), what is wrong with it (str), or a tuple with the segmentation as it
+            stands in the JSON, where this states no size of the image.
     """
 
     class_index: int
     crowd: bool
-    annotation: object
+    annotation: str
     segmentation: Any
 
     def runs(self, height: int, width: int) -> bytes | str:

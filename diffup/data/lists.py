@@ -15,6 +15,7 @@ import pickle
 import pickletools
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -74,7 +75,7 @@ def match_images(names: Iterable[str], image_ids: Iterable[str], where: object) 
     """The id in a data set of each image that a list names.
 
     A name is an id itself, or a path of it (``val2014/COCO_val2014_000000507081.jpg``), or one that ends in the same 12
-    digits (``000000507081``).
+    digits (``000000507081``) and is the only one that does.
 
     Args:
         names: as the list has them.
@@ -85,7 +86,9 @@ def match_images(names: Iterable[str], image_ids: Iterable[str], where: object) 
         ValueError: images that the data set lacks; how many, and the first of them.
     """
     known = set(image_ids)
-    by_number = {i[-12:]: i for i in known if len(i) >= 12 and i[-12:].isdecimal()}
+    numbered = [i for i in known if len(i) >= 12 and i[-12:].isdecimal()]
+    shared = Counter(i[-12:] for i in numbered)
+    by_number = {i[-12:]: i for i in numbered if shared[i[-12:]] == 1}
     found: dict[str, str] = {}
     missing = []
     names = list(dict.fromkeys(names))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,8 +22,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffup.data.class_names import COCO_CLASSES, VOC_CLASSES
-from diffup.data.dataset import Dataset, open_dataset
-from diffup.data.lists import COCO, PASCAL, fold_classes
+from diffup.data.dataset import Dataset, open_dataset, problems_of
+from diffup.data.lists import COCO, FOLDS, PASCAL, fold_classes
 from diffup.data.records import PART, fail, replacing
 from diffup.data.report import describe
 
@@ -36,10 +36,10 @@ SOURCES = {
     FSS: "https://github.com/HKUSTCV/FSS-1000",
 }
 VOC_COUNTS = {"training images": 10582, "test images": 1449}  # trainaug, val
-VOC_PLAIN = 1464  # train, without SBD
 SBD_FOLDERS = (
-    "SBD", "SBD/dataset", "SBD/benchmark_RELEASE/dataset", "sbd", "sbd/dataset", "benchmark_RELEASE/dataset",
+    "SBD", "sbd", "benchmark_RELEASE", "benchmark_RELEASE/dataset", "SBD/dataset", "SBD/benchmark_RELEASE/dataset",
 )  # fmt: skip
+SPLITS = {"train": "train", "test": "val"}  # ours and COCO's
 COCO_COUNTS = {"training images": 82783, "test images": 40504}
 FSS_CLASSES, FSS_IMAGES, FSS_TEST = 1000, 10, 240
 REMEDY = "Repair the files named above or get them anew, then run again; dataset.json was not written"
@@ -109,13 +109,8 @@ def problems(name: str, root: Path, out: Path, *, lists: Path | None = None) -> 
     Raises:
         ValueError: so much is missing that there is nothing to look at.
     """
-    from diffup.data.dataset import LAYOUTS
-    from diffup.data.spec import read_spec
-
     plan, draft = _draft(name, root, out, lists, True)
-    spec = read_spec(draft)
-    found = LAYOUTS[spec.layout].scan(out, spec)[1]
-    return [*plan.problems, *(_of_the_user(problem, out) for problem in found)]
+    return [*plan.problems, *(_of_the_user(problem, out.resolve()) for problem in problems_of(draft))]
 
 
 def _of_the_user(problem: str, out: Path) -> str:
@@ -177,28 +172,23 @@ def _write(path: Path, ids: Iterable[str]) -> None:
         temporary.write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
 
 
+def _document(name: str, classes: Sequence[str], **fields: str) -> dict[str, Any]:
+    """The ``dataset.json`` of a benchmark with four folds."""
+    folds = [[classes[c] for c in fold_classes(name, fold)] for fold in range(FOLDS)]
+    return {"name": name, "classes": list(classes), "folds": folds, **fields}
+
+
 def _pascal(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
     voc = _first((root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"), "JPEGImages")
     if voc is None:
         raise _missing(PASCAL, [f"no JPEGImages/ in {root}, VOC2012/ or VOCdevkit/VOC2012/ below it"])
     sets = voc / "ImageSets" / "Segmentation"
-    lacking = [
-        str(path) for path in (voc / "SegmentationClass", sets / "train.txt", sets / "val.txt") if not path.exists()
-    ]
-    if lacking:
-        raise _missing(PASCAL, [f"{path} does not exist" for path in lacking])
+    needed = (voc / "SegmentationClass", sets / "train.txt", sets / "val.txt")
+    if lacking := [f"{path} does not exist" for path in needed if not path.exists()]:
+        raise _missing(PASCAL, lacking)
     own, val = _ids(sets / "train.txt"), _ids(sets / "val.txt")
     augmented = _first((voc, root), "SegmentationClassAug")
-    bare = (root, root.parent, voc)
-    names = (
-        "SBD",
-        "sbd",
-        "benchmark_RELEASE",
-        "benchmark_RELEASE/dataset",
-        "SBD/dataset",
-        "SBD/benchmark_RELEASE/dataset",
-    )
-    sbd = _first((base / name for base in bare for name in names), "cls")
+    sbd = _first((base / name for base in (root, root.parent, voc) for name in SBD_FOLDERS), "cls")
     warnings: list[str] = []
     bad: dict[str, str] = {}
     masks = out / "SegmentationClass"
@@ -210,7 +200,7 @@ def _pascal(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
         mats = {path.stem: path for path in (sbd / "cls").glob("*.mat")} if sbd is not None else {}
         extra = set(mats)
         if sbd is None:
-            warnings.append(f"no SBD beside it, so that only the {VOC_PLAIN} training masks of VOC itself are there")
+            warnings.append(f"no SBD beside it, so that only VOC's own {len(own)} training masks are there")
         if masks.is_symlink():
             masks.unlink()
         pngs = {i: voc / "SegmentationClass" / f"{i}.png" for i in {*own, *val}}
@@ -221,14 +211,7 @@ def _pascal(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
     _link(out / "JPEGImages", voc / "JPEGImages")
     _write(out / "train.txt", training)
     _write(out / "val.txt", val)
-    document = {
-        "name": PASCAL,
-        "layout": "voc",
-        "classes": list(VOC_CLASSES),
-        "folds": [[VOC_CLASSES[c] for c in fold_classes(PASCAL, fold)] for fold in range(4)],
-        "train_list": "train.txt",
-        "test_list": "val.txt",
-    }
+    document = _document(PASCAL, VOC_CLASSES, layout="voc", train_list="train.txt", test_list="val.txt")
     return Plan(document, VOC_COUNTS, warnings, list(bad.values()))
 
 
@@ -272,7 +255,7 @@ def _convert(mats: dict[str, Path], masks: Path, progress: bool) -> dict[str, st
 
 def _coco(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
     annotations = _first((root / "annotations", root), "instances_val2014.json")
-    folders = {split: root / f"{split}2014" for split in ("train", "val")}
+    folders = {split: root / f"{split}2014" for split in SPLITS.values()}
     newer = [root / name for name in ("images", "train2017", "val2017") if (root / name).is_dir()]
     lacking = []
     if annotations is None or not (annotations / "instances_train2014.json").exists():
@@ -286,7 +269,7 @@ def _coco(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
     if all(folder.is_dir() for folder in folders.values()):
         for split, folder in folders.items():
             _link(out / f"{split}2014", folder)
-        images = {"train_images": "train2014", "test_images": "val2014"}
+        images = {f"{part}_images": f"{split}2014" for part, split in SPLITS.items()}
     elif len(newer) == 1:
         _link(out / "images", newer[0])
         images = {}
@@ -297,15 +280,8 @@ def _coco(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
             for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
                 _link(out / "images" / entry.name, folder / entry.name)
         images = {}
-    document = {
-        "name": COCO,
-        "layout": "coco",
-        "classes": list(COCO_CLASSES),
-        "folds": [[COCO_CLASSES[c] for c in fold_classes(COCO, fold)] for fold in range(4)],
-        "train_annotations": "annotations/instances_train2014.json",
-        "test_annotations": "annotations/instances_val2014.json",
-        **images,
-    }
+    annotated = {f"{part}_annotations": f"annotations/instances_{split}2014.json" for part, split in SPLITS.items()}
+    document = _document(COCO, COCO_CLASSES, layout="coco", **annotated, **images)
     return Plan(document, COCO_COUNTS)
 
 

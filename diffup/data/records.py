@@ -77,6 +77,35 @@ def read_image(path: Path) -> tuple[NDArray[np.uint8], int]:
         raise ValueError(f"image can't be decoded ({error})") from error
 
 
+def read_pair(
+    image_path: Path, mask_path: Path, read_mask: Callable[[Path], tuple[NDArray[np.uint8], int]]
+) -> tuple[NDArray[np.uint8], int] | str:
+    """Decode an image and its label image.
+
+    Args:
+        image_path, mask_path: the two files.
+        read_mask: gives labels [H, W] and the crc32 of the file's bytes; its ValueErrors don't name the file.
+
+    Returns:
+        Labels, uint8 [H, W], and the crc32 of both files; or what is wrong with either of them.
+    """
+    try:
+        image, image_crc = read_image(image_path)
+    except ValueError as error:
+        return f"{image_path}: {error}"
+    try:
+        labels, mask_crc = read_mask(mask_path)
+    except ValueError as error:
+        return f"{mask_path}: {error}"
+    height, width = image.shape[:2]
+    if labels.shape != (height, width):
+        return (
+            f"{mask_path}: mask is {labels.shape[1]}x{labels.shape[0]}, "
+            f"but its image {image_path.name} is {width}x{height} (width x height)"
+        )
+    return labels, zlib.crc32(mask_crc.to_bytes(4, "big"), image_crc)
+
+
 def relative(path: Path, root: Path) -> str:
     """A path as it is kept in a record: relative to the data set's folder, with slashes, wherever it lies."""
     return Path(os.path.relpath(path, root)).as_posix()

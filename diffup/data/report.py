@@ -52,7 +52,7 @@ def describe(dataset: Dataset, expected: Mapping[str, int], warnings: Sequence[s
 
 
 def _counts(expected: Mapping[str, int], images: Mapping[str, int]) -> list[str]:
-    """Warnings of COCO's counts, which are known only now that its JSONs have been read."""
+    """Warnings of images by split, which are known once lists and JSONs have been read."""
     found = {"training images": images["train"], "test images": images["test"]}
     return [
         f"{found[what]} {what}; the official data have {official}"

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffup.data.records import IMAGE_SUFFIXES, Record, fail, index_all, read_image, relative
+from diffup.data.records import IMAGE_SUFFIXES, Record, fail, index_all, read_pair, relative
 from diffup.data.spec import LONGEST, VOID, DatasetSpec, is_plain
 
 REMEDY = (
@@ -49,15 +49,15 @@ def scan(root: Path, spec: DatasetSpec) -> tuple[list[Record], list[str]]:
     return index_all(_pairs(root, spec), partial(_index_one, root, spec), f"indexing {spec.name}")
 
 
-def read_mask(path: Path, class_index: int, ignore_index: int) -> NDArray[np.uint8]:
+def read_mask(root: Path, record: Record, class_index: int, spec: DatasetSpec) -> NDArray[np.uint8]:
     """The mask of one class, uint8 [H, W]: 0 background or another class, 1 the class, 255 void.
 
     Raises:
         ValueError: missing, truncated, or not a palette or grey image; the message does not name the file.
     """
-    labels, _ = _read_labels(path)
+    labels, _ = _read_labels(root / record.mask)
     mask: NDArray[np.uint8] = (labels == class_index + 1).astype(np.uint8)
-    mask[labels == ignore_index] = VOID
+    mask[labels == spec.ignore_index] = VOID
     return mask
 
 
@@ -123,20 +123,11 @@ def _names(path: Path) -> list[str]:
 
 def _index_one(root: Path, spec: DatasetSpec, pair: tuple[str, Path, Path, str]) -> Record | str:
     image_id, image_path, mask_path, split = pair
-    try:
-        image, image_crc = read_image(image_path)
-    except ValueError as error:
-        return f"{image_path}: {error}"
-    try:
-        labels, mask_crc = _read_labels(mask_path)
-    except ValueError as error:
-        return f"{mask_path}: {error}"
-    height, width = image.shape[:2]
-    if labels.shape != (height, width):
-        return (
-            f"{mask_path}: mask is {labels.shape[1]}x{labels.shape[0]}, "
-            f"but its image {image_path.name} is {width}x{height} (width x height)"
-        )
+    read = read_pair(image_path, mask_path, _read_labels)
+    if isinstance(read, str):
+        return read
+    labels, checksum = read
+    height, width = labels.shape
     areas = np.bincount(labels.reshape(-1), minlength=256)
     strange = [int(v) for v in np.flatnonzero(areas) if v > len(spec.classes) and v != spec.ignore_index]
     if strange:
@@ -150,7 +141,7 @@ def _index_one(root: Path, spec: DatasetSpec, pair: tuple[str, Path, Path, str])
         relative(mask_path, root),
         height,
         width,
-        zlib.crc32(mask_crc.to_bytes(4, "big"), image_crc),
+        checksum,
         {c: int(areas[c + 1]) for c in range(len(spec.classes)) if areas[c + 1]},
         {},
         split,

@@ -125,6 +125,13 @@ def test_bad_requests(more: list[str], message: str, data: tuple[Path, Path]) ->
         plan(data, *more)
 
 
+def test_lists_of_a_benchmarks_own_folds_are_no_protocol_here(data: tuple[Path, Path]) -> None:
+    document = json.loads(data[1].read_text())
+    data[1].write_text(json.dumps({**document, "name": "pascal5i"}))
+    with pytest.raises(ValueError, match="protocol hsnet has lists of pascal5i's own folds only"):
+        plan(data, "--protocol", "hsnet")
+
+
 def test_source_and_target_must_differ(data: tuple[Path, Path]) -> None:
     with pytest.raises(ValueError, match="both called 'toy'"):
         plan((data[0], data[0]))

@@ -90,5 +90,5 @@ def test_a_checkpoint_that_knows_the_classes_is_refused(
     dataset: ToyDataset, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     work.execute(TRAINED, context(tmp_path))
-    with pytest.raises(ValueError, match=r"was trained on (classes that cell .* holds out|.*, which the cell tests)"):
+    with pytest.raises(ValueError, match=r"was trained on classes that cell .* holds out"):
         work.execute(dataclasses.replace(HELD_OUT, **change), context(tmp_path))

@@ -130,6 +130,24 @@ def test_coco_paths_find_their_images_under_either_name() -> None:
         pairs.named_as(["000000507082"], "list")
 
 
+def test_a_number_that_two_images_end_in_names_neither() -> None:
+    pairs = Pairs((("c000000507081", 3),))
+    with pytest.raises(ValueError, match="1 of 1 images"):
+        pairs.named_as(["a000000507081", "b000000507081"], "list")
+    assert pairs.named_as(["a000000507081", "c000000507081"], "list").entries == pairs.entries
+
+
+def test_published_episodes_under_hsnet_still_need_its_training_lists(
+    pascal: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path, lists = pascal
+    (tmp_path / "fold0_shots1.json").write_text(json.dumps([["2007_000000", ["2008_000000"], 0]]))
+    with pytest.raises(ValueError, match="pass --lists DIR"):
+        open_data(path, shots=1, protocol="hsnet", manifests=tmp_path)
+    data = open_data(path, shots=1, protocol="hsnet", manifests=tmp_path, lists=lists)
+    assert training_cell(data, 0, RESNET, config=INPUT).lists
+
+
 def test_other_data_sets_follow_hsnets_rule_without_lists(tmp_path: Path) -> None:
     from tests.unit.folders import write_voc
 

@@ -81,6 +81,12 @@ def test_a_missing_seed_leaves_a_dash_and_one_protocol_no_table(tmp_path: Path) 
         spread_tables(write_store(tmp_path / "one", [cell()]), resamples=FAST)
 
 
+def test_checkpoints_of_two_data_sets_are_not_two_protocols(tmp_path: Path) -> None:
+    cells = [cell(), cell(trained_dataset="birds", classes="tested", tested=(0, 1, 2, 3))]
+    with pytest.raises(ValueError, match="under several protocols"):
+        spread_tables(write_store(tmp_path, cells), resamples=FAST)
+
+
 def test_the_command_writes_every_format(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert spread.main(["--results", str(store), "--out", str(out), "--resamples", str(FAST)]) == 0
