@@ -1,4 +1,4 @@
-"""From a result store to files: the command line that ``paper``, ``quality`` and ``study`` share."""
+"""From a result store to files: the command line that ``paper``, ``quality``, ``study`` and ``spread`` share."""
 
 from __future__ import annotations
 

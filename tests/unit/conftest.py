@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the API; heavy imports wait until one is asked for."""
+"""Fixtures of the tests of the API and of data sets; heavy imports wait until one is asked for."""
 
 from __future__ import annotations
 
@@ -35,3 +35,17 @@ def model(results: Path) -> DiffUp:
     from tests.unit.trained import CELL
 
     return DiffUp.load(results / CELL.key())
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Folder of indexes."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def json_path(tmp_path: Path) -> Path:
+    """``dataset.json`` of a sound data set in VOC layout."""
+    from tests.unit.folders import write_voc
+
+    return write_voc(tmp_path / "toy")

@@ -15,21 +15,9 @@ from PIL import Image
 import diffup.data.voc
 from diffup.data.dataset import Dataset, open_dataset, resolve_dataset
 from diffup.protocols import get_protocol
-from tests.unit.folders import CLASSES, SIZE, labels, write_image, write_json, write_voc
+from tests.unit.folders import CLASSES, SIZE, labels, write_image, write_json
 
 PAIRED = get_protocol("paired")
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """Folder of indexes."""
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def json_path(tmp_path: Path) -> Path:
-    """``dataset.json`` of a sound data set."""
-    return write_voc(tmp_path / "toy")
 
 
 def test_a_sound_data_set(json_path: Path, cache: Path) -> None:

@@ -17,18 +17,6 @@ from diffup.data.spec import read_spec
 from tests.unit.folders import SIZE, labels, write_image, write_json, write_voc
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """Folder of indexes."""
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def json_path(tmp_path: Path) -> Path:
-    """``dataset.json`` of a sound data set."""
-    return write_voc(tmp_path / "toy")
-
-
 def refusal(json_path: Path, cache: Path) -> str:
     """The message with which a data set is refused; nothing may be written then."""
     with pytest.raises(ValueError) as caught:
