@@ -7,7 +7,6 @@ the remedy; a cell that a launch asked for and that has no result stays as a row
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow
+from pyarrow import parquet
 
 from analysis.stats import EpisodeCounts
 from diffup.metrics import fb_iou, miou
@@ -223,16 +224,19 @@ def _episode_counts(path: Path, sha256: str) -> tuple[EpisodeCounts, list[int]]:
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"{path.name} is not the file that result.json names")
     try:
-        table = pd.read_parquet(io.BytesIO(content), columns=["episode", "class_id", "query", *COUNTS])
+        names = ["episode", "class_id", "query", *COUNTS]
+        with parquet.ParquetFile(pyarrow.BufferReader(content)) as file:  # a third of pandas' time, for many cells
+            table = file.read(columns=names, use_threads=False)
+        columns = {name: table.column(name).to_numpy() for name in names}
+        integers = {name: columns[name].astype(np.int64) for name in names if name != "query"}
     except Exception as error:  # pyarrow has many, for what is one fact here
         raise ValueError(f"{path.name} can't be read: {error}") from error
-    table = table.sort_values("episode")
-    integers = table.drop(columns="query").astype(np.int64)
+    order = np.argsort(integers["episode"], kind="stable")
     counts = EpisodeCounts(
-        integers["episode"].to_numpy(),
-        integers["class_id"].to_numpy(),
-        table["query"].to_numpy().astype(np.str_),
-        integers[list(COUNTS)].to_numpy(),
+        integers["episode"][order],
+        integers["class_id"][order],
+        columns["query"].astype(np.str_)[order],
+        np.stack([integers[name] for name in COUNTS], axis=1)[order],
     )
     if not len(counts):
         raise ValueError(f"{path.name} holds no episode")

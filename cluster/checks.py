@@ -1,12 +1,9 @@
-"""What is checked before a launch touches anything: data, weights, and that no other launch uses the results."""
+"""What is checked before a launch touches anything: data, weights, and what the machine has."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cell import AnyCell, Cell, TrainingCell
@@ -57,24 +54,13 @@ def check_workers(cells: Sequence[AnyCell], workers: int) -> None:
             )
 
 
-@contextlib.contextmanager
-def only_one(root: Path) -> Iterator[None]:
-    """Refuse a second driver on the same results; the lock dies with its process.
+def gpu_memory_mb() -> float:
+    """Memory of the smallest GPU of this machine in MB, 0 without one."""
+    import torch
 
-    Raises:
-        ValueError: another launch holds the lock.
-    """
-    handle = os.open(root / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another launch is using {root}; wait for it, or give another directory with --results"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
+    if not torch.cuda.is_available():
+        return 0.0
+    return min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())) / 2**20
 
 
 def git_commit() -> str:

@@ -8,7 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cluster.launch import BAD_INPUT, SOME_FAILED, Options, launch
+from cluster.launch import BAD_INPUT, SHARD_EPISODES, SOME_FAILED, Options, launch
+from cluster.mirror import mirror_folder
+from cluster.remote import is_uri
+from cluster.stores import size
 from experiments.cell import AnyCell
 
 Report = Callable[[Path, list[str]], None]
@@ -25,6 +28,10 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
     return value
+
+
+def _results(text: str) -> Path | str:
+    return text if is_uri(text) else Path(text)
 
 
 def _share(text: str) -> float:
@@ -61,10 +68,10 @@ def parser(name: str, description: str, *, episodes: int) -> argparse.ArgumentPa
     made.add_argument("--seed", type=int, default=0, metavar="N", help="training seed; the episodes stay the same")
     made.add_argument(
         "--results",
-        type=Path,
+        type=_results,
         default=None,
         metavar="DIR",
-        help=f"default $DIFFUP_HOME/results/{name}, else ~/.diffup/…",
+        help=f"a folder, or s3://bucket/prefix, gs://… (default $DIFFUP_HOME/results/{name}, else ~/.diffup/…)",
     )
     made.add_argument("--tracking-uri", default="", metavar="URI", help="MLflow; default: sqlite in the results")
     made.add_argument("--max-concurrent", type=_count, default=None, metavar="N", help="trials at a time")
@@ -78,7 +85,39 @@ def parser(name: str, description: str, *, episodes: int) -> argparse.ArgumentPa
         help="run finished cells again: all selected, or those made by other code",
     )
     made.add_argument("--batch-size", type=_count, default=8, metavar="N", help="episodes at a time in evaluation")
-    made.add_argument("--gpus-per-trial", type=_share, default=1.0, metavar="F", help="GPU share of an evaluation cell")
+    made.add_argument(
+        "--gpus-per-trial",
+        type=_share,
+        default=0.0,
+        metavar="F",
+        help="GPU share of an evaluation cell (default: by the memory that past cells took)",
+    )
+    made.add_argument(
+        "--shard-episodes",
+        type=int,
+        default=SHARD_EPISODES,
+        metavar="N",
+        help=f"cells of more episodes are cut and run in parallel (default {SHARD_EPISODES}; 0: never)",
+    )
+    made.add_argument(
+        "--features", type=Path, default=None, metavar="DIR", help="shards of features (default: in the results)"
+    )
+    made.add_argument("--no-features", action="store_true", help="no shards: every cell computes what it reads")
+    made.add_argument(
+        "--features-limit",
+        type=size,
+        default=0,
+        metavar="SIZE",
+        help="of all shards, such as 200GB (default: the disk)",
+    )
+    made.add_argument("--verify", action="store_true", help="read all that finished cells hold before planning")
+    made.add_argument(
+        "--past", type=Path, action="append", default=[], metavar="DIR", help="other results to estimate time from"
+    )
+    made.add_argument(
+        "--system-metrics", action="store_true", help="log CPU, memory and GPU of machines (needs psutil)"
+    )
+    made.add_argument("--workers", type=_count, default=0, metavar="N", help="that a dry run reckons with")
     made.add_argument(
         "--train-workers",
         type=_count,
@@ -134,11 +173,14 @@ def run(
     Returns:
         the exit code.
     """
-    results = (args.results or home() / "results" / name).expanduser().absolute()
+    where = args.results or home() / "results" / name
+    remote = where if isinstance(where, str) else ""
+    results = mirror_folder(where) if isinstance(where, str) else where.expanduser().absolute()
     try:
         cells, datasets = build(args)
         options = Options(
             results=results,
+            remote=remote,
             tracking_uri=args.tracking_uri,
             select=args.select,
             dry_run=args.dry_run,
@@ -149,11 +191,22 @@ def run(
             batch_size=args.batch_size,
             gpus_per_trial=args.gpus_per_trial,
             train_workers=args.train_workers,
+            shard_episodes=args.shard_episodes,
+            features=args.features,
+            use_features=not args.no_features,
+            features_limit=args.features_limit,
+            verify=args.verify,
+            past=tuple(args.past),
+            workers=args.workers,
+            system_metrics=args.system_metrics,
         )
         code = launch(name, cells, options, datasets=datasets, work=work)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:  # such as a full disk
+        print(f"error: {error}; finished cells are kept, and the same command does the rest", file=sys.stderr)
+        return SOME_FAILED
     if report is not None and not args.dry_run:
         try:
             report(results, [cell.key() for cell in cells])

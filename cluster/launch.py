@@ -5,8 +5,11 @@ A launch can be killed at any moment: the next one runs exactly the cells whose 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import platform
+import secrets
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,10 +18,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.checks import check_workers, git_commit, only_one, preflight
+from cluster.checks import check_workers, git_commit, preflight
+from cluster.estimate import disk, gpu_share
 from cluster.files import now, to_json, write_atomically
+from cluster.leases import acquire, held
 from cluster.plan import Plan, make_plan, render
-from cluster.store import LAUNCHES, Store, cell_document, code_hash
+from cluster.remote import RemotePlace, check_access
+from cluster.source import code_hash
+from cluster.stopping import Stop, stoppable
+from cluster.store import LAUNCHES, TUNE, WORK, Store, cell_document
+from cluster.stores import in_words
 from cluster.tracking import Tracking, close_tracking, log_cell, log_failure, open_tracking, resolve_uri
 from experiments.cell import AnyCell, TrainingCell
 from experiments.grids import select
@@ -28,6 +37,7 @@ if TYPE_CHECKING:  # Ray is imported only when there is something to run
     from cluster.tuning import Job
 
 DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2
+SHARD_EPISODES = 5000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +45,30 @@ class Options:
     """Runtime options of a launch; none of them is identity.
 
     Attributes:
-        results: result store.
+        results: result store; with `remote`, this machine's mirror of it.
+        remote: URI of an object store that holds the results, ``""``: `results` does.
         tracking_uri: MLflow; ``""`` = a sqlite file in `results`.
         select: see `experiments.grids.select`.
         dry_run: print the plan and stop.
         max_concurrent: trials at a time; 0 = one for each CPU (or GPU share).
         retry_failed, force: see `cluster.plan.make_plan`.
         weights_dir: folder of local backbone weights.
+        features: folder of shards of features and prior maps (`cluster.stores`); None: ``features`` in `results`.
+        use_features: off: every cell computes what it reads.
+        features_limit: bytes that shards may take; 0: what the disk has room for.
         batch_size: episodes at a time in evaluation.
-        gpus_per_trial: share of a GPU that an evaluation cell gets, where there are GPUs; training gets a whole one.
+        shard_episodes: the most episodes that a worker is given at a time; 0: cells stay whole.
+        gpus_per_trial: share of a GPU that an evaluation cell gets, where there are GPUs; training gets a whole one. 0:
+            by the memory that past cells took.
         train_workers: processes that share a training cell's steps (`cluster.training`).
+        verify: read all that finished cells hold before planning, see `cluster.store.Store.read`.
+        past: other results directories to estimate from.
+        workers: that a dry run reckons with; 0: this machine's.
+        system_metrics: log CPU, memory and GPU of each machine to the launch's run.
     """
 
     results: Path
+    remote: str = ""
     tracking_uri: str = ""
     select: str = ""
     dry_run: bool = False
@@ -55,13 +76,21 @@ class Options:
     retry_failed: bool = False
     force: str = ""
     weights_dir: Path | None = None
+    features: Path | None = None
+    use_features: bool = True
+    features_limit: int = 0
     batch_size: int = 8
-    gpus_per_trial: float = 1.0
+    shard_episodes: int = SHARD_EPISODES
+    gpus_per_trial: float = 0.0
     train_workers: int = 1
+    verify: bool = False
+    past: tuple[Path, ...] = ()
+    system_metrics: bool = False
+    workers: int = 0
 
 
 def launch(
-    name: str, cells: Sequence[AnyCell], options: Options, *, datasets: dict[str, Path], work: str = "cluster.work"
+    name: str, cells: Sequence[AnyCell], options: Options, *, datasets: dict[str, Path], work: str = WORK
 ) -> int:
     """Bring a grid to completion.
 
@@ -78,7 +107,10 @@ def launch(
     Raises:
         ValueError: a user's mistake, found before anything is run or written.
     """
-    store = Store(options.results.absolute())
+    store = Store(options.results.absolute(), options.remote)
+    if store.remote:
+        check_access(RemotePlace(store.remote))
+    store.update()
     uri = resolve_uri(options.tracking_uri, store.root)
     cells = select(cells, options.select)
     plan = make_plan(
@@ -87,13 +119,18 @@ def launch(
         retry_failed=options.retry_failed,
         force=options.force,
         forced=_forced(cells, options.select),
+        verify=options.verify,
+        past=[Store(path.absolute()) for path in options.past],
     )
-    print(render(plan, name, details=options.dry_run), flush=True)
+    workers = options.workers or options.max_concurrent or os.cpu_count() or 1
+    print(render(plan, name, workers=workers, details=options.dry_run), flush=True)
     for damaged in plan.damaged:
         print(f"warning: {damaged.why}; cell {damaged.key} is made again", file=sys.stderr)
     if options.dry_run:
+        _render_disk(plan, options.use_features)
         return DONE
     if not plan.todo:
+        _close_killed(store, held(store.leases))
         _log_missing(plan, store, uri, name)
         return SOME_FAILED if plan.count("failed") + plan.count("blocked") else DONE
     check_workers(plan.todo, options.train_workers)
@@ -101,28 +138,59 @@ def launch(
     store.make_writable()
     from cluster.session import ray_session
 
-    with only_one(store.root), ray_session():
+    features = (options.features or store.root / "features").absolute() if options.use_features else None
+    with ray_session(), stoppable() as stop:
+        from cluster.nodes import check_nodes, gpu_memory_mb, shared_by_nodes, wait_for_nodes
         from cluster.tuning import Job
 
-        _close_killed(store)
-        launch_name, commit = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}", git_commit()
-        tags = {"git_commit": commit, "code_hash": code_hash(), "results": str(store.root), "host": platform.node()}
-        job = Job(
-            name=launch_name,
-            cells=plan.todo,
-            seconds=plan.seconds,
-            store=store,
-            tracking=open_tracking(uri, name, launch_name, store.root, tags),
-            work=work,
-            datasets=paths,
-            weights_dir=options.weights_dir,
-            batch_size=options.batch_size,
-            gpus_per_trial=options.gpus_per_trial,
-            max_concurrent=options.max_concurrent,
-            train_workers=options.train_workers,
-            git_commit=commit,
+        wait_for_nodes(stopping=stop.begun)
+        used = {cell.dataset: paths[cell.dataset] for cell in plan.todo}
+        for warning in check_nodes(*shared_by_nodes(store, features, options.weights_dir, used)):
+            print(f"warning: {warning}", file=sys.stderr)
+        launch_name = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        leases = store.leases
+        lease = acquire(leases, launch_name, platform.node())
+        assert lease is not None, launch_name
+        try:
+            _close_killed(store, held(leases))
+            commit = git_commit()
+            tags = {"git_commit": commit, "code_hash": code_hash(), "results": str(store.root), "host": platform.node()}
+            opened = open_tracking(uri, name, launch_name, store, tags)
+            job = Job(
+                name=launch_name,
+                cells=plan.todo,
+                seconds=plan.seconds,
+                store=store,
+                # Workers of other machines can't reach a sqlite file in this one's mirror.
+                tracking=None if store.remote and uri.startswith("sqlite:") else opened,
+                work=work,
+                datasets=paths,
+                weights_dir=options.weights_dir,
+                features=features,
+                batch_size=options.batch_size,
+                shard_episodes=options.shard_episodes,
+                gpus_per_trial=options.gpus_per_trial or gpu_share([cost for _, cost in plan.past], gpu_memory_mb()),
+                max_concurrent=options.max_concurrent,
+                train_workers=options.train_workers,
+                git_commit=commit,
+                system_metrics=options.system_metrics,
+            )
+            code = _run(name, cells, plan, job, options.features_limit, stop)
+            if store.remote and opened is not None and job.tracking is None:
+                _log_finished(make_plan(cells, store), store, opened)
+                close_tracking(opened, "FAILED" if code else "FINISHED", {})
+            return code
+        finally:
+            lease.release()
+
+
+def _render_disk(plan: Plan, used: bool) -> None:
+    if plan.todo and used:
+        most = disk(plan.todo)
+        rest = "" if most.complete else ", without the training images of data sets that are not at hand"
+        print(
+            f"  shards: at most {in_words(most.features)} of features and {in_words(most.priors)} of prior maps{rest}"
         )
-        return _run(name, cells, plan, job)
 
 
 def _forced(cells: Sequence[AnyCell], selection: str) -> frozenset[str]:
@@ -131,17 +199,12 @@ def _forced(cells: Sequence[AnyCell], selection: str) -> frozenset[str]:
     return frozenset(cell.key() for cell in cells if not isinstance(cell, spared))
 
 
-def _run(name: str, cells: Sequence[AnyCell], plan: Plan, job: Job) -> int:
-    from cluster.tuning import run_trials
+def _run(name: str, cells: Sequence[AnyCell], plan: Plan, job: Job, features_limit: int, stop: Stop) -> int:
+    from cluster.preparing import prepared
+    from cluster.tuning import GaveUp, resources, run_trials
 
     store = job.store
-    shutil.rmtree(store.root / ".tune", ignore_errors=True)
-    for cell in plan.todo:
-        status = store.read(cell.key()).status
-        if status == "finished":
-            store.forget(cell.key())
-        elif status == "damaged":
-            store.forget_result(cell.key())
+    _forget(plan, store, job.name)
     note: dict[str, Any] = {
         "schema": 1,
         "name": name,
@@ -153,17 +216,23 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, job: Job) -> int:
     }
     path = store.root / LAUNCHES / f"{job.name}.json"
     write_atomically(path, to_json(note))
+    store.publish_file(f"{LAUNCHES}/{path.name}")
     if job.tracking is not None:
         _log_finished(plan, store, job.tracking)
     status, counts = "KILLED", dict[str, float]()
+    stage: dict[str, Any] = {}
     try:
-        progress, dropped = run_trials(job)
+        given = resources(job)
+        if job.features is not None and job.work == WORK:
+            stage = prepared(job, given, features_limit, stop.begun)
+        progress, dropped = run_trials(job, given, stopping=stop.begun, over=stop.over)
+        store.update()
         for cell in plan.todo:
             if cell.key() in progress.crashed:
                 _record_crash(cell, progress.crashed[cell.key()], job)
-        unfinished = [cell.key() for cell in plan.todo if store.read(cell.key()).status != "finished"]
+        unfinished = [cell.key() for cell in plan.todo if store.read(cell.key(), verify=False).status != "finished"]
         bad = len(unfinished) + plan.count("failed") + plan.count("blocked")
-        status = "FAILED" if bad else "FINISHED"
+        status = "KILLED" if stop.begun() else "FAILED" if bad else "FINISHED"
         counts = {
             "cells_finished": len(plan.todo) - len(unfinished) + plan.count("finished"),
             "cells_failed": len(progress.failed) + plan.count("failed"),
@@ -171,19 +240,47 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, job: Job) -> int:
             "seconds": progress.seconds,
         }
         _conclude(name, plan, unfinished, dropped, progress, store)
+        if stop.begun() and unfinished:
+            print("stopped; finished cells are kept, and the same command does the rest", file=sys.stderr)
         return SOME_FAILED if bad else DONE
+    except GaveUp as error:
+        print(f"error: {error}; finished cells are kept, and the same command does the rest", file=sys.stderr)
+        status = "FAILED"
+        return SOME_FAILED
     except KeyboardInterrupt:
         print("interrupted; finished cells are kept, and the same command does the rest", file=sys.stderr)
         return SOME_FAILED
     finally:
         if job.tracking is not None:
             close_tracking(job.tracking, status, counts)
-        write_atomically(path, to_json({**note, "ended": now(), "status": status}))
-        shutil.rmtree(store.root / ".tune", ignore_errors=True)
+        with contextlib.suppress(OSError):  # a full disk: the next launch closes this one
+            write_atomically(path, to_json({**note, "ended": now(), "status": status, "stage": stage}))
+            store.publish_file(f"{LAUNCHES}/{path.name}")
+        shutil.rmtree(store.root / TUNE / job.name, ignore_errors=True)
+
+
+def _forget(plan: Plan, store: Store, launch: str) -> None:
+    """Drop the results that are to be made again, each under its lease: another driver may be at it."""
+    leases = store.leases
+    forced = {cell.key() for cell in plan.forced}
+    for key in [*forced, *(record.key for record in plan.damaged)]:
+        lease = acquire(leases, key, launch)
+        if lease is None:
+            continue
+        try:
+            status = store.read(key).status
+            if status == "finished" and key in forced:
+                store.forget(key)
+            elif status == "damaged":
+                store.forget_result(key)
+        finally:
+            lease.release()
 
 
 def _record_crash(cell: AnyCell, why: str, job: Job) -> None:
-    job.store.write_error(cell, why, "")
+    with contextlib.suppress(OSError):
+        job.store.write_error(cell, why, "")
+        job.store.publish(cell.key())
     if job.tracking is not None:
         log_failure(job.tracking, cell, why, "", now())
 
@@ -218,15 +315,17 @@ def _log_missing(plan: Plan, store: Store, uri: str, name: str) -> None:
     finished = [left.cell for left in plan.left_out if left.status == "finished"]
     if all(store.logged(cell.key(), uri) for cell in finished):
         return
-    tracking = open_tracking(uri, name, f"{name}-sync-{datetime.now(UTC):%Y%m%d-%H%M%S}", store.root, {"sync": "true"})
+    tracking = open_tracking(uri, name, f"{name}-sync-{datetime.now(UTC):%Y%m%d-%H%M%S}", store, {"sync": "true"})
     if tracking is not None:
         _log_finished(plan, store, tracking)
         close_tracking(tracking, "FINISHED", {})
 
 
-def _close_killed(store: Store) -> None:
-    """End the parent runs of launches that were killed; the lock says that none of them is alive."""
+def _close_killed(store: Store, alive: set[str]) -> None:
+    """End the parent runs of launches that were killed: those that hold no lease, `alive` are those that do."""
     for path in sorted((store.root / LAUNCHES).glob("*.json")):
+        if path.stem in alive:
+            continue
         try:
             note = json.loads(path.read_bytes())
             if note["ended"] is None:
@@ -235,3 +334,6 @@ def _close_killed(store: Store) -> None:
                     close_tracking(Tracking(**note["tracking"]), "KILLED", {})
         except (OSError, ValueError, KeyError, TypeError):
             continue
+    for folder in (store.root / TUNE).glob("*"):
+        if folder.name not in alive:
+            shutil.rmtree(folder, ignore_errors=True)

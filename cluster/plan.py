@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
-from cluster.store import Record, Store, code_hash
+from cluster.estimate import Past, expected_seconds, past_cells, wall_seconds
+from cluster.source import code_hash
+from cluster.store import Record, Store
 from diffup.backbones.names import has_text_encoder
-from experiments.cell import AnyCell, Cell, TrainingCell, cell_to_dict
+from experiments.cell import AnyCell, Cell, TrainingCell
 from experiments.grids import describe, unique
 
 SHOWN = 40
+VERIFIED = 5000  # cells up to which a plan reads all that finished ones hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +35,20 @@ class Plan:
     Attributes:
         todo: cells to run, in order: those that wait for nothing first, then those that need training in this launch.
         left_out: all other cells of the grid.
+        forced: cells to run though they are finished.
         damaged: results that can't be trusted and are made again, with the reason.
         stale: finished cells that were made by other code.
         seconds: expected seconds of work by key, for the cells that past ones tell something about.
+        past: what finished cells cost.
     """
 
     todo: list[AnyCell]
     left_out: list[LeftOut]
+    forced: list[AnyCell] = field(default_factory=list)
     damaged: list[Record] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    past: list[tuple[AnyCell, Past]] = field(default_factory=list)
 
     def count(self, status: str) -> int:
         """Number of cells left out with `status`."""
@@ -52,9 +60,14 @@ def invalid_reason(cell: AnyCell) -> str:
     adapted = isinstance(cell, Cell) and cell.sample.method == "adapter"  # a foreign method reads text itself
     if isinstance(cell, Cell) and "text" in cell.annotation.split("+") and not adapted:
         reader = cell.input.companion or cell.backbone
-        if not has_text_encoder(reader):
+        if not _reads_text(reader):
             return f"annotation {cell.annotation!r}: {reader} has no text encoder and no companion text model is named"
     return ""
+
+
+@lru_cache(maxsize=256)
+def _reads_text(backbone: str) -> bool:
+    return has_text_encoder(backbone)
 
 
 def make_plan(
@@ -64,6 +77,8 @@ def make_plan(
     retry_failed: bool = False,
     force: str = "",
     forced: frozenset[str] = frozenset(),
+    verify: bool = False,
+    past: Sequence[Store] = (),
 ) -> Plan:
     """Compare a grid with the store.
 
@@ -73,9 +88,12 @@ def make_plan(
         retry_failed: run cells again that failed before.
         force: ``"all"``: run finished cells again; ``"other-code"``: those made by other code; ``""``: none.
         forced: keys that `force` applies to.
+        verify: read all that finished cells hold, see `Store.read`; a grid of up to `VERIFIED` cells is read anyway.
+        past: other stores to estimate from.
     """
     cells = unique(cells)
-    records = {cell.key(): store.read(cell.key()) for cell in cells}
+    verify = verify or len(cells) <= VERIFIED
+    records = {cell.key(): store.read(cell.key(), verify=verify) for cell in cells}
     code = code_hash()
     stale = [key for key, record in records.items() if record.status == "finished" and _code(record) != code]
 
@@ -92,11 +110,11 @@ def make_plan(
         reason, status = invalid_reason(cell), "invalid"
         if not reason and record.status == "finished" and not again(cell.key()):
             status, reason = "finished", "finished"
-        elif not reason and record.status == "failed" and not (retry_failed or again(cell.key())):
+        elif not reason and record.status == "failed" and not (retry_failed or again(cell.key()) or record.passing):
             status, reason = "failed", f"failed before ({record.result['error']}); --retry-failed runs it again"
         elif not reason and needs and needs not in training:
-            before = not_run.get(needs) or store.read(needs).status
-            if before == "failed":
+            before = not_run.get(needs) or _status(needs, records, store)
+            if before == "failed":  # and not for a reason that passes: then it would be among those to run
                 status, reason = "blocked", f"its training cell {needs} failed before; --retry-failed runs both"
             elif before != "finished":
                 status, reason = "invalid", f"its training cell {needs} is neither in this grid nor in {store.root}"
@@ -110,7 +128,18 @@ def make_plan(
                 training.add(cell.key())
     damaged = [record for record in records.values() if record.status == "damaged"]
     todo = in_order(todo)
-    return Plan(todo=todo, left_out=left_out, damaged=damaged, stale=stale, seconds=estimate(todo, store))
+    known = past_cells(cells, records, (store, *past)) if todo else []
+    seconds = expected_seconds(todo, known)
+    forced_cells = [cell for cell in todo if records[cell.key()].status == "finished"]
+    return Plan(
+        todo=todo, left_out=left_out, forced=forced_cells, damaged=damaged, stale=stale, seconds=seconds, past=known
+    )
+
+
+def _status(key: str, records: dict[str, Record], store: Store) -> str:
+    if key not in records:  # a training cell of another grid
+        records[key] = store.read(key, verify=False)
+    return records[key].status
 
 
 def _code(record: Record) -> str:
@@ -142,56 +171,19 @@ def in_order(cells: Iterable[AnyCell]) -> list[AnyCell]:
     return sorted(cells, key=rank)
 
 
-def _amount(document: dict[str, Any]) -> float:
-    if document["kind"] == "train":
-        train = document["train"]
-        return float(train["steps"] * train["batch_size"] * train.get("accumulate", 1))
-    return float(document["episodes"])
-
-
-def _likeness(document: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """Groups of like cost that a cell belongs to, the narrowest first."""
-    what = (document["kind"], document["input"]["input_size"], document.get("sample", {}).get("method", ""))
-    backbone = (*what, document["backbone"])
-    cues = (*backbone, document.get("shots", 0), document.get("annotation", ""))
-    return [cues, backbone, what, what[:1]]
-
-
-def estimate(cells: Sequence[AnyCell], store: Store) -> dict[str, float]:
-    """Expected seconds of work by key, from the finished cells that are most alike (per episode)."""
-    seconds: dict[tuple[Any, ...], float] = defaultdict(float)
-    amounts: dict[tuple[Any, ...], float] = defaultdict(float)
-    if not cells:
-        return {}
-    for key in store.cell_keys():
-        record, document = store.read(key), store.read_cell(key)
-        try:
-            took, amount, groups = float(record.metrics["seconds"]), _amount(document), _likeness(document)
-        except (KeyError, TypeError, ValueError):
-            continue
-        for group in groups:
-            seconds[group] += took
-            amounts[group] += amount
-    expected = {}
-    for cell in cells:
-        document = cell_to_dict(cell)
-        for group in [group for group in _likeness(document) if amounts.get(group)][:1]:
-            expected[cell.key()] = seconds[group] / amounts[group] * _amount(document)
-    return expected
-
-
 def clock(seconds: float) -> str:
     """Seconds as h:mm:ss."""
     whole = max(0, round(seconds))
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def render(plan: Plan, name: str, *, details: bool = False) -> str:
+def render(plan: Plan, name: str, *, workers: int = 0, details: bool = False) -> str:
     """The plan in words.
 
     Args:
         plan: what to show.
         name: of the grid.
+        workers: also say how long it takes on so many.
         details: also list the cells to run.
     """
     kinds = Counter(resource_class(cell) for cell in plan.todo)
@@ -210,9 +202,12 @@ def render(plan: Plan, name: str, *, details: bool = False) -> str:
         known = [plan.seconds[cell.key()] for cell in plan.todo if cell.key() in plan.seconds]
         mean = sum(known) / len(known)
         rest = f"; {len(plan.todo) - len(known)} of them guessed" if len(known) < len(plan.todo) else ""
-        lines.append(f"  about {mean * len(plan.todo) / 3600:.2f} hours of device time, from past cells{rest}")
+        line = f"  about {mean * len(plan.todo) / 3600:.2f} hours of device time, from past cells{rest}"
+        if workers:
+            line += f": {clock(wall_seconds(plan.todo, plan.seconds, workers))} on {workers} workers"
+        lines.append(line)
     elif plan.todo:
-        lines.append("  no estimate of time: no cell has finished in this results directory")
+        lines.append("  no estimate of time: no cell has finished in this results directory (--past DIR names another)")
     skipped = [left for left in plan.left_out if left.status != "finished"]
     lines += _listed([f"  {left.status}: {left.cell.key()} {describe(left.cell)}: {left.reason}" for left in skipped])
     if details:

@@ -21,6 +21,8 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -91,7 +93,8 @@ def ray_session() -> Iterator[None]:
         import ray
 
         try:
-            ray.init(address="auto", runtime_env={"env_vars": THREADS}, **silent)
+            with _hushed():
+                ray.init(address="auto", runtime_env={"env_vars": THREADS}, **silent)
         except ConnectionError as error:
             raise ValueError(
                 f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']}; unset it to use this machine alone"
@@ -107,18 +110,33 @@ def ray_session() -> Iterator[None]:
         import ray  # only now: Ray reads the mode of its authentication once, when it is imported
 
         try:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                _temp_dir=str(folder),
-                object_store_memory=OBJECT_STORE_BYTES,
-                **silent,
-            )
+            with _hushed():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    _temp_dir=str(folder),
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    **silent,
+                )
             yield
         finally:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
             os.close(handle)
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Nothing that Ray's C++ part writes to stderr meanwhile; errors come as exceptions."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextlib.contextmanager

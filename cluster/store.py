@@ -3,24 +3,27 @@
 ``<root>/<key>/`` holds ``cell.json`` (what was asked), ``episodes.parquet`` (one row per episode; evaluation cells),
 ``checkpoint/`` (training cells), ``panels/*.png`` and ``result.json``. Every file is written under a temporary name,
 synced and renamed; ``result.json`` comes last and names the others with size and hash. So a cell is finished or it
-isn't, whatever was killed and whenever. A failed cell has ``error.json`` instead.
+isn't, whatever was killed and whenever. A failed cell has ``error.json`` instead. ``<root>/store.json`` tells the store
+from others (`Store.identity`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.files import file_facts, now, to_json, write_atomically
+from cluster.files import check_writable, file_facts, now, to_json, write_atomically
+from cluster.place import FolderPlace, Place
+from cluster.remote import RemotePlace
+from cluster.source import code_hash
 from experiments.cell import CELL_VERSION, KEY_LENGTH, AnyCell, TrainingCell, cell_to_dict
 
 if TYPE_CHECKING:
@@ -29,21 +32,10 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 CELL, EPISODES, RESULT, ERROR, LOGGED = "cell.json", "episodes.parquet", "result.json", "error.json", "mlflow.json"
+IDENTITY = "store.json"
 CHECKPOINT_FILES = ("checkpoint/model.safetensors", "checkpoint/config.json")
-LAUNCHES, WEIGHTS = "launches", "weights"
-
-
-@lru_cache(maxsize=1)
-def code_hash() -> str:
-    """First 12 hex digits of the sha256 over the method's source files (``diffup/**/*.py``): names and contents."""
-    import diffup
-
-    root = Path(next(iter(diffup.__path__)))
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:12]
+WORK = "cluster.work"  # the module that trials run
+LAUNCHES, WEIGHTS, LEASES, TUNE, PARTS = "launches", "weights", ".leases", ".tune", "parts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +54,11 @@ class Record:
     why: str = ""
 
     @property
+    def passing(self) -> bool:
+        """Whether a failure had a reason that may have passed, such as a full disk; a plan runs the cell again."""
+        return bool(self.result.get("passing"))
+
+    @property
     def metrics(self) -> dict[str, float]:
         """Metrics of a finished cell, else empty."""
         metrics: dict[str, float] = self.result.get("metrics", {})
@@ -70,12 +67,82 @@ class Record:
 
 @dataclass(frozen=True)
 class Store:
-    """The result store under one folder (absolute, so that it means the same in a trial)."""
+    """The result store under one folder (absolute, so that it means the same in a trial).
+
+    Attributes:
+        root: the folder.
+        remote: URI of an object store of which the folder is this machine's mirror, ``""`` if it is the store itself.
+            `update` and `publish` keep them alike.
+    """
 
     root: Path
+    remote: str = ""
 
     def __post_init__(self) -> None:
         assert self.root.is_absolute(), self.root
+
+    @property
+    def leases(self) -> Place:
+        """Where launches say what they are at."""
+        if self.remote:
+            return RemotePlace(self.remote).below(LEASES)
+        return FolderPlace(self.root / LEASES)
+
+    def update(self, keys: Iterable[str] | None = None, *, checkpoint: str = "") -> None:
+        """Bring what others wrote to this machine: some cells, or all; and a training cell's checkpoint."""
+        if self.remote:
+            from cluster import mirror
+
+            place = RemotePlace(self.remote)
+            mirror.pull(place, self.root, keys)
+            if checkpoint:
+                mirror.fetch_checkpoint(place, self.root, checkpoint)
+
+    def publish(self, key: str) -> None:
+        """Give a cell that was finished or has failed here to the others; the first of several wins."""
+        if self.remote:
+            from cluster import mirror
+
+            place = RemotePlace(self.remote)
+            if (self.folder(key) / RESULT).is_file():
+                if not mirror.push(place, self.root, key):
+                    (self.folder(key) / RESULT).unlink()
+                    mirror.pull(place, self.root, [key])
+            else:
+                mirror.push_file(place, self.root, f"{key}/{CELL}")
+                mirror.push_file(place, self.root, f"{key}/{ERROR}")
+
+    def publish_file(self, name: str) -> None:
+        """Give one file to the others."""
+        if self.remote:
+            from cluster import mirror
+
+            with contextlib.suppress(OSError):
+                mirror.push_file(RemotePlace(self.remote), self.root, name)
+
+    def identity(self) -> str:
+        """A random id in ``store.json``, made when it is first asked for: the same on all machines, after a move too.
+
+        Raises:
+            OSError: it can't be read or written.
+            ValueError: the file is damaged.
+        """
+        path, made = self.root / IDENTITY, to_json({"schema": SCHEMA, "id": uuid.uuid4().hex})
+        if not path.is_file():
+            if self.remote:
+                place = RemotePlace(self.remote)
+                if place.read(IDENTITY) is None:
+                    place.write(IDENTITY, made, exclusive=True)
+                place.fetch([IDENTITY], self.root)
+            else:
+                write_atomically(path, made, exclusive=True)
+        try:
+            identity = json.loads(path.read_bytes())["id"]
+            if not isinstance(identity, str) or not identity:
+                raise ValueError("its id is no text")
+            return identity
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} can't be read: {error}; without it, all cells get new MLflow runs") from error
 
     def folder(self, key: str) -> Path:
         """Folder of one cell."""
@@ -88,34 +155,45 @@ class Store:
             ValueError: it can't be written.
         """
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.root, prefix=".writable-"):
-                pass
+            check_writable(self.root)
         except OSError as error:
             raise ValueError(
                 f"results directory {self.root} is not writable ({error.strerror or error}); "
                 f"choose another with --results DIR"
             ) from error
 
-    def read(self, key: str) -> Record:
-        """State of one cell; every file that ``result.json`` names is checked by size and hash."""
-        folder = self.folder(key)
+    def read(self, key: str, *, verify: bool = True) -> Record:
+        """State of one cell; every file that ``result.json`` names is checked by size and hash.
+
+        Args:
+            verify: without it the hash is left out for files that have not been written since ``result.json`` was,
+                which comes last: what a plan of many thousand cells does. Tables check what they read in any case.
+        """
+        folder = f"{self.root}/{key}"
         try:
-            text = (folder / RESULT).read_bytes()
+            with open(f"{folder}/{RESULT}", "rb") as file:
+                text = file.read()
+                written = os.fstat(file.fileno()).st_mtime_ns
         except (FileNotFoundError, NotADirectoryError):
             return self._read_error(key)
         try:
             result = json.loads(text)
             if result["key"] != key or result["status"] != "finished" or not isinstance(result["metrics"], dict):
                 raise ValueError("it is not the result of this cell")
-            if "checksum" in result and result.pop("checksum") != _checksum(result):
+            if "checksum" in result and not _checksum_holds(text, result):
                 raise ValueError("its checksum is wrong")
             for name, facts in result.get("files", {}).items():
-                content = (folder / name).read_bytes()
-                if len(content) != facts["bytes"] or hashlib.sha256(content).hexdigest() != facts["sha256"]:
-                    return Record(key=key, status="damaged", why=f"{folder / name} is not what {RESULT} names")
+                if self.remote and name in CHECKPOINT_FILES:  # it comes down, checked, when a cell needs it
+                    continue  # a mirror has the checkpoints that were needed here
+                there = os.stat(f"{folder}/{name}")
+                good = there.st_size == facts["bytes"]
+                if good and (verify or there.st_mtime_ns > written):
+                    content = Path(folder, name).read_bytes()
+                    good = hashlib.sha256(content).hexdigest() == facts["sha256"]
+                if not good:
+                    return Record(key=key, status="damaged", why=f"{folder}/{name} is not what {RESULT} names")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return Record(key=key, status="damaged", why=f"{folder / RESULT} can't be read: {error}")
+            return Record(key=key, status="damaged", why=f"{folder}/{RESULT} can't be read: {error}")
         except OSError as error:
             return Record(key=key, status="damaged", why=f"{error.filename}: {error.strerror}")
         return Record(key=key, status="finished", result=result)
@@ -192,10 +270,17 @@ class Store:
         }
         (folder / ERROR).unlink(missing_ok=True)
         content = to_json({**document, "checksum": _checksum(document)})
-        return write_atomically(folder / RESULT, content, exclusive=True)
+        if write_atomically(folder / RESULT, content, exclusive=True):
+            return True
+        if self.read(key).status != "damaged":
+            return False
+        return write_atomically(folder / RESULT, content)  # two finished at once: the files are ours by now
 
-    def write_error(self, cell: AnyCell, error: str, traceback: str) -> int:
+    def write_error(self, cell: AnyCell, error: str, traceback: str, *, passing: bool = False) -> int:
         """Record a failed attempt; a finished cell is left alone.
+
+        Args:
+            passing: the reason may pass, such as a full disk.
 
         Returns:
             number of failed attempts so far.
@@ -204,17 +289,33 @@ class Store:
         attempts = int(self._read_error(cell.key()).result.get("attempts", 0)) + 1
         self.write_cell(cell)
         document = {"schema": SCHEMA, "error": error, "traceback": traceback, "attempts": attempts, "time": now()}
-        write_atomically(folder / ERROR, to_json({**document, "code_hash": code_hash()}))
+        write_atomically(folder / ERROR, to_json({**document, "code_hash": code_hash(), "passing": passing}))
         return attempts
 
     def forget_result(self, key: str) -> None:
-        """Drop a damaged ``result.json``; a checkpoint to resume from stays."""
+        """Drop a damaged ``result.json``; a checkpoint to resume from stays.
+
+        Where results are in an object store, it is dropped there only if it is damaged there too.
+        """
+        if self.remote:
+            from cluster import mirror
+
+            mirror.refetch(RemotePlace(self.remote), self.root, key)
+            if self.read(key).status == "finished":
+                return
         (self.folder(key) / RESULT).unlink(missing_ok=True)
-        (self.folder(key) / LOGGED).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self.folder(key) / LOGGED).unlink(missing_ok=True)
+        if self.remote:
+            RemotePlace(self.remote).delete(f"{key}/{RESULT}")
 
     def forget(self, key: str) -> None:
         """Drop a cell with all it holds, in one rename."""
         folder = self.folder(key)
+        if self.remote:
+            from cluster import mirror
+
+            mirror.drop(RemotePlace(self.remote), key)
         if folder.exists():
             trash = self.root / f".trash-{key}-{uuid.uuid4().hex[:8]}"
             folder.rename(trash)
@@ -229,9 +330,15 @@ class Store:
         slug = hashlib.sha256(f"{backbone} {weights}".encode()).hexdigest()[:12]
         path = self.root / WEIGHTS / f"{slug}.json"
         document = {"backbone": backbone, "weights": weights, "loaded_hash": loaded_hash}
-        if write_atomically(path, to_json(document), exclusive=True):
+        if self.remote:
+            place, name = RemotePlace(self.remote), f"{WEIGHTS}/{slug}.json"
+            if place.write(name, to_json(document), exclusive=True):
+                return
+            before = json.loads(place.read(name) or b"{}").get("loaded_hash", loaded_hash)
+        elif write_atomically(path, to_json(document), exclusive=True):
             return
-        before = json.loads(path.read_bytes())["loaded_hash"]
+        else:
+            before = json.loads(path.read_bytes())["loaded_hash"]
         if before != loaded_hash:
             raise ValueError(
                 f"backbone {backbone!r} with weights {weights!r} loaded {loaded_hash}, but results in {self.root} were "
@@ -252,6 +359,13 @@ class Store:
 
 def _checksum(document: dict[str, Any]) -> str:
     return hashlib.sha256(to_json(document)).hexdigest()[:12]
+
+
+def _checksum_holds(text: bytes, result: dict[str, Any]) -> bool:
+    """Whether ``result.json`` is what was written; its checksum is taken from it."""
+    claimed = str(result.pop("checksum"))
+    line = f' "checksum": "{claimed}",\n'.encode()  # as `to_json` writes it: without the line, the text was summed
+    return hashlib.sha256(text.replace(line, b"", 1)).hexdigest()[:12] == claimed or _checksum(result) == claimed
 
 
 def cell_document(cell: AnyCell) -> dict[str, Any]:

@@ -1,232 +1,226 @@
 """MLflow as a view of the result store: experiment = grid, parent run = launch, child run = cell.
 
 Everything logged comes from the store, so a run that could not be logged in its trial (tracking down, a kill in
-between) is logged by a later launch, once. No failure of tracking ever fails a cell: it warns, and the grid goes on.
+between) is logged later, once. No failure of tracking ever fails a cell: it warns, the grid goes on, and for a minute
+no cell of this process tries again.
+
+    python -m cluster.tracking sync --results DIR [--tracking-uri URI] [--experiment NAME]
+    python -m cluster.tracking serve --results DIR [--port N]
+
+``sync`` rebuilds all runs from the store, however often it is run; ``serve`` starts MLflow's server on this machine.
+Results in an object store (``s3://…``) are brought to this machine's mirror of it before.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import logging
-import math
-import os
-import shutil
-import subprocess
+import argparse
+import contextlib
 import sys
-import time
-import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from cluster.store import EPISODES, RESULT, Record, Store
-from experiments.cell import AnyCell, cell_to_dict
+from cluster.files import now
+from cluster.mirror import mirror_folder
+from cluster.mlflow_client import (
+    client_of,
+    note_failure,
+    open_experiment,
+    open_store,
+    require_answer,
+    resolve_uri,
+    rests,
+    shown,
+    warn,
+)
+from cluster.mlflow_runs import OWNER, TEXT_LENGTH, Place, ensure_run, log_params, milliseconds, tags_of
+from cluster.remote import is_uri
+from cluster.store import Record, Store
+from experiments.cell import AnyCell
 from experiments.grids import describe
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from mlflow.tracking import MlflowClient
-
-PARENT = "mlflow.parentRunId"
-SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
-TAGS = ("kind", "dataset", "protocol", "fold", "shots", "annotation", "backbone", "trained_on", "variant", "train_seed")
-MADE_BY = ("git_commit", "code_hash", "host", "device")
-PARAM_LENGTH = 500
-# A tracking server that does not answer must not hold cells up for minutes.
-PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true"}
+__all__ = [
+    "Tracking", "close_tracking", "log_cell", "log_failure", "main", "open_tracking", "resolve_uri", "shown",
+    "system_metrics",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking:
-    """Where child runs go: plain strings, so that it can be sent to a trial."""
+    """Where child runs go: plain strings without secrets, so that it can be sent to a trial.
+
+    Attributes:
+        uri: of the MLflow store.
+        experiment_id, parent_run: of the launch.
+        store: id of the result store; ``""`` in notes of earlier versions.
+    """
 
     uri: str
     experiment_id: str
     parent_run: str
+    store: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """As plain JSON types."""
         return asdict(self)
 
-
-def resolve_uri(uri: str, results: Path) -> str:
-    """An absolute tracking URI; by default a sqlite file in the results directory.
-
-    Raises:
-        ValueError: a scheme that MLflow has no database or server for.
-    """
-    if not uri:
-        return f"sqlite:///{results / 'mlflow.db'}"
-    scheme, colon, rest = uri.partition(":")
-    if not colon or scheme.split("+")[0] not in SCHEMES:
-        raise ValueError(
-            f"--tracking-uri {uri!r}: give a database or a server, such as sqlite:////ABSOLUTE/mlflow.db or "
-            f"http://127.0.0.1:5000 (MLflow no longer keeps runs in plain folders)"
-        )
-    if scheme == "sqlite" and rest.startswith("///") and not rest.startswith("////"):
-        return f"sqlite:///{Path(rest.removeprefix('///')).absolute()}"
-    return uri
+    @property
+    def place(self) -> Place:
+        """Experiment, result store and parent of a cell's run."""
+        return Place(experiment_id=self.experiment_id, store=self.store, parent_run=self.parent_run)
 
 
-def _client(uri: str) -> MlflowClient:
-    for name, value in (PATIENCE | QUIET).items():
-        os.environ.setdefault(name, value)
-    from mlflow.tracking import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=uri)
-
-
-def _warn(what: str, error: Exception) -> None:
-    lines = str(error).strip().splitlines()
-    warnings.warn(
-        f"MLflow: {what}: {lines[0][:200] if lines else type(error).__name__}. The grid goes on; results are in the "
-        f"store, and a later launch logs what is missing",
-        stacklevel=2,
-    )
-
-
-def _milliseconds(stamp: str) -> int:
-    return int(datetime.fromisoformat(stamp).timestamp() * 1000)
-
-
-def open_tracking(uri: str, experiment: str, launch: str, results: Path, tags: dict[str, str]) -> Tracking | None:
+def open_tracking(uri: str, experiment: str, launch: str, store: Store, tags: dict[str, str]) -> Tracking | None:
     """Create or upgrade the store, the experiment and the parent run: in the driver, before any trial starts.
 
     Returns:
         None, with a warning, if tracking is down.
     """
     try:
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        client = _client(uri)
-        try:
-            found = client.get_experiment_by_name(experiment)
-        except Exception as error:
-            if "out-of-date database schema" not in str(error) or not uri.startswith("sqlite:///"):
-                raise
-            _upgrade(uri)
-            client = _client(uri)
-            found = client.get_experiment_by_name(experiment)
-        if found is not None and found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        if found is not None:
-            experiment_id = found.experiment_id
-        else:
-            # A server keeps artifacts where it is told to; beside a database they need an absolute place.
-            place = None if uri.startswith("http") else (results / "mlartifacts").as_uri()
-            experiment_id = client.create_experiment(experiment, artifact_location=place)
-        run = client.create_run(experiment_id, tags={"kind": "launch", **tags}, run_name=launch)
-        return Tracking(uri=uri, experiment_id=experiment_id, parent_run=run.info.run_id)
+        client = open_store(uri)
+        experiment_id, owner = open_experiment(client, uri, experiment, store.root), store.identity()
+        run = client.create_run(experiment_id, tags={"kind": "launch", OWNER: owner, **tags}, run_name=launch)
+        return Tracking(uri=shown(uri), experiment_id=experiment_id, parent_run=run.info.run_id, store=owner)
     except Exception as error:
-        _warn(f"{uri} can't be used", error)
+        warn(f"{shown(uri)} can't be used", error)
         return None
-
-
-def _upgrade(uri: str) -> None:
-    """Bring an older sqlite store to this MLflow's schema; a copy of the old one is kept beside it."""
-    path = Path(uri.removeprefix("sqlite:///"))
-    shutil.copy2(path, path.with_name(f"{path.name}.before-upgrade-{int(time.time())}"))
-    subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True)
 
 
 def close_tracking(tracking: Tracking, status: str, metrics: dict[str, float]) -> None:
     """End a parent run as ``FINISHED``, ``FAILED`` or ``KILLED``, with the counts of its launch."""
     try:
-        client = _client(tracking.uri)
-        for name, value in metrics.items():
-            client.log_metric(tracking.parent_run, name, value)
+        from mlflow.entities import Metric
+
+        require_answer(tracking.uri)
+        client = client_of(tracking.uri)
+        if metrics:
+            stamp = milliseconds(now())
+            client.log_batch(tracking.parent_run, metrics=[Metric(k, v, stamp, 0) for k, v in metrics.items()])
         client.set_terminated(tracking.parent_run, status)
     except Exception as error:
-        _warn("the launch can't be closed", error)
-
-
-def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in document.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            flat[f"{prefix}{name}"] = text[:PARAM_LENGTH]
-    return flat
-
-
-def _start(client: MlflowClient, tracking: Tracking, cell: AnyCell, provenance: dict[str, Any], started: str) -> str:
-    from mlflow.entities import Param
-
-    document = cell_to_dict(cell)
-    tags = {name: str(document[name]) for name in TAGS if name in document}
-    tags |= {name: str(provenance[name]) for name in MADE_BY if name in provenance}
-    tags |= {"key": cell.key(), PARENT: tracking.parent_run}
-    run = client.create_run(
-        tracking.experiment_id, start_time=_milliseconds(started), tags=tags, run_name=describe(cell)
-    )
-    params = [Param(name, value) for name, value in _flat(document).items() if value]
-    client.log_batch(run.info.run_id, params=params)
-    run_id: str = run.info.run_id
-    return run_id
-
-
-def per_class(episodes: pd.DataFrame) -> pd.DataFrame:
-    """IoU in percent and number of episodes by class, from an episode table."""
-    sums = episodes.groupby("class_name", sort=True)[["inter_fg", "union_fg"]].sum()
-    table = (100 * sums["inter_fg"] / sums["union_fg"].clip(lower=1)).rename("iou").to_frame()
-    table["episodes"] = episodes.groupby("class_name", sort=True).size()
-    return table.reset_index()
+        warn("the launch can't be closed", error)
 
 
 def log_cell(tracking: Tracking, store: Store, cell: AnyCell, record: Record | None = None) -> bool:
-    """Log a finished cell as a child run, unless this tracking store has it already.
+    """Log a finished cell as a child run, unless the experiment has it already; a half-written run is completed.
 
     Returns:
-        whether the cell is logged now; False comes with a warning.
+        whether the cell is logged now; False comes with a warning, or within a minute of one.
     """
     key = cell.key()
-    if store.logged(key, tracking.uri):
-        return True
+    if rests(tracking.uri):
+        return False
     try:
-        from mlflow.entities import Metric
-
-        client = _client(tracking.uri)
-        record = record or store.read(key)
-        result = record.result
-        run_id = _start(client, tracking, cell, result.get("provenance", {}), result["started"])
-        stamp = _milliseconds(result["finished"])
-        finite = {name: float(value) for name, value in record.metrics.items() if math.isfinite(value)}
-        metrics = [Metric(name, value, stamp, 0) for name, value in finite.items()]
-        client.log_batch(run_id, metrics=metrics)
-        folder = store.folder(key)
-        client.log_artifact(run_id, str(folder / RESULT))
-        for panel in sorted((folder / "panels").glob("*.png")):
-            client.log_artifact(run_id, str(panel), "panels")
-        if (folder / EPISODES).is_file():
-            import pandas as pd
-
-            episodes = pd.read_parquet(folder / EPISODES)
-            if {"class_name", "inter_fg", "union_fg"} <= set(episodes.columns):
-                text = io.StringIO()
-                per_class(episodes).to_csv(text, index=False, float_format="%.4f")
-                client.log_text(run_id, text.getvalue(), "per_class.csv")
-        client.set_terminated(run_id, "FINISHED", end_time=stamp)
+        require_answer(tracking.uri)
+        run_id, _ = ensure_run(client_of(tracking.uri), tracking.place, store, cell, record or store.read(key))
         store.mark_logged(key, tracking.uri, run_id)
         return True
     except Exception as error:
-        _warn(f"cell {key} can't be logged", error)
+        note_failure(tracking.uri, error)
+        warn(f"cell {key} can't be logged", error)
         return False
 
 
 def log_failure(tracking: Tracking, cell: AnyCell, error: str, traceback: str, started: str) -> None:
     """Log a failed attempt as a child run with status ``FAILED``."""
+    if rests(tracking.uri):
+        return
     try:
-        client = _client(tracking.uri)
-        run_id = _start(client, tracking, cell, {}, started)
-        client.set_tag(run_id, "error", error[:PARAM_LENGTH])
-        client.log_text(run_id, traceback or error, "error.txt")
-        client.set_terminated(run_id, "FAILED")
+        require_answer(tracking.uri)
+        client = client_of(tracking.uri)
+        tags = {**tags_of(cell, cell.key(), tracking.place, {}), "error": error[:TEXT_LENGTH]}
+        run = client.create_run(
+            tracking.experiment_id, start_time=milliseconds(started), tags=tags, run_name=describe(cell)
+        )
+        log_params(client, run.info.run_id, cell)
+        client.log_text(run.info.run_id, traceback or error, "error.txt")
+        client.set_terminated(run.info.run_id, "FAILED")
     except Exception as problem:
-        _warn(f"the failure of cell {cell.key()} can't be logged", problem)
+        note_failure(tracking.uri, problem)
+        warn(f"the failure of cell {cell.key()} can't be logged", problem)
+
+
+@contextlib.contextmanager
+def system_metrics(tracking: Tracking | None, seconds: float = 10.0) -> Iterator[None]:
+    """Log CPU, memory, disk, network and GPU of this machine to the launch's run while this lasts, as MLflow does it.
+
+    One process a machine does so, under the machine's name; the others do nothing. Needs psutil, and says so.
+
+    Args:
+        tracking: None: does nothing.
+        seconds: between samples.
+    """
+    if tracking is None:
+        yield
+        return
+    from cluster.mlflow_system import monitor
+
+    with monitor(tracking.uri, tracking.parent_run, seconds):
+        yield
+
+
+def _options() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m cluster.tracking", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = made.add_subparsers(dest="command", required=True)
+    sync = commands.add_parser("sync", help="rebuild all runs from the result store")
+    sync.add_argument("--tracking-uri", default="", metavar="URI", help="default: sqlite in the results")
+    sync.add_argument(
+        "--experiment", default="", metavar="NAME", help="put all runs there (default: the grid that made them)"
+    )
+    serve = commands.add_parser("serve", help="MLflow's server over the results' sqlite store")
+    serve.add_argument("--port", type=int, default=5000, metavar="N")
+    serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: this machine alone")
+    for command in (sync, serve):
+        command.add_argument(
+            "--results", required=True, metavar="DIR", help="the result store: a folder, or s3://bucket/prefix, gs://…"
+        )
+    return made
+
+
+def _store(results: str) -> Store:
+    """The result store that the command is about; of an object store, this machine's mirror, brought up to date.
+
+    Raises:
+        ValueError: nothing is there, or the object store can't be reached.
+    """
+    if not is_uri(results):
+        store = Store(Path(results).expanduser().absolute())
+    else:
+        store = Store(mirror_folder(results), results)
+        try:
+            store.update()
+        except OSError as error:
+            raise ValueError(
+                f"{results} can't be brought here: {error}. Check the name and the credentials, or use a folder: "
+                f"`python -m cluster.mirror pull {results} DIR` first, then --results DIR"
+            ) from error
+    if not store.root.is_dir():
+        what = f"results in {results}" if store.remote else f"results directory {store.root}"
+        raise ValueError(f"no {what}; pass the one that a grid script printed (its --results)")
+    return store
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns 0, 1 if some runs could not be written, or 2 for bad input."""
+    args = _options().parse_args(argv)
+    try:
+        store = _store(args.results)
+        if args.command == "serve":
+            from cluster.mlflow_server import serve
+
+            serve(store.root, args.host, args.port)
+        from cluster.mlflow_sync import sync
+
+        uri = resolve_uri(args.tracking_uri, store.root)
+        done = sync(store, uri, experiment=args.experiment)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{done}  ({uri})", flush=True)
+    return 1 if done.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,13 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from cluster.pieces import Piece
 from cluster.progress import Progress
-from cluster.store import cell_document
-from cluster.trial import run_cell
+from cluster.store import TUNE
+from cluster.trial import FAILED, context_options, run_in_turn
 from experiments.cell import AnyCell, TrainingCell, cell_from_dict, cell_to_dict
 
 RESTARTS = 1  # of all workers, after the death of one; they go on from the state file
-FOLDER = ".tune/train"  # of Ray Train's own files, below the results; a launch removes it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,46 +38,66 @@ class WorkContext:
         work: module with the ``execute`` and ``WorkContext`` of one worker.
         workers: how many.
         options: arguments of that ``WorkContext``, as plain types.
+        launch: whose folder below ``.tune`` takes Ray Train's own files; it is removed with the launch.
     Other fields as in `cluster.work.WorkContext`.
     """
 
     work: str
     workers: int
     options: dict[str, Any]
+    launch: str
     results: Path
     weights_dir: Path | None
     batch_size: int
 
 
-def train_cells(cells: Sequence[AnyCell], task: dict[str, Any], workers: int, progress: Progress) -> set[str]:
+_over: ContextVar[Callable[[], bool]] = ContextVar("over")
+
+
+def train_cells(
+    cells: Sequence[AnyCell],
+    task: dict[str, Any],
+    workers: int,
+    progress: Progress,
+    *,
+    stopping: Callable[[], bool] = lambda: False,
+    over: Callable[[], bool] = lambda: False,
+) -> set[str]:
     """Run the training cells among `cells`, one after the other, each on all workers.
 
     Args:
         cells: to run, in order.
-        task: as for `cluster.trial.run_cell`, without the cell.
+        task: as for `cluster.trial.run_piece`.
         workers: number of processes; each takes a CPU, and a GPU where there are some.
         progress: is told what begins and ends.
+        stopping: whether nothing new is to begin.
+        over: whether a training at work is to be ended; its state stays.
 
     Returns:
         keys of the training cells that failed.
 
     Raises:
         ValueError: the cluster has not enough CPUs or GPUs.
+        KeyboardInterrupt: a training was ended.
     """
+    _over.set(over)
     training = [cell for cell in cells if isinstance(cell, TrainingCell)]
     total = ray.cluster_resources()
     own = task["options"]
     kind = "GPU" if own["device"] == "cuda" else "CPU"
     if training and total.get(kind, 0) < workers:
         raise ValueError(f"--train-workers {workers}: the cluster has {total.get(kind, 0):.0f} {kind}s")
-    options = {"work": task["work"], "workers": workers, "options": {**own, "results": task["results"]}}
+    own = {**own, "results": task["results"]}
+    options = {"work": task["work"], "workers": workers, "options": own, "launch": task["launch"]}
     options |= {name: own[name] for name in ("weights_dir", "batch_size")}
     failed = set()
     for cell in training:
-        progress.begin(cell.key())
-        outcome = run_cell({**task, "work": __name__, "options": options, "cell": cell_document(cell)})
+        if stopping():
+            break
+        progress.begin(cell.key())  # another driver's checkpoint is as good
+        outcome = run_in_turn(Piece(cell), {**task, "work": __name__, "options": options}, stopping)
         progress.end(cell.key(), outcome)
-        if outcome["status"] != "finished":
+        if outcome["status"] == FAILED:
             failed.add(cell.key())
     return failed
 
@@ -86,6 +108,7 @@ def execute(cell: AnyCell, context: WorkContext) -> Any:
     Raises:
         RuntimeError: a worker failed; the message has each one's error.
     """
+    over = _over.get(lambda: False)
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # the launch reports what failed
     gpu = context.options["device"] == "cuda"
     trainer = TorchTrainer(
@@ -96,12 +119,23 @@ def execute(cell: AnyCell, context: WorkContext) -> Any:
         scaling_config=ray.train.ScalingConfig(num_workers=context.workers, use_gpu=gpu),
         run_config=ray.train.RunConfig(
             name=cell.key(),
-            storage_path=str(context.results / FOLDER),
+            storage_path=str(context.results / TUNE / context.launch),
             failure_config=ray.train.FailureConfig(max_failures=RESTARTS),
         ),
     )
+    # In a thread: in the main one Ray Train would take the signal handlers, and not give them back.
+    with ThreadPoolExecutor(1, "train") as pool:
+        fitted = pool.submit(trainer.fit)
+        try:
+            while not fitted.done() and not over():
+                wait([fitted], timeout=1.0)
+            if not fitted.done():
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            ray.shutdown()  # the only way to end it
+            raise
     try:
-        result: Any = trainer.fit()  # typed as that of the older Ray Train
+        result: Any = fitted.result()  # typed as that of the older Ray Train
         return result.return_value
     except ray.train.TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {}) or {0: error}
@@ -112,9 +146,7 @@ def execute(cell: AnyCell, context: WorkContext) -> Any:
 def _work(config: dict[str, Any]) -> Any:
     """What each worker does."""
     work = importlib.import_module(config["work"])
-    options = dict(config["options"])
-    options["results"] = Path(options["results"])
-    options["weights_dir"] = Path(options["weights_dir"]) if options["weights_dir"] else None
+    options = context_options(config["options"], config["options"]["results"])
     if config["gpu"]:
         options["device"] = str(get_device())
     outcome = work.execute(cell_from_dict(config["cell"]), work.WorkContext(**options))

@@ -16,8 +16,9 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import normalize
 
-MAP_NAMES = ("max_cosine", "prototype_contrast", "assembled_sharp", "assembled_soft")
-MAPS = 2 * len(MAP_NAMES)  # each map also propagated by the query's self-affinity
+from diffup.config import PRIOR_MAPS, map_indices
+
+MAPS = len(PRIOR_MAPS)
 
 SOFT = 0.5  # temperature of the soft assembled map on z-scored affinities; the sharp one's is half of it
 PROPAGATE = 0.6
@@ -121,14 +122,7 @@ def visual_priors(
         [B, K, S, P, h, w] in [0, 1], P = `MAPS`.
     """
     shots, height = foreground_BKhw.shape[1:3]
-    fg_BKL = rearrange(foreground_BKhw, "b k h w -> b k (h w)")
-    bg_BKL = rearrange(background_BKhw, "b k h w -> b k (h w)")
-    fg_BKL = fg_BKL / fg_BKL.sum(-1, keepdim=True).clamp_min(EPS)
-    bg_BKL = bg_BKL / bg_BKL.sum(-1, keepdim=True).clamp_min(EPS)
-    # A position counts for max-cosine if at least half of it, or the best it gets for tiny objects, is foreground.
-    hollow_BKM = 2.0 * (fg_BKL < 0.5 * fg_BKL.amax(-1, keepdim=True).clamp_min(EPS))
-    sides_BKM2 = torch.stack([fg_BKL, bg_BKL], dim=-1)
-
+    sides_BKM2, hollow_BKM = _balanced(foreground_BKhw.flatten(2), background_BKhw.flatten(2))
     stages = []
     for query_BChw, support_BKChw in zip(query, supports, strict=True):
         query_BLC = rearrange(query_BChw, "b c h w -> b (h w) c")
@@ -158,14 +152,70 @@ def _match(query_BLC: Tensor, support_BKLC: Tensor, hollow_BKM: Tensor, sides_BK
         part = slice(start, min(start + chunk, pairs))
         cosine = torch.bmm(query_BLC[owners[part]], support[part].transpose(1, 2))
         out[part, 0] = (cosine - hollow[part, None]).amax(-1)
-        mean, std = _spread(cosine)
-        # exp is the costly part: the sharp weights are the square of the soft ones.
-        soft = cosine.sub_(mean).div_(std * SOFT).clamp_max_(40.0).exp_()
+        soft = _soften(cosine)
         for row in (2, 1):
-            fg_vote, bg_vote = torch.bmm(soft, sides[part]).unbind(-1)
-            out[part, row] = fg_vote / (fg_vote + bg_vote).clamp_min(1e-20)
+            out[part, row] = _vote(soft, sides[part])
             soft = soft.square_()
     return out.view(batch, shots, 3, positions)
+
+
+def _soften(cosine: Tensor) -> Tensor:
+    """Soft weights of every pair of positions, in place; exp is the costly part: sharp ones are their square."""
+    mean, std = _spread(cosine)
+    return cosine.sub_(mean).div_(std * SOFT).clamp_max_(40.0).exp_()
+
+
+def _vote(weights: Tensor, sides: Tensor) -> Tensor:
+    """Share of the foreground in what the support's positions say."""
+    fg_vote, bg_vote = (weights @ sides).unbind(-1)
+    return fg_vote / (fg_vote + bg_vote).clamp_min(1e-20)
+
+
+def _balanced(foreground: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides of equal mass [..., L, 2], and what to take off a position's cosine for max-cosine [..., L].
+
+    A position counts for max-cosine if at least half of it, or the best it gets for tiny objects, is foreground.
+    """
+    foreground = foreground / foreground.sum(-1, keepdim=True).clamp_min(EPS)
+    background = background / background.sum(-1, keepdim=True).clamp_min(EPS)
+    hollow = 2.0 * (foreground < 0.5 * foreground.amax(-1, keepdim=True).clamp_min(EPS))
+    return torch.stack([foreground, background], dim=-1), hollow
+
+
+def pair_priors(
+    query: list[Tensor], alike: list[Tensor], support: list[Tensor], sides: list[tuple[Tensor, Tensor]]
+) -> list[Tensor]:
+    """The maps of `visual_priors` for one query and one support that is annotated in several ways.
+
+    What costs most, the affinities of the pair, is computed once for all annotations; and every product has a shape of
+    its own that no other pair or annotation changes, so on a CPU a map's bytes don't depend on what else is computed.
+
+    Args:
+        query: S stages [C, h, w], L2-normalised over C, float32.
+        alike: the query's `self_affinity` at each stage, [1, L, L].
+        support: as `query`.
+        sides: foreground and background weights [h, w] by annotation.
+
+    Returns:
+        [S, P, h, w] in [0, 1] for each annotation.
+    """
+    height = sides[0][0].shape[-2]
+    balanced = [_balanced(fg.flatten(), bg.flatten()) for fg, bg in sides]
+    found: list[list[Tensor]] = [[] for _ in sides]
+    for query_Chw, affinity_1LL, support_Chw in zip(query, alike, support, strict=True):
+        query_LC, support_CM = query_Chw.flatten(1).T, support_Chw.flatten(1)
+        cosine_LM = query_LC @ support_CM
+        maps = []
+        for sides_M2, hollow_M in balanced:
+            to_fg, to_bg = (query_LC @ normalize(support_CM @ sides_M2, dim=0)).unbind(-1)
+            maps.append([(cosine_LM - hollow_M).amax(-1), to_fg - to_bg])
+        soft_LM = _soften(cosine_LM)
+        votes = [[_vote(soft_LM, sides_M2)] for sides_M2, _ in balanced]
+        sharp_LM = soft_LM.square_()
+        for row, vote, (sides_M2, _), stages in zip(maps, votes, balanced, found, strict=True):
+            maps_1PL = torch.stack([*row, _vote(sharp_LM, sides_M2), *vote])[None]
+            stages.append(_stack(maps_1PL, affinity_1LL, height)[0])
+    return [min_max(torch.stack(stages)) for stages in found]
 
 
 def text_priors(query: list[Tensor], similarity_BNhw: Tensor, target_B: Tensor) -> Tensor:
@@ -198,6 +248,12 @@ def text_priors(query: list[Tensor], similarity_BNhw: Tensor, target_B: Tensor) 
     height = similarity_BNhw.shape[-2]
     stages = [_stack(maps_BXL, self_affinity(rearrange(stage, "b c h w -> b (h w) c")), height) for stage in query]
     return min_max(torch.stack(stages, dim=1)).unsqueeze(1)
+
+
+def chosen_maps(prior_BKSPhw: Tensor, names: str) -> Tensor:
+    """The maps of a prior set (`diffup.config.ModelConfig.prior_maps`) out of all, [B, K, S, P', h, w]."""
+    indices = map_indices(names)
+    return prior_BKSPhw if len(indices) == MAPS else prior_BKSPhw[:, :, :, list(indices)]
 
 
 def prior_mean(prior_BKSPhw: Tensor) -> Tensor:

@@ -18,6 +18,9 @@ STARTS = ("noise", "prior")
 SCHEDULES = ("self_aligned", "plain", "prior_centred")
 METHODS = ("diffup", "prior_mean", "prototype", "adapter")
 PRECISIONS = ("float32", "bfloat16")
+MAP_NAMES = ("max_cosine", "prototype_contrast", "assembled_sharp", "assembled_soft")
+# BAFT's prior maps in their order: each as it is, then each propagated by the query's self-affinity.
+PRIOR_MAPS = (*MAP_NAMES, *(f"propagated_{name}" for name in MAP_NAMES))
 ADDED_LATER = "added later"
 
 
@@ -66,6 +69,25 @@ def check_annotation(annotation: str, shots: int) -> None:
         raise ValueError(f"0 shots go with annotation 'text' alone, not {annotation!r}")
     if shots > 0 and not set(kinds) & set(VISUAL_CUES):
         raise ValueError(f"{shots} shots need a visual cue (mask, box, scribble); annotation is {annotation!r}")
+
+
+def map_indices(names: str) -> tuple[int, ...]:
+    """Places in `PRIOR_MAPS` of a prior set such as ``"max_cosine+propagated_max_cosine"``; ``""`` means all.
+
+    Raises:
+        ValueError: an unknown or repeated map, or maps in another order than that of `PRIOR_MAPS`.
+    """
+    if not names:
+        return tuple(range(len(PRIOR_MAPS)))
+    parts = names.split("+")
+    unknown = [part for part in parts if part not in PRIOR_MAPS]
+    if unknown:
+        raise ValueError(f"prior maps {names!r}: unknown map {unknown[0]!r}; there are {', '.join(PRIOR_MAPS)}")
+    found = tuple(PRIOR_MAPS.index(part) for part in parts)
+    ordered = "+".join(PRIOR_MAPS[i] for i in sorted(set(found)))
+    if ordered != names or len(found) == len(PRIOR_MAPS):  # one set, one name: else one model would have two keys
+        raise ValueError(f"prior maps {names!r}: write {ordered if len(found) < len(PRIOR_MAPS) else ''!r}")
+    return found
 
 
 def _positive(owner: object, *names: str) -> None:
@@ -132,6 +154,8 @@ class ModelConfig:
         one_step: the same U-Net as a discriminative decoder (no noise, one step).
         bound: the largest correction of the mean's logit, with `residual`; 0: no bound. For data of few base classes,
             whose corrections hold for others only in part.
+        prior_maps: the maps that are read of each cue and stage, names of `PRIOR_MAPS` in their order joined by ``+``;
+            ``""``: all. All are made and kept whatever is read. For text cues: the text maps at the same places.
     """
 
     decoder_grid: int = 40
@@ -147,9 +171,11 @@ class ModelConfig:
     query_infos: bool = True
     one_step: bool = False
     bound: float = added_later(0.0)
+    prior_maps: str = added_later("")
 
     def __post_init__(self) -> None:
         _positive(self, "decoder_grid", "width", "bit_scale")
+        map_indices(self.prior_maps)
         if self.bound < 0:
             raise ValueError(f"ModelConfig.bound must be 0 or more, not {self.bound}")
         _one_of(self, "schedule", SCHEDULES)

@@ -6,8 +6,8 @@ Letters: C channels · D image-text dimensions · h w feature grid · R side of 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,8 +18,11 @@ from torch import Tensor
 from diffup.backbones.load import Backbone
 from diffup.config import InputConfig
 from diffup.data.class_names import readable
+from diffup.shards import ShardStore
 
 INFO_GRID = 40  # side of the low-resolution RGB that query infos are computed from
+STAGES = ("stage0", "stage1", "stage2")  # names of a stored row's tensors; beside them rgb, size, and apart text
+GPU_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,11 @@ class Encoder:
         device: torch device.
 
     Attributes:
-        identity: backbone, its loaded weights and the configuration in words; features of equal identity go together.
+        visual: backbone, its loaded weights and what of the configuration decides its stages, in words.
+        reader: the same of the text model and its dense embeddings, ``""`` without one.
+        identity: both; features of equal identity go together.
+        batch: images that go through a model at a time. One on a CPU, where more are no faster and an image's features
+            then can't depend on its neighbours.
 
     Raises:
         ValueError: `text_model` has no text encoder.
@@ -75,32 +82,55 @@ class Encoder:
         self.backbone, self.config, self.text_model, self.device = backbone, config, text_model, device
         self._names: dict[tuple[str, ...], Tensor] = {}
         size, grid, dtype = config.input_size, config.feature_grid, config.feature_dtype
-        reader = f", text by {text_model.name} [{text_model.loaded_hash}]" if text_model is not None else ""
-        self.identity = f"{backbone.name} [{backbone.loaded_hash}] at {size} px on a {grid}-grid in {dtype}{reader}"
+        on = f"at {size} px on a {grid}-grid in {dtype}"
+        self.visual = f"{backbone.name} [{backbone.loaded_hash}] {on}"
+        self.reader = f"{text_model.name} [{text_model.loaded_hash}] {on}" if text_model is not None else ""
+        text = f", text by {text_model.name} [{text_model.loaded_hash}]" if text_model is not None else ""
+        self.identity = self.visual + text
+        self.batch = 1 if torch.device(device).type == "cpu" else GPU_BATCH
 
-    @torch.inference_mode()
     def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[Features]:
         """Encode RGB images [H, W, 3] of any sizes; each becomes a square of ``config.input_size``."""
         if not images:
             return []
-        size, grid = self.config.input_size, self.config.feature_grid
-        dtype = getattr(torch, self.config.feature_dtype)
-        squares = torch.cat([_square(image, size) for image in images]).to(self.device)
+        visual = self.encode_visual(images)
+        texts = self.encode_text(images) if self.text_model is not None else [None] * len(images)
+        return [replace(v, text=text, made_by=self.identity) for v, text in zip(visual, texts, strict=True)]
+
+    @torch.inference_mode()
+    def encode_visual(self, images: Sequence[NDArray[np.uint8]]) -> list[Features]:
+        """The features without text of one or more images: a forward pass of the backbone."""
+        squares = self._squares(images)
         rgb = F.interpolate(squares, size=(INFO_GRID, INFO_GRID), mode="bilinear", antialias=True).cpu()
-        stages = [F.normalize(_to_grid(s, grid).float(), dim=1).to(dtype).cpu() for s in self.backbone.stages(squares)]
-        text = None
-        if self.text_model is not None:
-            text = F.normalize(_to_grid(self.text_model.dense_text(squares), grid).float(), dim=1).to(dtype).cpu()
+        stages = [self._finished(stage) for stage in self.backbone.stages(squares)]
         return [
             Features(
                 stages=tuple(stage[i].clone() for stage in stages),
-                text=None if text is None else text[i].clone(),
+                text=None,
                 rgb=rgb[i].clone(),
                 size=(image.shape[0], image.shape[1]),
-                made_by=self.identity,
+                made_by=self.visual,
             )
             for i, image in enumerate(images)
         ]
+
+    @torch.inference_mode()
+    def encode_text(self, images: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+        """Dense image-text embeddings [D, h, w] of one or more images: a forward pass of the text model.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.text_model is None:
+            raise ValueError(f"no text model beside backbone {self.backbone.name!r}; set InputConfig.companion")
+        return [text.clone() for text in self._finished(self.text_model.dense_text(self._squares(images)))]
+
+    def _squares(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        return torch.cat([_square(image, self.config.input_size) for image in images]).to(self.device)
+
+    def _finished(self, maps_BChw: Tensor) -> Tensor:
+        dtype = getattr(torch, self.config.feature_dtype)
+        return F.normalize(_to_grid(maps_BChw, self.config.feature_grid).float(), dim=1).to(dtype).cpu()
 
     @torch.inference_mode()
     def embed_names(self, names: Sequence[str]) -> Tensor:
@@ -123,31 +153,82 @@ def _square(image_HW3: NDArray[np.uint8], size: int) -> Tensor:
 
 
 class FeatureCache:
-    """Features by image id, encoded on first use in batches and kept up to a number of bytes (oldest leave first)."""
+    """Features by image id: from shards, else encoded on first use and kept up to some bytes (oldest leave first).
+
+    Args:
+        encoder: makes what is not there.
+        read: an image [H, W, 3] by its id.
+        limit_bytes: of features kept in memory; mapped ones don't count.
+        visual, text: stores of the encoder's features without text, and of its dense text embeddings; only read.
+
+    Attributes:
+        encoded: number of forward passes of the backbone so far.
+        texts_encoded: of the text model.
+    """
 
     def __init__(
-        self, encoder: Encoder, read: Callable[[str], NDArray[np.uint8]], *, batch: int = 8, limit_bytes: int = 4 << 30
+        self,
+        encoder: Encoder,
+        read: Callable[[str], NDArray[np.uint8]],
+        *,
+        limit_bytes: int = 4 << 30,
+        visual: ShardStore | None = None,
+        text: ShardStore | None = None,
     ) -> None:
-        self.encoder, self.read, self.batch, self.limit = encoder, read, batch, limit_bytes
+        self.encoder, self.read, self.limit = encoder, read, limit_bytes
+        self.stores = (visual, text)
         self._kept: OrderedDict[str, Features] = OrderedDict()
         self._bytes = 0
-        self.encoded = 0
+        self.encoded = self.texts_encoded = 0
 
     def get(self, image_ids: Sequence[str]) -> list[Features]:
         """Features of `image_ids`, in order; an id may repeat."""
         found = {image_id: self._kept[image_id] for image_id in image_ids if image_id in self._kept}
         missing = [image_id for image_id in dict.fromkeys(image_ids) if image_id not in found]
-        for start in range(0, len(missing), self.batch):
-            chunk = missing[start : start + self.batch]
-            for image_id, features in zip(chunk, self.encoder.encode([self.read(i) for i in chunk]), strict=True):
-                found[image_id] = features
-                self._keep(image_id, features)
+        for start in range(0, len(missing), self.encoder.batch):
+            found |= self._make(missing[start : start + self.encoder.batch])
         return [found[image_id] for image_id in image_ids]
 
+    def _make(self, image_ids: Sequence[str]) -> dict[str, Features]:
+        visual_store, text_store = self.stores
+        encoder = self.encoder
+        visual = {i: from_row(row, encoder.visual) for i, row in _rows(visual_store, image_ids).items()}
+        texts = {i: row["text"] for i, row in _rows(text_store, image_ids).items()} if encoder.reader else {}
+        mapped = {i for i in visual if not encoder.reader or i in texts}
+        pixels = {i: self.read(i) for i in image_ids if i not in mapped}
+        if absent := [i for i in image_ids if i not in visual]:
+            visual |= zip(absent, encoder.encode_visual([pixels[i] for i in absent]), strict=True)
+            self.encoded += len(absent)
+        if absent := [i for i in image_ids if encoder.reader and i not in texts]:
+            texts |= zip(absent, encoder.encode_text([pixels[i] for i in absent]), strict=True)
+            self.texts_encoded += len(absent)
+        made = {i: replace(visual[i], text=texts.get(i), made_by=encoder.identity) for i in image_ids}
+        for image_id, features in made.items():
+            if image_id not in mapped:
+                self._keep(image_id, features)
+        return made
+
     def _keep(self, image_id: str, features: Features) -> None:
-        self.encoded += 1
         self._kept[image_id] = features
         self._bytes += features.nbytes()
         while self._bytes > self.limit and len(self._kept) > 1:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= oldest.nbytes()
+
+
+def _rows(store: ShardStore | None, image_ids: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    rows = {i: store.get(i) for i in image_ids} if store is not None else {}
+    return {i: row for i, row in rows.items() if row is not None}
+
+
+def to_rows(features: Sequence[Features]) -> dict[str, Tensor]:
+    """Features without text as rows of a `ShardStore`."""
+    rows = {name: torch.stack([f.stages[s] for f in features]) for s, name in enumerate(STAGES)}
+    sizes = torch.tensor([f.size for f in features], dtype=torch.int64)
+    return rows | {"rgb": torch.stack([f.rgb for f in features]), "size": sizes}
+
+
+def from_row(row: Mapping[str, Tensor], made_by: str) -> Features:
+    """Inverse of `to_rows` for one row."""
+    height, width = row["size"].tolist()
+    return Features(tuple(row[name] for name in STAGES), None, row["rgb"], (height, width), made_by)

@@ -23,13 +23,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffup.adapter import Method, ask
-from diffup.baft import prior_mean
+from diffup.baft import chosen_maps, prior_mean
 from diffup.config import SampleConfig, parse_annotation, support_kinds
 from diffup.encode import FeatureCache, Features
 from diffup.episodes import Episode
-from diffup.memo import Keep, afresh
 from diffup.metrics import MARGIN_BINS, PROB_BINS, STD_BINS, STD_RANGE, counts
-from diffup.model import DiffUpNet, Episodes, priors, training_free
+from diffup.model import DiffUpNet, Episodes, training_free
+from diffup.pairs import PairPriors, Triple
 from diffup.protocols import PROTOCOLS, Protocol, nearest
 from diffup.supply import CueSource
 from diffup.uapf import logit
@@ -98,12 +98,23 @@ def prompt_indices(class_indices: Sequence[int], deranged: bool) -> dict[int, in
     return dict(zip(class_indices, [*class_indices[1:], class_indices[0]], strict=True))
 
 
-def gather(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache) -> Episodes:
-    """Features and cues of a batch of manifest episodes. Reads no query mask."""
-    kinds = parse_annotation(what.annotation)
+def triples(what: Evaluation, episode: Episode) -> list[Triple]:
+    """An episode's cues in order: those of its first K supports, then text."""
     row = support_kinds(what.annotation, what.shots)
-    wanted = [image_id for e in episodes for image_id in (e.query, *e.supports[: len(row)])]
-    found = iter(features.get(wanted))
+    cues = [
+        Triple(episode.query, support, episode.class_index, kind)
+        for support, kind in zip(episode.supports, row, strict=False)
+    ]
+    if "text" in parse_annotation(what.annotation):
+        prompt = prompt_indices(what.class_indices, what.deranged)[episode.class_index]
+        cues.append(Triple(episode.query, "", prompt, "text"))
+    return cues
+
+
+def gather(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache) -> Episodes:
+    """Features and visual cues of a batch of manifest episodes. Reads no query mask."""
+    row = support_kinds(what.annotation, what.shots)
+    found = iter(features.get([i for e in episodes for i in (e.query, *e.supports[: len(row)])]))
     query: list[Features] = []
     supports: list[list[Features]] = []
     weights = []
@@ -115,11 +126,6 @@ def gather(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, featu
             for image_id, kind in zip(episode.supports, row, strict=False)
         ]
     grid = features.encoder.config.feature_grid
-    names = targets = None
-    if "text" in kinds:
-        prompts = prompt_indices(what.class_indices, what.deranged)
-        names = features.encoder.embed_names(cues.dataset.classes)
-        targets = torch.tensor([prompts[e.class_index] for e in episodes])
     return Episodes(
         query=query,
         supports=supports,
@@ -127,19 +133,19 @@ def gather(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, featu
         if weights
         else torch.zeros(len(query), 0, 2, grid, grid),
         kinds=[row] * len(query),
-        names=names,
-        targets=targets,
         device=features.encoder.device,
     )
 
 
 @torch.inference_mode()
 def predict(
-    what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache | None, keep: Keep = afresh
-) -> list[Prediction]:
+    what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache | None,
+    priors: PairPriors | None = None,
+) -> list[Prediction]:  # fmt: skip
     """Segment a batch; probabilities are upsampled (bilinear, as logits) to the size that the protocol scores at.
 
-    A foreign method needs no features and gives its own probabilities at the query's original size, which are resized.
+    `priors` gives prior maps, by default computed from `features`. A foreign method needs neither, and gives its own
+    probabilities at the query's original size, which are resized.
     """
     if what.method is not None:
         return [_foreign(what, what.method, episode, cues) for episode in episodes]
@@ -151,19 +157,17 @@ def predict(
         batch = gather(what, episodes, cues, features)
         sizes, logits = [f.size for f in batch.query], logit(training_free("prototype", batch))
     else:
-        key = (what.annotation, what.shots, what.deranged, tuple(e.index for e in episodes))
-        ready: Prepared = keep(key, Prepared, lambda: _prepare(what, episodes, cues, features))
+        ready = (priors or PairPriors(cues, features)).batch([triples(what, episode) for episode in episodes])
         sizes = [(int(height), int(width)) for height, width in ready.sizes_B2]
-        mean_Bhw = prior_mean(ready.prior_BKSPhw)
         if what.model is None:
-            logits = logit(mean_Bhw)
+            logits = logit(prior_mean(ready.prior_BKSPhw))
         else:
             grid = what.model.config.decoder_grid
             noise = torch.stack([episode_noise(what.seed, what.fold, e.index, grid) for e in episodes])
             infos = what.model.infos(ready.rgb_B3RR)
             result = what.model.segment_priors(ready.prior_BKSPhw, ready.kind_BK, infos, what.sample, noise)
             logits, variances, ious = result.logits, result.variance, result.predicted_iou.tolist()
-            means = mean_Bhw
+            means = prior_mean(chosen_maps(ready.prior_BKSPhw, what.model.config.prior_maps))
     out = []
     for i, size in enumerate(what.protocol.label_size(cues.dataset.name, size) for size in sizes):
         probability = torch.sigmoid(_upsample(logits[i], size))
@@ -171,23 +175,6 @@ def predict(
         mean = None if means is None else _upsample(means[i], size)
         out.append(Prediction(probability, variance, float(ious[i]), mean))
     return out
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A batch of episodes as prior maps: all that the trained part reads of it. Sizes are the queries' in pixels."""
-
-    prior_BKSPhw: Tensor
-    kind_BK: Tensor
-    rgb_B3RR: Tensor
-    sizes_B2: Tensor
-
-
-def _prepare(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache) -> Prepared:
-    batch = gather(what, episodes, cues, features)
-    prior, kind = priors(batch)
-    sizes = torch.tensor([f.size for f in batch.query])
-    return Prepared(prior, kind, torch.stack([f.rgb for f in batch.query]), sizes)
 
 
 def _foreign(what: Evaluation, method: Method, episode: Episode, cues: CueSource) -> Prediction:
@@ -253,9 +240,15 @@ def evaluate(
     *,
     batch_size: int = 8,
     progress: bool = True,
-    keep: Keep = afresh,
+    priors: PairPriors | None = None,
 ) -> pd.DataFrame:
     """Segment and score every episode.
+
+    Args:
+        what, episodes, cues, features: see `predict`.
+        batch_size: episodes at a time. On a CPU the counts depend on how the episodes are cut into batches, a little.
+        progress: whether to draw a bar.
+        priors: where prior maps come from; by default they are computed from `features`.
 
     Returns:
         One row an episode: episode, class_id, class_name, query, supports, inter_fg, union_fg, inter_bg, union_bg
@@ -269,6 +262,8 @@ def evaluate(
         ValueError: the manifest has fewer supports than `what.shots`.
     """
     rows: list[dict[str, Any]] = []
+    if priors is None and features is not None:
+        priors = PairPriors(cues, features)
     with tqdm(total=len(episodes), desc="evaluate", unit="episode", disable=not progress) as bar:
         for start in range(0, len(episodes), batch_size):
             chunk = episodes[start : start + batch_size]
@@ -276,7 +271,7 @@ def evaluate(
             short = [e.index for e in chunk if len(e.supports) < what.shots]
             if short:
                 raise ValueError(f"episode {short[0]} has fewer than {what.shots} supports; rebuild the manifest")
-            predictions = predict(what, chunk, cues, features, keep)
+            predictions = predict(what, chunk, cues, features, priors)
             for episode, prediction in zip(chunk, predictions, strict=True):
                 height, width = prediction.probability.shape
                 truth = nearest(cues.dataset.mask(episode.query, episode.class_index), (height, width))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,13 +14,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from diffup.baft import prior_mean, prototype_contrast, settle_boxes, text_priors, visual_priors
+from diffup.baft import chosen_maps, prior_mean, prototype_contrast, settle_boxes, text_priors, visual_priors
 from diffup.card import model_card
-from diffup.config import CUES, ModelConfig, SampleConfig
+from diffup.config import CUES, ModelConfig, SampleConfig, map_indices
 from diffup.encode import Features
+from diffup.files import write_in_full
 from diffup.schedule import Schedule
 from diffup.uapf import UAPF
 from diffup.uqdd import UQDD, query_infos
@@ -138,11 +138,11 @@ class DiffUpNet(nn.Module):
         super().__init__()
         self.config = config
         self.schedule = Schedule(kind=config.schedule, bit_scale=config.bit_scale)
-        self.uapf = UAPF(learned=config.uapf)
+        self.uapf = UAPF(learned=config.uapf, maps=len(map_indices(config.prior_maps)))
         self.uqdd = UQDD(config)
 
     def fuse(self, prior_BKSPhw: Tensor, kind_BK: Tensor) -> tuple[Tensor, Tensor]:
-        """UAPF's mean and variance on the decoder grid, [B, R, R] each."""
+        """UAPF's mean and variance on the decoder grid, [B, R, R] each, from the maps of ``config.prior_maps``."""
         mean, variance = self.uapf(prior_BKSPhw, kind_BK)
         size = (self.config.decoder_grid, self.config.decoder_grid)
         both = F.interpolate(torch.stack([mean, variance], dim=1), size=size, mode="bilinear", align_corners=False)
@@ -183,14 +183,15 @@ class DiffUpNet(nn.Module):
         """Segment a batch from its prior maps; results come back to the CPU.
 
         Args:
-            prior_BKSPhw, kind_BK: from `priors`.
+            prior_BKSPhw, kind_BK: from `priors`: all maps; those of ``config.prior_maps`` are read.
             infos_BXRR: from `infos`.
             sample: DDIM steps, strength and start.
             noise_BRR: standard Gaussian noise, one map an episode, from the episode's own seed.
         """
         self.eval()
         device = next(self.parameters()).device
-        mean, variance = self.fuse(prior_BKSPhw.to(device), kind_BK.to(device))
+        read = chosen_maps(prior_BKSPhw, self.config.prior_maps)
+        mean, variance = self.fuse(read.to(device), kind_BK.to(device))
         made = self.sample(mean, variance, infos_BXRR.to(device), noise_BRR.to(device), sample)
         return Segmentation(made.logits.cpu(), made.mean.cpu(), made.variance.cpu(), made.predicted_iou.cpu())
 
@@ -198,19 +199,16 @@ class DiffUpNet(nn.Module):
 def save_checkpoint(model: DiffUpNet, folder: Path, facts: dict[str, object]) -> None:
     """Write ``model.safetensors``, a model card and, last, ``config.json`` (model configuration and `facts`).
 
-    Each is written atomically; the same model and facts give the same bytes.
+    Each is there in full or not at all; the same model and facts give the same bytes.
+
+    Raises:
+        OSError: one can't be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / "model.safetensors.part"
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, part)
-    os.replace(part, folder / "model.safetensors")
+    content = save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+    write_in_full(folder / "model.safetensors", content)
     document = {"format": CHECKPOINT_FORMAT, "model": dataclasses.asdict(model.config), "facts": facts}
-    part = folder / "README.md.part"
-    part.write_text(model_card(model.config, facts), encoding="utf-8")
-    os.replace(part, folder / "README.md")
-    part = folder / "config.json.part"
-    part.write_text(json.dumps(document, indent=1, sort_keys=True))
-    os.replace(part, folder / "config.json")
+    write_in_full(folder / "README.md", model_card(model.config, facts).encode())
+    write_in_full(folder / "config.json", json.dumps(document, indent=1, sort_keys=True).encode())
 
 
 def load_checkpoint(folder: Path) -> DiffUpNet:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffup.baft import min_max
+from diffup.baft import chosen_maps, min_max
 from diffup.config import VISUAL_CUES, ModelConfig, TrainConfig
 from diffup.encode import FeatureCache, Features
 from diffup.memo import Keep, afresh
@@ -29,7 +29,7 @@ TEXT_ONLY_SHARE = 0.25  # of the steps that have a text cue
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step's input: prior maps, cue kinds, query infos, and the truth on the decoder grid."""
+    """One training step's input: prior maps that the model reads, cue kinds, query infos, truth on the decoder grid."""
 
     prior_BKSPhw: Tensor
     kind_BK: Tensor
@@ -141,7 +141,8 @@ class EpisodeSampler:
         if again % 2 and self.config.flip:
             drawn = mirrored(drawn)
         generator = torch.Generator().manual_seed(int(drawn.seed_1) + again)
-        prior, truth = drawn.prior_BKSPhw, drawn.truth_BRR
+        # Before any distortion, as some mix the maps: what a model doesn't read must not reach it by a detour.
+        prior, truth = chosen_maps(drawn.prior_BKSPhw, self.model.prior_maps), drawn.truth_BRR
         with torch.no_grad():
             if self.config.virtual_backbones:
                 grid = prior.shape[-1]

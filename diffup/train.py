@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +26,7 @@ from tqdm import tqdm
 
 from diffup import losses
 from diffup.config import ModelConfig, TrainConfig
+from diffup.files import write_in_full
 from diffup.losses import Chances
 from diffup.model import DiffUpNet, save_checkpoint
 from diffup.parallel import Team
@@ -34,6 +37,36 @@ WARM_UP = 50
 CLIP_NORM = 1.0
 ALONE = Team()
 Rows = TypeVar("Rows", "Batch", "Chances")
+_PAUSES: ContextVar[tuple[int, ...]] = ContextVar("pauses", default=())
+
+
+class Paused(BaseException):
+    """A training ended early, as `paused_at` asked; the same call goes on with it.
+
+    Not an Exception: whoever runs a cell and records what it raises must not take a pause for a failure.
+
+    Attributes:
+        step: steps done.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"paused after {step} steps")
+        self.step = step
+
+
+@contextmanager
+def paused_at(*steps: int) -> Iterator[None]:
+    """Let trainings within pause after the next of these numbers of steps that they have not passed.
+
+    A paused training has written its state, so that it ends in the same bytes as one that never paused, and a
+    checkpoint of the averaged weights so far, whose facts say ``unfinished``; then it raises `Paused`. A number of all
+    steps or more pauses nothing.
+    """
+    token = _PAUSES.set(steps)
+    try:
+        yield
+    finally:
+        _PAUSES.reset(token)
 
 
 @dataclass(frozen=True)
@@ -78,6 +111,7 @@ def train(
     report: Callable[[int, float], None] | None = None,
     device: str | torch.device = "cpu",
     team: Team = ALONE,
+    saved: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Train to ``config.steps`` and write a checkpoint of the averaged weights to `folder`.
 
@@ -93,14 +127,16 @@ def train(
         progress: whether to draw a bar.
         report: is told steps and mean loss after each step, in rank 0.
         device: where the network runs.
+        saved: is called after each writing of the state file, in rank 0.
         team: the processes that share each step's episodes; all of them call this function, rank 0 uses `folder`.
 
     Returns:
-        ``loss`` (mean of the last 50 steps), ``seconds`` and ``steps_per_s`` of this call.
+        ``loss`` (mean of the last 50 steps), ``seconds`` of all calls whose steps were kept, and ``steps_per_s``.
 
     Raises:
         ValueError: the state file is of another configuration or damaged; or more processes than episodes a step.
         FloatingPointError: the loss is no longer finite.
+        Paused: see `paused_at`.
     """
     device = torch.device(device)
     with torch.random.fork_rng(devices=[]):
@@ -109,21 +145,23 @@ def train(
     average = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     state_file = folder / "state.pt"
-    first, recent = 0, []
+    first, recent, spent = 0, [], 0.0
     if state := team.tell(_load_state(state_file) if team.rank == 0 else None):
         try:
             model.load_state_dict(state["model"])
             average.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
             first, recent = int(state["step"]), list(state["losses"])
+            spent = float(state.get("seconds", 0.0))
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise _no_resuming(state_file, error) from error
+    last = min((step for step in _PAUSES.get() if first <= step < config.steps), default=config.steps)
     shares = _shares(sampler, model_config, config, team, first)
-    started = time.perf_counter()
+    started = time.perf_counter() - spent
     model.train()
     leads = team.rank == 0
     hidden = not (progress and leads)
-    bar = tqdm(range(first, config.steps), initial=first, total=config.steps, desc="train", disable=hidden)
+    bar = tqdm(range(first, last), initial=first, total=config.steps, desc="train", disable=hidden)
     for step in bar:
         optimizer.zero_grad(set_to_none=True)
         loss = add_gradients(model, next(shares), config, device)
@@ -143,15 +181,22 @@ def train(
         if report is not None and leads:
             report(step + 1, float(np.mean(recent)))
         if leads and (step + 1) % SAVE_EVERY == 0 and step + 1 < config.steps:
-            _save_state(state_file, model, average, optimizer, step + 1, recent)
+            _save_state(state_file, model, average, optimizer, step + 1, recent, time.perf_counter() - started)
+            if saved is not None:
+                saved()
     seconds = time.perf_counter() - started
+    if last < config.steps:
+        if leads:
+            _save_state(state_file, model, average, optimizer, last, recent, seconds)
+            save_checkpoint(average.cpu(), folder, {**facts, "unfinished": f"{last} of {config.steps} steps"})
+        raise Paused(last)
     if leads:
         save_checkpoint(average.cpu(), folder, facts)
         state_file.unlink(missing_ok=True)
     return {
         "loss": float(np.mean(recent)),
         "seconds": seconds,
-        "steps_per_s": (config.steps - first) / seconds if seconds else 0.0,
+        "steps_per_s": config.steps / seconds if seconds else 0.0,
     }
 
 
@@ -204,10 +249,10 @@ def _no_resuming(path: Path, error: Exception) -> ValueError:
 
 
 def _save_state(
-    path: Path, model: DiffUpNet, average: DiffUpNet, optimizer: torch.optim.Optimizer, step: int, recent: list[float]
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    path: Path, model: DiffUpNet, average: DiffUpNet, optimizer: torch.optim.Optimizer, step: int, recent: list[float],
+    seconds: float,
+) -> None:  # fmt: skip
+    buffer = io.BytesIO()
     torch.save(
         {
             "model": model.state_dict(),
@@ -215,7 +260,8 @@ def _save_state(
             "optimizer": optimizer.state_dict(),
             "step": step,
             "losses": recent,
+            "seconds": seconds,
         },
-        part,
+        buffer,
     )
-    os.replace(part, path)
+    write_in_full(path, buffer.getvalue())

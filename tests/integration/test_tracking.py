@@ -10,8 +10,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from cluster.files import now
+from cluster.mlflow_client import upgrade
 from cluster.store import Store
-from cluster.tracking import _upgrade, close_tracking, log_cell, log_failure, open_tracking, resolve_uri
+from cluster.tracking import close_tracking, log_cell, log_failure, open_tracking, resolve_uri
 from diffup.config import SampleConfig
 from experiments.cell import Cell
 
@@ -36,9 +37,9 @@ def test_what_was_missed_while_tracking_was_down_is_logged_later_and_once(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.warns(UserWarning, match="The grid goes on"):
-        assert open_tracking("http://127.0.0.1:9", "fake", "fake-1", store.root, {}) is None
+        assert open_tracking("http://127.0.0.1:9", "fake", "fake-1", store, {}) is None
     uri = resolve_uri("", store.root)
-    tracking = open_tracking(uri, "fake", "fake-2", store.root, {"results": "here"})
+    tracking = open_tracking(uri, "fake", "fake-2", store, {"results": "here"})
     assert tracking is not None
     assert log_cell(tracking, store, CELL)
     assert log_cell(tracking, store, CELL)
@@ -67,7 +68,7 @@ def test_an_older_schema_is_upgraded_and_a_copy_kept(store: Store) -> None:
     from mlflow.store.db.utils import _get_alembic_config
 
     uri = resolve_uri("", store.root)
-    assert open_tracking(uri, "fake", "fake-1", store.root, {}) is not None
+    assert open_tracking(uri, "fake", "fake-1", store, {}) is not None
 
     def version() -> str:
         with sqlite3.connect(store.root / "mlflow.db") as connection:
@@ -76,7 +77,7 @@ def test_an_older_schema_is_upgraded_and_a_copy_kept(store: Store) -> None:
     newest = version()
     downgrade(_get_alembic_config(uri), "-1")
     assert version() != newest
-    _upgrade(uri)
+    upgrade(uri)
     assert version() == newest
     assert len(list(store.root.glob("mlflow.db.before-upgrade-*"))) == 1
     assert MlflowClient(uri).get_experiment_by_name("fake") is not None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 from torch import testing
 
-from cluster import work
+from cluster import context, work
 from cluster.store import Store
 from experiments.cell import TrainingCell
 from tests.integration import toy_grid, toy_work
@@ -38,11 +40,11 @@ def test_two_workers_make_the_checkpoint_of_one(tmp_path: Path) -> None:
     assert results[trained.key()]["provenance"]["train_workers"] == 2
     assert results[trained.key()]["metrics"]["steps_per_s"] > 0
     assert results[trained.key()]["finished"] <= results[evaluated.key()]["started"]
-    assert not (tmp_path / "two" / ".tune").exists()
+    assert not list((tmp_path / "two" / ".tune").glob("*"))
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_open", "_backbone"):  # toy_work replaces them for good
-            patch.setattr(work, name, getattr(work, name))
+            patch.setattr(context, name, getattr(context, name))
         toy_work.execute(trained, work.WorkContext(results=tmp_path / "one", datasets={"toy": "nowhere"}))
     folders = [tmp_path / name / trained.key() / "checkpoint" / "model.safetensors" for name in ("one", "two")]
     one, two = (load_file(path) for path in folders)
@@ -73,3 +75,26 @@ def test_impossible_numbers_of_workers_are_bad_input(tmp_path: Path, workers: st
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.slow
+def test_a_training_on_several_workers_ends_when_the_launch_is_asked_to_stop(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    what = ("--training", "endless", "--select", "backbone=resnet18", "--train-workers", "2")
+    command = [sys.executable, str(HERE / "fake_grid.py"), "--results", str(results), *what]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    driver = subprocess.Popen(
+        command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "executions.log").exists():
+        assert driver.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    asked = time.monotonic()
+    driver.send_signal(signal.SIGINT)  # whose handler Ray Train would like to have
+    out, err = driver.communicate(timeout=90)
+    assert driver.returncode == 1, out + err
+    assert time.monotonic() - asked < 45
+    assert "finished cells are kept, and the same command does the rest" in err and "Traceback" not in err
+    store = Store(results)
+    assert not [key for key in store.cell_keys() if store.read(key).status != "missing"], "no cell has failed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster import work
+from cluster import context, work
 from cluster.work import WorkContext
 from experiments.cell import AnyCell
 from tests.unit.toy import ToyBackbone, ToyDataset
@@ -12,8 +12,8 @@ from tests.unit.toy import ToyBackbone, ToyDataset
 __all__ = ["WorkContext", "execute"]
 
 
-def execute(cell: AnyCell, context: WorkContext) -> Any:
+def execute(cell: AnyCell, options: WorkContext) -> Any:
     """As `cluster.work.execute`."""
-    work._open = lambda path: ToyDataset()  # type: ignore[assignment]
-    work._backbone = lambda *where: ToyBackbone()  # type: ignore[assignment]
-    return work.execute(cell, context)
+    context._open = lambda path: ToyDataset()  # type: ignore[assignment]
+    context._backbone = lambda *where: ToyBackbone()  # type: ignore[assignment]
+    return work.execute(cell, options)

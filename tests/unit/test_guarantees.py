@@ -92,7 +92,8 @@ def manifest(count: int, per_class: int = 8, shots: int = 5) -> list[Episode]:
 def sources(config: InputConfig, backbone: Any, *, text: bool, batch: int = 8) -> tuple[CueSource, FeatureCache]:
     dataset = ToyDataset(8)
     encoder = Encoder(backbone, config, backbone if text else None)
-    return CueSource(dataset, config), FeatureCache(encoder, dataset.image, batch=batch)  # type: ignore[arg-type]
+    encoder.batch = batch
+    return CueSource(dataset, config), FeatureCache(encoder, dataset.image)  # type: ignore[arg-type]
 
 
 def digest(prediction: Prediction) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cluster import context as opened
 from cluster import work
 from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
 from diffup.episodes import held_out_classes
@@ -39,9 +40,9 @@ HELD_OUT = Cell(
 def dataset(monkeypatch: pytest.MonkeyPatch) -> ToyDataset:
     """What `cluster.work` opens, whatever the path."""
     made = ToyDataset()
-    monkeypatch.setattr(work, "_open", lambda path: made)
-    monkeypatch.setattr(work, "_backbone", lambda *where: ToyBackbone())
-    work._features.cache_clear()
+    monkeypatch.setattr(opened, "_open", lambda path: made)
+    monkeypatch.setattr(opened, "_backbone", lambda *where: ToyBackbone())
+    opened._features.cache_clear()
     return made
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from cluster.files import now
 from cluster.plan import Plan, in_order, make_plan, render
-from cluster.store import RESULT, Store, code_hash
+from cluster.source import code_hash
+from cluster.store import RESULT, Store
 from diffup.config import InputConfig
 from experiments.cell import AnyCell, Cell, TrainingCell
 from experiments.data import Data

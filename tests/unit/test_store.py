@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster import files
-from cluster.store import ERROR, RESULT, Store, code_hash
+from cluster.source import code_hash
+from cluster.store import ERROR, IDENTITY, RESULT, Store
 from diffup.config import SampleConfig
 from experiments.cell import Cell, TrainingCell
 
@@ -170,6 +172,19 @@ def test_a_results_directory_that_can_not_be_written_is_the_users_mistake(tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"is not writable .*--results"):
         Store(tmp_path / "file" / "results").make_writable()
+
+
+def test_a_store_has_an_id_that_moves_with_it(tmp_path: Path) -> None:
+    first, second = Store(tmp_path / "a"), Store(tmp_path / "b")
+    identity = first.identity()
+    assert first.identity() == identity != second.identity()
+    first.root.rename(tmp_path / "c")
+    assert Store(tmp_path / "c").identity() == identity != first.identity()
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(Store.identity, [Store(tmp_path / "d")] * 8))) == 1
+    (second.root / IDENTITY).write_text("{}")
+    with pytest.raises(ValueError, match=r"store\.json can't be read"):
+        second.identity()
 
 
 def test_logged_once_per_tracking_store(tmp_path: Path) -> None:

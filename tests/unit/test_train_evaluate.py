@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ from diffup.panels import panel
 from diffup.protocols import get_protocol
 from diffup.sampler import EpisodeSampler
 from diffup.supply import CueSource
-from diffup.train import train
+from diffup.train import Paused, paused_at, train
+from tests.unit.disks import full_disk
 from tests.unit.toy import ToyBackbone, ToyDataset
 
 INPUT = InputConfig(input_size=64, feature_grid=8, feature_dtype="float32")
@@ -39,13 +42,12 @@ def setting(text: bool = True) -> tuple[ToyDataset, CueSource, FeatureCache]:
     return dataset, CueSource(dataset, INPUT), FeatureCache(encoder, dataset.image)  # type: ignore[arg-type]
 
 
-def run(folder: Path, steps: int = 6, seed: int = 0, model: ModelConfig = MODEL) -> ToyDataset:
+def run(folder: Path, steps: int = 6, seed: int = 0, model: ModelConfig = MODEL) -> tuple[ToyDataset, dict[str, float]]:
     dataset, cues, features = setting()
     config = TrainConfig(steps=steps, batch_size=2, max_shots=3)
     pools = {c: dataset.pool(c) for c in range(6) if c not in dataset.folds[FOLD]}
     sampler = EpisodeSampler(cues, features, pools, FOLD, seed, model, config)
-    train(sampler, model, config, folder, seed=seed, facts={}, progress=False)
-    return dataset
+    return dataset, train(sampler, model, config, folder, seed=seed, facts={}, progress=False)
 
 
 def digest(folder: Path) -> str:
@@ -99,14 +101,57 @@ def test_interrupted_training_ends_in_the_same_bytes(
         run(tmp_path)
     assert (tmp_path / "state.pt").exists()
     assert not (tmp_path / "model.safetensors").exists()
-    run(tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    torch.save({**state, "seconds": 1000.0}, tmp_path / "state.pt")
+    _, metrics = run(tmp_path)
+    assert metrics["seconds"] > 1000 and metrics["steps_per_s"] < 0.01, "the time before the interruption counts"
     assert calls["n"] == 6 + 2, "the second run must go on from step 4"
     assert digest(tmp_path) == digest(checkpoint)
     assert not (tmp_path / "state.pt").exists()
 
 
+@pytest.mark.parametrize("save_every", [2, 100])  # while it writes its state, and its checkpoint
+def test_a_full_disk_ends_a_training_with_its_number_and_the_next_goes_on(
+    save_every: int, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SAVE_EVERY", save_every)
+    with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
+        full_disk(patch)
+        run(tmp_path)
+    assert caught.value.errno == errno.ENOSPC  # by which `cluster.trial` knows that it may pass
+    assert not list(tmp_path.iterdir())
+    run(tmp_path)
+    assert digest(tmp_path) == digest(checkpoint)
+
+
+def test_paused_training_ends_in_the_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
+    paused = []
+    for _ in range(2):
+        with pytest.raises(Paused) as pause, paused_at(2, 5, 6):
+            run(tmp_path)
+        paused.append(pause.value.step)
+        assert (tmp_path / "state.pt").exists()
+        assert json.loads((tmp_path / "config.json").read_text())["facts"]["unfinished"] == "2 of 6 steps"
+        assert digest(tmp_path) != digest(checkpoint)
+    assert paused == [2, 2], "a pause it stands at is a pause again: what was to be done there may not have been"
+    with pytest.raises(Paused, match="paused after 5 steps"), paused_at(5, 6):
+        run(tmp_path)
+    with paused_at(2, 6):
+        run(tmp_path)
+    for name in ("model.safetensors", "config.json", "README.md"):
+        assert (tmp_path / name).read_bytes() == (checkpoint / name).read_bytes(), name
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_nobody_pauses_a_training_from_outside(checkpoint: Path, tmp_path: Path) -> None:
+    with paused_at(3):
+        pass
+    run(tmp_path)
+    assert digest(tmp_path) == digest(checkpoint)
+
+
 def test_no_novel_class_is_looked_at_in_training(tmp_path: Path) -> None:
-    dataset = run(tmp_path)
+    dataset, _ = run(tmp_path)
     assert dataset.asked == {2, 3, 4, 5}
 
 

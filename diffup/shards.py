@@ -1,0 +1,200 @@
+"""Tensors by id in files that many processes map into memory at once: features by image, prior maps by triple.
+
+A shard is a safetensors file of N rows and a JSON file beside it, which names its rows and holds the CRC-32 of each.
+Both are written under another name, synced and renamed, the JSON last: a shard is there in full or not at all. A row
+is checked when a process first reads it; a damaged one counts as absent, so that whoever needs it makes it again, and
+leaves a mark beside the shard.
+Deleting shards loses nothing but time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor
+
+from diffup.files import write_in_full
+
+DATA, INDEX, MARK = ".safetensors", ".index.json", ".damaged"
+NAME_DIGITS = 16
+DTYPES: dict[str, torch.dtype] = {
+    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "I64": torch.int64, "I32": torch.int32,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One mapped file: by name, dtype, shape of a row and offset of the first, and the CRC-32 of each row."""
+
+    path: Path
+    content: NDArray[np.uint8]
+    tensors: dict[str, tuple[torch.dtype, tuple[int, ...], int, int]]
+    crc: list[int]
+    good: set[int] = field(default_factory=set)  # rows that were checked
+
+    def row(self, index: int) -> dict[str, Tensor] | None:
+        """Views on the file, one a name; None if the row is not what was written."""
+        views, crc, known = {}, 0, index in self.good
+        for name, (dtype, shape, offset, stride) in self.tensors.items():
+            content = self.content[offset + index * stride : offset + (index + 1) * stride]
+            if not known:
+                crc = zlib.crc32(content.data, zlib.crc32(_meaning(name, dtype, shape), crc))
+            views[name] = torch.from_numpy(content).view(dtype).view(shape)
+        if not known and crc != self.crc[index]:
+            return None
+        self.good.add(index)
+        return views
+
+
+@dataclass
+class ShardStore:
+    """Rows by id in one folder.
+
+    Attributes:
+        folder: made when first written to.
+        damaged: shards in which this process found a damaged row, or that it could not read.
+    """
+
+    folder: Path
+    damaged: set[str] = field(default_factory=set)
+    _places: dict[str, tuple[str, int]] = field(default_factory=dict)
+    _known: set[str] = field(default_factory=set)
+    _shards: dict[str, Shard | None] = field(default_factory=dict)
+
+    def refresh(self) -> None:
+        """Learn of shards that were added or removed since; costs one listing and what is new."""
+        there = {path.name.removesuffix(INDEX) for path in self.folder.glob(f"*{INDEX}")}
+        if gone := self._known - there:
+            self._known -= gone
+            self._places = {key: place for key, place in self._places.items() if place[0] not in gone}
+            for name in gone:
+                self._shards.pop(name, None)
+        for name in sorted(there - self._known - self.damaged):
+            try:
+                index = json.loads((self.folder / f"{name}{INDEX}").read_bytes())
+                ids = index["ids"]
+                if (self.folder / f"{name}{DATA}").stat().st_size != index["bytes"]:
+                    raise ValueError("its size is wrong")
+            except (OSError, ValueError, KeyError, TypeError):
+                self.damaged.add(name)
+                continue
+            self._known.add(name)
+            for row, key in enumerate(ids):
+                self._places.setdefault(key, (name, row))
+
+    def missing(self, ids: Iterable[str]) -> list[str]:
+        """Those of `ids` that no shard holds, each once, in order."""
+        return [key for key in dict.fromkeys(ids) if key not in self._places]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """The row of an id as read-only views on the file; None if it is absent or damaged."""
+        if (place := self._places.get(key)) is None:
+            return None
+        name, index = place
+        if name not in self._shards:
+            self._shards[name] = _open(self.folder / name)
+        shard = self._shards[name]
+        row = shard.row(index) if shard is not None else None
+        if row is None:
+            self.damaged.add(name)
+            del self._places[key]
+            with suppress(OSError):  # for the next launch, which makes the shard's rows again
+                (self.folder / f"{name}{MARK}").touch()
+        return row
+
+    def marked(self) -> set[str]:
+        """Names of the shards in which some process found a damaged row."""
+        return {path.name.removesuffix(MARK) for path in self.folder.glob(f"*{MARK}")}
+
+    def write(self, ids: Sequence[str], rows: Mapping[str, Tensor]) -> int:
+        """Add a shard.
+
+        Args:
+            ids: of the rows, each once.
+            rows: by name, tensors whose first dimension goes over `ids`.
+
+        Returns:
+            its size in bytes.
+
+        Raises:
+            OSError: it can't be written; nothing is left behind.
+        """
+        assert ids and len(set(ids)) == len(ids) and all(len(tensor) == len(ids) for tensor in rows.values())
+        tensors = {name: tensor.contiguous() for name, tensor in sorted(rows.items())}
+        name = shard_name(ids)
+        content = save(tensors)
+        index = {"ids": list(ids), "bytes": len(content), "crc": _row_sums(tensors)}
+        write_in_full(self.folder / f"{name}{DATA}", content)
+        write_in_full(self.folder / f"{name}{INDEX}", json.dumps(index).encode())
+        return len(content)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Delete shards; processes that have one mapped can go on reading it."""
+        for name in names:
+            for suffix in (INDEX, DATA, MARK):  # without its index a shard is not there
+                (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+
+    def check(self) -> list[str]:
+        """Names of the damaged shards; reads all of them."""
+        self.refresh()
+        bad = self.damaged | self.marked()
+        for name in self._known:
+            shard = _open(self.folder / name)
+            if shard is None or any(shard.row(index) is None for index in range(len(shard.crc))):
+                bad.add(name)
+        return sorted(bad)
+
+
+def shard_name(ids: Sequence[str]) -> str:
+    """The name of the shard that holds these rows in this order."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:NAME_DIGITS]
+
+
+def _row_sums(tensors: Mapping[str, Tensor]) -> list[int]:
+    meanings = [_meaning(name, tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in tensors.items()]
+    arrays = [tensor.flatten(1).view(torch.uint8).numpy() for tensor in tensors.values()]
+    sums = []
+    for rows in zip(*arrays, strict=True):
+        crc = 0
+        for meaning, row in zip(meanings, rows, strict=True):
+            crc = zlib.crc32(row.data, zlib.crc32(meaning, crc))
+        sums.append(crc)
+    return sums
+
+
+def _meaning(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> bytes:
+    """What a row's bytes stand for, which its checksum covers too."""
+    return f"{name} {dtype} {shape}".encode()
+
+
+def _open(stem: Path) -> Shard | None:
+    path = stem.with_name(stem.name + DATA)
+    try:
+        index = json.loads(stem.with_name(stem.name + INDEX).read_bytes())
+        content: NDArray[np.uint8] = np.memmap(path, np.uint8, mode="c")  # private pages: nothing is written back
+        length = int.from_bytes(content[:8].tobytes(), "little")
+        header: dict[str, Any] = json.loads(content[8 : 8 + length].tobytes())
+        tensors = {}
+        for name in sorted(set(header) - {"__metadata__"}):
+            start, end = header[name]["data_offsets"]
+            count, *shape = header[name]["shape"]
+            if count != len(index["crc"]) or 8 + length + end > len(content):
+                return None
+            tensors[name] = (DTYPES[header[name]["dtype"]], tuple(shape), 8 + length + start, (end - start) // count)
+        return Shard(path, content, tensors, index["crc"])
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None

@@ -1,0 +1,217 @@
+"""What is each part worth? One factor of DiffUp changed at a time, against the unchanged one on the same episodes.
+
+    python experiments/ablations.py --dataset DIR/dataset.json --weights-dir DIR --results DIR
+    python experiments/ablations.py --embedded          (shapes4i and embedded backbones; nothing is downloaded)
+
+`ABLATIONS` is the place to add a line: a name, and what it changes. What changes sampling alone shares DiffUp's
+checkpoint; everything else is trained by itself, with the same seeds. Prior maps don't depend on the model, so all
+lines but those that change the cues of training share them. ``--variants no_scm,steps_4`` runs some lines, and DiffUp
+itself always.
+
+With the defaults, for each fold and seed: 24 training cells on the first backbone and 30 lines, DiffUp among them,
+× backbones × 1-shot mask, 5-shot mask and 1-shot scribble, so 90 evaluation cells of 500 episodes a backbone. The table
+has the mIoU of DiffUp, and every variant's paired difference to it with its 95 % interval, mean over folds and seeds.
+Novel classes are for reporting: choose nothing by this table (`experiments/selection.py` is for that).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster import cli
+from diffup import recipes
+from diffup.config import MAP_NAMES, PRIOR_MAPS, SampleConfig
+from diffup.recipes import Recipe
+from experiments.cell import AnyCell
+from experiments.data import Data, open_data
+from experiments.grids import Backbone, evaluation_cells, named_backbone, training_cell
+from experiments.variants import VARIANTS, Change, applied, changes_training
+
+if TYPE_CHECKING:
+    from analysis.tables import Table
+
+NAME = "ablations"
+BASE = "diffup"
+TASKS = ((1, "mask"), (5, "mask"), (1, "scribble"))
+BACKBONES = ("resnet50", "deit_tiny_patch16_224")
+EMBEDDED = ("tiny_resnet", "tiny_regnet")
+EPISODES = 500
+FOLDS, SEEDS = (0,), (0,)
+RECIPES = {name: getattr(recipes, name) for name in ("shapes4i", "pascal5i", "coco20i")}  # else msrc15's
+
+# Frequencies of mask, box, scribble and text; text is drawn only where something reads it.
+NO_SCRIBBLES, EQUAL_CUES = (0.65, 0.25, 0.0, 0.1), (0.3, 0.3, 0.3, 0.1)
+
+
+def prior_set(*names: str) -> Change:
+    """Only these of BAFT's maps, each as it is and propagated."""
+    read = [name for name in PRIOR_MAPS if name.removeprefix("propagated_") in names]
+    return {"model": {"prior_maps": "+".join(read)}}
+
+
+# A line is a name and what it changes: one field of one configuration. Lines of the method study are named, not copied.
+ABLATIONS: dict[str, Change] = {
+    BASE: {},
+    # modules
+    "no_uapf": VARIANTS["no_uapf"],  # plain mean of the priors
+    "no_scm": VARIANTS["no_scm"],
+    "no_dqm_error": VARIANTS["no_dqm_error"],
+    "no_dqm_iou": VARIANTS["no_dqm_iou"],
+    "no_self_conditioning": VARIANTS["no_self_conditioning"],
+    "no_query_infos": VARIANTS["no_query_infos"],
+    # diffusion
+    "one_step": VARIANTS["one_step"],
+    "steps_1": VARIANTS["steps_1"],
+    "steps_3": {"sample": {"steps": 3}},
+    "steps_4": VARIANTS["steps_4"],
+    "steps_8": VARIANTS["steps_8"],
+    "steps_16": {"sample": {"steps": 16}},
+    "full_strength": VARIANTS["full_strength"],
+    "bit_scale_0.05": {"model": {"bit_scale": 0.05}},
+    "bit_scale_0.3": {"model": {"bit_scale": 0.3}},
+    "bit_scale_1": {"model": {"bit_scale": 1.0}},
+    # prior sets
+    "only_max_cosine": prior_set("max_cosine"),
+    "only_prototype": prior_set("prototype_contrast"),
+    "only_assembled": prior_set("assembled_sharp", "assembled_soft"),
+    "no_max_cosine": prior_set("prototype_contrast", "assembled_sharp", "assembled_soft"),
+    "no_prototype": prior_set("max_cosine", "assembled_sharp", "assembled_soft"),
+    "no_assembled": prior_set("max_cosine", "prototype_contrast"),
+    "no_propagation": {"model": {"prior_maps": "+".join(MAP_NAMES)}},
+    # cues and K in training
+    "masks_only_training": VARIANTS["masks_only_training"],
+    "no_scribbles_training": {"train": {"cue_weights": NO_SCRIBBLES}},
+    "equal_cues_training": {"train": {"cue_weights": EQUAL_CUES}},
+    "one_cue_training": VARIANTS["one_cue_training"],
+    "two_cues_training": {"train": {"max_shots": 2}},
+    "no_virtual_backbones": VARIANTS["no_virtual_backbones"],
+}
+
+
+def grid(
+    data: Data,
+    backbones: Sequence[Backbone],
+    *,
+    recipe: Recipe,
+    folds: Sequence[int] = FOLDS,
+    seeds: Sequence[int] = SEEDS,
+    episodes: int = EPISODES,
+    variants: Sequence[str] = tuple(ABLATIONS),
+) -> list[AnyCell]:
+    """For each fold and seed, the training cells of `variants` and their evaluation cells.
+
+    Args:
+        data: any data set.
+        backbones: tested, the first one is trained on.
+        recipe: of the base.
+        folds: which folds.
+        seeds: of training.
+        episodes: per evaluation cell.
+        variants: names of `ABLATIONS`; DiffUp itself is always there.
+    """
+    cells: list[AnyCell] = []
+    for fold in folds:
+        for seed in seeds:
+            base = training_cell(
+                data, fold, backbones[0], config=recipe.input, model=recipe.model, train=recipe.train, seed=seed
+            )
+            for name in dict.fromkeys((BASE, *variants)):
+                change = ABLATIONS[name]
+                model, train, sample = applied(change, model=recipe.model, train=recipe.train, sample=SampleConfig())
+                trained = base
+                if changes_training(change):
+                    trained = training_cell(
+                        data, fold, backbones[0], variant=name, config=recipe.input, model=model, train=train, seed=seed
+                    )
+                if trained is not base or name == BASE:
+                    cells.append(trained)
+                cells += evaluation_cells(
+                    data, fold, backbones, TASKS, config=recipe.input, episodes=episodes, trained=trained,
+                    variant=name, sample=sample,
+                )  # fmt: skip
+    return cells
+
+
+def table(results: Path, keys: Sequence[str]) -> Table:
+    """Every variant's difference to DiffUp by backbone and task, and DiffUp's own mIoU.
+
+    Args:
+        results: the result store.
+        keys: the grid's cells.
+
+    Raises:
+        ValueError: none of them is an evaluation cell.
+    """
+    from analysis.frame import load_results, only
+    from analysis.scores import studies
+    from analysis.study import ablation_table
+
+    (study,) = studies(only(load_results(results), keys))
+    return ablation_table(study, base=BASE, order=tuple(ABLATIONS))
+
+
+def print_table(results: Path, keys: list[str]) -> None:
+    """Print the table of `grid`'s cells."""
+    from analysis.tables import to_markdown
+
+    print(f"\n{to_markdown(table(results, keys)).rstrip()}\n\nresults  {results}", flush=True)
+
+
+def options() -> argparse.ArgumentParser:
+    """The script's command line."""
+    made = cli.parser(NAME, __doc__ or "", episodes=EPISODES)
+    where = made.add_mutually_exclusive_group(required=True)
+    where.add_argument("--dataset", metavar="PATH", help="a dataset.json, or a known name")
+    where.add_argument("--embedded", action="store_true", help="shapes4i and embedded backbones")
+    made.add_argument("--weights-dir", type=Path, default=None, metavar="DIR", help="folder of backbone weights")
+    made.add_argument(
+        "--backbones", type=cli.names, default=None, metavar="A,B,…", help="tested; the first is trained on"
+    )
+    made.add_argument("--folds", type=cli.numbers, default=FOLDS, metavar="0,1,…")
+    made.add_argument("--seeds", type=cli.numbers, default=None, metavar="0,1,…", help="of training; overrides --seed")
+    made.add_argument(
+        "--variants", type=cli.names, default=tuple(ABLATIONS), metavar="A,B,…", help="lines to run (default: all)"
+    )
+    made.add_argument("--steps", type=int, default=None, metavar="N", help="of training (default: the recipe's)")
+    return made
+
+
+def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
+    """Check data set and backbones, and describe the grid on them.
+
+    Raises:
+        ValueError: see `experiments.data.open_data` and `experiments.grids.named_backbone`; or no such fold or variant.
+    """
+    from diffup.data.dataset import resolve_dataset
+
+    names = args.backbones or (EMBEDDED if args.embedded else BACKBONES)
+    backbones = [named_backbone(name, weights_dir=args.weights_dir) for name in names]
+    data = open_data(resolve_dataset(args.dataset or "shapes4i"), shots=max(shots for shots, _ in TASKS))
+    absent = [fold for fold in args.folds if fold not in range(data.folds)]
+    if absent:
+        raise ValueError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
+    unknown = [name for name in args.variants if name not in ABLATIONS]
+    if unknown:
+        raise ValueError(f"--variants: unknown variant {unknown[0]!r}; there are {', '.join(ABLATIONS)}")
+    recipe = RECIPES.get(data.name, recipes.msrc15)()
+    if args.steps is not None:
+        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=args.steps))
+    cells = grid(
+        data, backbones, recipe=recipe, folds=args.folds, seeds=args.seeds or (args.seed,), episodes=args.episodes,
+        variants=args.variants,
+    )  # fmt: skip
+    return cells, data.files()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the grid and print the table; returns the exit code."""
+    return cli.script(NAME, options(), build, argv, print_table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Leases: of any number that ask, one gets it; a dead holder is succeeded, a living one never."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cluster.leases import acquire, held
+from cluster.place import FolderPlace
+
+
+def age(place: FolderPlace, name: str, seconds: float) -> None:
+    """Make a lease look as if it had not been written for so long, and its holder a process of another machine."""
+    path = place.root / name
+    document = {**json.loads(path.read_bytes()), "host": "elsewhere"}
+    path.write_text(json.dumps(document))
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def test_one_of_many_gets_it(tmp_path: Path) -> None:
+    for number in range(30):
+        barrier = threading.Barrier(8)
+
+        def ask(who: int, name: str = f"cell{number}", barrier: threading.Barrier = barrier) -> bool:
+            barrier.wait()
+            return acquire(FolderPlace(tmp_path), name, f"launch {who}") is not None
+
+        with ThreadPoolExecutor(8) as pool:
+            assert Counter(pool.map(ask, range(8))) == {True: 1, False: 7}
+
+
+def test_it_is_free_after_release(tmp_path: Path) -> None:
+    place = FolderPlace(tmp_path)
+    first = acquire(place, "cell", "a")
+    assert first is not None and acquire(place, "cell", "b") is None and held(place) == {"cell"}
+    first.release()
+    assert held(place) == set()
+    assert acquire(place, "cell", "b") is not None
+
+
+def test_a_stale_one_is_taken_over_by_one_and_its_holder_learns_of_it(tmp_path: Path) -> None:
+    place = FolderPlace(tmp_path)
+    first = acquire(place, "cell", "a", beat=3600)
+    assert first is not None
+    age(place, "cell.1", 61)
+    assert held(place) == set()
+    with ThreadPoolExecutor(8) as pool:
+        got = [lease for lease in pool.map(lambda who: acquire(place, "cell", f"b{who}", beat=3600), range(8)) if lease]
+    assert len(got) == 1 and first.lost() and not got[0].lost()
+    first.release()  # the old holder comes back and ends: its successor keeps the lease
+    assert held(place) == {"cell"} and acquire(place, "cell", "c") is None
+    got[0].release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_holder_that_beats_is_never_taken_over(tmp_path: Path) -> None:
+    place = FolderPlace(tmp_path)
+    lease = acquire(place, "cell", "a", beat=0.05)
+    assert lease is not None
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        assert acquire(place, "cell", "b", stale=0.6) is None
+        time.sleep(0.02)
+    lease.release()
+
+
+def test_a_dead_process_of_this_machine_is_succeeded_at_once(tmp_path: Path) -> None:
+    script = (
+        "import sys, os; from pathlib import Path\n"
+        "from cluster.leases import acquire; from cluster.place import FolderPlace\n"
+        "assert acquire(FolderPlace(Path(sys.argv[1])), 'cell', 'a'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    place = FolderPlace(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["cell.1"]
+    assert held(place) == set()
+    assert acquire(place, "cell", "b") is not None
+
+
+def test_a_launch_succeeds_itself(tmp_path: Path) -> None:
+    """Its worker on another machine died: it alone hands the cell out again."""
+    place = FolderPlace(tmp_path)
+    assert acquire(place, "cell", "a", beat=3600) is not None
+    age(place, "cell.1", 0)
+    assert acquire(place, "cell", "b") is None
+    assert acquire(place, "cell", "a") is not None
+
+
+def test_a_damaged_lease_ends_by_itself(tmp_path: Path) -> None:
+    place = FolderPlace(tmp_path)
+    (tmp_path / "cell.1").write_bytes(b"\xff{")
+    assert acquire(place, "cell", "a") is None
+    os.utime(tmp_path / "cell.1", (0, 0))
+    assert acquire(place, "cell", "a") is not None
