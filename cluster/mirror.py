@@ -86,7 +86,7 @@ def push(place: RemotePlace, root: Path, key: str) -> bool:
     if before is not None:
         return before == result
     names = [CELL, *_files(result)]
-    names += [f"panels/{path.name}" for path in sorted((folder / "panels").glob("*.png"))]
+    names += [f"panels/{path.name}" for path in sorted((folder / "panels").glob("*.jpg"))]
     for name in names:
         place.write(f"{key}/{name}", (folder / name).read_bytes())
     place.delete(f"{key}/{ERROR}")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.mlflow_client import REFUSALS
-from cluster.store import EPISODES, RESULT, Record, Store
+from cluster.store import CELL, EPISODES, RESULT, Record, Store
 from experiments.cell import AnyCell, cell_to_dict
 from experiments.grids import describe
 
@@ -238,8 +238,10 @@ def log_params(client: MlflowClient, run_id: str, cell: AnyCell, metrics: Sequen
 
 def _artifacts(cell: Path, folder: Path) -> None:
     """What a run shows beside its figures, gathered so that it goes in one call."""
-    (folder / RESULT).symlink_to(cell / RESULT)
-    panels = sorted((cell / "panels").glob("*.png"))
+    for name in (CELL, RESULT, EPISODES):  # with these a store can be read back from MLflow alone
+        if (cell / name).is_file():
+            (folder / name).symlink_to(cell / name)
+    panels = sorted((cell / "panels").glob("*.jpg"))
     if panels:
         (folder / "panels").mkdir()
     for panel in panels:

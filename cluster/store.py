@@ -1,7 +1,7 @@
 """The result store: one folder per cell, the source of truth that plans, tables and MLflow are made from.
 
 ``<root>/<key>/`` holds ``cell.json`` (what was asked), ``episodes.parquet`` (one row per episode; evaluation cells),
-``checkpoint/`` (training cells), ``panels/*.png`` and ``result.json``. Every file is written under a temporary name,
+``checkpoint/`` (training cells), ``panels/*.jpg`` and ``result.json``. Every file is written under a temporary name,
 synced and renamed; ``result.json`` comes last and names the others with size and hash. So a cell is finished or it
 isn't, whatever was killed and whenever. A failed cell has ``error.json`` instead. ``<root>/store.json`` tells the store
 from others (`Store.identity`).
@@ -256,7 +256,7 @@ class Store:
             names.append(EPISODES)
         for name, image in (panels or {}).items():
             (folder / "panels").mkdir(exist_ok=True)
-            image.save(folder / "panels" / f"{name}.png")
+            image.save(folder / "panels" / f"{name}.jpg", quality=85)
         files = {name: file_facts(folder / name) for name in names if (folder / name).is_file()}
         document = {
             "schema": SCHEMA,

@@ -31,20 +31,20 @@ from cluster.context import (
 from cluster.depot import TrainingState
 from diffup.adapter import load_method
 from diffup.card import versions
+from diffup.config import parse_annotation, support_kinds
+from diffup.cost import method_cost
 from diffup.encode import FeatureCache
 from diffup.episodes import Episode, held_out_classes
 from diffup.evaluate import Evaluation, evaluate, predict
 from diffup.metrics import fb_iou, miou
 from diffup.pairs import PairPriors
-from diffup.panels import panel
+from diffup.panels import panel, shown_episodes
 from diffup.parallel import Team
 from diffup.protocols import get_protocol
 from diffup.sampler import EpisodeSampler
 from diffup.supply import CueSource
 from diffup.train import train
 from experiments.cell import AnyCell, Cell, TrainingCell, cell_to_dict
-
-PANELS = 3
 
 __all__ = ["Outcome", "Part", "WorkContext", "conclude", "evaluate_part", "execute"]
 
@@ -122,12 +122,7 @@ def _concluded(cell: Cell, context: WorkContext, setting: _Setting, parts: list[
     table = pd.concat([part.episodes for part in parts], ignore_index=True) if len(parts) > 1 else parts[0].episodes
     if list(table["episode"]) != [episode.index for episode in setting.episodes]:
         raise ValueError(f"cell {cell.key()}: its parts are not its {len(setting.episodes)} episodes")
-    first = setting.episodes[:PANELS]
-    shown = predict(setting.what, first, setting.cues, setting.features, setting.priors)
-    panels = {
-        f"episode_{episode.index:04d}": panel(setting.what, episode, prediction, setting.cues)
-        for episode, prediction in zip(first, shown, strict=True)
-    }
+    panels = _panels(context, setting, [setting.episodes[place] for place in shown_episodes(table)])
     seconds = sum(part.seconds for part in parts)
     metrics = {
         "miou": miou(table["class_id"], table["inter_fg"], table["union_fg"], setting.what.class_indices),
@@ -136,7 +131,28 @@ def _concluded(cell: Cell, context: WorkContext, setting: _Setting, parts: list[
         "seconds": seconds,
     }
     counts = {name: sum(part.provenance[name] for part in parts) for name in setting.made()}
-    return _measured(Outcome(metrics, table, {**setting.provenance, **counts}, panels), context)
+    facts = {**setting.provenance, **counts, "cost": _cost(cell, setting)}
+    return _measured(Outcome(metrics, table, facts, panels), context)
+
+
+def _panels(context: WorkContext, setting: _Setting, episodes: list[Episode]) -> dict[str, Image.Image]:
+    made: dict[str, Image.Image] = {}
+    for start in range(0, len(episodes), context.batch_size):
+        chunk = episodes[start : start + context.batch_size]
+        shown = predict(setting.what, chunk, setting.cues, setting.features, setting.priors)
+        for episode, prediction in zip(chunk, shown, strict=True):
+            made[f"episode_{episode.index:04d}"] = panel(setting.what, episode, prediction, setting.cues)
+    return made
+
+
+def _cost(cell: Cell, setting: _Setting) -> dict[str, float]:
+    """What an episode costs by architecture; of a foreign method nothing is known."""
+    if setting.what.method is not None:
+        return {}
+    model = setting.what.model.config if setting.what.model is not None else None
+    texts = int("text" in parse_annotation(cell.annotation))
+    supports = len(support_kinds(cell.annotation, cell.shots))
+    return method_cost(cell.backbone, cell.input, model, cell.sample, supports, texts)
 
 
 def _measured(outcome: Outcome, context: WorkContext) -> Outcome:

@@ -105,6 +105,28 @@ def fb_iou(inter_fg: ArrayLike, union_fg: ArrayLike, inter_bg: ArrayLike, union_
     return (_percent(inter_f.sum(), union_f.sum()) + _percent(inter_b.sum(), union_b.sum())) / 2
 
 
+def episode_ious(inter_fg: ArrayLike, union_fg: ArrayLike) -> NDArray[np.float64]:
+    """IoU of each episode in [0, 1], [N]: 1 where there was nothing to find and nothing was found.
+
+    Raises:
+        ValueError: lengths differ.
+    """
+    inter, union = _columns(inter_fg, union_fg)
+    return np.divide(inter, union, out=np.ones(len(union)), where=union > 0)
+
+
+def ranked(inter_fg: ArrayLike, union_fg: ArrayLike) -> dict[str, int]:
+    """Positions of the ``worst``, ``median`` and ``best`` episode by IoU; of equal ones the first counts as the worse.
+
+    Raises:
+        ValueError: lengths differ, or there is no episode.
+    """
+    order = np.argsort(episode_ious(inter_fg, union_fg), kind="stable")
+    if not len(order):
+        raise ValueError("no episode to rank")
+    return {"worst": int(order[0]), "median": int(order[len(order) // 2]), "best": int(order[-1])}
+
+
 def _columns(*columns: ArrayLike) -> tuple[NDArray[np.int64], ...]:
     arrays = tuple(np.asarray(column, dtype=np.int64).reshape(-1) for column in columns)
     if len({len(array) for array in arrays}) > 1:

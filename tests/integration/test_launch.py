@@ -119,7 +119,9 @@ def test_runs_can_be_grouped_and_compared(finished: Path) -> None:
     assert run.info.run_name == "resnet18 · fake fold 0 · 5-shot mask · slow"
     assert set(run.data.metrics) == {"miou", "seconds"}
     assert run.data.params["input.input_size"] == "32"
-    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"panels", "per_class.csv", "result.json"}
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} == {
+        "cell.json", "episodes.parquet", "panels", "per_class.csv", "result.json",
+    }  # fmt: skip
 
 
 def test_running_again_does_nothing_and_is_quick(finished: Path) -> None:

@@ -54,7 +54,7 @@ def check(uri: str, store: Store, experiment: str = "fake") -> dict[str, Run]:
         assert run.data.metrics == {"miou": 50.0}
         assert run.data.params["sample.method"] == "prior_mean"
         assert {item.path for item in client.list_artifacts(run.info.run_id)} == {
-            "result.json", "per_class.csv", "panels",
+            "cell.json", "episodes.parquet", "result.json", "per_class.csv", "panels",
         }  # fmt: skip
         assert json.loads((store.folder(key) / LOGGED).read_bytes())["run_id"] == run.info.run_id
     return finished
