@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Protocol
 
 from analysis.frame import Results, launch_keys, load_results, only
+from analysis.html import to_html
 from analysis.latex import to_latex
 from analysis.stats import RESAMPLES
 from analysis.tables import Table, to_csv, to_markdown
 
 SHOWN = 10  # warnings
-RENDERERS: dict[str, Callable[[Table], str]] = {"tex": to_latex, "md": to_markdown, "csv": to_csv}
+RENDERERS: dict[str, Callable[[Table], str]] = {"tex": to_latex, "md": to_markdown, "html": to_html, "csv": to_csv}
 
 
 class Write(Protocol):

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.calibration import BINS, Quality, levels, merged
+from analysis.plotting import COLOURS, MARKERS, Plot, canvas, finish, mark
 from analysis.stats import LEVEL, Floats
 from diffup.metrics import STD_BINS, STD_RANGE
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, and markers for print without colour.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
 FEWEST_EPISODES, FEWEST_PIXELS = 5, 1e-4  # a bin with fewer (of all pixels: a smaller share) is not drawn
 STD_MERGED = 8  # levels of the deviation to one point
+
+Line = tuple[Floats, tuple[Floats, Floats, Floats]]  # x; value, low and high
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,43 +36,36 @@ def _ratio(above: Sequence[Floats], below: Sequence[Floats], shown: NDArray[np.b
     return ratio[0], low, high
 
 
-def calibration_figure(curves: Sequence[Curve], title: str, path: Path) -> list[Path]:
-    """Draw the three panels and write ``<path>.png`` and ``<path>.pdf``."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (iou, reliability, error) = pyplot.subplots(1, 3, figsize=(11, 3.9), layout="constrained")
-    figure.suptitle(title, fontsize=10)
-    for number, curve in enumerate(curves):
-        style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-        _iou_line(iou, curve, style)
-        _reliability_line(reliability, curve, style)
-        _error_line(error, curve, style)
-    for axes, x, y in (
-        (iou, "predicted IoU", "true IoU"),
-        (reliability, "predicted probability of foreground", "share of foreground"),
-    ):
-        axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8, zorder=0)
-        axes.set(xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    error.set(xlabel="UAPF's standard deviation", ylabel="share of wrong pixels", xscale="log", ylim=(0, None))
-    ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if _inside(tick, error.get_xlim())]
-    error.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    error.minorticks_off()
-    error.set_box_aspect(1)
-    for axes, name in ((iou, "Predicted IoU (DQM)"), (reliability, "Probabilities"), (error, "Deviation (UAPF)")):
-        axes.set_title(name, fontsize=9)
-        axes.grid(color="0.92", linewidth=0.6)
-        axes.set_axisbelow(True)
-    handles, labels = iou.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(curves)), frameon=False, fontsize=9)
-    paths = [path.with_name(f"{path.name}.{ending}") for ending in ("png", "pdf")]
-    for target in paths:
-        # Without a date the same results give the same bytes.
-        figure.savefig(target, dpi=150, metadata={"CreationDate": None} if target.suffix == ".pdf" else None)
-    pyplot.close(figure)
-    return paths
+def calibration_plot(curves: Sequence[Curve], title: str, name: str) -> Plot:
+    """The three panels."""
+    marks: list[dict[str, Any]] = []
+    with canvas(3, width=3.7, height=3.9) as (figure, (iou, reliability, error)):
+        for number, curve in enumerate(curves):
+            style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+            for axes, panel, line in (
+                (iou, "predicted IoU", _iou_line),
+                (reliability, "probability", _reliability_line),
+                (error, "deviation", _error_line),
+            ):
+                x, ratio = line(curve)
+                _draw(axes, x, curve, ratio, style)
+                marks += [mark(curve.label, *point, (), panel) for point in zip(x.tolist(), *map(list, ratio))]
+        for axes, x, y in (
+            (iou, "predicted IoU", "true IoU"),
+            (reliability, "predicted probability of foreground", "share of foreground"),
+        ):
+            axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8, zorder=0)
+            axes.set(xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        error.set(xlabel="UAPF's standard deviation", ylabel="share of wrong pixels", xscale="log", ylim=(0, None))
+        ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if _inside(tick, error.get_xlim())]
+        error.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        error.minorticks_off()
+        error.set_box_aspect(1)
+        for axes, text in ((iou, "Predicted IoU (DQM)"), (reliability, "Probabilities"), (error, "Deviation (UAPF)")):
+            axes.set_title(text)
+        handles, labels = iou.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(curves)))
+        return finish(figure, name, title, marks)
 
 
 def _inside(value: float, limits: tuple[float, float]) -> bool:
@@ -86,30 +78,30 @@ def _draw(axes: Any, x: Floats, curve: Curve, ratio: tuple[Floats, Floats, Float
     axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _iou_line(axes: Any, curve: Curve, style: dict[str, str]) -> None:
+def _iou_line(curve: Curve) -> Line:
     inside = [levels(run.predicted_iou, BINS)[:, None] == np.arange(BINS) for run in curve.runs]
     episodes = [run.weights @ bins for run, bins in zip(curve.runs, inside)]
     true = [run.weights @ (bins * run.true_iou[:, None]) for run, bins in zip(curve.runs, inside)]
     predicted = [run.weights @ (bins * run.predicted_iou[:, None]) for run, bins in zip(curve.runs, inside)]
     shown = np.sum(episodes, axis=0)[0] >= FEWEST_EPISODES
-    _draw(axes, _ratio(predicted, episodes, shown)[0], curve, _ratio(true, episodes, shown), style)
+    return _ratio(predicted, episodes, shown)[0], _ratio(true, episodes, shown)
 
 
-def _reliability_line(axes: Any, curve: Curve, style: dict[str, str]) -> None:
+def _reliability_line(curve: Curve) -> Line:
     count, positive, total = (
         [merged(run.total(name), BINS) for run in curve.runs] for name in ("prob_count", "prob_positive", "prob_sum")
     )
     shown = _enough(count)
-    _draw(axes, _ratio(total, count, shown)[0], curve, _ratio(positive, count, shown), style)
+    return _ratio(total, count, shown)[0], _ratio(positive, count, shown)
 
 
-def _error_line(axes: Any, curve: Curve, style: dict[str, str]) -> None:
+def _error_line(curve: Curve) -> Line:
     points = STD_BINS // STD_MERGED
     count, wrong = ([merged(run.total(name), points) for run in curve.runs] for name in ("std_count", "std_wrong"))
     low, high = STD_RANGE
     middle = low * (high / low) ** ((np.arange(points) + 0.5) / points)
     shown = _enough(count)
-    _draw(axes, middle[shown], curve, _ratio(wrong, count, shown), style)
+    return middle[shown], _ratio(wrong, count, shown)
 
 
 def _enough(count: Sequence[Floats]) -> NDArray[np.bool_]:

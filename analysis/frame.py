@@ -28,13 +28,17 @@ TEXTS = (
     "checkpoint", "variant", "trained_dataset",
 )  # fmt: skip
 NUMBERS = ("fold", "shots", "train_seed", "episode_seed", "episodes")
-PROVENANCE = ("git_commit", "code_hash", "manifest_hash")
+PROVENANCE = ("git_commit", "code_hash", "manifest_hash", "device")
+COSTS = ("backbone_mparams", "encode_gflops", "prior_gflops", "decoder_mparams", "decode_gflops")
 NO_RESULT: dict[str, Any] = {
     "status": "unfinished",
-    **dict.fromkeys(("miou", "fb_iou", "seconds"), float("nan")),
+    **dict.fromkeys(("miou", "fb_iou", "seconds", *COSTS), float("nan")),
     **dict.fromkeys((*PROVENANCE, "finished", "error"), ""),
 }
-COLUMNS = ("key", *TEXTS, *NUMBERS, "method", "class_names", *NO_RESULT, "launch", "position")
+TRAINING = (
+    "key", "dataset", "fold", "backbone", "variant", "train_seed", "status", "seconds", "device", "finished", "error",
+)  # fmt: skip
+COLUMNS = ("key", *TEXTS, *NUMBERS, "method", "class_names", "steps", *NO_RESULT, "launch", "position")
 Document = dict[str, Any]
 
 
@@ -44,10 +48,12 @@ class Results:
 
     Attributes:
         root: the folder.
-        cells: one row per evaluation cell, columns `COLUMNS`: identity as in ``cell.json`` (`method` and `class_names`
-            are ``sample.method`` and ``input.class_names``), `status` (finished, failed, damaged or unfinished),
-            figures and provenance of finished cells (else nan and empty), `launch` and `position`: number of the latest
-            launch that asked for the cell (-1: none) and its place there.
+        cells: one row per evaluation cell, columns `COLUMNS`: identity as in ``cell.json`` (`method`, `class_names` and
+            `steps` are ``sample.method``, ``input.class_names`` and ``sample.steps``), `status` (finished, failed,
+            damaged or unfinished), figures (`COSTS`: of `diffup.cost`, of one episode) and provenance of finished cells
+            (else nan and empty), `launch` and `position`: number of the latest launch that asked for the cell (-1:
+            none) and its place there.
+        training: one row per training cell, columns `TRAINING`.
         documents: ``cell.json`` of each of these cells, by key.
         counts: counts of the episodes of finished cells, by key.
         warnings: what was left out, where, and what to do.
@@ -55,6 +61,7 @@ class Results:
 
     root: Path
     cells: pd.DataFrame
+    training: pd.DataFrame
     documents: dict[str, Document]
     counts: dict[str, EpisodeCounts]
     warnings: tuple[str, ...]
@@ -75,9 +82,12 @@ def load_results(root: Path, *, classes: str = "novel") -> Results:
         raise ValueError(f"no results directory {root}; pass the one that a grid script printed (its --results)")
     warnings: list[str] = []
     asked, places = _launches(root, warnings)
-    documents, rows, counts = {}, [], {}
+    documents, rows, training, counts = {}, [], [], {}
     for key, document in {**asked, **dict(_cells(root, warnings))}.items():
-        if document.get("kind") == "train" or (document.get("classes") == "held_out") != (classes == "held_out"):
+        if document.get("kind") == "train":
+            training.append(_training(root / key, key, document))
+            continue
+        if (document.get("classes") == "held_out") != (classes == "held_out"):
             continue
         try:
             row = _identity(key, document)
@@ -94,7 +104,8 @@ def load_results(root: Path, *, classes: str = "novel") -> Results:
         documents[key] = document
         rows.append({**row, **NO_RESULT, **outcome, "launch": launch, "position": position})
     cells = pd.DataFrame(rows, columns=list(COLUMNS)).sort_values("key", ignore_index=True)
-    return Results(root, cells, documents, counts, tuple(warnings))
+    trained = pd.DataFrame(training, columns=list(TRAINING)).sort_values("key", ignore_index=True)
+    return Results(root, cells, trained, documents, counts, tuple(warnings))
 
 
 def only(results: Results, keys: Iterable[str]) -> Results:
@@ -122,6 +133,17 @@ def read_episodes(root: Path, keys: Iterable[str]) -> pd.DataFrame:
     """All columns of the episode tables of these cells, below one another, with a column `key`."""
     tables = [pd.read_parquet(root / key / "episodes.parquet").assign(key=key) for key in keys]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def class_names(results: Results, keys: Iterable[str]) -> dict[int, str]:
+    """Names of the classes that these cells test, by class."""
+    names: dict[int, str] = {}
+    for key in keys:
+        missing = set(results.counts[key].class_id.tolist()) - set(names)
+        if missing:
+            table = pd.read_parquet(results.root / key / "episodes.parquet", columns=["class_id", "class_name"])
+            names |= dict(zip(table["class_id"].astype(int), table["class_name"].astype(str)))
+    return names
 
 
 def launch_keys(root: Path, name: str) -> list[str]:
@@ -180,7 +202,8 @@ def _identity(key: str, document: Document) -> Document:
     texts = {name: str(document[name] if name != "trained_dataset" else document.get(name, "")) for name in TEXTS}
     numbers = {name: int(document[name]) for name in NUMBERS}
     method, class_names = str(document["sample"]["method"]), str(document["input"]["class_names"])
-    return {"key": key, **texts, **numbers, "method": method, "class_names": class_names}
+    steps = int(document["sample"].get("steps", 0))
+    return {"key": key, **texts, **numbers, "method": method, "class_names": class_names, "steps": steps}
 
 
 def _outcome(folder: Path, key: str, warnings: list[str]) -> tuple[Document, EpisodeCounts | None]:
@@ -205,9 +228,23 @@ def _outcome(folder: Path, key: str, warnings: list[str]) -> tuple[Document, Epi
     if np.isnan(figures["miou"]):
         warnings.append(f"{folder}: mIoU is undefined, some class of the fold has no episode; use more episodes")
     provenance = {name: str(result.get("provenance", {}).get(name) or "") for name in PROVENANCE}
+    costs = {name: float(result.get("provenance", {}).get("cost", {}).get(name, "nan")) for name in COSTS}
     seconds = float(result["metrics"].get("seconds", "nan"))
     finished = str(result.get("finished", ""))
-    return {"status": "finished", **figures, "seconds": seconds, **provenance, "finished": finished}, episodes
+    return {"status": "finished", **figures, "seconds": seconds, **costs, **provenance, "finished": finished}, episodes
+
+
+def _training(folder: Path, key: str, document: Document) -> Document:
+    """A row of `Results.training`; what the file lacks stays empty."""
+    row = {name: document.get(name, "") for name in TRAINING[1:6]}
+    try:
+        result = json.loads((folder / "result.json").read_bytes())
+        facts = {"seconds": float(result["metrics"].get("seconds", "nan")), "finished": str(result.get("finished", ""))}
+        device = str(result.get("provenance", {}).get("device", ""))
+        outcome = {"status": str(result["status"]), **facts, "device": device, "error": ""}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        outcome = {"seconds": float("nan"), "device": "", "finished": "", "error": "", **_without_result(folder, [])}
+    return {"key": key, **row, **outcome}
 
 
 def _without_result(folder: Path, warnings: list[str]) -> Document:

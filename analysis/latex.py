@@ -43,8 +43,11 @@ def _latex_page(table: Table, groups: Sequence[list[Labelled]], number: int) -> 
         names = [escape_latex(label) if last else "" for label in table.labels]
         body += _latex_header(table, level, names, last)
     grouped = any(len(group) > 1 for group in groups)
+    cited = False
     for place, group in enumerate(groups):
-        body += [r"\midrule"] if place == 0 else [r"\addlinespace[4pt]"] if grouped else []
+        begins = bool(group[0][0].cite) and not cited
+        cited = cited or begins
+        body += [r"\midrule"] if place == 0 or begins else [r"\addlinespace[4pt]"] if grouped else []
         for row, labels in group:
             body += _latex_row(row, labels, table.stacked)
     body.append(r"\bottomrule")
@@ -85,7 +88,7 @@ def _latex_row(row: Row, labels: tuple[str, ...], stacked: bool) -> list[str]:
         text = escape_latex(figure(entry))
         span = rf"{{\scriptsize {escape_latex(interval(entry))}}}" if interval(entry) else ""
         if isinstance(entry, Number):
-            text = rf"\textbf{{{text}}}" if entry.best else text
+            text = rf"\textbf{{{text}}}" if entry.best else rf"\underline{{{text}}}" if entry.second else text
             text += rf"{{\scriptsize\,{escape_latex(spread(entry))}}}" if spread(entry) else ""
             if entry.difference and entry.excludes_zero:
                 text += r"\rlap{$^{*}$}" if stacked else "$^{*}$"
@@ -93,6 +96,9 @@ def _latex_row(row: Row, labels: tuple[str, ...], stacked: bool) -> list[str]:
         figures.append(text)
         intervals.append(span)
     names = [escape_latex(label) for label in labels]
+    if row.cite:
+        names[-1] += rf"~\cite{{{row.cite}}}"
+        names[-1], figures = rf"\textit{{{names[-1]}}}", [rf"\textit{{{text}}}" for text in figures]
     if names[0].startswith(("[", "*")):  # which the row before would take for an argument of its line break
         names[0] = "{}" + names[0]
     lines = [" & ".join([*names, *figures]) + r" \\"]

@@ -6,16 +6,16 @@ Writes one table per question as LaTeX, Markdown and CSV, ``tables.md`` and ``ta
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from analysis.claims import claims_table
+from analysis.collection import collect
 from analysis.command import command, load, texts_of, warn, write_texts
 from analysis.frame import Results
-from analysis.questions import QUESTIONS, claims_table, main_table
-from analysis.scores import Study, studies
+from analysis.questions import main_table
+from analysis.scores import studies
 from analysis.stats import RESAMPLES
 from analysis.tables import Table, to_markdown
 
@@ -29,7 +29,6 @@ PAPER = r"""% Compile with latexmk -pdf paper.tex
 \input{tables}
 \end{document}
 """
-SOURCE = ["dataset", "protocol", "trained_dataset"]
 WIDTH = 130  # characters of a line in a terminal
 
 
@@ -41,13 +40,9 @@ def all_tables(results: Results, *, resamples: int = RESAMPLES) -> tuple[list[Ta
     Raises:
         ValueError: there is no evaluation cell.
     """
-    tables = []
-    found = studies(results, resamples=resamples)
-    suffixes = _suffixes(found)
-    for study, suffix in zip(found, suffixes):
-        made = [question(study) for question in QUESTIONS]
-        tables += [replace(table, name=table.name + suffix) for table in made if table is not None]
-    return tables, [*results.warnings, *(warning for study in found for warning in study.warnings)]
+    parts = list(collect(results, resamples=resamples))
+    tables = [table for part in parts for table in part.tables]
+    return tables, [*results.warnings, *(warning for part in parts for warning in part.study.warnings)]
 
 
 def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> list[Path]:
@@ -70,16 +65,6 @@ def main_markdown(results: Path, *, keys: Iterable[str] | None = None, resamples
     found = studies(load(results, keys), resamples=resamples)
     made = [question(study) for study in found for question in (main_table, claims_table)]
     return "\n".join(to_markdown(table, notes=False, fit=WIDTH) for table in made if table is not None)
-
-
-def _suffixes(found: Sequence[Study]) -> list[str]:
-    """What sets the studies' files apart: nothing, the data set, its protocol too, or the hashes as well."""
-    for names in ([], ["dataset"], ["dataset", "protocol"], SOURCE, [*SOURCE, "dataset_hash", "protocol_hash"]):
-        slugs = ["".join(f"-{part}" for name in names if (part := study.cells[name].iloc[0])) for study in found]
-        slugs = [re.sub(r"[^A-Za-z0-9-]+", "-", slug) for slug in slugs]
-        if len(set(slugs)) == len(slugs):
-            return slugs
-    return [f"-{number}" for number in range(len(found))]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

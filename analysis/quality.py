@@ -16,9 +16,10 @@ from pathlib import Path
 from analysis import captions
 from analysis.calibration import Quality, estimates, read_quality
 from analysis.command import command, load, texts_of, warn, write_texts, writing_to
-from analysis.figures import Curve, calibration_figure
+from analysis.figures import Curve, calibration_plot
 from analysis.frame import Results
 from analysis.places import Subject, Task
+from analysis.plotting import Plot
 from analysis.questions import ordered
 from analysis.scores import Study, studies, to_number
 from analysis.stats import RESAMPLES, Estimate, average
@@ -172,9 +173,9 @@ def quality_tables(qualities: Qualities) -> list[Table]:
     return tables
 
 
-def quality_figures(qualities: Qualities, out: Path, suffix: str = "") -> list[Path]:
+def quality_plots(qualities: Qualities, suffix: str = "") -> list[Plot]:
     """One calibration figure a task, a line a backbone: all folds and training seeds of the method itself together."""
-    study, paths = qualities.study, []
+    study, plots = qualities.study, []
     for task in dict.fromkeys(task for task, _ in qualities.places()):
         curves = []
         for subject in (s for t, s in qualities.places() if t == task and s.variant == "diffup"):
@@ -190,8 +191,8 @@ def quality_figures(qualities: Qualities, out: Path, suffix: str = "") -> list[P
         if curves:
             slug = re.sub(r"[^A-Za-z0-9]+", "_", str(task))
             title = f"{captions.data_name(study)}, {task}{captions.trained_on(study)}"
-            paths += calibration_figure(curves, title, out / f"quality_{slug}{suffix}")
-    return paths
+            plots.append(calibration_plot(curves, title, f"quality_{slug}{suffix}"))
+    return plots
 
 
 def write_quality(
@@ -209,7 +210,7 @@ def write_quality(
             paths += write_texts(out, texts_of(named))
             print(to_markdown(named, notes=False))
         with writing_to(out):
-            paths += quality_figures(qualities, out, suffix)
+            paths += [path for plot in quality_plots(qualities, suffix) for path in plot.write(out)]
         warnings += [*study.warnings, *qualities.warnings]
     warn(warnings)
     if not paths:

@@ -1,26 +1,47 @@
-"""One table per question, from the scores of a study: main results, backbone upgrade, annotations, and what is claimed.
+"""One table per question, from the scores of a study: main results, backbone upgrade, annotations, and shots.
 
 Each is a function from a `Study` to a `Table`, or to None where no cell speaks to the question.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from analysis import captions
-from analysis.places import Subject, Task
+from analysis.places import METHODS, Subject, Task
 from analysis.scores import Study
 from analysis.tables import Column, Entry, Row, Table
 
 MASK = "mask"
 REFERENCE = "reference"
 ANNOTATIONS = ("text", "mask", "box", "scribble")  # in this order, then mixes by name
+MAIN_SHOTS = (1, 5)
+BOLD = (
+    "Bold: the best {of}, and those that can't be told from it (paired difference, Holm's correction over the "
+    "comparisons with the best); second: the highest of the rest."
+)
+
+
+def shown(study: Study) -> list[Subject]:
+    """The rows of tables of results: other samplers of DiffUp's own checkpoints stand in the ablation only."""
+    whole: set[str] = set()
+    for subject in study.subjects:
+        if subject.variant == "diffup" and not subject.control:
+            whole |= study.checkpoints(subject)
+    return [
+        s
+        for s in study.subjects
+        if s.control or s.variant in METHODS or s.method != "diffup" or not study.checkpoints(s) & whole
+    ]
 
 
 def main_table(study: Study) -> Table | None:
     """Main results: backbones × methods by shots × folds, mask annotation, with mean mIoU and FB-IoU."""
     tasks = [task for task in study.folds_by_task if task.annotation == MASK]
-    subjects = [subject for subject in study.subjects if any(study.asked(subject, task) for task in tasks)]
+    if any(task.shots in MAIN_SHOTS for task in tasks):
+        tasks = [task for task in tasks if task.shots in MAIN_SHOTS]
+    subjects = [subject for subject in shown(study) if any(study.asked(subject, task) for task in tasks)]
     if not tasks:
         return None
     columns: list[Column] = []
@@ -43,10 +64,7 @@ def main_table(study: Study) -> Table | None:
         labels=("Backbone", "Method"),
         columns=tuple(columns),
         rows=tuple(rows),
-        notes=(
-            *captions.notes(study, rows),
-            "Bold: the best method of a backbone, and those that can't be told from it.",
-        ),
+        notes=(*captions.notes(study, rows), BOLD.format(of="method of a backbone")),
         stacked=True,
     )
 
@@ -57,22 +75,26 @@ def upgrade_table(study: Study) -> Table | None:
     groups = []
     for task in ordered(list(study.folds_by_task)):
         for home in (subject for subject in methods if subject.backbone == subject.trained_on):
-            upgrades = [s for s in methods if _upgrades(home, s) and study.asked(s, task)]
-            if upgrades and study.asked(home, task):
-                groups.append((task, home, upgrades))
+            others = [s for s in methods if upgrades(home, s) and study.asked(s, task)]
+            if others and study.asked(home, task):
+                groups.append((task, home, others))
     if not groups:
         return None
     several = len({(home.variant, home.trained_on) for _, home, _ in groups}) > 1
     rows = []
-    for task, home, upgrades in groups:
-        subjects = [home, *upgrades]
+    for task, home, others in groups:
+        subjects = [home, *others]
         best = study.mark_best([(s, task) for s in subjects], [study.number(s, task) for s in subjects])
         name = f"{task}, {captions.method_name(study, home)}" if several else str(task)
         for subject, number in zip(subjects, best):
             entries = (number, *_upgrade_entries(study, task, home, subject))
             rows.append(Row((name, captions.labels(study, subject)[0]), entries))
     method = "method" if several else captions.method_name(study, groups[0][1])
-    names = (method, "Δ to training backbone", "prior mean", "Δ of prior mean", f"{method} − prior mean")
+    names = [method, "Δ to training backbone", "prior mean", "Δ of prior mean", f"{method} − prior mean"]
+    if any(row.entries[-2] is not None for row in rows):
+        names += ["re-trained", "re-trained − swapped in"]
+    else:
+        rows = [replace(row, entries=row.entries[:-2]) for row in rows]
     data = captions.data_name(study)
     return Table(
         name="upgrade",
@@ -82,28 +104,61 @@ def upgrade_table(study: Study) -> Table | None:
         rows=tuple(rows),
         notes=(
             *captions.notes(study, rows),
-            "Bold: the best backbone, and those that can't be told from it. The prior mean is training-free: its Δ is "
-            "what the backbone alone gives.",
+            BOLD.format(of="backbone"),
+            "The prior mean is training-free: its Δ is what the backbone alone gives.",
         ),
     )
 
 
 def _upgrade_entries(study: Study, task: Task, home: Subject, subject: Subject) -> list[Entry]:
-    """Δ to the training backbone, prior mean, its Δ, and the lead over it."""
+    """Δ to the training backbone, prior mean, its Δ, the lead over it; re-trained on this backbone, its lead."""
     prior, home_prior = _prior_mean(study, subject), _prior_mean(study, home)
     own = study.number(prior, task) if prior else None
     lead = study.difference((subject, task), (prior, task)) if prior else None
     if subject == home:
-        return [REFERENCE, own, REFERENCE if own else None, lead]
+        return [REFERENCE, own, REFERENCE if own else None, lead, None, None]
     gain = study.difference((subject, task), (home, task))
     change = study.difference((prior, task), (home_prior, task)) if prior and home_prior else None
-    return [gain, own, change, lead]
+    again = replace(subject, trained_on=subject.backbone)
+    known = again in study.subjects and study.asked(again, task)
+    extra = [study.number(again, task), study.difference((again, task), (subject, task))] if known else [None, None]
+    return [gain, own, change, lead, *extra]
+
+
+def shots_table(study: Study) -> Table | None:
+    """Shots: backbones × methods by number of shots, an annotation after the other; None unless three were asked."""
+    tasks = ordered(list(study.folds_by_task))
+    by_annotation: dict[str, list[Task]] = {}
+    for task in tasks:
+        by_annotation.setdefault(task.annotation, []).append(task)
+    if max(map(len, by_annotation.values()), default=0) < 3:
+        return None
+    counts = sorted({task.shots for task in tasks})
+    rows = []
+    for annotation, own in by_annotation.items():
+        subjects = [s for s in shown(study) if not s.control and any(study.asked(s, task) for task in own)]
+        parts: list[list[Entry]] = [[] for _ in subjects]
+        for shots in counts:
+            task = Task(shots, annotation)
+            column = _column(study, subjects, task, "miou", study.folds_by_task[task]) if task in own else None
+            for i, part in enumerate(parts):
+                part.append(column[i] if column else None)
+        for subject, part in zip(subjects, parts):
+            rows.append(Row((annotation, *captions.labels(study, subject)), tuple(part)))
+    return Table(
+        name="shots",
+        caption=f"Number of shots on {captions.data_name(study)}: mIoU in %{captions.trained_on(study)}.",
+        labels=("Annotation", "Backbone", "Method"),
+        columns=tuple(Column((f"{shots}-shot",)) for shots in counts),
+        rows=tuple(rows),
+        notes=(*captions.notes(study, rows), BOLD.format(of="method of a backbone")),
+    )
 
 
 def annotations_table(study: Study) -> Table | None:
     """Annotations: backbones × methods by annotation × shots, with 0-shot text and its control of wrong class names."""
     tasks = ordered(list(study.folds_by_task))
-    subjects = [s for s in study.subjects if not s.control and any(study.asked(s, task) for task in tasks)]
+    subjects = [s for s in shown(study) if not s.control and any(study.asked(s, task) for task in tasks)]
     if len({task.annotation for task in tasks}) < 2 or not subjects:
         return None
     columns: list[Column] = []
@@ -113,7 +168,7 @@ def annotations_table(study: Study) -> Table | None:
         columns.append(Column((task.annotation, f"{task.shots}-shot"), minor=True))
         for part, entry in zip(parts, _column(study, subjects, task, "miou", folds)):
             part.append(entry)
-        controls = [_control(study, subject) for subject in subjects]
+        controls = [wrong_names_of(study, subject) for subject in subjects]
         if not any(control and study.asked(control, task) for control in controls):
             continue
         columns += [Column((task.annotation, "wrong names"), minor=True), Column((task.annotation, "difference"))]
@@ -121,7 +176,7 @@ def annotations_table(study: Study) -> Table | None:
             part.append(study.number(control, task) if control else None)
             part.append(study.difference((subject, task), (control, task)) if control else None)
     rows = [Row(captions.labels(study, subject), tuple(part)) for subject, part in zip(subjects, parts)]
-    notes = [*captions.notes(study, rows), "Bold: the best method of a backbone, and those that can't be told from it."]
+    notes = [*captions.notes(study, rows), BOLD.format(of="method of a backbone")]
     if any(column.header[1] == "wrong names" for column in columns):
         notes.append("Wrong names: the same model prompted with another class's name (a control that must be worse).")
     data = captions.data_name(study)
@@ -134,54 +189,6 @@ def annotations_table(study: Study) -> Table | None:
         notes=tuple(notes),
         stacked=True,
     )
-
-
-def claims_table(study: Study) -> Table | None:
-    """What the project claims, each as a paired difference with the verdict of its interval."""
-    one_shot, zero_shot = Task(1, MASK), Task(0, "text")
-    claims: list[tuple[str, tuple[Subject, Task], tuple[Subject, Task]]] = []
-    methods = [s for s in study.subjects if s.variant == "diffup" and not s.control]
-    for home in (s for s in methods if s.backbone == s.trained_on):
-        baselines = [s for s in study.subjects if s.variant != "diffup" and not s.control and _beside(home, s)]
-        for other in baselines:
-            if study.asked(home, one_shot) and study.asked(other, one_shot):
-                ours, theirs = captions.method_name(study, home), captions.method_name(study, other)
-                text = f"{ours} beats {theirs} on {home.backbone} ({one_shot})"
-                claims.append((text, (home, one_shot), (other, one_shot)))
-        for upgrade in (s for s in methods if _upgrades(home, s) and study.asked(s, one_shot)):
-            text = f"{upgrade.backbone} beats {home.backbone}, trained on {home.backbone} ({one_shot})"
-            claims.append((text, (upgrade, one_shot), (home, one_shot)))
-    with_text = Task(1, f"{MASK}+text")
-    for subject in (s for s in methods if study.asked(s, with_text) and study.asked(s, one_shot)):
-        text = f"{with_text} beats {one_shot} on {captions.labels(study, subject)[0]}"
-        claims.append((text, (subject, with_text), (subject, one_shot)))
-    for subject in methods:
-        control = _control(study, subject)
-        if control and study.asked(subject, zero_shot) and study.asked(control, zero_shot):
-            text = f"right class names beat wrong ones on {captions.labels(study, subject)[0]} ({zero_shot})"
-            claims.append((text, (subject, zero_shot), (control, zero_shot)))
-    rows = []
-    for text, first, second in claims:
-        gap = study.difference(first, second)
-        verdict = "not run" if gap is None else "yes" if gap.low > 0 else "reversed" if gap.high < 0 else "no"
-        rows.append(Row((text,), (study.number(*first), study.number(*second), gap, verdict)))
-    if not rows:
-        return None
-    data = captions.data_name(study)
-    return Table(
-        name="claims",
-        caption=f"Paired differences on {data}: mIoU in %.",
-        labels=("Claim",),
-        columns=(Column(("first",), True), Column(("second",), True), Column(("difference",)), Column(("holds",))),
-        rows=tuple(rows),
-        notes=(
-            *captions.notes(study, rows),
-            "Holds: yes, the interval of the difference lies above 0; no, it includes 0; reversed, it lies below.",
-        ),
-    )
-
-
-QUESTIONS: tuple[Callable[[Study], Table | None], ...] = (main_table, upgrade_table, annotations_table, claims_table)
 
 
 def _column(study: Study, subjects: Sequence[Subject], task: Task, metric: str, folds: tuple[int, ...]) -> list[Entry]:
@@ -208,28 +215,28 @@ def ordered(tasks: Sequence[Task]) -> list[Task]:
     return sorted(tasks, key=key)
 
 
-def _upgrades(home: Subject, other: Subject) -> bool:
+def upgrades(home: Subject, other: Subject) -> bool:
     """Whether `other` is `home`'s method and training backbone with another test backbone."""
     same = (home.trained_on, home.variant, home.method) == (other.trained_on, other.variant, other.method)
     return same and (home.backbone, home.weights) != (other.backbone, other.weights)
 
 
-def _beside(subject: Subject, other: Subject) -> bool:
+def beside(subject: Subject, other: Subject) -> bool:
     """Whether `other` is a method on the same backbone, trained on the same one if at all."""
     same = (subject.backbone, subject.weights) == (other.backbone, other.weights)
     return same and other.trained_on in ("", subject.trained_on)
 
 
 def _prior_mean(study: Study, subject: Subject) -> Subject | None:
-    found = [s for s in study.subjects if s.method == "prior_mean" and not s.control and _beside(subject, s)]
+    found = [s for s in study.subjects if s.method == "prior_mean" and not s.control and beside(subject, s)]
     return found[0] if found else None
 
 
-def _control(study: Study, subject: Subject) -> Subject | None:
+def wrong_names_of(study: Study, subject: Subject) -> Subject | None:
     """The same checkpoints (or training-free method) told wrong class names."""
     mine = study.checkpoints(subject)
     for other in study.subjects:
-        same = other.control and other.method == subject.method and _beside(subject, other)
+        same = other.control and other.method == subject.method and beside(subject, other)
         if same and other.trained_on == subject.trained_on and study.checkpoints(other) <= mine:
             return other
     return None

@@ -17,7 +17,7 @@ import pandas as pd
 
 from analysis.frame import Results
 from analysis.places import METHODS, Subject, Task, one_per_place, subject_of, task_of
-from analysis.stats import RESAMPLES, EpisodeCounts, Estimate, Scores, align, average, bootstrap
+from analysis.stats import LEVEL, RESAMPLES, EpisodeCounts, Estimate, Scores, align, average, bootstrap, holm
 from analysis.tables import Number
 
 CHUNK = 256
@@ -92,6 +92,11 @@ class Study:
     @cached_property
     def _asked(self) -> set[tuple[Subject, Task]]:
         return {(subject_of(row), task_of(row)) for row in _rows(self.cells)}
+
+    @cached_property
+    def steps(self) -> dict[Subject, int]:
+        """Sampler steps by subject."""
+        return {subject_of(row): int(row.steps) for row in _rows(self.cells)}
 
     def checkpoints(self, subject: Subject) -> frozenset[str]:
         """Keys of the training cells that a subject's cells use."""
@@ -180,20 +185,26 @@ class Study:
 
     def mark_best(self, places: Sequence[tuple[Subject, Task]], numbers: Sequence[Number | None],
                   metric: str = "miou", folds: Sequence[int] = ()) -> list[Number | None]:  # fmt: skip
-        """Mark the highest number and all whose paired difference to it has an interval that includes 0."""
+        """Mark the highest number, all that can't be told from it, and the highest of the rest as the second.
+
+        Told apart: the paired difference to the highest has a p-value below 1 - `LEVEL` after Holm's correction for the
+        number of comparisons.
+        """
         known = [i for i, number in enumerate(numbers) if number is not None and not np.isnan(number.value)]
         marked = list(numbers)
         if len(known) < 2:
             return marked
-        top = max(known, key=lambda i: numbers[i].value)  # type: ignore[union-attr]
+        known.sort(key=lambda i: numbers[i].value, reverse=True)  # type: ignore[union-attr]
+        top, rest = known[0], known[1:]
+        gaps = [self.difference(places[top], places[i], metric, folds) for i in rest]
+        adjusted = holm([float("nan") if gap is None else gap.p for gap in gaps])
+        apart = [i for i, p in zip(rest, adjusted) if not p >= 1 - LEVEL]
         for i in known:
-            gap = self.difference(places[top], places[i], metric, folds) if i != top else None
-            if i == top or (gap is not None and not gap.excludes_zero):
-                marked[i] = replace(numbers[i], best=True)  # type: ignore[type-var]
+            marked[i] = replace(numbers[i], best=i not in apart, second=i in apart[:1])  # type: ignore[type-var]
         return marked
 
-    def _run(self, keys: tuple[str, ...]) -> EpisodeCounts:
-        """The episodes of a run; those of several episode seeds one after the other, ids kept apart."""
+    def episodes(self, keys: tuple[str, ...]) -> EpisodeCounts:
+        """The episodes of a run, given its cells: of several episode seeds one after the other, ids kept apart."""
         parts = [self.counts[key] for key in keys]
         if len(parts) == 1:
             return parts[0]
@@ -212,13 +223,13 @@ class Study:
 
     def _prepare(self) -> None:
         """Bootstrap all runs, those over the same episodes together."""
-        if self._scores:
+        if not self._unscored:
             return
         groups: dict[tuple[int, str], list[tuple[tuple[str, ...], EpisodeCounts]]] = {}
         for runs in self.runs.values():
             for fold, seeds in runs.items():
-                for keys in seeds.values():
-                    counts = self._run(keys)
+                for keys in set(seeds.values()) & self._unscored:
+                    counts = self.episodes(keys)
                     groups.setdefault((fold, counts.sample()), []).append((keys, counts))
         for (fold, _), members in groups.items():
             for start in range(0, len(members), CHUNK):
@@ -226,18 +237,24 @@ class Study:
                 episodes = [counts for _, counts in chunk]
                 found = bootstrap(episodes, resamples=self.resamples, seed=self.seed, stream=fold)
                 self._scores.update(zip((keys for keys, _ in chunk), found))
+        self._unscored.clear()
+
+    @cached_property
+    def _unscored(self) -> set[tuple[str, ...]]:
+        every = {keys for runs in self.runs.values() for seeds in runs.values() for keys in seeds.values()}
+        return every - set(self._scores)
 
     def _paired(self, first: tuple[str, ...], second: tuple[str, ...], fold: int) -> tuple[Scores, Scores, int]:
         self._prepare()
         one, two = self._scores[first], self._scores[second]
         if one.miou.sample == two.miou.sample:
-            return one, two, len(self._run(first))
+            return one, two, len(self.episodes(first))
         if (first, second) not in self._differences:
-            aligned = align(self._run(first), self._run(second))
+            aligned = align(self.episodes(first), self.episodes(second))
             scores = bootstrap(aligned, resamples=self.resamples, seed=self.seed, stream=fold)
             self._differences[first, second] = (scores[0], scores[1])
         one, two = self._differences[first, second]
-        return one, two, len(np.intersect1d(self._run(first).episode, self._run(second).episode))
+        return one, two, len(np.intersect1d(self.episodes(first).episode, self.episodes(second).episode))
 
 
 def studies(results: Results, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Study]:
@@ -267,7 +284,8 @@ def to_number(by_seed: Sequence[Estimate], keys: Sequence[str], episodes: int, *
     low, high = mean.interval()
     values = [estimate.value for estimate in by_seed]
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    p = mean.p_value() if difference else float("nan")
     return Number(
         value=mean.value, low=low, high=high, std=std, seeds=len(values), episodes=episodes, keys=tuple(keys),
-        difference=difference,
+        difference=difference, p=p,
     )  # fmt: skip

@@ -89,6 +89,16 @@ class Estimate:
         low, high = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
 
+    def p_value(self) -> float:
+        """Two-sided bootstrap p-value of the figure being 0; nan where it is undefined.
+
+        Twice the smaller share of resamples on one side of 0, with one added to either count, so that it is never 0.
+        """
+        if np.isnan(self.value) or np.isnan(self.draws).any():
+            return float("nan")
+        fewer = min(int((self.draws <= 0).sum()), int((self.draws >= 0).sum()))
+        return min(1.0, 2.0 * (fewer + 1) / (len(self.draws) + 1))
+
     def minus(self, other: Estimate) -> Estimate:
         """The paired difference.
 
@@ -122,6 +132,20 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
     sample = samples[0] if len(set(samples)) == 1 else "+".join(samples)
     values = float(np.mean([estimate.value for estimate in estimates]))
     return Estimate(values, np.mean([estimate.draws for estimate in estimates], axis=0), sample)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for being several (Holm, 1979): the chance of one false alarm or more stays below the level.
+
+    Args:
+        p_values: of the comparisons; nan ones stay so and don't count.
+    """
+    known = [i for i, p in enumerate(p_values) if p == p]
+    adjusted, largest = [float("nan")] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(known, key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(known) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
 
 
 def align(first: EpisodeCounts, second: EpisodeCounts) -> tuple[EpisodeCounts, EpisodeCounts]:
@@ -198,6 +222,22 @@ def bootstrap(
         )
         for s in range(len(cells))
     ]
+
+
+def per_class(
+    cells: Sequence[EpisodeCounts], *, resamples: int = RESAMPLES, seed: int = 0, stream: int = 0
+) -> list[dict[int, Estimate]]:
+    """IoU of each class, in percent, of cells over the same episodes: with the resamples that `bootstrap` draws.
+
+    Raises:
+        ValueError: the cells differ in their episodes.
+    """
+    found: list[dict[int, Estimate]] = [{} for _ in cells]
+    for class_id in np.unique(cells[0].class_id) if cells else ():
+        parts = [cell.take(np.flatnonzero(cell.class_id == class_id)) for cell in cells]
+        for one, scores in zip(found, bootstrap(parts, resamples=resamples, seed=seed, stream=stream)):
+            one[int(class_id)] = scores.miou
+    return found
 
 
 def episode_multiplicities(episodes: EpisodeCounts, *, resamples: int, seed: int = 0, stream: int = 0) -> Floats:

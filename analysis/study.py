@@ -155,40 +155,6 @@ def summary_table(study: Study) -> Table | None:
     )
 
 
-def ablation_table(study: Study, *, base: str, order: Sequence[str]) -> Table:
-    """What each variant changes: paired differences to `base` with the same test backbone, by task; the base as it is.
-
-    Args:
-        study: cells of the base and its variants, all of one training backbone.
-        base: variant that the others are measured against.
-        order: of the variants; unknown ones come last.
-    """
-    tasks = list(study.folds_by_task)
-    rank = {name: place for place, name in enumerate(order)}
-    rows = []
-    for backbone in dict.fromkeys(s.backbone for s in study.subjects):
-        here = sorted(
-            (s for s in study.subjects if s.backbone == backbone), key=lambda s: rank.get(s.variant, len(rank))
-        )
-        home = next((s for s in here if s.variant == base), None)
-        for subject in here:
-            numbers: list[Number | None] = [None] * len(tasks)
-            if subject == home:
-                numbers = [study.number(subject, task) for task in tasks]
-            elif home is not None:
-                numbers = [study.difference((subject, task), (home, task)) for task in tasks]
-            rows.append(Row((backbone, METHODS.get(subject.variant, subject.variant)), tuple(numbers)))
-    return Table(
-        name="ablations",
-        caption=f"Ablation on {captions.data_name(study)}: mIoU in % of {METHODS.get(base, base)}, and each variant's "
-        "paired difference to it.",
-        labels=("Backbone", "Variant"),
-        columns=tuple(Column((str(task),)) for task in tasks),
-        rows=tuple(rows),
-        notes=tuple(captions.notes(study, rows)),
-    )
-
-
 def write_study(
     results: Path, out: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES
 ) -> list[Path]:

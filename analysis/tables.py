@@ -1,4 +1,4 @@
-"""One model of a table, and what is made from it: Markdown and CSV here, LaTeX in `analysis.latex`.
+"""One model of a table, and what is made from it: Markdown and CSV here, `analysis.latex`, `analysis.html`.
 
 An entry keeps its number, its interval and the keys of the cells it comes from; text is made last. A missing entry is
 ``None`` and reads "–".
@@ -25,7 +25,9 @@ class Number:
         episodes: number of episodes, all folds together.
         keys: cells that it comes from.
         difference: it is a difference: signed, with a star where its interval excludes 0.
+        p: of a difference, two-sided by bootstrap; nan for other figures.
         best: among the best of its group.
+        second: the highest of its group that is not among the best.
         decimals: that are shown.
     """
 
@@ -37,7 +39,9 @@ class Number:
     episodes: int = 0
     keys: tuple[str, ...] = ()
     difference: bool = False
+    p: float = float("nan")
     best: bool = False
+    second: bool = False
     decimals: int = 1
 
     @property
@@ -64,10 +68,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """Labels and entries of one row."""
+    """Labels and entries of one row.
+
+    Attributes:
+        labels, entries: as they stand.
+        cite: BibTeX key of a row of published figures, which is typeset apart from the project's own; else ``""``.
+    """
 
     labels: tuple[str, ...]
     entries: tuple[Entry, ...]
+    cite: str = ""
 
 
 Labelled = tuple[Row, tuple[str, ...]]  # a row with the labels to print
@@ -143,7 +153,7 @@ def to_markdown(table: Table, *, notes: bool = True, fit: int = 0) -> str:
         lines = _markdown_lines(table, bare=True)
     major = [i for i, column in enumerate(table.columns) if not column.minor]
     if fit and len(lines[0]) > fit and major:
-        rows = tuple(Row(row.labels, tuple(row.entries[i] for i in major)) for row in table.rows)
+        rows = tuple(replace(row, entries=tuple(row.entries[i] for i in major)) for row in table.rows)
         lines = _markdown_lines(replace(table, columns=tuple(table.columns[i] for i in major), rows=rows), bare=False)
     text = [_markdown(table.caption), "", *lines]
     if table.notes and notes:
@@ -156,7 +166,8 @@ def _markdown_lines(table: Table, *, bare: bool) -> list[str]:
     lines = [[_markdown(header) for header in headers]]
     for row, labels in with_labels(table):
         texts = [_markdown_entry(entry, bare and column.minor) for column, entry in zip(table.columns, row.entries)]
-        lines.append([*(_markdown(label) for label in labels), *texts])
+        cite = f" [{row.cite}]" if row.cite else ""
+        lines.append([*(_markdown(label) for label in labels[:-1]), _markdown(labels[-1] + cite), *texts])
     widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
     left = len(table.labels)
 
@@ -172,8 +183,7 @@ def _markdown_entry(entry: Entry, bare: bool) -> str:
     text = _markdown(figure(entry))
     if not isinstance(entry, Number):
         return text
-    if entry.best:
-        text = f"**{text}**"
+    text = f"**{text}**" if entry.best else f"_{text}_" if entry.second else text
     if spread(entry):
         text += f" {spread(entry)}"
     if not bare and interval(entry):
@@ -192,19 +202,21 @@ def to_csv(table: Table) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     labels = [label.lower().replace(" ", "_") for label in table.labels]
-    fields = ["value", "low", "high", "std", "seeds", "episodes", "best", "excludes_0", "text", "keys"]
+    fields = ["value", "low", "high", "std", "seeds", "episodes", "best", "second", "excludes_0", "p", "text", "keys"]
     writer.writerow(["table", *labels, "column", *fields])
     for row in table.rows:
         for column, entry in zip(table.columns, row.entries):
             place = [table.name, *row.labels, " / ".join(part for part in column.header if part)]
-            facts: list[object] = [""] * 8
+            facts: list[object] = [""] * 10
             keys = ""
             if isinstance(entry, Number):
                 std = "" if entry.std is None else repr(entry.std)
                 numbers = [repr(float(value)) for value in (entry.value, entry.low, entry.high)]
-                marks = [_yes(entry.best), _yes(entry.excludes_zero) if entry.difference else ""]
+                sure = [_yes(entry.excludes_zero), repr(float(entry.p))] if entry.difference else ["", ""]
+                marks = [_yes(entry.best), _yes(entry.second), *sure]
                 facts, keys = [*numbers, std, entry.seeds, entry.episodes, *marks], " ".join(entry.keys)
-            writer.writerow([*place, *facts, figure(entry), keys])
+            facts = facts if not row.cite else [*facts[:3], "", "", "", "", "", "", ""]
+            writer.writerow([*place, *facts, figure(entry), keys or row.cite])
     return buffer.getvalue()
 
 

@@ -147,9 +147,9 @@ def table(results: Path, keys: Sequence[str]) -> Table:
     Raises:
         ValueError: none of them is an evaluation cell.
     """
+    from analysis.ablation import ablation_table
     from analysis.frame import load_results, only
     from analysis.scores import studies
-    from analysis.study import ablation_table
 
     (study,) = studies(only(load_results(results), keys))
     return ablation_table(study, base=BASE, order=tuple(ABLATIONS))

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analysis.claims import claims_table
 from analysis.frame import load_results, where
 from analysis.paper import all_tables, main, main_markdown, write_all
 from analysis.places import Subject, Task
-from analysis.questions import claims_table, main_table, upgrade_table
+from analysis.questions import main_table, upgrade_table
 from analysis.scores import Study, studies
 from analysis.tables import Number, Table
 from diffup.config import InputConfig, SampleConfig
@@ -101,7 +102,7 @@ def test_training_backbone_comes_first_and_methods_are_named(store: Path) -> Non
 
 def test_bold_is_what_cannot_be_told_from_the_best(tmp_path: Path) -> None:
     """Two methods of one quality are both bold, a worse one is not."""
-    cells = [cell(), cell(method="prior_mean"), replace(cell(), variant="twin", episodes=119)]
+    cells = [cell(), cell(method="prior_mean"), replace(cell(), variant="twin", checkpoint="another", episodes=119)]
     table = main_table(studies(load_results(write_store(tmp_path, cells)), resamples=FAST)[0])
     assert table is not None
     best = {row.labels[1]: row.entries[0].best for row in table.rows if isinstance(row.entries[0], Number)}

@@ -192,7 +192,7 @@ def test_everything_is_written(store: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(["--results", str(store), "--out", str(tmp_path), "--resamples", str(FAST)]) == 0
     names = {path.name for path in tmp_path.iterdir()}
     expected = {f"quality_{name}.{ending}" for name in ("iou", "pixels") for ending in ("tex", "md", "csv")}
-    assert names == expected | {"quality_1_shot_mask.png", "quality_1_shot_mask.pdf"}
+    assert names == expected | {f"quality_1_shot_mask.{ending}" for ending in ("png", "pdf", "csv")}
     assert (tmp_path / "quality_1_shot_mask.png").stat().st_size > 20_000
     assert "0." in (tmp_path / "quality_iou.md").read_text()
     for name in ("iou", "pixels"):

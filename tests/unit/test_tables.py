@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from analysis.html import to_html
 from analysis.latex import PAGE_LINES, escape_latex, to_latex
 from analysis.tables import Column, Number, Row, Table, figure, interval, to_csv, to_markdown
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-RENDERERS = {"tex": to_latex, "md": to_markdown, "csv": to_csv}
+RENDERERS = {"tex": to_latex, "md": to_markdown, "html": to_html, "csv": to_csv}
 
 HARD = Table(
     name="hard",
@@ -47,14 +48,15 @@ HARD = Table(
                 None,
                 Number(value=-0.04, low=-2.0, high=2.0, difference=True),
                 Number(value=float("nan")),
-                Number(value=5.0),
+                Number(value=5.0, second=True),
                 None,
             ),
         ),
         Row(
             ("[ViT*<B>\\16]", "DiffUp"),
-            (None, Number(value=-3.0, low=-4.0, high=-2.0, difference=True), None, None, "reference"),
+            (None, Number(value=-3.0, low=-4.0, high=-2.0, difference=True, p=0.001), None, None, "reference"),
         ),
+        Row(("RN50, published", "Pan & Net_2 †"), (Number(value=40.0), None, None, Number(value=44.4), None), "pan20"),
     ),
     notes=("Protocol paired, 95% & more_less.", "* marks differences whose interval excludes 0."),
 )  # fmt: skip
@@ -66,7 +68,11 @@ EMPTY = Table(name="empty", caption="Nothing finished", labels=("Backbone",), co
 
 @pytest.mark.parametrize(
     ("table", "suffix"),
-    [(HARD, "tex"), (HARD, "md"), (HARD, "csv"), (WIDE, "tex"), (EMPTY, "tex"), (EMPTY, "md"), (EMPTY, "csv")],
+    [
+        *((HARD, suffix) for suffix in RENDERERS),
+        (WIDE, "tex"),
+        *((EMPTY, suffix) for suffix in RENDERERS),
+    ],
     ids=lambda value: getattr(value, "name", value),
 )
 def test_golden(table: Table, suffix: str) -> None:
@@ -103,7 +109,7 @@ def test_csv_keeps_every_digit_and_the_cells() -> None:
     assert difference["keys"].split() == ["aaaaaaaaaaaa", "bbbbbbbbbbbb"]
     assert (difference["excludes_0"], difference["text"]) == ("yes", "+12.0")
     missing = [row for row in rows if row["text"] == "–" and not row["value"]]
-    assert len(missing) == 5
+    assert len(missing) == 8
     assert {row["backbone"] for row in rows} == {"res_net|50%", "[ViT*<B>\\16]"}
 
 

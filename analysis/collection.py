@@ -1,0 +1,59 @@
+"""Every table that a store can fill, by study, for the paper and the report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from analysis.ablation import ablations
+from analysis.claims import claims_table
+from analysis.costs import cost_table
+from analysis.frame import Results
+from analysis.questions import annotations_table, main_table, shots_table, upgrade_table
+from analysis.scores import Study, studies
+from analysis.stats import RESAMPLES
+from analysis.tables import Table
+
+QUESTIONS: tuple[Callable[[Study], Table | None], ...] = (
+    main_table, upgrade_table, annotations_table, shots_table, ablations, cost_table, claims_table,
+)  # fmt: skip
+SOURCE = ["dataset", "protocol", "trained_dataset"]
+
+
+@dataclass(frozen=True, eq=False)
+class Collected:
+    """A study with its tables.
+
+    Attributes:
+        study: the study.
+        suffix: that sets its files apart from those of others, ``""`` if it is alone.
+        tables: their names end with it.
+    """
+
+    study: Study
+    suffix: str
+    tables: tuple[Table, ...]
+
+
+def collect(results: Results, *, resamples: int = RESAMPLES) -> Iterator[Collected]:
+    """The studies of a store one after the other: data sets and protocols are never mixed in a table.
+
+    Raises:
+        ValueError: there is no evaluation cell.
+    """
+    found = studies(results, resamples=resamples)
+    for study, suffix in zip(found, suffixes(found)):
+        made = [question(study) for question in QUESTIONS]
+        tables = [replace(table, name=table.name + suffix) for table in made if table is not None]
+        yield Collected(study, suffix, tuple(tables))
+
+
+def suffixes(found: Sequence[Study]) -> list[str]:
+    """What sets the studies' files apart: nothing, the data set, its protocol too, or the hashes as well."""
+    for names in ([], ["dataset"], ["dataset", "protocol"], SOURCE, [*SOURCE, "dataset_hash", "protocol_hash"]):
+        slugs = ["".join(f"-{part}" for name in names if (part := study.cells[name].iloc[0])) for study in found]
+        slugs = [re.sub(r"[^A-Za-z0-9-]+", "-", slug) for slug in slugs]
+        if len(set(slugs)) == len(slugs):
+            return slugs
+    return [f"-{number}" for number in range(len(found))]
