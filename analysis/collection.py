@@ -9,11 +9,15 @@ from dataclasses import dataclass, replace
 from analysis.ablation import ablations
 from analysis.claims import claims_table
 from analysis.costs import cost_table
-from analysis.frame import Results
+from analysis.frame import Results, class_names
+from analysis.plots import PLOTS
+from analysis.plots_of_data import classes_plot, episodes_plot
+from analysis.plotting import Plot
+from analysis.quality import Qualities, quality_plots, quality_tables
 from analysis.questions import annotations_table, main_table, shots_table, upgrade_table
 from analysis.scores import Study, studies
 from analysis.stats import RESAMPLES
-from analysis.tables import Table
+from analysis.tables import Number, Table
 
 QUESTIONS: tuple[Callable[[Study], Table | None], ...] = (
     main_table, upgrade_table, annotations_table, shots_table, ablations, cost_table, claims_table,
@@ -35,6 +39,13 @@ class Collected:
     suffix: str
     tables: tuple[Table, ...]
 
+    @property
+    def name(self) -> str:
+        """Data set and protocol, for people."""
+        first = self.study.cells.iloc[0]
+        source = f" from {first['trained_dataset']}" if first["trained_dataset"] else ""
+        return f"{first['dataset']}{source}, {first['protocol']}"
+
 
 def collect(results: Results, *, resamples: int = RESAMPLES) -> Iterator[Collected]:
     """The studies of a store one after the other: data sets and protocols are never mixed in a table.
@@ -45,8 +56,23 @@ def collect(results: Results, *, resamples: int = RESAMPLES) -> Iterator[Collect
     found = studies(results, resamples=resamples)
     for study, suffix in zip(found, suffixes(found)):
         made = [question(study) for question in QUESTIONS]
+        quality = quality_tables(Qualities(results, study))
+        made += [table for table in quality if _says_something(table)]
         tables = [replace(table, name=table.name + suffix) for table in made if table is not None]
         yield Collected(study, suffix, tuple(tables))
+
+
+def _says_something(table: Table) -> bool:
+    return any(isinstance(entry, Number) for row in table.rows for entry in row.entries)
+
+
+def plots_of(results: Results, part: Collected) -> tuple[list[Plot], list[str]]:
+    """The figures of a study, and warnings about cells that could not be drawn."""
+    study, qualities = part.study, Qualities(results, part.study)
+    made = [plot(study) for plot in PLOTS]
+    made += [classes_plot(study, class_names(results, study.counts)), episodes_plot(study)]
+    plots = [replace(plot, name=plot.name + part.suffix) for plot in made if plot is not None]
+    return [*plots, *quality_plots(qualities, part.suffix)], qualities.warnings
 
 
 def suffixes(found: Sequence[Study]) -> list[str]:

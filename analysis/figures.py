@@ -49,13 +49,14 @@ def calibration_plot(curves: Sequence[Curve], title: str, name: str) -> Plot:
             ):
                 x, ratio = line(curve)
                 _draw(axes, x, curve, ratio, style)
-                marks += [mark(curve.label, *point, (), panel) for point in zip(x.tolist(), *map(list, ratio))]
-        for axes, x, y in (
+                for at, y, low, high in zip(x.tolist(), *(part.tolist() for part in ratio)):
+                    marks.append(mark(curve.label, at, y, low, high, (), panel))
+        for axes, below, beside in (
             (iou, "predicted IoU", "true IoU"),
             (reliability, "predicted probability of foreground", "share of foreground"),
         ):
             axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8, zorder=0)
-            axes.set(xlabel=x, ylabel=y, xlim=(0, 1), ylim=(0, 1), aspect="equal")
+            axes.set(xlabel=below, ylabel=beside, xlim=(0, 1), ylim=(0, 1), aspect="equal")
         error.set(xlabel="UAPF's standard deviation", ylabel="share of wrong pixels", xscale="log", ylim=(0, None))
         ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if _inside(tick, error.get_xlim())]
         error.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -2,13 +2,19 @@
 
 A cell that can't be read (half written, damaged, of another schema) is left out with a warning that names the file and
 the remedy; a cell that a launch asked for and that has no result stays as a row, so that tables show it as missing.
+
+    python -m analysis.frame --results DIR --out cells.csv [--episodes episodes.parquet] [--where fold=0,shots=1|5]
+    python -m analysis.frame --from-mlflow URI --experiment NAME --out cells.parquet
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -290,3 +296,79 @@ def _check_figures(figures: dict[str, float], episodes: EpisodeCounts, classes: 
     for name, value in figures.items():
         if not np.isnan(value) and not np.isclose(value, expected[name], rtol=0, atol=1e-6):
             raise ValueError(f"{name} is {value}, but the episodes give {expected[name]}")
+
+
+def where_text(cells: pd.DataFrame, text: str) -> pd.DataFrame:
+    """The cells that match ``fold=0,shots=1|5``, as grids' ``--select``.
+
+    Raises:
+        ValueError: not of that form, or no such column.
+    """
+    axes: dict[str, object] = {}
+    for condition in filter(None, text.split(",")):
+        name, equals, values = condition.partition("=")
+        if not equals or not name or not values:
+            raise ValueError(f"--where {text!r}: write k=v,k=v|w; {condition!r} is not of that form")
+        numeric = name in cells.columns and pd.api.types.is_numeric_dtype(cells[name])
+        try:
+            axes[name] = [float(value) for value in values.split("|")] if numeric else values.split("|")
+        except ValueError as error:
+            raise ValueError(f"--where {text!r}: {name} is a number, {values!r} is none") from error
+    return where(cells, **axes)
+
+
+def _write(frame: pd.DataFrame, path: Path) -> None:
+    writers = {".csv": lambda: frame.to_csv(path, index=False), ".parquet": lambda: frame.to_parquet(path, index=False)}
+    if path.suffix not in writers:
+        raise ValueError(f"{path}: a frame is written as .csv or .parquet")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writers[path.suffix]()
+    except OSError as error:
+        raise ValueError(f"can't write {path} ({error.strerror or error}); choose another place") from error
+
+
+def _read(options: argparse.Namespace) -> Results:
+    if (options.results is None) == (options.from_mlflow is None):
+        raise ValueError("pass --results DIR, or --from-mlflow URI with --experiment NAME")
+    if options.results is not None:
+        return load_results(options.results)
+    from analysis.from_mlflow import load_mlflow
+
+    if not options.experiment:
+        raise ValueError("--from-mlflow needs --experiment NAME, the grid's name if it wasn't named otherwise")
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="diffup-mlflow-"))
+    return load_mlflow(options.from_mlflow, options.experiment, folder, store=options.store)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns 0, or 2 for wrong usage."""
+    parser = argparse.ArgumentParser(prog="python -m analysis.frame", description="Cells and episodes as tidy tables.")
+    parser.add_argument("--results", type=Path, metavar="DIR", help="what a grid script wrote")
+    parser.add_argument("--from-mlflow", metavar="URI", help="read the runs of an MLflow store instead")
+    parser.add_argument("--experiment", default="", metavar="NAME", help="in MLflow")
+    parser.add_argument("--store", default="", metavar="ID", help="of the result store, if the experiment has several")
+    parser.add_argument("--folder", type=Path, metavar="DIR", help="where files from MLflow go (a temporary one)")
+    parser.add_argument("--where", default="", metavar="K=V,…", help="only these cells, e.g. fold=0,shots=1|5")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="cells, .csv or .parquet")
+    parser.add_argument("--episodes", type=Path, metavar="FILE", help="their episodes, .csv or .parquet")
+    options = parser.parse_args(arguments)
+    try:
+        results = _read(options)
+        cells = where_text(results.cells, options.where)
+        _write(cells, options.out)
+        if options.episodes is not None:
+            _write(
+                read_episodes(results.root, [key for key in cells["key"] if key in results.counts]), options.episodes
+            )
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for warning in results.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{len(cells)} cells, {(cells['status'] == 'finished').sum()} finished: {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,6 +12,7 @@ table.du { border-collapse: collapse; font-variant-numeric: tabular-nums; font-s
 table.du caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 table.du th, table.du td { padding: .22rem .55rem; text-align: right; white-space: nowrap; }
 table.du th.label, table.du td.label { text-align: left; }
+table.du th.group { text-align: center; }
 table.du thead { border-top: 2px solid currentColor; border-bottom: 1px solid currentColor; }
 table.du tbody { border-bottom: 1px solid #8886; }
 table.du tbody:last-of-type { border-bottom: 2px solid currentColor; }
@@ -44,7 +45,7 @@ def to_html(table: Table) -> str:
         lines.append("</tbody>")
     lines.append("</table>")
     if table.notes:
-        lines += ['<ul class="du-notes">', *(f"<li>{escape(note)}</li>" for note in table.notes), "</ul>"]
+        lines += ['<ul class="du-notes">', *map(_note, table.notes), "</ul>"]
     return "\n".join(lines) + "\n"
 
 
@@ -64,9 +65,15 @@ def _headers(table: Table) -> list[str]:
             ]
         else:
             for header, columns in groupby(table.columns, key=lambda column: column.header[: level + 1]):
-                names.append(f'<th colspan="{len(list(columns))}">{escape(header[-1])}</th>')
+                names.append(f'<th class="group" colspan="{len(list(columns))}">{escape(header[-1])}</th>')
         lines.append(f"<tr>{''.join(names)}</tr>")
     return lines
+
+
+def _note(note: str) -> str:
+    """Intervals stand in brackets elsewhere; here they come on hover."""
+    text = note.replace("In brackets:", "On hover:", 1) if note.startswith("In brackets:") else note
+    return f"<li>{escape(text)}</li>"
 
 
 def _label(label: str, full: str) -> str:

@@ -1,23 +1,33 @@
-"""Tables of a result store, for a paper: ``python -m analysis.paper --results DIR --out DIR``.
+"""Everything for a paper, from a result store: ``python -m analysis.paper --results DIR --out DIR``.
 
-Writes one table per question as LaTeX, Markdown and CSV, ``tables.md`` and ``tables.tex`` with all of them, and
-``paper.tex``, a document that compiles them.
+Writes one table per question as LaTeX, Markdown, HTML and CSV; the figures as PDF and PNG, with the numbers they draw;
+``tables.md`` and ``tables.tex`` with all tables; ``numbers.csv``, which names the cells and episodes behind every
+number of every table; ``references.bib``; ``paper.tex``, a document with all of it, and ``paper.pdf`` where latexmk is
+installed; and ``report.html`` (`analysis.report`).
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from analysis.claims import claims_table
-from analysis.collection import collect
-from analysis.command import command, load, texts_of, warn, write_texts
+from analysis.collection import Collected, collect, plots_of
+from analysis.command import command, load, texts_of, warn, write_texts, writing_to
 from analysis.frame import Results
+from analysis.latex import escape_latex
+from analysis.plotting import Plot
 from analysis.questions import main_table
+from analysis.report import page
 from analysis.scores import studies
 from analysis.stats import RESAMPLES
-from analysis.tables import Table, to_markdown
+from analysis.tables import Table, to_csv, to_markdown
 
 PAPER = r"""% Compile with latexmk -pdf paper.tex
 \documentclass[a4paper]{article}
@@ -27,9 +37,19 @@ PAPER = r"""% Compile with latexmk -pdf paper.tex
 \usepackage{graphicx}
 \begin{document}
 \input{tables}
-\end{document}
+@FIGURES@@REFERENCES@\end{document}
 """
+FIGURE = r"""\begin{figure}[htbp]
+\centering
+\includegraphics[width=@WIDTH@\textwidth]{@NAME@.pdf}
+\caption{@CAPTION@}
+\label{fig:@NAME@}
+\end{figure}
+"""
+REFERENCES = "\\bibliographystyle{plain}\n\\bibliography{references}\n"
+BIB = Path(__file__).parent / "references.bib"
 WIDTH = 130  # characters of a line in a terminal
+COMPILE_SECONDS = 300
 
 
 def all_tables(results: Results, *, resamples: int = RESAMPLES) -> tuple[list[Table], list[str]]:
@@ -41,19 +61,88 @@ def all_tables(results: Results, *, resamples: int = RESAMPLES) -> tuple[list[Ta
         ValueError: there is no evaluation cell.
     """
     parts = list(collect(results, resamples=resamples))
-    tables = [table for part in parts for table in part.tables]
-    return tables, [*results.warnings, *(warning for part in parts for warning in part.study.warnings)]
+    return [table for part in parts for table in part.tables], _warnings(results, parts)
 
 
 def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> list[Path]:
-    """Write all tables of a result store; warnings go to stderr. Arguments and errors: `analysis.command.Write`."""
-    tables, warnings = all_tables(load(results, keys), resamples=resamples)
-    warn(warnings)
+    """Write everything; warnings go to stderr. Arguments and errors: `analysis.command.Write`."""
+    store = load(results, keys)
+    parts = list(collect(store, resamples=resamples))
+    tables = [table for part in parts for table in part.tables]
+    plots = []
+    warnings = _warnings(store, parts)
+    for part in parts:
+        drawn, more = plots_of(store, part)
+        plots += drawn
+        warnings += more
+    warn(list(dict.fromkeys(warnings)))
     texts = {name: text for table in tables for name, text in texts_of(table).items()}
     texts["tables.md"] = "\n".join(to_markdown(table) for table in tables)
     texts["tables.tex"] = "".join(f"\\input{{{table.name}}}\n" for table in tables)
-    texts["paper.tex"] = PAPER
-    return write_texts(out, texts)
+    texts["numbers.csv"] = numbers(tables)
+    texts["paper.tex"] = document(tables, plots)
+    texts["report.html"] = page(store, parts, title=f"DiffUp report: {results.resolve().name}")
+    if any(row.cite for table in tables for row in table.rows):
+        texts["references.bib"] = BIB.read_text(encoding="utf-8")
+    paths = write_texts(out, texts)
+    with writing_to(out):
+        paths += [path for plot in plots for path in plot.write(out)]
+    return [*paths, *compiled(out)]
+
+
+def numbers(tables: Sequence[Table]) -> str:
+    """All tables' CSV below one another: what stands where, and the cells and episodes that it comes from."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    rows = []
+    for table in tables:
+        for row in csv.DictReader(io.StringIO(to_csv(table))):
+            depth = len(table.labels)
+            place = " / ".join(list(row.values())[1 : 1 + depth])
+            rows.append([row["table"], place, *list(row.values())[1 + depth :]])
+    fields = ["column", "value", "low", "high", "std", "seeds", "episodes", "best", "second", "excludes_0", "p", "text"]
+    writer.writerow(["table", "row", *fields, "keys"])
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def document(tables: Sequence[Table], plots: Sequence[Plot]) -> str:
+    """The document that shows all tables and figures."""
+    figures = []
+    for plot in plots:
+        wide = "1" if plot.data["panel"].nunique() > 1 else ".6"
+        figure = FIGURE.replace("@WIDTH@", wide).replace("@NAME@", plot.name)
+        figures.append(figure.replace("@CAPTION@", escape_latex(plot.caption)))
+    cited = any(row.cite for table in tables for row in table.rows)
+    text = PAPER.replace("@FIGURES@", ("\\clearpage\n" if figures else "") + "".join(figures))
+    return text.replace("@REFERENCES@", REFERENCES if cited else "")
+
+
+def compiled(out: Path) -> list[Path]:
+    """``paper.pdf``, where latexmk is installed; what TeX says when it fails goes to stderr.
+
+    The document is compiled in a folder of its own, so that nothing but the PDF is left in `out`.
+    """
+    program = shutil.which("latexmk")
+    if program is None:
+        return []
+    with tempfile.TemporaryDirectory(prefix="diffup-paper-") as made:
+        folder = Path(made)
+        for path in out.iterdir():
+            if path.suffix in (".tex", ".bib", ".pdf") and path.name != "paper.pdf":
+                shutil.copy(path, folder)
+        asked = [program, "-pdf", "-halt-on-error", "-interaction=nonstopmode", "paper.tex"]
+        try:
+            done = subprocess.run(asked, cwd=folder, capture_output=True, text=True, timeout=COMPILE_SECONDS)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            warn([f"{out / 'paper.tex'} was not compiled: {error}"])
+            return []
+        if done.returncode:
+            errors = [line for line in done.stdout.splitlines() if line.startswith("!")]
+            warn([f"{out / 'paper.tex'} does not compile ({'; '.join(errors[:3]) or 'see latexmk -pdf paper.tex'})"])
+            return []
+        shutil.copy(folder / "paper.pdf", out)
+    return [out / "paper.pdf"]
 
 
 def main_markdown(results: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> str:
@@ -67,9 +156,13 @@ def main_markdown(results: Path, *, keys: Iterable[str] | None = None, resamples
     return "\n".join(to_markdown(table, notes=False, fit=WIDTH) for table in made if table is not None)
 
 
+def _warnings(results: Results, parts: Sequence[Collected]) -> list[str]:
+    return [*results.warnings, *(warning for part in parts for warning in part.study.warnings)]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns 0, or 2 for wrong usage."""
-    return command("analysis.paper", "Tables of a result store.", write_all, arguments)
+    return command("analysis.paper", "Tables, figures and a report of a result store.", write_all, arguments)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def shots_plot(study: Study) -> Plot | None:
         legend = {label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels())}
         figure.legend(legend.values(), legend, loc="outside lower center", ncols=4, fontsize=7.5)
         caption = f"mIoU against the number of shots, {source_of(study)}{captions.trained_on(study)}."
-        return finish(figure, "shots", caption, marks) if marks else None
+        return finish(figure, "figure_shots", caption, marks) if marks else None
 
 
 def home_of(study: Study) -> str:
@@ -126,7 +126,7 @@ def upgrade_plot(study: Study) -> Plot | None:
         axes.set_ylabel(f"mIoU (%), {task}")
         axes.legend(fontsize=7.5)
         caption = f"Backbones swapped in at test time without re-training, {task}, {source_of(study)}."
-        return finish(figure, "upgrade", caption, marks)
+        return finish(figure, "figure_upgrade", caption, marks)
 
 
 def main_task(study: Study) -> Task:
@@ -165,9 +165,13 @@ def cost_plot(study: Study) -> Plot | None:
         axes.plot(*zip(*frontier), color="0.5", linewidth=0.9, drawstyle="steps-post", zorder=0)
         axes.set(xlabel="GFLOPs an episode (encode supports and query, match, decode)", ylabel=f"mIoU (%), {task}")
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        ticks = [t * 10.0**power for power in range(-3, 6) for t in (1, 2, 5) if low <= t * 10.0**power <= high]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
         figure.legend(loc="outside right upper", fontsize=6.5)
         caption = f"Accuracy and cost, {task}, {source_of(study)}; the line joins what no cheaper method beats."
-        return finish(figure, "cost", caption, marks)
+        return finish(figure, "figure_cost", caption, marks)
 
 
 def steps_plot(study: Study) -> Plot | None:
@@ -193,7 +197,7 @@ def steps_plot(study: Study) -> Plot | None:
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.set(xlabel="DDIM steps", ylabel=f"mIoU (%), {task}")
         axes.legend(fontsize=7.5)
-        return finish(figure, "steps", f"Sampler steps, {task}, {source_of(study)}.", marks)
+        return finish(figure, "figure_steps", f"Sampler steps, {task}, {source_of(study)}.", marks)
 
 
 def _steps(study: Study, subject: Subject) -> int:

@@ -56,7 +56,7 @@ def classes_plot(study: Study, names: dict[int, str]) -> Plot | None:
             ]
         axes[0].set_yticks(range(len(classes)), [names.get(c, str(c)) for c in classes])
         caption = f"IoU of each class, paired differences, {task}, {source_of(study)}{captions.trained_on(study)}."
-        return finish(figure, "classes", caption, marks)
+        return finish(figure, "figure_classes", caption, marks)
 
 
 def _class_gaps(study: Study, seeds: list[tuple[str, ...]], rival: tuple[str, ...], fold: int) -> dict[int, Number]:
@@ -104,7 +104,7 @@ def episodes_plot(study: Study) -> Plot | None:
         axes.legend(fontsize=7.5)
         who = " on ".join(reversed(captions.labels(study, subject)))
         caption = f"Interval width against episodes: {who}, {task}, mean over folds, {source_of(study)}."
-        return finish(figure, "episodes", caption, marks)
+        return finish(figure, "figure_episodes", caption, marks)
 
 
 def _width(counts: EpisodeCounts, size: int, fold: int, clustered: bool) -> float:

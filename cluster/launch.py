@@ -178,7 +178,8 @@ def launch(
             code = _run(name, cells, plan, job, options.features_limit, stop)
             if store.remote and opened is not None and job.tracking is None:
                 _log_finished(make_plan(cells, store), store, opened)
-                close_tracking(opened, "FAILED" if code else "FINISHED", {})
+                note = store.root / LAUNCHES / f"{launch_name}.json"
+                close_tracking(opened, "FAILED" if code else "FINISHED", {}, note)
             return code
         finally:
             lease.release()
@@ -252,7 +253,7 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, job: Job, features_lim
         return SOME_FAILED
     finally:
         if job.tracking is not None:
-            close_tracking(job.tracking, status, counts)
+            close_tracking(job.tracking, status, counts, path)
         with contextlib.suppress(OSError):  # a full disk: the next launch closes this one
             write_atomically(path, to_json({**note, "ended": now(), "status": status, "stage": stage}))
             store.publish_file(f"{LAUNCHES}/{path.name}")
@@ -331,7 +332,7 @@ def _close_killed(store: Store, alive: set[str]) -> None:
             if note["ended"] is None:
                 write_atomically(path, to_json({**note, "ended": now(), "status": "KILLED"}))
                 if note["tracking"]:
-                    close_tracking(Tracking(**note["tracking"]), "KILLED", {})
+                    close_tracking(Tracking(**note["tracking"]), "KILLED", {}, path)
         except (OSError, ValueError, KeyError, TypeError):
             continue
     for folder in (store.root / TUNE).glob("*"):

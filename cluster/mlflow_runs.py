@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
     from mlflow.tracking import MlflowClient
 
-PARENT, OWNER, RESULTS = "mlflow.parentRunId", "store", "results"
+PARENT, OWNER, RESULTS, LAUNCH = "mlflow.parentRunId", "store", "results", "launch.json"
 TAGS = ("kind", "dataset", "protocol", "fold", "shots", "annotation", "backbone", "trained_on", "variant", "train_seed")
 MADE_BY = ("git_commit", "code_hash", "host", "device")
 TEXT_LENGTH = 500
@@ -234,6 +234,15 @@ def log_params(client: MlflowClient, run_id: str, cell: AnyCell, metrics: Sequen
     client.log_batch(run_id, metrics=list(metrics), params=params[:PARAMS_A_BATCH])
     for start in range(PARAMS_A_BATCH, len(params), PARAMS_A_BATCH):
         client.log_batch(run_id, params=params[start : start + PARAMS_A_BATCH])
+
+
+def log_launch(client: MlflowClient, run_id: str, note: Path) -> None:
+    """Keep a launch's note with its run as ``launch.json``, so that MLflow knows what was asked for; once."""
+    if not note.is_file() or any(item.path == LAUNCH for item in client.list_artifacts(run_id)):
+        return
+    with tempfile.TemporaryDirectory(prefix="diffup-launch-") as made:
+        (Path(made) / LAUNCH).symlink_to(note.absolute())
+        client.log_artifact(run_id, str(Path(made) / LAUNCH))
 
 
 def _artifacts(cell: Path, folder: Path) -> None:

@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.files import now
 from cluster.mlflow_client import REFUSALS, locked, open_experiment, open_store, warn
-from cluster.mlflow_runs import OWNER, PARENT, Place, belongs, ensure_run, find_runs, milliseconds, of_store
+from cluster.mlflow_runs import (
+    OWNER,
+    PARENT,
+    Place,
+    belongs,
+    ensure_run,
+    find_runs,
+    log_launch,
+    milliseconds,
+    of_store,
+)
 from cluster.store import LAUNCHES, LOGGED, Record, Store
 from experiments.cell import cell_from_dict
 
@@ -35,6 +45,7 @@ class Launch:
     """A launch as the result store remembers it.
 
     Attributes:
+        path: its note.
         label: name of its run.
         grid: name of the grid, which is the experiment.
         keys: of the cells that it asked for.
@@ -43,6 +54,7 @@ class Launch:
         run: id of its run in the store that it logged to.
     """
 
+    path: Path
     label: str
     grid: str
     keys: frozenset[str]
@@ -183,6 +195,7 @@ def _launches(root: Path) -> list[Launch]:
             note = json.loads(path.read_bytes())
             found.append(
                 Launch(
+                    path=path,
                     label=path.stem,
                     grid=str(note["name"]),
                     keys=frozenset(map(str, note["keys"])),
@@ -213,7 +226,7 @@ def _maker(launches: Sequence[Launch], record: Record) -> Launch | None:
 
 
 def _parent(client: MlflowClient, launch: Launch, experiment_id: str, found: _Found, counts: Counter[str]) -> str:
-    """Id of a launch's run: its own, one that was restored before, or one that is restored now."""
+    """Id of a launch's run, which keeps its note: its own, one that was restored before, or one that is now."""
     began = milliseconds(launch.started)
 
     def is_its(run: Run) -> bool:
@@ -232,6 +245,7 @@ def _parent(client: MlflowClient, launch: Launch, experiment_id: str, found: _Fo
             client.delete_run(other.info.run_id)
             found.parents.remove(other)
             counts["removed"] += 1
+    log_launch(client, str(run.info.run_id), launch.path)
     if launch.ended and run.info.status == "RUNNING":
         client.set_terminated(run.info.run_id, launch.status, end_time=milliseconds(launch.ended))
         counts["closed"] += bool(mine)

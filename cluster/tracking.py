@@ -33,7 +33,7 @@ from cluster.mlflow_client import (
     shown,
     warn,
 )
-from cluster.mlflow_runs import OWNER, TEXT_LENGTH, Place, ensure_run, log_params, milliseconds, tags_of
+from cluster.mlflow_runs import OWNER, TEXT_LENGTH, Place, ensure_run, log_launch, log_params, milliseconds, tags_of
 from cluster.remote import is_uri
 from cluster.store import Record, Store
 from experiments.cell import AnyCell
@@ -86,8 +86,8 @@ def open_tracking(uri: str, experiment: str, launch: str, store: Store, tags: di
         return None
 
 
-def close_tracking(tracking: Tracking, status: str, metrics: dict[str, float]) -> None:
-    """End a parent run as ``FINISHED``, ``FAILED`` or ``KILLED``, with the counts of its launch."""
+def close_tracking(tracking: Tracking, status: str, metrics: dict[str, float], note: Path | None = None) -> None:
+    """End a parent run as ``FINISHED``, ``FAILED`` or ``KILLED``, with the counts of its launch and its note."""
     try:
         from mlflow.entities import Metric
 
@@ -96,6 +96,8 @@ def close_tracking(tracking: Tracking, status: str, metrics: dict[str, float]) -
         if metrics:
             stamp = milliseconds(now())
             client.log_batch(tracking.parent_run, metrics=[Metric(k, v, stamp, 0) for k, v in metrics.items()])
+        if note is not None:
+            log_launch(client, tracking.parent_run, note)
         client.set_terminated(tracking.parent_run, status)
     except Exception as error:
         warn("the launch can't be closed", error)

@@ -191,7 +191,7 @@ def test_figures_of_a_run_are_those_of_its_pixels(store: Path) -> None:
 def test_everything_is_written(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--results", str(store), "--out", str(tmp_path), "--resamples", str(FAST)]) == 0
     names = {path.name for path in tmp_path.iterdir()}
-    expected = {f"quality_{name}.{ending}" for name in ("iou", "pixels") for ending in ("tex", "md", "csv")}
+    expected = {f"quality_{name}.{ending}" for name in ("iou", "pixels") for ending in ("tex", "md", "html", "csv")}
     assert names == expected | {f"quality_1_shot_mask.{ending}" for ending in ("png", "pdf", "csv")}
     assert (tmp_path / "quality_1_shot_mask.png").stat().st_size > 20_000
     assert "0." in (tmp_path / "quality_iou.md").read_text()

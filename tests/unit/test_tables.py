@@ -110,7 +110,7 @@ def test_csv_keeps_every_digit_and_the_cells() -> None:
     assert (difference["excludes_0"], difference["text"]) == ("yes", "+12.0")
     missing = [row for row in rows if row["text"] == "–" and not row["value"]]
     assert len(missing) == 8
-    assert {row["backbone"] for row in rows} == {"res_net|50%", "[ViT*<B>\\16]"}
+    assert {row["backbone"] for row in rows} == {"res_net|50%", "[ViT*<B>\\16]", "RN50, published"}
 
 
 def test_markdown_is_aligned_and_fits() -> None:
