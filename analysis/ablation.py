@@ -25,7 +25,9 @@ def ablations(study: Study) -> Table | None:
     home = max(variants, key=lambda name: len(variants[name]))
     names = [BASE, *dict.fromkeys(variants[home])]
     own = study.cells["variant"].isin(names) & (study.cells["trained_on"] == home)
-    part = replace(study, cells=study.cells[own & (study.cells["class_names"] == "given")].reset_index(drop=True))
+    part = replace(
+        study, cells=study.cells[own & (study.cells["class_names"] == "given")].reset_index(drop=True), _numbers={}
+    )
     asked = {task for s in part.subjects if s.variant != BASE for task in part.folds_by_task if part.asked(s, task)}
     return ablation_table(part, base=BASE, order=names, tasks=ordered(list(asked)))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from analysis import captions
-from analysis.places import Subject, subject_of, task_of
+from analysis.places import Subject
 from analysis.questions import ordered, shown
 from analysis.scores import Study
 from analysis.tables import Column, Entry, Number, Row, Table
@@ -25,15 +25,16 @@ def cost_table(study: Study) -> Table | None:
     rows, devices = [], set()
     cells = study.cells[study.cells["status"] == "finished"]
     by_subject: dict[Subject, list[int]] = {}
-    for place, row in enumerate(cells.itertuples()):
-        by_subject.setdefault(subject_of(row), []).append(place)
+    finished = set(cells["key"])
+    for place, seat in enumerate(seat for seat in study.seats if seat.key in finished):
+        by_subject.setdefault(seat.subject, []).append(place)
     visual = [task for task in tasks if task.shots] or tasks
     for subject in shown(study):
         task = next((t for t in visual if study.asked(subject, t)), None)
         own = cells.iloc[by_subject.get(subject, [])]
         if subject.control or task is None or own.empty or own["backbone_mparams"].isna().all():
             continue
-        at = own[[task_of(row) == task for row in own.itertuples()]]
+        at = own[(own["shots"] == task.shots) & (own["annotation"] == task.annotation)]
         devices |= {"GPU" if device.startswith("cuda") else "CPU" for device in own["device"]}
         hours = _number(own["seconds"].sum() / 3600, own, 2)
         entries: list[Entry] = [_mean(at, name, 2) for name in FIGURES]

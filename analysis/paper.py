@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,7 @@ REFERENCES = "\\bibliographystyle{plain}\n\\bibliography{references}\n"
 BIB = Path(__file__).parent / "references.bib"
 WIDTH = 130  # characters of a line in a terminal
 COMPILE_SECONDS = 300
+NO_DATE = {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}  # the same results give the same bytes
 
 
 def all_tables(results: Results, *, resamples: int = RESAMPLES) -> tuple[list[Table], list[str]]:
@@ -133,7 +135,9 @@ def compiled(out: Path) -> list[Path]:
                 shutil.copy(path, folder)
         asked = [program, "-pdf", "-halt-on-error", "-interaction=nonstopmode", "paper.tex"]
         try:
-            done = subprocess.run(asked, cwd=folder, capture_output=True, text=True, timeout=COMPILE_SECONDS)
+            done = subprocess.run(
+                asked, cwd=folder, capture_output=True, text=True, timeout=COMPILE_SECONDS, env=os.environ | NO_DATE
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             warn([f"{out / 'paper.tex'} was not compiled: {error}"])
             return []

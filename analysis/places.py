@@ -47,6 +47,8 @@ class Subject:
     control: bool = False
 
 
+# Columns of `Results.cells` that make a subject; the last one tells a control.
+SUBJECT = ("backbone", "weights", "trained_on", "variant", "method", "class_names")
 PLACE = [
     "backbone", "weights", "trained_on", "variant", "method", "class_names", "shots", "annotation", "fold",
     "train_seed", "episode_seed",
@@ -85,13 +87,3 @@ def _unlike(one: dict[str, Any], two: dict[str, Any], prefix: str = "") -> list[
         elif a != b:
             names.append(f"{prefix}{name}")
     return names
-
-
-def subject_of(row: Any) -> Subject:
-    """The subject of a row of `Results.cells`."""
-    return Subject(row.backbone, row.weights, row.trained_on, row.variant, row.method, row.class_names != "given")
-
-
-def task_of(row: Any) -> Task:
-    """The task of a row of `Results.cells`."""
-    return Task(int(row.shots), row.annotation)

@@ -120,7 +120,7 @@ def _upgrade_entries(study: Study, task: Task, home: Subject, subject: Subject) 
     gain = study.difference((subject, task), (home, task))
     change = study.difference((prior, task), (home_prior, task)) if prior and home_prior else None
     again = replace(subject, trained_on=subject.backbone)
-    known = again in study.subjects and study.asked(again, task)
+    known = study.asked(again, task)
     extra = [study.number(again, task), study.difference((again, task), (subject, task))] if known else [None, None]
     return [gain, own, change, lead, *extra]
 
@@ -228,14 +228,14 @@ def beside(subject: Subject, other: Subject) -> bool:
 
 
 def _prior_mean(study: Study, subject: Subject) -> Subject | None:
-    found = [s for s in study.subjects if s.method == "prior_mean" and not s.control and beside(subject, s)]
-    return found[0] if found else None
+    same = study.by_backbone.get((subject.backbone, subject.weights), [])
+    return next((s for s in same if s.method == "prior_mean" and not s.control and beside(subject, s)), None)
 
 
 def wrong_names_of(study: Study, subject: Subject) -> Subject | None:
     """The same checkpoints (or training-free method) told wrong class names."""
     mine = study.checkpoints(subject)
-    for other in study.subjects:
+    for other in study.by_backbone.get((subject.backbone, subject.weights), []):
         same = other.control and other.method == subject.method and beside(subject, other)
         if same and other.trained_on == subject.trained_on and study.checkpoints(other) <= mine:
             return other

@@ -7,8 +7,8 @@ averaged; the episode seeds of a fold are pooled.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,14 +16,30 @@ import numpy as np
 import pandas as pd
 
 from analysis.frame import Results
-from analysis.places import METHODS, Subject, Task, one_per_place, subject_of, task_of
+from analysis.places import METHODS, SUBJECT, Subject, Task, one_per_place
 from analysis.stats import LEVEL, RESAMPLES, EpisodeCounts, Estimate, Scores, align, average, bootstrap, holm
 from analysis.tables import Number
 
-CHUNK = 256
+CHUNK = 64  # cells bootstrapped together: a class's sums then stay in cache
 
 Seeds = dict[int, tuple[str, ...]]  # training seed → keys, one per episode seed
 Runs = dict[int, Seeds]  # by fold
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """A cell as tables see it: the fields after the first two are columns of `Results.cells`."""
+
+    subject: Subject
+    task: Task
+    fold: int
+    train_seed: int
+    episode_seed: int
+    key: str
+    checkpoint: str
+    steps: int
+    position: int
+    miou: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +60,31 @@ class Study:
     seed: int = 0
     _scores: dict[tuple[str, ...], Scores] = field(default_factory=dict)
     _differences: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[Scores, Scores]] = field(default_factory=dict)
+    _means: dict[tuple[Any, ...], Estimate] = field(default_factory=dict)
+    _numbers: dict[tuple[Any, ...], Number | None] = field(default_factory=dict)
+
+    @cached_property
+    def seats(self) -> list[Seat]:
+        """The cells with what tables ask of them, in the order of `cells`; equal subjects and tasks are one object."""
+        kept: dict[Any, Any] = {}
+        names = (*SUBJECT, "shots", "annotation", *(item.name for item in fields(Seat) if item.name in self.cells))
+        found = []
+        for row in zip(*(self.cells[name].tolist() for name in names)):
+            backbone, weights, trained_on, variant, method, given, shots, annotation = row[: len(SUBJECT) + 2]
+            subject = Subject(backbone, weights, trained_on, variant, method, given != "given")
+            task = Task(int(shots), annotation)
+            place = kept.setdefault(subject, subject), kept.setdefault(task, task)
+            found.append(Seat(*place, *row[len(SUBJECT) + 2 :]))
+        return found
 
     @cached_property
     def subjects(self) -> list[Subject]:
         """All rows that were asked for: those tested on their training backbone first, then as the grid names them."""
         trained = set(self.cells["trained_on"])
         order: dict[Subject, tuple[bool, int, str]] = {}
-        for row in _rows(self.cells):
-            subject = subject_of(row)
-            rank = (subject.backbone not in trained, int(row.position), subject.backbone)
+        for seat in self.seats:
+            subject = seat.subject
+            rank = (subject.backbone not in trained, seat.position, subject.backbone)
             order[subject] = min(order.get(subject, rank), rank)
         backbones: dict[tuple[str, str], tuple[bool, int, str]] = {}
         for subject, rank in order.items():
@@ -68,21 +100,29 @@ class Study:
         return sorted(order, key=key)
 
     @cached_property
+    def by_backbone(self) -> dict[tuple[str, str], list[Subject]]:
+        """The subjects of each backbone with its weights."""
+        found: dict[tuple[str, str], list[Subject]] = {}
+        for subject in self.subjects:
+            found.setdefault((subject.backbone, subject.weights), []).append(subject)
+        return found
+
+    @cached_property
     def runs(self) -> dict[tuple[Subject, Task], Runs]:
         """Keys of the finished cells by place."""
         found: dict[tuple[Subject, Task], Runs] = {}
-        cells = self.cells[self.cells["key"].isin(list(self.counts)) & self.cells["miou"].notna()]
-        for row in _rows(cells.sort_values("episode_seed")):
-            seeds = found.setdefault((subject_of(row), task_of(row)), {}).setdefault(int(row.fold), {})
-            seeds[int(row.train_seed)] = (*seeds.get(int(row.train_seed), ()), str(row.key))
+        known = [seat for seat in self.seats if seat.key in self.counts and seat.miou == seat.miou]
+        for seat in sorted(known, key=lambda seat: seat.episode_seed):
+            seeds = found.setdefault((seat.subject, seat.task), {}).setdefault(seat.fold, {})
+            seeds[seat.train_seed] = (*seeds.get(seat.train_seed, ()), seat.key)
         return found
 
     @cached_property
     def folds_by_task(self) -> dict[Task, tuple[int, ...]]:
         """The folds that any subject was asked for, by task: a mean needs all of them."""
         folds: dict[Task, set[int]] = {}
-        for row in _rows(self.cells):
-            folds.setdefault(task_of(row), set()).add(int(row.fold))
+        for seat in self.seats:
+            folds.setdefault(seat.task, set()).add(seat.fold)
         return {task: tuple(sorted(found)) for task, found in sorted(folds.items())}
 
     def asked(self, subject: Subject, task: Task) -> bool:
@@ -91,12 +131,12 @@ class Study:
 
     @cached_property
     def _asked(self) -> set[tuple[Subject, Task]]:
-        return {(subject_of(row), task_of(row)) for row in _rows(self.cells)}
+        return {(seat.subject, seat.task) for seat in self.seats}
 
     @cached_property
     def steps(self) -> dict[Subject, int]:
         """Sampler steps by subject."""
-        return {subject_of(row): int(row.steps) for row in _rows(self.cells)}
+        return {seat.subject: seat.steps for seat in self.seats}
 
     def checkpoints(self, subject: Subject) -> frozenset[str]:
         """Keys of the training cells that a subject's cells use."""
@@ -105,14 +145,20 @@ class Study:
     @cached_property
     def _checkpoints(self) -> dict[Subject, frozenset[str]]:
         found: dict[Subject, set[str]] = {}
-        for row in _rows(self.cells):
-            found.setdefault(subject_of(row), set()).add(str(row.checkpoint))
+        for seat in self.seats:
+            found.setdefault(seat.subject, set()).add(seat.checkpoint)
         return {subject: frozenset(keys) for subject, keys in found.items()}
 
     def number(self, subject: Subject, task: Task, metric: str = "miou", folds: Sequence[int] = ()) -> Number | None:
         """Mean over folds (by default all of the task) and training seeds; None unless all folds are finished."""
-        runs = self.runs.get((subject, task), {})
         folds = tuple(folds) or self.folds_by_task.get(task, ())
+        place = (subject, task, metric, folds)
+        if place not in self._numbers:
+            self._numbers[place] = self._number(subject, task, metric, folds)
+        return self._numbers[place]
+
+    def _number(self, subject: Subject, task: Task, metric: str, folds: tuple[int, ...]) -> Number | None:
+        runs = self.runs.get((subject, task), {})
         by_seed = self.estimates(subject, task, metric, folds)
         if not by_seed:
             return None
@@ -127,11 +173,16 @@ class Study:
         """Mean over folds of each training seed; empty unless all folds are finished."""
         runs = self.runs.get((subject, task), {})
         folds = tuple(folds) or self.folds_by_task.get(task, ())
+        seeds = self._common_seeds(runs, folds)
+        return [self._mean([runs[fold][seed] for fold in folds], metric) for seed in seeds]
+
+    def _mean(self, keys: Sequence[tuple[str, ...]], metric: str) -> Estimate:
+        """The mean of runs, one a fold."""
         self._prepare()
-        return [
-            average([getattr(self._scores[runs[fold][seed]], metric) for fold in folds])
-            for seed in self._common_seeds(runs, folds)
-        ]
+        place = (*keys, metric)
+        if place not in self._means:
+            self._means[place] = average([getattr(self._scores[run], metric) for run in keys])
+        return self._means[place]
 
     @staticmethod
     def _common_seeds(runs: Runs, folds: Sequence[int]) -> list[int]:
@@ -154,10 +205,18 @@ class Study:
         Raises:
             ValueError: the two were not evaluated on the same manifest.
         """
-        a, b = self.runs.get(first, {}), self.runs.get(second, {})
         folds = tuple(folds) or tuple(
             sorted({*self.folds_by_task.get(first[1], ()), *self.folds_by_task.get(second[1], ())})
         )
+        place = (first, second, metric, folds)
+        if place not in self._numbers:
+            self._numbers[place] = self._difference(first, second, metric, folds)
+        return self._numbers[place]
+
+    def _difference(
+        self, first: tuple[Subject, Task], second: tuple[Subject, Task], metric: str, folds: tuple[int, ...]
+    ) -> Number | None:
+        a, b = self.runs.get(first, {}), self.runs.get(second, {})
         if not folds or not all(fold in a and fold in b for fold in folds):
             return None
         pairs = self._seed_pairs(first[0], second[0], [(a[fold], b[fold]) for fold in folds])
@@ -165,14 +224,26 @@ class Study:
             return None
         by_seed, keys, episodes = [], [], 0
         for number, (one, two) in enumerate(pairs):
-            parts = []
-            for fold in folds:
-                ours, theirs, shared = self._paired(a[fold][one], b[fold][two], fold)
-                parts.append(getattr(ours, metric).minus(getattr(theirs, metric)))
-                keys += [*a[fold][one], *b[fold][two]]
-                episodes += shared if number == 0 else 0
-            by_seed.append(average(parts))
+            ours, theirs = [a[fold][one] for fold in folds], [b[fold][two] for fold in folds]
+            keys += [key for run in (*ours, *theirs) for key in run]
+            gap, shared = self._gap(ours, theirs, folds, metric)
+            by_seed.append(gap)
+            episodes += shared if number == 0 else 0
         return to_number(by_seed, list(dict.fromkeys(keys)), episodes, difference=True)
+
+    def _gap(
+        self, ours: Sequence[tuple[str, ...]], theirs: Sequence[tuple[str, ...]], folds: Sequence[int], metric: str
+    ) -> tuple[Estimate, int]:
+        """Mean over folds of the paired differences of runs, and the number of episodes that they share."""
+        one, two = self._mean(ours, metric), self._mean(theirs, metric)
+        if one.sample == two.sample:  # the same episodes on every fold
+            return one.minus(two), sum(len(self.counts[key]) for run in ours for key in run)
+        parts, episodes = [], 0
+        for fold, first, second in zip(folds, ours, theirs):
+            left, right, shared = self._paired(first, second, fold)
+            parts.append(getattr(left, metric).minus(getattr(right, metric)))
+            episodes += shared
+        return average(parts), episodes
 
     def _seed_pairs(
         self, first: Subject, second: Subject, folds: Iterable[tuple[Seeds, Seeds]]
@@ -219,7 +290,7 @@ class Study:
 
     @cached_property
     def _episode_seeds(self) -> dict[str, int]:
-        return {str(row.key): int(row.episode_seed) for row in _rows(self.cells)}
+        return {seat.key: seat.episode_seed for seat in self.seats}
 
     def _prepare(self) -> None:
         """Bootstrap all runs, those over the same episodes together."""
@@ -272,10 +343,6 @@ def studies(results: Results, *, resamples: int = RESAMPLES, seed: int = 0) -> l
         counts = {key: results.counts[key] for key in kept["key"] if key in results.counts}
         found.append(Study(kept, counts, tuple(warnings), resamples, seed))
     return found
-
-
-def _rows(cells: pd.DataFrame) -> Iterator[Any]:
-    return cells.itertuples()
 
 
 def to_number(by_seed: Sequence[Estimate], keys: Sequence[str], episodes: int, *, difference: bool) -> Number:

@@ -103,7 +103,9 @@ def spread_tables(results: Path, *, keys: Iterable[str] | None = None, resamples
     for number, study in enumerate(studies(store, resamples=resamples)):
         first = study.cells.iloc[0]
         place = (str(first["dataset"]), str(first["dataset_hash"]), str(first["trained_dataset"]))
-        by_data.setdefault(place, []).append(replace(study, seed=number, _scores={}, _differences={}))
+        by_data.setdefault(place, []).append(
+            replace(study, seed=number, _scores={}, _differences={}, _means={}, _numbers={})
+        )
     tables = [table for parts in by_data.values() if (table := spread_table(parts))]
     if not tables:
         raise ValueError(f"{results} holds no data set under several protocols; run experiments/protocol_study.py")
