@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+import pandas as pd
 
 from analysis.places import METHODS, Subject
 from analysis.scores import Study
@@ -14,20 +14,21 @@ from analysis.tables import Number, Row
 def method_name(study: Study, subject: Subject) -> str:
     """Name of a method; with its training backbone where a study has several."""
     name = METHODS.get(subject.variant, subject.variant)
-    several = len({s.trained_on for s in study.subjects if s.trained_on}) > 1
+    several = len(study.trained_on) > 1
     return f"{name} ({subject.trained_on})" if several and subject.trained_on else name
 
 
 def labels(study: Study, subject: Subject) -> tuple[str, str]:
     """Names of backbone and method; the backbone's weights are named where a study has several."""
-    weights = {s.weights for s in study.subjects if s.backbone == subject.backbone}
-    backbone = subject.backbone if len(weights) == 1 else f"{subject.backbone} [{subject.weights}]"
+    backbone = (
+        subject.backbone if len(study.weights[subject.backbone]) == 1 else f"{subject.backbone} [{subject.weights}]"
+    )
     return backbone, method_name(study, subject)
 
 
 def trained_on(study: Study) -> str:
     """The end of a caption: what was trained on."""
-    names = sorted({subject.trained_on for subject in study.subjects if subject.trained_on})
+    names = sorted(study.trained_on)
     if not names:
         return ""
     source = study.cells["trained_dataset"].iloc[0]
@@ -58,8 +59,8 @@ def notes(study: Study, rows: Sequence[Row]) -> list[str]:
     trained = cells[cells["trained_on"] != ""]
     if not trained.empty:
         seeds += f", training seeds {_listed(trained['train_seed'])}"
-    commits = Counter(commit[:12] or "unknown" for commit in cells["git_commit"])
-    codes = Counter(code or "unknown" for code in cells["code_hash"])
+    commits = {commit[:12] or "unknown" for commit in cells["git_commit"].unique()}
+    codes = {code or "unknown" for code in cells["code_hash"].unique()}
     made = f"commit {', '.join(sorted(commits))}, method's code {', '.join(sorted(codes))}"
     starred = any(isinstance(entry, Number) and entry.difference for row in rows for entry in row.entries)
     lines = [
@@ -73,8 +74,8 @@ def notes(study: Study, rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _listed(values: Iterable[Any]) -> str:
-    found = sorted({int(value) for value in values})
+def _listed(values: pd.Series[int]) -> str:
+    found = sorted({int(value) for value in values.unique()})
     if len(found) > 3 and found == list(range(found[0], found[-1] + 1)):
         return f"{found[0]}–{found[-1]}"
     return ", ".join(map(str, found))

@@ -7,7 +7,9 @@ averaged; the episode seeds of a fold are pooled.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -24,6 +26,7 @@ CHUNK = 64  # cells bootstrapped together: a class's sums then stay in cache
 
 Seeds = dict[int, tuple[str, ...]]  # training seed → keys, one per episode seed
 Runs = dict[int, Seeds]  # by fold
+Members = list[tuple[tuple[str, ...], EpisodeCounts]]  # runs with their episodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,19 @@ class Study:
         for subject in self.subjects:
             found.setdefault((subject.backbone, subject.weights), []).append(subject)
         return found
+
+    @cached_property
+    def weights(self) -> dict[str, set[str]]:
+        """Identities of the weights of each backbone."""
+        found: dict[str, set[str]] = {}
+        for backbone, weights in self.by_backbone:
+            found.setdefault(backbone, set()).add(weights)
+        return found
+
+    @cached_property
+    def trained_on(self) -> set[str]:
+        """The training backbones."""
+        return {subject.trained_on for subject in self.subjects if subject.trained_on}
 
     @cached_property
     def runs(self) -> dict[tuple[Subject, Task], Runs]:
@@ -296,18 +312,25 @@ class Study:
         """Bootstrap all runs, those over the same episodes together."""
         if not self._unscored:
             return
-        groups: dict[tuple[int, str], list[tuple[tuple[str, ...], EpisodeCounts]]] = {}
+        groups: dict[tuple[int, str], Members] = {}
         for runs in self.runs.values():
             for fold, seeds in runs.items():
                 for keys in set(seeds.values()) & self._unscored:
                     counts = self.episodes(keys)
                     groups.setdefault((fold, counts.sample()), []).append((keys, counts))
-        for (fold, _), members in groups.items():
-            for start in range(0, len(members), CHUNK):
-                chunk = members[start : start + CHUNK]
-                episodes = [counts for _, counts in chunk]
-                found = bootstrap(episodes, resamples=self.resamples, seed=self.seed, stream=fold)
-                self._scores.update(zip((keys for keys, _ in chunk), found))
+        chunks = [
+            (fold, members[start : start + CHUNK])
+            for (fold, _), members in groups.items()
+            for start in range(0, len(members), CHUNK)
+        ]
+
+        def scored(fold: int, members: Members) -> list[Scores]:
+            episodes = [counts for _, counts in members]
+            return bootstrap(episodes, resamples=self.resamples, seed=self.seed, stream=fold)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets other threads work
+            for (_, members), found in zip(chunks, pool.map(lambda chunk: scored(*chunk), chunks)):
+                self._scores.update(zip((keys for keys, _ in members), found))
         self._unscored.clear()
 
     @cached_property
