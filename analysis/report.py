@@ -57,7 +57,11 @@ def page(results: Results, parts: Sequence[Collected], *, title: str) -> str:
         name = f" · {part.name}" if len(parts) > 1 else ""
         plots, warnings = plots_of(results, part)
         sections.append(
-            (f"tables{part.suffix}", f"Tables{name}", "".join(map(_table, part.tables)) + _warnings(warnings))
+            (
+                f"tables{part.suffix}",
+                f"Tables{name}",
+                "".join(_table(table) for table in part.tables if not _claims(table)) + _warnings(warnings),
+            )
         )
         sections.append((f"figures{part.suffix}", f"Figures{name}", plots_html(plots)))
         panels = gallery(results, part.study)
@@ -90,9 +94,14 @@ def _summary(results: Results, parts: Sequence[Collected]) -> str:
     finished = results.cells[results.cells["status"] == "finished"]
     tiles.append((f"{int(finished['episodes'].sum()):,}", "episodes scored", ""))
     boxes = "".join(f'<div class="fact{bad}"><b>{value}</b><span>{name}</span></div>' for value, name, bad in tiles)
-    claims = [table for part in parts for table in part.tables if table.name.startswith("claims")]
+    claims = [table for part in parts for table in part.tables if _claims(table)]
     notes = [*results.warnings, *(warning for part in parts for warning in part.study.warnings)]
     return f'<div class="facts">{boxes}</div>' + "".join(map(_table, claims)) + _warnings(notes)
+
+
+def _claims(table: Table) -> bool:
+    """Whether it stands in the summary."""
+    return table.name.startswith("claims")
 
 
 def _table(table: Table) -> str:

@@ -1,0 +1,141 @@
+"""A headless Chromium for tests, driven over a pipe by the DevTools protocol: no server, no port, no driver program."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+SECONDS = 60.0
+
+
+class Browser:
+    """One page. Attributes: `errors`, what its console and its scripts complained of; `requests`, what it asked for."""
+
+    def __init__(self, program: str) -> None:
+        """Start `program`, a Chromium."""
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self._profile = tempfile.mkdtemp(prefix="diffup-chromium-")
+        to_child, self._out = os.pipe()
+        self._in, from_child = os.pipe()
+        command = [
+            program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+            "--disable-background-networking", "--remote-debugging-pipe", f"--user-data-dir={self._profile}",
+        ]  # fmt: skip
+        # The browser reads descriptor 3 and writes descriptor 4.
+        line = 'exec "$@" 3<&$IN 4>&$OUT'.replace("$IN", str(to_child)).replace("$OUT", str(from_child))
+        self._process = subprocess.Popen(
+            ["bash", "-c", line, "bash", *command],
+            pass_fds=(to_child, from_child),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(to_child)
+        os.close(from_child)
+        self._buffer, self._number, self._session = b"", 0, ""
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self._call(f"{domain}.enable")
+
+    def __enter__(self) -> Browser:
+        """The browser."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End it."""
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        os.close(self._in)
+        os.close(self._out)
+        shutil.rmtree(self._profile, ignore_errors=True)
+
+    def open(self, path: Path, *, width: int = 1280, height: int = 900, phone: bool = False) -> float:
+        """Load a file; returns the seconds until everything was there."""
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+        began = time.monotonic()
+        self._call("Page.navigate", url=path.resolve().as_uri())
+        while self.run("document.readyState") != "complete" or self.run("location.href") == "about:blank":
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+    def run(self, script: str) -> Any:
+        """The value of an expression in the page."""
+        answer = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            raise AssertionError(answer["exceptionDetails"])
+        return answer["result"].get("value")
+
+    def click(self, selector: str) -> None:
+        """Press the mouse on an element."""
+        x, y = self.hover(selector)
+        for kind in ("mousePressed", "mouseReleased"):
+            self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def hover(self, selector: str) -> tuple[float, float]:
+        """Move the mouse over an element; returns where that is."""
+        found = self.run(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); "
+            "e.scrollIntoView({block: 'center', inline: 'center', behavior: 'instant'}); "
+            "const b = e.getBoundingClientRect(); return [b.left + b.width / 2, b.top + b.height / 2]; })()"
+        )
+        self._call("Input.dispatchMouseEvent", type="mouseMoved", x=found[0], y=found[1])
+        return found[0], found[1]
+
+    def screenshot(self, path: Path, *, whole: bool = False) -> None:
+        """Write what is to be seen, or the whole page, as a PNG."""
+        data = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
+        path.write_bytes(base64.b64decode(data))
+
+    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        limit = time.monotonic() + SECONDS
+        while True:
+            answer = self._next(limit)
+            if answer.get("id") == self._number:
+                if "error" in answer:
+                    raise AssertionError(f"{method}: {answer['error']}")
+                found: dict[str, Any] = answer["result"]
+                return found
+            self._note(answer)
+
+    def _next(self, limit: float) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._in], [], [], max(0.0, limit - time.monotonic()))
+            content = os.read(self._in, 1 << 20) if ready else b""
+            if not content:
+                raise AssertionError("the browser does not answer")
+            self._buffer += content
+        line, _, self._buffer = self._buffer.partition(b"\0")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def _note(self, event: dict[str, Any]) -> None:
+        params = event.get("params", {})
+        if event.get("method") == "Runtime.exceptionThrown":
+            self.errors.append(str(params["exceptionDetails"]))
+        elif event.get("method") == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
+            self.errors.append(str(params["args"]))
+        elif event.get("method") == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
+            self.errors.append(str(params["entry"]))
+        elif event.get("method") == "Network.requestWillBeSent":
+            self.requests.append(str(params["request"]["url"]))
