@@ -40,7 +40,7 @@ SERIES = [
 FIGURE = [*SERIES, "fold"]
 FOLDS = ("0", "1", "2", "3")
 KNOWN = {
-    "dataset": {"pascal5i", "coco20i", "fss1000", "coco2pascal"},
+    "dataset": {"pascal5i", "coco20i", "coco20i_panet", "fss1000", "coco2pascal"},
     "annotation": {"mask", "box", "scribble", "text", "mask+text", "none"},
     "metric": {"miou", "fb_iou"},
     "fold": {*FOLDS, "mean"},
@@ -76,8 +76,8 @@ def load_published(path: Path | None = None) -> pd.DataFrame:
 def normalise(raw: pd.DataFrame) -> pd.DataFrame:
     """Published figures (columns `COLUMNS`) from a raw collection (columns `RAW`), in an order of their own.
 
-    Backbones that a source doesn't state are named where its figures are exactly those of one stated backbone. Figures
-    that differ by printed decimals only (46.23 and 46.2) are one, at the finer precision.
+    A backbone or protocol that a source leaves open is named where all its figures of a result are those of one that
+    another source names. Figures that differ by printed decimals only (46.23 and 46.2) are one, at the finer precision.
 
     Raises:
         ValueError: a column is missing, a value is no number, or a method, data set, annotation or metric is unknown.
@@ -85,7 +85,8 @@ def normalise(raw: pd.DataFrame) -> pd.DataFrame:
     _has_columns(raw, RAW)
     names = {(name["kind"], name["raw"]): name for name in _read(NAMES).to_dict("records")}
     rows = [_spelled(row, names) for row in raw.loc[:, list(RAW)].astype(str).to_dict("records")]
-    _state_backbones(rows)
+    _adopt(rows, "backbone", UNSTATED)
+    _adopt(rows, "protocol", "")
     for series in _grouped(rows, [*SERIES, "protocol", "source"]):
         _compare_mean(series)
     merged = [row for figures in _grouped(rows, FIGURE) for row in _merged(figures)]
@@ -227,6 +228,8 @@ def _spelled(raw: Row, names: Mapping[tuple[str, str], Row]) -> Row:
                 f"{method}: unknown {kind} {value!r}; add it to {NAMES.name}, beside analysis/published.py"
             )
         row[kind] = names[kind, value]["name"]
+    if "PANet own COCO split" in raw["source"]:  # contiguous blocks of classes: other folds than COCO-20i's
+        row["dataset"] = "coco20i_panet"
     try:
         row |= {"value": float(raw["value"]), "shots": int(raw["shots"]), "year": int(raw["year"])}
     except ValueError as error:
@@ -248,19 +251,18 @@ def _spelled(raw: Row, names: Mapping[tuple[str, str], Row]) -> Row:
     return {**row, "in_context": "yes" if in_context else "no", "source": source, "sources": [source], "notes": [note]}
 
 
-def _state_backbones(rows: Sequence[Row]) -> None:
-    """Name an unstated backbone where all figures of that source are those of one stated backbone elsewhere."""
-    names = [name for name in SERIES if name != "backbone"]
-    for series in _grouped(rows, names):
+def _adopt(rows: Sequence[Row], column: str, blank: str) -> None:
+    """Fill what a source doesn't state in where its figures are exactly those of one stated value elsewhere."""
+    for series in _grouped(rows, [name for name in SERIES if name != column]):
         stated: dict[str, set[tuple[str, float]]] = {}
         for row in series:
-            stated.setdefault(row["backbone"], set()).add((row["fold"], row["value"]))
-        for group in _grouped([row for row in series if row["backbone"] == UNSTATED], ["source"]):
+            stated.setdefault(row[column], set()).add((row["fold"], row["value"]))
+        for group in _grouped([row for row in series if row[column] == blank], ["source"]):
             figures = {(row["fold"], row["value"]) for row in group}
-            equal = [name for name, known in stated.items() if name != UNSTATED and figures <= known]
+            equal = [name for name, known in stated.items() if name != blank and figures <= known]
             for row in group if len(equal) == 1 else []:
-                row["backbone"] = equal[0]
-                row["notes"].append("backbone not stated by one source, named by its equal figures")
+                row[column] = equal[0]
+                row["notes"].append(f"{column} not stated by one source, taken from the one with equal figures")
 
 
 def _average(figures: Iterable[Row]) -> float:
@@ -284,7 +286,7 @@ def _compare_mean(series: Sequence[Row]) -> None:
 def _merged(figures: Sequence[Row]) -> list[Row]:
     """One row for each value and protocol of a figure, in the finest precision that some source prints."""
     kept: list[Row] = []
-    for row in sorted(figures, key=lambda row: (-row["decimals"], row["protocol"] == "")):
+    for row in sorted(figures, key=lambda row: -row["decimals"]):
         same = next((other for other in kept if _same_figure(other, row)), None)
         if same is None:
             kept.append(row)
@@ -298,7 +300,7 @@ def _merged(figures: Sequence[Row]) -> list[Row]:
 
 
 def _same_figure(finer: Row, row: Row) -> bool:
-    if row["protocol"] not in ("", finer["protocol"]):
+    if row["protocol"] != finer["protocol"]:
         return False
     rounding = 0.5 * 10.0 ** -row["decimals"] if row["decimals"] < finer["decimals"] else 0.0
     return abs(finer["value"] - row["value"]) <= rounding + 1e-9

@@ -56,13 +56,8 @@ def page(results: Results, parts: Sequence[Collected], *, title: str) -> str:
     for part in parts:
         name = f" · {part.name}" if len(parts) > 1 else ""
         plots, warnings = plots_of(results, part)
-        sections.append(
-            (
-                f"tables{part.suffix}",
-                f"Tables{name}",
-                "".join(_table(table) for table in part.tables if not _claims(table)) + _warnings(warnings),
-            )
-        )
+        tables = "".join(_table(table) for table in part.tables if not _claims(table))
+        sections.append((f"tables{part.suffix}", f"Tables{name}", tables + _warnings(warnings)))
         sections.append((f"figures{part.suffix}", f"Figures{name}", plots_html(plots)))
         panels = gallery(results, part.study)
         if panels:

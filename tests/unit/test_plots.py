@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,9 +57,9 @@ def check(plot: Plot | None, folder: Path) -> pd.DataFrame:
 def test_shots(made: tuple[Results, Study], tmp_path: Path) -> None:
     """Every mark is the table's number of that backbone, method and task."""
     _, study = made
-    data = check(shots_plot(study), tmp_path)
+    data: Any = check(shots_plot(study), tmp_path)
     mine = next(s for s in study.subjects if (s.backbone, s.variant, s.trained_on) == (HOME, "diffup", HOME))
-    line = data[(data["panel"] == HOME) & (data["series"] == "DiffUp, mask")].set_index("x")
+    line: Any = data[(data["panel"] == HOME) & (data["series"] == "DiffUp, mask")].set_index("x")
     assert list(line.index) == [1, 5, 10]
     for shots in (1, 5, 10):
         number = study.number(mine, Task(shots, "mask"))
@@ -68,7 +69,7 @@ def test_shots(made: tuple[Results, Study], tmp_path: Path) -> None:
 
 
 def test_upgrade_goes_from_the_weakest_backbone_to_the_strongest(made: tuple[Results, Study], tmp_path: Path) -> None:
-    data = check(upgrade_plot(made[1]), tmp_path)
+    data: Any = check(upgrade_plot(made[1]), tmp_path)
     lines = {name: part["x"].tolist() for name, part in data.groupby("series")}
     assert lines == {
         f"DiffUp, trained on {HOME}": [HOME, CLIP, BETTER],
@@ -80,7 +81,7 @@ def test_upgrade_goes_from_the_weakest_backbone_to_the_strongest(made: tuple[Res
 
 
 def test_steps_are_those_of_the_cells(made: tuple[Results, Study], tmp_path: Path) -> None:
-    data = check(steps_plot(made[1]), tmp_path)
+    data: Any = check(steps_plot(made[1]), tmp_path)
     default = SampleConfig().steps
     assert data["x"].tolist() == sorted({1, 4, 8, default}) and set(data["series"]) == {HOME}
 
@@ -89,8 +90,8 @@ def test_classes_are_paired_differences(made: tuple[Results, Study], tmp_path: P
     results, study = made
     names = class_names(results, study.counts)
     assert names == {c: f"class {c}" for c in range(8)}
-    data = check(classes_plot(study, names), tmp_path)
-    here = data[data["panel"] == HOME].set_index("x")
+    data: Any = check(classes_plot(study, names), tmp_path)
+    here: Any = data[data["panel"] == HOME].set_index("x")
     expected: dict[int, float] = {}
     for fold in (0, 1):
         ours, theirs = (results.counts[cell(fold=fold, method=m).key()] for m in ("diffup", "prior_mean"))
@@ -103,7 +104,7 @@ def test_classes_are_paired_differences(made: tuple[Results, Study], tmp_path: P
 
 
 def test_intervals_shrink_less_than_single_episodes_pretend(made: tuple[Results, Study], tmp_path: Path) -> None:
-    data = check(episodes_plot(made[1]), tmp_path)
+    data: Any = check(episodes_plot(made[1]), tmp_path)
     clustered, single = (
         data[data["series"] == name].set_index("x")["y"] for name in ("by query image", "by episode (too narrow)")
     )
@@ -117,7 +118,7 @@ def test_cost_counts_what_an_episode_takes(tmp_path: Path) -> None:
     _, study = read(root)
     assert cost_plot(study) is None
     frame = study.cells.assign(**COSTS, decode_gflops=np.where(study.cells["trained_on"] != "", 1.5, np.nan))
-    data = check(cost_plot(replace(study, cells=frame, _scores={}, _means={}, _numbers={})), tmp_path)
+    data: Any = check(cost_plot(replace(study, cells=frame, _scores={}, _means={}, _numbers={})), tmp_path)
     assert data.set_index("series")["x"].to_dict() == {
         f"{backbone}, {name}": x for backbone in (HOME, BETTER) for name, x in (("DiffUp", 6.0), ("prior mean", 4.5))
     }
