@@ -12,6 +12,7 @@ LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': "''", "–": "--", "—": "---", "−": "$-$", "±": r"$\pm$", "×": r"$\times$",
+    "†": r"$\dagger$", "‡": r"$\ddagger$", "√": r"$\surd$",
     "Δ": r"$\Delta$", "≥": r"$\geq$", "≤": r"$\leq$", "→": r"$\to$", "←": r"$\leftarrow$", "·": r"$\cdot$",
     "…": r"\dots{}", "½": r"$\frac12$", "’": "'", "\u202f": r"\,", "\u00a0": "~", "\n": " ",
 }  # fmt: skip

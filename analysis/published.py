@@ -50,6 +50,7 @@ KNOWN = {
 OK, CONFLICT, NO_AVERAGE = "ok", "conflict", "folds_do_not_average"
 IN_CONTEXT = " [in-context]"
 UNSTATED = "unstated"
+OWN_LISTS = "uniform data lists"  # of SCCAN's authors, on which they ran others' methods again
 TOLERANCE = 0.1  # percentage points between a printed mean and the mean of the printed folds
 ENTRIES = {"article", "inproceedings", "misc"}
 Row = dict[str, Any]
@@ -83,10 +84,10 @@ def normalise(raw: pd.DataFrame) -> pd.DataFrame:
         ValueError: a column is missing, a value is no number, or a method, data set, annotation or metric is unknown.
     """
     _has_columns(raw, RAW)
-    names = {(name["kind"], name["raw"]): name for name in _read(NAMES).to_dict("records")}
-    rows = [_spelled(row, names) for row in raw.loc[:, list(RAW)].astype(str).to_dict("records")]
+    names = {(name["kind"], name["raw"]): name for name in _records(_read(NAMES))}
+    rows = [_spelled(row, names) for row in _records(raw.loc[:, list(RAW)].astype(str))]
     _adopt(rows, "backbone", UNSTATED)
-    _adopt(rows, "protocol", "")
+    _adopt([row for row in rows if OWN_LISTS not in row["source"]], "protocol", "")
     for series in _grouped(rows, [*SERIES, "protocol", "source"]):
         _compare_mean(series)
     merged = [row for figures in _grouped(rows, FIGURE) for row in _merged(figures)]
@@ -109,7 +110,7 @@ def check_published(frame: pd.DataFrame, *, bib: Path = BIB) -> list[str]:
     """
     _has_columns(frame, COLUMNS)
     entries, problems = bibliography(bib)
-    rows = frame.to_dict("records")
+    rows = _records(frame)
     for row in rows:
         value = float(row["value"])
         wrong = [f"unknown {name} {row[name]!r}" for name, known in KNOWN.items() if row[name] not in known]
@@ -153,7 +154,7 @@ def rows_for(
     chosen = frame[(frame["dataset"] == dataset) & (frame["shots"] == shots)]
     chosen = chosen[(chosen["metric"] == metric) & (chosen["annotation"] == annotation)]
     table: list[Row] = []
-    for figures in _grouped(_by_source(chosen.to_dict("records")), SERIES):
+    for figures in _grouped(_by_source(_records(chosen)), SERIES):
         versions: list[list[Row]] = []
         printed = sorted(_grouped(figures, ["source", "protocol"]), key=lambda group: -len(group))
         for group in printed:
@@ -199,6 +200,10 @@ def _read(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
+def _records(frame: pd.DataFrame) -> list[Row]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
 def _has_columns(frame: pd.DataFrame, names: Iterable[str]) -> None:
     missing = [name for name in names if name not in frame.columns]
     if missing:
@@ -238,7 +243,7 @@ def _spelled(raw: Row, names: Mapping[tuple[str, str], Row]) -> Row:
     protocol, note, in_context = facts["protocol"], facts["note"], raw["method"].endswith(IN_CONTEXT)
     if in_context:  # trained by whoever reports it
         protocol, note = "", "generalist: saw the test classes in training"
-    elif "uniform data lists" in raw["source"]:
+    elif OWN_LISTS in raw["source"]:
         protocol, note = "", "run again by SCCAN's authors: scored at HSNet's size, not on its lists"
     elif style := re.search(r"(HSNet|PFENet)-style resize", raw["source"]):
         protocol, note = style.group(1).lower(), "protocol as the source marks it, by the size scored at"
@@ -266,13 +271,14 @@ def _adopt(rows: Sequence[Row], column: str, blank: str) -> None:
 
 
 def _average(figures: Iterable[Row]) -> float:
-    """The mean of the four folds to the decimals of the printed mean; nan if that agrees, or if one is missing."""
+    """The mean of the four folds; nan if the printed mean agrees once both have its decimals, or if one is missing."""
     values = {row["fold"]: float(row["value"]) for row in figures}
     if not {*FOLDS, "mean"} <= set(values):
         return float("nan")
     decimals = max(1, len(repr(values["mean"]).partition(".")[2]))
-    average = float(np.round(np.mean([values[fold] for fold in FOLDS]), decimals))
-    return average if abs(average - values["mean"]) > TOLERANCE + 1e-9 else float("nan")
+    average = float(np.mean([values[fold] for fold in FOLDS]))
+    off = abs(round(average, decimals) - values["mean"]) > TOLERANCE + 1e-9
+    return round(average + 1e-9, 2) if off else float("nan")
 
 
 def _compare_mean(series: Sequence[Row]) -> None:
@@ -303,7 +309,7 @@ def _same_figure(finer: Row, row: Row) -> bool:
     if row["protocol"] != finer["protocol"]:
         return False
     rounding = 0.5 * 10.0 ** -row["decimals"] if row["decimals"] < finer["decimals"] else 0.0
-    return abs(finer["value"] - row["value"]) <= rounding + 1e-9
+    return bool(abs(finer["value"] - row["value"]) <= rounding + 1e-9)
 
 
 def _mark_conflicts(figures: Sequence[Row]) -> None:

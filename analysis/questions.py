@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from analysis import captions
 from analysis.places import METHODS, Subject, Task
+from analysis.published_rows import published_rows
 from analysis.scores import Study
 from analysis.tables import Column, Entry, Row, Table
 
@@ -57,14 +58,15 @@ def main_table(study: Study) -> Table | None:
             for part, entry in zip(parts, _column(study, subjects, task, metric, chosen)):
                 part.append(entry)
     rows = [Row(captions.labels(study, subject), tuple(part)) for subject, part in zip(subjects, parts)]
+    published, footnotes = published_rows(study, columns)
     data = captions.data_name(study)
     return Table(
-        name="main",
+        name="cross_dataset" if study.cells["trained_dataset"].iloc[0] else "main",
         caption=f"Main results on {data}: mIoU and FB-IoU in %, mask annotation{captions.trained_on(study)}.",
         labels=("Backbone", "Method"),
         columns=tuple(columns),
-        rows=tuple(rows),
-        notes=(*captions.notes(study, rows), BOLD.format(of="method of a backbone")),
+        rows=(*rows, *published),
+        notes=(*captions.notes(study, rows), BOLD.format(of="method of a backbone"), *footnotes),
         stacked=True,
     )
 

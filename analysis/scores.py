@@ -22,6 +22,7 @@ from analysis.places import METHODS, SUBJECT, Subject, Task, one_per_place
 from analysis.stats import LEVEL, RESAMPLES, EpisodeCounts, Estimate, Scores, align, average, bootstrap, holm
 from analysis.tables import Number
 
+ONE_TABLE = ("dataset", "dataset_hash", "protocol", "protocol_hash", "trained_dataset")  # never mixed in one
 CHUNK = 64  # cells bootstrapped together: a class's sums then stay in cache
 
 Seeds = dict[int, tuple[str, ...]]  # training seed → keys, one per episode seed
@@ -65,6 +66,15 @@ class Study:
     _differences: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[Scores, Scores]] = field(default_factory=dict)
     _means: dict[tuple[Any, ...], Estimate] = field(default_factory=dict)
     _numbers: dict[tuple[Any, ...], Number | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what may not stand in one table."""
+        for name in ONE_TABLE:
+            values = sorted(set(self.cells[name]))
+            if len(values) > 1:
+                raise ValueError(
+                    f"these cells have {name} {', '.join(values)}: group them with analysis.scores.studies"
+                )
 
     @cached_property
     def seats(self) -> list[Seat]:
@@ -359,9 +369,8 @@ def studies(results: Results, *, resamples: int = RESAMPLES, seed: int = 0) -> l
     """
     if results.cells.empty:
         raise ValueError(f"{results.root} holds no evaluation cell; run a grid first, e.g. make quickstart")
-    by = ["dataset", "dataset_hash", "protocol", "protocol_hash", "trained_dataset"]
     found = []
-    for _, cells in results.cells.groupby(by, sort=True):
+    for _, cells in results.cells.groupby(list(ONE_TABLE), sort=True):
         kept, warnings = one_per_place(cells, results.documents)
         counts = {key: results.counts[key] for key in kept["key"] if key in results.counts}
         found.append(Study(kept, counts, tuple(warnings), resamples, seed))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 MISSING = "–"
+FIELDS = ("value", "low", "high", "std", "seeds", "episodes", "best", "second", "excludes_0", "p", "text", "keys")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +203,7 @@ def to_csv(table: Table) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     labels = [label.lower().replace(" ", "_") for label in table.labels]
-    fields = ["value", "low", "high", "std", "seeds", "episodes", "best", "second", "excludes_0", "p", "text", "keys"]
-    writer.writerow(["table", *labels, "column", *fields])
+    writer.writerow(["table", *labels, "column", *FIELDS])
     for row in table.rows:
         for column, entry in zip(table.columns, row.entries):
             place = [table.name, *row.labels, " / ".join(part for part in column.header if part)]
@@ -218,6 +218,46 @@ def to_csv(table: Table) -> str:
             facts = facts if not row.cite else [*facts[:3], "", "", "", "", "", "", ""]
             writer.writerow([*place, *facts, figure(entry), keys or row.cite])
     return buffer.getvalue()
+
+
+def from_csv(text: str, *, caption: str = "", stacked: bool = False) -> Table:
+    """The table that `to_csv` wrote, but for its caption, its notes and which of its columns are minor.
+
+    Raises:
+        ValueError: no such CSV.
+    """
+    lines = list(csv.reader(io.StringIO(text)))
+    header, body = (lines[0], lines[1:]) if lines else ([], [])
+    if "column" not in header or tuple(header[header.index("column") + 1 :]) != FIELDS or not body:
+        raise ValueError(f"not a table of this project: its CSV has columns table, labels, column, {', '.join(FIELDS)}")
+    depth = header.index("column")
+    places = dict.fromkeys(tuple(line[1:depth]) for line in body)
+    names = list(dict.fromkeys(line[depth] for line in body))
+    found = {(tuple(line[1:depth]), line[depth]): dict(zip(FIELDS, line[depth + 1 :])) for line in body}
+    rows = []
+    for labels in places:
+        entries = [found[labels, name] for name in names]
+        cites = {e["keys"] for e in entries if not e["seeds"] and e["keys"]}
+        rows.append(Row(labels, tuple(map(_entry, entries)), next(iter(cites), "")))
+    levels = max(name.count(" / ") for name in names)
+    columns = [Column(("",) * (levels - name.count(" / ")) + tuple(name.split(" / "))) for name in names]
+    labels = tuple(label.replace("_", " ").capitalize() for label in header[1:depth])
+    return Table(
+        name=body[0][0], caption=caption, labels=labels, columns=tuple(columns), rows=tuple(rows), stacked=stacked
+    )
+
+
+def _entry(facts: dict[str, str]) -> Entry:
+    if not facts["value"]:
+        return None if facts["text"] == MISSING else facts["text"]
+    seeds = int(facts["seeds"] or 1)
+    return Number(
+        value=float(facts["value"]), low=float(facts["low"]), high=float(facts["high"]), seeds=seeds,
+        std=float(facts["std"]) if facts["std"] else None, episodes=int(facts["episodes"] or 0),
+        keys=tuple(facts["keys"].split()) if facts["seeds"] else (), difference=facts["excludes_0"] != "",
+        p=float(facts["p"] or "nan"), best=facts["best"] == "yes", second=facts["second"] == "yes",
+        decimals=len(facts["text"].partition(".")[2]) if facts["text"] != MISSING else 1,
+    )  # fmt: skip
 
 
 def _yes(value: bool) -> str:

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.stats import EpisodeCounts, Estimate, Scores, align, average, bootstrap, multiplicities
+from analysis.stats import (
+    EpisodeCounts,
+    Estimate,
+    Scores,
+    align,
+    average,
+    bootstrap,
+    holm,
+    multiplicities,
+    per_class,
+)
 from diffup.metrics import fb_iou, miou
 
 SEED = 3
@@ -229,3 +239,59 @@ def test_a_hundred_cells_take_seconds() -> None:
     start = time.perf_counter()
     assert len(bootstrap(grid, resamples=2000)) == 100
     assert time.perf_counter() - start < 10
+
+
+def test_holm_by_hand() -> None:
+    """The example of a textbook: .01, .02, .03, .04 of four tests; an undefined one does not count."""
+    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    adjusted = holm([0.02, float("nan"), 0.03])
+    assert adjusted[0] == pytest.approx(0.04) and np.isnan(adjusted[1]) and adjusted[2] == pytest.approx(0.04)
+    assert holm([]) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_rejects_what_stepping_down_rejects(p_values: list[float]) -> None:
+    """Brute force: go up from the smallest, and stop at the first that is not below level over what is left."""
+    rejected = set()
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if p_values[i] * (len(p_values) - rank) >= 0.05:
+            break
+        rejected.add(i)
+    assert {i for i, p in enumerate(holm(p_values)) if p < 0.05} == rejected
+
+
+def test_p_value_goes_with_the_interval() -> None:
+    draws = np.arange(-19, 981, dtype=float)  # 19 below 0, one at 0
+    assert Estimate(480.0, draws, "x").p_value() == pytest.approx(2 * 21 / 1001)
+    assert Estimate(0.0, np.zeros(100), "x").p_value() == 1.0
+    assert 0 < Estimate(1.0, np.ones(100), "x").p_value() < 0.02
+    assert np.isnan(Estimate(float("nan"), draws, "x").p_value())
+
+
+def test_classes_share_the_resamples_of_their_mean() -> None:
+    cells = [made_up(), made_up(own=1)]
+    whole = bootstrap(cells, resamples=100, seed=SEED)
+    for scores, classes in zip(whole, per_class(cells, resamples=100, seed=SEED)):
+        np.testing.assert_allclose(np.mean([c.draws for c in classes.values()], axis=0), scores.miou.draws)
+        assert np.mean([c.value for c in classes.values()]) == pytest.approx(scores.miou.value)
+
+
+def test_the_interval_is_numpys() -> None:
+    for size in (1, 2, 7, 1000):
+        draws = np.random.default_rng(size).normal(50, 3, size)
+        expected = np.quantile(draws, [0.025, 0.975])
+        np.testing.assert_allclose(Estimate(50.0, draws, "x").interval(), expected, rtol=1e-12)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """500 simulations of 1000 episodes from pools of 25 to 60 images a class; of single episodes they would not."""
+    from benchmarks.coverage import coverage
+
+    found = coverage(500, 1000, 400, seed=1)
+    for name in ("mIoU", "FB-IoU", "paired difference"):
+        share, _ = found[name]["clustered"]
+        assert 0.92 <= share <= 0.98, (name, share)
+    assert found["mIoU"]["single episodes"][0] < 0.75
+    assert found["paired difference"]["clustered"][1] < 0.5 * found["mIoU"]["clustered"][1]

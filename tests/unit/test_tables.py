@@ -12,7 +12,7 @@ import pytest
 
 from analysis.html import to_html
 from analysis.latex import PAGE_LINES, escape_latex, to_latex
-from analysis.tables import Column, Number, Row, Table, figure, interval, to_csv, to_markdown
+from analysis.tables import Column, Number, Row, Table, figure, from_csv, interval, to_csv, to_markdown
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 RENDERERS = {"tex": to_latex, "md": to_markdown, "html": to_html, "csv": to_csv}
@@ -145,3 +145,19 @@ def test_long_tables_continue_on_another_page() -> None:
     assert all(text.count(f"row {i} &") == 1 for i in range(48))
     assert pages[0].count("row ") == PAGE_LINES // 6 * 6
     assert (text.count(r"\label{tab:long}"), text.count("(continued)")) == (1, 1)
+
+
+@pytest.mark.parametrize("table", [HARD, EMPTY], ids=lambda table: table.name)
+def test_a_table_comes_back_from_its_csv(table: Table) -> None:
+    """So that committed figures can be shown again, in another format."""
+    again = from_csv(to_csv(table), caption=table.caption)
+    assert to_csv(again) == to_csv(table)
+    plain = replace(again, notes=table.notes)
+    assert to_markdown(plain) == to_markdown(table)
+    assert to_latex(plain) == to_latex(table)
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "table,backbone,column,value\nmain,a,b,1\n"])
+def test_another_csv_is_no_table(text: str) -> None:
+    with pytest.raises(ValueError, match="not a table of this project"):
+        from_csv(text)
