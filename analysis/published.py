@@ -50,7 +50,6 @@ KNOWN = {
 OK, CONFLICT, NO_AVERAGE = "ok", "conflict", "folds_do_not_average"
 IN_CONTEXT = " [in-context]"
 UNSTATED = "unstated"
-OWN_LISTS = "uniform data lists"  # of SCCAN's authors, on which they ran others' methods again
 TOLERANCE = 0.1  # percentage points between a printed mean and the mean of the printed folds
 ENTRIES = {"article", "inproceedings", "misc"}
 Row = dict[str, Any]
@@ -77,8 +76,8 @@ def load_published(path: Path | None = None) -> pd.DataFrame:
 def normalise(raw: pd.DataFrame) -> pd.DataFrame:
     """Published figures (columns `COLUMNS`) from a raw collection (columns `RAW`), in an order of their own.
 
-    A backbone or protocol that a source leaves open is named where all its figures of a result are those of one that
-    another source names. Figures that differ by printed decimals only (46.23 and 46.2) are one, at the finer precision.
+    A backbone that a source leaves open is named where all its figures of a result are those of one stated backbone.
+    Figures that differ by printed decimals only (46.23 and 46.2) are one, at the finer precision.
 
     Raises:
         ValueError: a column is missing, a value is no number, or a method, data set, annotation or metric is unknown.
@@ -86,8 +85,7 @@ def normalise(raw: pd.DataFrame) -> pd.DataFrame:
     _has_columns(raw, RAW)
     names = {(name["kind"], name["raw"]): name for name in _records(_read(NAMES))}
     rows = [_spelled(row, names) for row in _records(raw.loc[:, list(RAW)].astype(str))]
-    _adopt(rows, "backbone", UNSTATED)
-    _adopt([row for row in rows if OWN_LISTS not in row["source"]], "protocol", "")
+    _name_backbones(rows)
     for series in _grouped(rows, [*SERIES, "protocol", "source"]):
         _compare_mean(series)
     merged = [row for figures in _grouped(rows, FIGURE) for row in _merged(figures)]
@@ -243,7 +241,7 @@ def _spelled(raw: Row, names: Mapping[tuple[str, str], Row]) -> Row:
     protocol, note, in_context = facts["protocol"], facts["note"], raw["method"].endswith(IN_CONTEXT)
     if in_context:  # trained by whoever reports it
         protocol, note = "", "generalist: saw the test classes in training"
-    elif OWN_LISTS in raw["source"]:
+    elif "uniform data lists" in raw["source"]:
         protocol, note = "", "run again by SCCAN's authors: scored at HSNet's size, not on its lists"
     elif style := re.search(r"(HSNet|PFENet)-style resize", raw["source"]):
         protocol, note = style.group(1).lower(), "protocol as the source marks it, by the size scored at"
@@ -256,18 +254,18 @@ def _spelled(raw: Row, names: Mapping[tuple[str, str], Row]) -> Row:
     return {**row, "in_context": "yes" if in_context else "no", "source": source, "sources": [source], "notes": [note]}
 
 
-def _adopt(rows: Sequence[Row], column: str, blank: str) -> None:
-    """Fill what a source doesn't state in where its figures are exactly those of one stated value elsewhere."""
-    for series in _grouped(rows, [name for name in SERIES if name != column]):
+def _name_backbones(rows: Sequence[Row]) -> None:
+    """Name an unstated backbone where all figures of that source are those of one stated backbone elsewhere."""
+    for series in _grouped(rows, [name for name in SERIES if name != "backbone"]):
         stated: dict[str, set[tuple[str, float]]] = {}
         for row in series:
-            stated.setdefault(row[column], set()).add((row["fold"], row["value"]))
-        for group in _grouped([row for row in series if row[column] == blank], ["source"]):
+            stated.setdefault(row["backbone"], set()).add((row["fold"], row["value"]))
+        for group in _grouped([row for row in series if row["backbone"] == UNSTATED], ["source"]):
             figures = {(row["fold"], row["value"]) for row in group}
-            equal = [name for name, known in stated.items() if name != blank and figures <= known]
+            equal = [name for name, known in stated.items() if name != UNSTATED and figures <= known]
             for row in group if len(equal) == 1 else []:
-                row[column] = equal[0]
-                row["notes"].append(f"{column} not stated by one source, taken from the one with equal figures")
+                row["backbone"] = equal[0]
+                row["notes"].append("backbone not stated by one source, taken from the one with equal figures")
 
 
 def _average(figures: Iterable[Row]) -> float:
