@@ -7,14 +7,15 @@ from pathlib import Path
 
 
 def print_tables(results: Path, keys: list[str]) -> None:
-    """Write all tables of the cells `keys` below `results`, print the main one and the claims, and name the files."""
+    """Write tables, figures and the report of the cells `keys` below `results`; print the main table and the claims."""
     from analysis.paper import main_markdown, write_all
 
     out = results / "tables"
     written = write_all(results, out, keys=keys)
     print(f"\n{main_markdown(results, keys=keys).rstrip()}\n")
     names = sorted(path.name for path in written if path.suffix == ".md")
-    print(f"tables   {out}  ({', '.join(names)}; also .tex and .csv)")
+    print(f"tables   {out}  ({', '.join(names)}; also .tex, .html and .csv)")
+    print(f"report   {out / 'report.html'}")
     print(f"results  {results}")
     database = results / "mlflow.db"
     if database.is_file():
