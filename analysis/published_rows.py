@@ -13,6 +13,7 @@ from analysis.scores import Study
 from analysis.tables import Column, Entry, Number, Row
 
 MOST = 12  # strictly few-shot rows, and as many in-context ones
+PLACE = ("method", "backbone", "key", "protocol", "in_context")
 DATASETS = ("pascal5i", "coco20i", "fss1000")
 FOOTNOTES = (
     "Below the line: published figures, each by its own protocol (in brackets) on its own episodes; not to be compared "
@@ -42,22 +43,22 @@ def published_rows(study: Study, columns: Sequence[Column]) -> tuple[list[Row], 
     if not name:
         return [], [NONE]
     shots = list(dict.fromkeys(int(column.header[0].partition("-")[0]) for column in columns))
-    places = [(k, metric) for k in shots for metric in ("miou", "fb_iou")]
-    tables = {(k, metric): {_place(row): row for row in _records(name, k, metric)} for k, metric in places}
-    first = tables[shots[0], "miou"]
-    known = sorted((p for p, row in first.items() if row["mean"] == row["mean"]), key=lambda p: -first[p]["mean"])
-    strict = [p for p in known if first[p]["in_context"] != "yes" and _has_folds(first[p], name)][:MOST]
-    generalists = [p for p in known if first[p]["in_context"] == "yes"][:MOST]
+    tables = {(k, metric): _records(name, k, metric) for k in shots for metric in ("miou", "fb_iou")}
+    first = sorted(
+        (row for row in tables[shots[0], "miou"] if row["mean"] == row["mean"]), key=lambda row: -row["mean"]
+    )
+    strict = [row for row in first if row["in_context"] != "yes" and _has_folds(row, name)][:MOST]
+    generalists = [row for row in first if row["in_context"] == "yes"][:MOST]
     rows = []
-    for place in sorted([*strict, *generalists], key=lambda place: (first[place]["backbone"], first[place]["mean"])):
+    for whose in sorted([*strict, *generalists], key=lambda row: (row["backbone"], row["mean"])):
         entries: list[Entry] = []
         for column in columns:
             metric = "fb_iou" if column.header[1] == "FB-IoU" else "miou"
-            row = tables[int(column.header[0].partition("-")[0]), metric].get(place)
+            row = _of_source(tables[int(column.header[0].partition("-")[0]), metric], whose)
             fold = column.header[1].removeprefix("fold ") if column.header[1].startswith("fold ") else "mean"
             value = row[fold] if row is not None else float("nan")
             entries.append(Number(value=float(value)) if value == value else None)
-        rows.append(Row(_labels(first[place]), tuple(entries), str(first[place]["key"])))
+        rows.append(Row(_labels(whose), tuple(entries), str(whose["key"])))
     return rows, [note.format(most=len(strict)) for note in FOOTNOTES] if rows else [NONE]
 
 
@@ -66,8 +67,12 @@ def _records(name: str, shots: int, metric: str) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in found.to_dict("records")]
 
 
-def _place(row: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(str(row[name]) for name in ("method", "backbone", "key", "protocol", "in_context"))
+def _of_source(rows: Sequence[dict[str, Any]], whose: dict[str, Any]) -> dict[str, Any] | None:
+    """The row of the same method that the same source prints; of another source only if none contradicts it."""
+    same = [row for row in rows if all(row[name] == whose[name] for name in PLACE)]
+    sources = set(str(whose["source"]).split(";"))
+    shared = [row for row in same if sources & set(str(row["source"]).split(";"))]
+    return shared[0] if shared else same[0] if len(same) == 1 else None
 
 
 def _has_folds(row: dict[str, Any], name: str) -> bool:

@@ -197,6 +197,9 @@ def open_store(uri: str) -> MlflowClient:
     return client
 
 
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # else its pages are those of language models
+
+
 def open_experiment(client: MlflowClient, uri: str, name: str, results: Path) -> str:
     """Id of the experiment of this name; made if it isn't there, restored if it was deleted."""
     from mlflow.exceptions import MlflowException
@@ -207,7 +210,7 @@ def open_experiment(client: MlflowClient, uri: str, name: str, results: Path) ->
             # A server keeps artifacts where it is told to; beside a database they need an absolute place.
             place = None if uri.startswith("http") else (results / "mlartifacts").as_uri()
             try:
-                made: str = client.create_experiment(name, artifact_location=place)
+                made: str = client.create_experiment(name, artifact_location=place, tags=KIND)
                 return made
             except MlflowException:  # another machine was first
                 found = client.get_experiment_by_name(name)

@@ -204,6 +204,9 @@ def test_an_unstated_backbone_is_named_by_its_figures() -> None:
     assert set(same["backbone"]) == {"ResNet-50"} and len(same) == 5
     other = normalise(raw_frame(raw_rows("a"), raw_rows("b", {**PRINTED, "0": "64.4"}, start)))
     assert set(other["backbone"]) == {"ResNet-50", "unstated"} and len(other) == 10
+    deeper = (*HSNET[:4], "RN101", *HSNET[5:])
+    either = normalise(raw_frame(raw_rows("a"), raw_rows("c", PRINTED, deeper), raw_rows("b", {"mean": "64.0"}, start)))
+    assert either.loc[either["source"] == "b", "backbone"].tolist() == ["unstated"]
 
 
 def test_one_method_by_two_protocols_is_two_results() -> None:
@@ -322,3 +325,16 @@ def test_no_raw_figure_is_lost(shared_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "published.csv"
     assert main(["--raw", str(path), "--out", str(out)]) == 0
     assert out.read_bytes() == PUBLISHED.read_bytes()
+
+
+def test_a_row_of_a_main_table_keeps_to_its_source() -> None:
+    """Where sources contradict each other, the figures of one row are those that one source prints."""
+    from analysis.published_rows import _of_source
+
+    base = {"method": "M", "backbone": "B", "key": "k", "protocol": "", "in_context": "no"}
+    one, two = {**base, "source": "a;b", "mean": 1.0}, {**base, "source": "c", "mean": 2.0}
+    assert _of_source([one, two], {**base, "source": "b"}) is one
+    assert _of_source([one, two], {**base, "source": "c;d"}) is two
+    assert _of_source([one, two], {**base, "source": "e"}) is None
+    assert _of_source([one], {**base, "source": "e"}) is one
+    assert _of_source([one], {**base, "protocol": "hsnet", "source": "a"}) is None
