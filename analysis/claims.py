@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from analysis import captions
 from analysis.places import Subject, Task
-from analysis.questions import MASK, beside, upgrades, wrong_names_of
+from analysis.questions import MASK, beside, shown, upgrades, wrong_names_of
 from analysis.scores import Study
 from analysis.tables import Column, Row, Table
 
@@ -13,9 +13,9 @@ def claims_table(study: Study) -> Table | None:
     """What the project claims, each as a paired difference with the verdict of its interval."""
     one_shot, zero_shot = Task(1, MASK), Task(0, "text")
     claims: list[tuple[str, tuple[Subject, Task], tuple[Subject, Task]]] = []
-    methods = [s for s in study.subjects if s.variant == "diffup" and not s.control]
+    methods = [s for s in shown(study) if s.variant == "diffup" and not s.control]
     for home in (s for s in methods if s.backbone == s.trained_on):
-        baselines = [s for s in study.subjects if s.variant != "diffup" and not s.control and beside(home, s)]
+        baselines = [s for s in shown(study) if s.variant != "diffup" and not s.control and beside(home, s)]
         for other in baselines:
             if study.asked(home, one_shot) and study.asked(other, one_shot):
                 ours, theirs = captions.method_name(study, home), captions.method_name(study, other)

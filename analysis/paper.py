@@ -42,7 +42,7 @@ PAPER = r"""% Compile with latexmk -pdf paper.tex
 """
 FIGURE = r"""\begin{figure}[htbp]
 \centering
-\includegraphics[width=@WIDTH@\textwidth]{@NAME@.pdf}
+\includegraphics[width=@WIDTH@\textwidth,height=.75\textheight,keepaspectratio]{@NAME@.pdf}
 \caption{@CAPTION@}
 \label{fig:@NAME@}
 \end{figure}

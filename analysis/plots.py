@@ -163,14 +163,15 @@ def cost_plot(study: Study) -> Plot | None:
                 best = value.value
                 frontier.append((x, best))
         axes.plot(*zip(*frontier), color="0.5", linewidth=0.9, drawstyle="steps-post", zorder=0)
-        axes.set(xlabel="GFLOPs an episode (encode supports and query, match, decode)", ylabel=f"mIoU (%), {task}")
+        axes.set(xlabel="GFLOPs an episode", ylabel=f"mIoU (%), {task}")
         axes.set_xscale("log")
         low, high = axes.get_xlim()
         ticks = [t * 10.0**power for power in range(-3, 6) for t in (1, 2, 5) if low <= t * 10.0**power <= high]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         figure.legend(loc="outside right upper", fontsize=6.5)
-        caption = f"Accuracy and cost, {task}, {source_of(study)}; the line joins what no cheaper method beats."
+        what = f"Accuracy and cost of an episode (encoding its images, matching, decoding), {task}, {source_of(study)}"
+        caption = f"{what}; the line joins what no cheaper method beats."
         return finish(figure, "figure_cost", caption, marks)
 
 

@@ -20,7 +20,7 @@ from analysis.figures import Curve, calibration_plot
 from analysis.frame import Results
 from analysis.places import Subject, Task
 from analysis.plotting import Plot
-from analysis.questions import ordered
+from analysis.questions import ordered, shown
 from analysis.scores import Study, studies, to_number
 from analysis.stats import RESAMPLES, Estimate, average
 from analysis.tables import Column, Entry, Number, Row, Table, to_markdown
@@ -46,7 +46,7 @@ class Qualities:
 
     def places(self) -> list[tuple[Task, Subject]]:
         """Tasks and trained subjects that were asked for, in the order of a table."""
-        subjects = [subject for subject in self.study.subjects if subject.trained_on and not subject.control]
+        subjects = [subject for subject in shown(self.study) if subject.trained_on and not subject.control]
         return [(t, s) for t in ordered(list(self.study.folds_by_task)) for s in subjects if self.study.asked(s, t)]
 
     def read(self, keys: tuple[str, ...], fold: int, resamples: int) -> Quality | None:

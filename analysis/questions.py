@@ -73,7 +73,7 @@ def main_table(study: Study) -> Table | None:
 
 def upgrade_table(study: Study) -> Table | None:
     """Backbone upgrade: each test backbone with the same checkpoint, against the backbone that it was trained on."""
-    methods = [subject for subject in study.subjects if subject.trained_on and not subject.control]
+    methods = [subject for subject in shown(study) if subject.trained_on and not subject.control]
     groups = []
     for task in ordered(list(study.folds_by_task)):
         for home in (subject for subject in methods if subject.backbone == subject.trained_on):
