@@ -39,7 +39,7 @@ def _ratio(above: Sequence[Floats], below: Sequence[Floats], shown: NDArray[np.b
 def calibration_plot(curves: Sequence[Curve], title: str, name: str) -> Plot:
     """The three panels."""
     marks: list[dict[str, Any]] = []
-    with canvas(3, width=3.7, height=3.9) as (figure, (iou, reliability, error)):
+    with canvas(3, width=3.7, height=4.4) as (figure, (iou, reliability, error)):
         for number, curve in enumerate(curves):
             style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
             for axes, panel, line in (

@@ -7,7 +7,6 @@ Each is a function from a `Study` to a `Plot`, or to None where no cell speaks t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -138,7 +137,7 @@ def main_task(study: Study) -> Task:
 def cost_plot(study: Study) -> Plot | None:
     """mIoU against the operations of an episode, and the frontier of methods that no cheaper one beats."""
     task = main_task(study)
-    points: list[tuple[str, float, Number]] = []
+    points: list[tuple[str, str, float, Number]] = []
     for subject in (s for s in shown(study) if not s.control and study.asked(s, task)):
         score = study.number(subject, task)
         if score is None:
@@ -147,18 +146,21 @@ def cost_plot(study: Study) -> Plot | None:
         encode, match = own["encode_gflops"].mean(), own["prior_gflops"].mean()
         total = (task.shots + 1) * encode + match + np.nan_to_num(own["decode_gflops"].mean())
         if total == total:
-            points.append((", ".join(captions.labels(study, subject)), float(total), score))
+            points.append((*captions.labels(study, subject), float(total), score))
     if len(points) < 2:
         return None
     marks: Marks = []
-    with canvas(width=5.2, height=3.4) as (figure, (axes,)):
-        for number, ((name, x, value), shape) in enumerate(zip(points, cycle(MARKERS))):
-            style = {**line_style(number, 0, name), "marker": shape, "linestyle": "none"}
+    backbones, methods = (list(dict.fromkeys(point[i] for point in points)) for i in (0, 1))
+    with canvas(width=5.4, height=4.0) as (figure, (axes,)):
+        for backbone, method, x, value in points:
+            name = f"{backbone}, {method}"
+            shape = MARKERS[methods.index(method) % len(MARKERS)]
+            style = {**line_style(backbones.index(backbone), 0, name), "marker": shape, "linestyle": "none"}
             draw_line(axes, [x], [value], style, band=False)
             marks.append(mark(name, x, value.value, value.low, value.high, value.keys))
         best = float("-inf")
         frontier = []
-        for _, x, value in sorted(points, key=lambda point: (point[1], -point[2].value)):
+        for _, _, x, value in sorted(points, key=lambda point: (point[2], -point[3].value)):
             if value.value > best:
                 best = value.value
                 frontier.append((x, best))
@@ -169,7 +171,7 @@ def cost_plot(study: Study) -> Plot | None:
         ticks = [t * 10.0**power for power in range(-3, 6) for t in (1, 2, 5) if low <= t * 10.0**power <= high]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-        figure.legend(loc="outside right upper", fontsize=6.5)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=6.5)
         what = f"Accuracy and cost of an episode (encoding its images, matching, decoding), {task}, {source_of(study)}"
         caption = f"{what}; the line joins what no cheaper method beats."
         return finish(figure, "figure_cost", caption, marks)
