@@ -46,7 +46,7 @@ def data_name(study: Study) -> str:
 def notes(study: Study, rows: Sequence[Row]) -> list[str]:
     """Protocol, data, episodes, seeds, code, and how to read intervals: of the cells that the rows come from."""
     keys = {key for row in rows for entry in row.entries if isinstance(entry, Number) for key in entry.keys}
-    cells = study.cells[study.cells["key"].isin(list(keys))]
+    cells = study.cells.iloc[sorted(study.places[key] for key in keys if key in study.places)]
     first = study.cells.iloc[0]
     protocol = f"Protocol {first['protocol']} ({first['protocol_hash'] or 'no hash'})"
     data = f"data {first['dataset']} ({first['dataset_hash'] or 'no fingerprint'})"

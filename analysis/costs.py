@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import pandas as pd
+from typing import Any
 
 from analysis import captions
 from analysis.places import Subject
@@ -17,29 +16,33 @@ COLUMNS = (
     ("GFLOPs", "match"), ("GFLOPs", "decode"), ("time", "ms an episode"), ("time", "{} hours"), ("", "mIoU"),
 )  # fmt: skip
 FIGURES = ("backbone_mparams", "decoder_mparams", "encode_gflops", "prior_gflops", "decode_gflops")
+OTHERS = ("key", "status", "device", "seconds", "episodes")
+
+Facts = dict[str, list[Any]]  # columns of cells
 
 
 def cost_table(study: Study) -> Table | None:
     """Cost of each method on its first task (1-shot mask, if asked), and hours of all its cells; None if unknown."""
     tasks = ordered(list(study.folds_by_task))
     rows, devices = [], set()
-    cells = study.cells[study.cells["status"] == "finished"]
+    facts = {name: study.cells[name].tolist() for name in (*FIGURES, *OTHERS)}
     by_subject: dict[Subject, list[int]] = {}
-    finished = set(cells["key"])
-    for place, seat in enumerate(seat for seat in study.seats if seat.key in finished):
-        by_subject.setdefault(seat.subject, []).append(place)
+    for place, seat in enumerate(study.seats):
+        if facts["status"][place] == "finished":
+            by_subject.setdefault(seat.subject, []).append(place)
     visual = [task for task in tasks if task.shots] or tasks
     for subject in shown(study):
         task = next((t for t in visual if study.asked(subject, t)), None)
-        own = cells.iloc[by_subject.get(subject, [])]
-        if subject.control or task is None or own.empty or own["backbone_mparams"].isna().all():
+        own = by_subject.get(subject, [])
+        if subject.control or task is None or all(_missing(facts["backbone_mparams"][i]) for i in own):
             continue
-        at = own[(own["shots"] == task.shots) & (own["annotation"] == task.annotation)]
-        devices |= {"GPU" if device.startswith("cuda") else "CPU" for device in own["device"]}
-        hours = _number(own["seconds"].sum() / 3600, own, 2)
-        entries: list[Entry] = [_mean(at, name, 2) for name in FIGURES]
-        milliseconds = 1000 * at["seconds"].sum() / max(1, at["episodes"].sum())
-        entries = [entries[0], *entries[1:], _number(milliseconds, at, 1), hours, study.number(subject, task)]
+        at = [i for i in own if study.seats[i].task == task]
+        devices |= {"GPU" if facts["device"][i].startswith("cuda") else "CPU" for i in own}
+        seconds, episodes = (sum(facts[name][i] for i in at) for name in ("seconds", "episodes"))
+        entries: list[Entry] = [_mean(facts, name, at) for name in FIGURES]
+        entries.append(_number(facts, 1000 * seconds / max(1, episodes), at, 1))
+        entries.append(_number(facts, sum(facts["seconds"][i] for i in own) / 3600, own, 2))
+        entries.append(study.number(subject, task))
         rows.append(Row((*captions.labels(study, subject), str(task)), tuple(entries)))
     if not rows:
         return None
@@ -60,11 +63,15 @@ def cost_table(study: Study) -> Table | None:
     )
 
 
-def _mean(cells: pd.DataFrame, name: str, decimals: int) -> Number | None:
-    known = cells[cells[name].notna()]
-    return None if known.empty else _number(float(known[name].mean()), known, decimals)
+def _missing(value: float) -> bool:
+    return value != value
 
 
-def _number(value: float, cells: pd.DataFrame, decimals: int) -> Number:
-    keys: Sequence[str] = cells["key"].tolist()
-    return Number(value=float(value), decimals=decimals, keys=tuple(keys), episodes=int(cells["episodes"].sum()))
+def _mean(facts: Facts, name: str, places: Sequence[int]) -> Number | None:
+    known = [i for i in places if not _missing(facts[name][i])]
+    return _number(facts, sum(facts[name][i] for i in known) / len(known), known, 2) if known else None
+
+
+def _number(facts: Facts, value: float, places: Sequence[int], decimals: int) -> Number:
+    keys = tuple(facts["key"][i] for i in places)
+    return Number(value=float(value), decimals=decimals, keys=keys, episodes=sum(facts["episodes"][i] for i in places))

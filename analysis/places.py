@@ -61,6 +61,8 @@ def one_per_place(cells: pd.DataFrame, documents: dict[str, dict[str, Any]]) -> 
     ranked = ranked.sort_values(["launch", "done", "finished", "key"])
     kept = ranked.drop_duplicates(PLACE, keep="last").drop(columns="done")
     warnings = []
+    if len(kept) == len(cells):
+        return cells.sort_values("key", ignore_index=True), []
     spare = cells[~cells["key"].isin(kept["key"])]
     chosen = {tuple(row[name] for name in PLACE): str(row["key"]) for row in kept.to_dict("records")}
     alike: dict[str, list[str]] = {}

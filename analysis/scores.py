@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from analysis.frame import Results
 from analysis.places import METHODS, SUBJECT, Subject, Task, one_per_place
@@ -119,6 +120,11 @@ class Study:
         for subject in self.subjects:
             found.setdefault((subject.backbone, subject.weights), []).append(subject)
         return found
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The row of `cells` of each key."""
+        return {seat.key: place for place, seat in enumerate(self.seats)}
 
     @cached_property
     def weights(self) -> dict[str, set[str]]:
@@ -338,7 +344,8 @@ class Study:
             episodes = [counts for _, counts in members]
             return bootstrap(episodes, resamples=self.resamples, seed=self.seed, stream=fold)
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets other threads work
+        # A chunk's products are small: a thread a chunk is faster than all threads on one.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
             for (_, members), found in zip(chunks, pool.map(lambda chunk: scored(*chunk), chunks)):
                 self._scores.update(zip((keys for keys, _ in members), found))
         self._unscored.clear()

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +64,10 @@ class EpisodeCounts:
 
     def sample(self) -> str:
         """Hash of the episodes' ids, classes and queries: equal for cells that can be paired as they are."""
+        return self._sample
+
+    @cached_property
+    def _sample(self) -> str:
         digest = hashlib.sha256(self.episode.tobytes() + self.class_id.tobytes())
         digest.update("\n".join(self.query.tolist()).encode())
         return digest.hexdigest()[:12]

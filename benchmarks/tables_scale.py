@@ -1,6 +1,6 @@
 """How long a large frame takes to become tables: 100,000 made-up cells, seconds and gigabytes.
 
-    python benchmarks/tables_scale.py [--cells 100000] [--episodes 100] [--resamples 1000]
+    python benchmarks/tables_scale.py [--cells 100000] [--episodes 100] [--resamples 2000]
 
 4 data sets × 4 folds × 25 tasks × 25 backbones × 10 methods, each cell with its own counts of shared episodes; every
 table of results with its intervals and paired marks (not those of quality, which read each cell's file).
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=100_000)
     parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--resamples", type=int, default=1000)
+    parser.add_argument("--resamples", type=int, default=2000)
     options = parser.parse_args()
     results = made_up(options.cells, options.episodes)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
