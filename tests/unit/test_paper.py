@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from analysis.tables import Number, Table
 from diffup.config import InputConfig, SampleConfig
 from experiments.cell import Cell
 from tests.unit.stores import BETTER, CLIP, HOME, cell, grid, write_cell, write_store
-from tests.unit.test_tables import EMPTY, HARD, WIDE
+from tests.unit.test_tables import EMPTY, HARD, RENDERERS, WIDE
 
 FAST = 200
 
@@ -455,3 +456,27 @@ def test_a_document_that_does_not_compile_is_a_warning(
     (tmp_path / "paper.tex").write_text("\\documentclass{article}\\begin{document}\\nonsense\\end{document}")
     assert compiled(tmp_path) == []
     assert "does not compile (! Undefined control sequence" in capsys.readouterr().err
+
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
+
+@pytest.fixture(scope="module")
+def awkward(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Table]:
+    """One fold, names with ``_ % &``, 0 shots, a missing cell, a tie, and a method that is worse."""
+    name = {"dataset": "my_data 50% & more"}
+    cells = [cell(**name), cell(**name, method="prior_mean"), replace(cell(**name), variant="a_b%", checkpoint="c")]
+    cells += [cell(**name, backbone=CLIP), cell(**name, backbone=CLIP, shots=0, annotation="text")]
+    gone = cell(**name, backbone=CLIP, method="prior_mean")
+    root = write_store(tmp_path_factory.mktemp("awkward"), [*cells, gone], missing=lambda asked: asked == gone)
+    return tables_of(root)
+
+
+@pytest.mark.parametrize("suffix", ["tex", "md", "html"])
+@pytest.mark.parametrize("name", ["main", "annotations", "upgrade"])
+def test_golden_tables_of_a_store(awkward: dict[str, Table], name: str, suffix: str) -> None:
+    """From cells to the last character; ``DIFFUP_GOLDEN=1`` writes the files anew: look at the difference."""
+    path, text = GOLDEN / f"store_{name}.{suffix}", RENDERERS[suffix](awkward[name])
+    if os.environ.get("DIFFUP_GOLDEN") == "1":
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
