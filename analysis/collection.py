@@ -25,6 +25,9 @@ QUESTIONS: tuple[Callable[[Study], Table | None], ...] = (
 SOURCE = ["dataset", "protocol", "trained_dataset"]
 
 
+Drawn = tuple[list[Plot], list[str]]  # figures, and warnings about cells that could not be drawn
+
+
 @dataclass(frozen=True, eq=False)
 class Collected:
     """A study with its tables.
@@ -33,11 +36,13 @@ class Collected:
         study: the study.
         suffix: that sets its files apart from those of others, ``""`` if it is alone.
         tables: their names end with it.
+        qualities: what its trained models estimate of their own quality.
     """
 
     study: Study
     suffix: str
     tables: tuple[Table, ...]
+    qualities: Qualities
 
     @property
     def name(self) -> str:
@@ -56,19 +61,20 @@ def collect(results: Results, *, resamples: int = RESAMPLES) -> Iterator[Collect
     found = studies(results, resamples=resamples)
     for study, suffix in zip(found, suffixes(found)):
         made = [question(study) for question in QUESTIONS]
-        quality = quality_tables(Qualities(results, study))
+        qualities = Qualities(results, study)
+        quality = quality_tables(qualities)
         made += [table for table in quality if _says_something(table)]
         tables = [replace(table, name=table.name + suffix) for table in made if table is not None]
-        yield Collected(study, suffix, tuple(tables))
+        yield Collected(study, suffix, tuple(tables), qualities)
 
 
 def _says_something(table: Table) -> bool:
     return any(isinstance(entry, Number) for row in table.rows for entry in row.entries)
 
 
-def plots_of(results: Results, part: Collected) -> tuple[list[Plot], list[str]]:
+def plots_of(results: Results, part: Collected) -> Drawn:
     """The figures of a study, and warnings about cells that could not be drawn."""
-    study, qualities = part.study, Qualities(results, part.study)
+    study, qualities = part.study, part.qualities
     made = [plot(study) for plot in PLOTS]
     made += [classes_plot(study, class_names(results, study.counts)), episodes_plot(study)]
     plots = [replace(plot, name=plot.name + part.suffix) for plot in made if plot is not None]

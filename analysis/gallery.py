@@ -7,11 +7,14 @@ backbones compared, so that all backbones are shown on the same ones.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from analysis import captions
 from analysis.frame import Results
@@ -22,6 +25,7 @@ from analysis.scores import Study
 from diffup.metrics import episode_ious
 
 RANKS = ("worst", "median", "best")
+LINE = 26  # pixels of the text above a panel
 RULE = (
     "Of the first episodes of each manifest, which nobody chose, the worst, median and best by mean IoU over the "
     "backbones shown."
@@ -108,3 +112,31 @@ def _shown(
     backbone, method = captions.labels(study, subject)
     path = _panels(results, key)[episode]
     return Shown(path, str(task), fold, rank, backbone, method, episode, iou, key)
+
+
+def sheets(panels: Sequence[Shown]) -> dict[str, bytes]:
+    """One picture a task, JPEG by name, of the first fold's panels: rank by rank, a row a backbone."""
+    made: dict[str, bytes] = {}
+    for task in dict.fromkeys(panel.task for panel in panels):
+        here = [panel for panel in panels if panel.task == task]
+        rows = [panel for panel in here if panel.fold == here[0].fold]
+        images = [_labelled(panel) for panel in rows]
+        sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white")
+        top = 0
+        for image in images:
+            sheet.paste(image, (0, top))
+            top += image.height
+        buffer = BytesIO()
+        sheet.save(buffer, format="JPEG", quality=85)
+        made[f"panels_{re.sub(r'[^A-Za-z0-9]+', '_', task)}"] = buffer.getvalue()
+    return made
+
+
+def _labelled(panel: Shown) -> Image.Image:
+    """A panel with a line of text above it."""
+    image = Image.open(panel.path)
+    whole = Image.new("RGB", (image.width, image.height + LINE), "white")
+    text = f"{panel.rank}: {panel.method} on {panel.backbone}, fold {panel.fold}, episode {panel.episode}"
+    ImageDraw.Draw(whole).text((0, 8), text, fill="black", font=ImageFont.load_default(12))
+    whole.paste(image, (0, LINE))
+    return whole

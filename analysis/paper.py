@@ -1,9 +1,9 @@
 """Everything for a paper, from a result store: ``python -m analysis.paper --results DIR --out DIR``.
 
-Writes one table per question as LaTeX, Markdown, HTML and CSV; the figures as PDF and PNG, with the numbers they draw;
-``tables.md`` and ``tables.tex`` with all tables; ``numbers.csv``, which names the cells and episodes behind every
-number of every table; ``references.bib``; ``paper.tex``, a document with all of it, and ``paper.pdf`` where latexmk is
-installed; and ``report.html`` (`analysis.report`).
+Writes one table per question as LaTeX, Markdown, HTML and CSV; figures as PDF and PNG, with the numbers they draw; a
+sheet of panels a task (JPEG); ``tables.md`` and ``tables.tex`` with all tables; ``numbers.csv``, which names the cells
+and episodes behind every number of every table; ``references.bib``; ``paper.tex``, a document with all of it, and
+``paper.pdf`` where latexmk is installed; and ``report.html`` (`analysis.report`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from analysis.claims import claims_table
 from analysis.collection import Collected, collect, plots_of
 from analysis.command import command, load, texts_of, warn, write_texts, writing_to
 from analysis.frame import Results
+from analysis.gallery import RULE, gallery, sheets
 from analysis.latex import escape_latex
 from analysis.plotting import Plot
 from analysis.questions import main_table
@@ -71,24 +72,25 @@ def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, re
     store = load(results, keys)
     parts = list(collect(store, resamples=resamples))
     tables = [table for part in parts for table in part.tables]
-    plots = []
-    warnings = _warnings(store, parts)
-    for part in parts:
-        drawn, more = plots_of(store, part)
-        plots += drawn
-        warnings += more
+    drawn = [plots_of(store, part) for part in parts]
+    plots = [plot for made, _ in drawn for plot in made]
+    panels = {name + part.suffix: made for part in parts for name, made in sheets(gallery(store, part.study)).items()}
+    warnings = [*_warnings(store, parts), *(warning for _, more in drawn for warning in more)]
     warn(list(dict.fromkeys(warnings)))
     texts = {name: text for table in tables for name, text in texts_of(table).items()}
     texts["tables.md"] = "\n".join(to_markdown(table) for table in tables)
     texts["tables.tex"] = "".join(f"\\input{{{table.name}}}\n" for table in tables)
     texts["numbers.csv"] = numbers(tables)
-    texts["paper.tex"] = document(tables, plots)
-    texts["report.html"] = page(store, parts, title=f"DiffUp report: {results.resolve().name}")
+    texts["paper.tex"] = document(tables, plots, list(panels))
+    texts["report.html"] = page(store, parts, drawn, title=f"DiffUp report: {results.resolve().name}")
     if any(row.cite for table in tables for row in table.rows):
         texts["references.bib"] = BIB.read_text(encoding="utf-8")
     paths = write_texts(out, texts)
     with writing_to(out):
         paths += [path for plot in plots for path in plot.write(out)]
+        for name, content in panels.items():
+            paths.append(out / f"{name}.jpg")
+            paths[-1].write_bytes(content)
     return [*paths, *compiled(out)]
 
 
@@ -108,13 +110,17 @@ def numbers(tables: Sequence[Table]) -> str:
     return buffer.getvalue()
 
 
-def document(tables: Sequence[Table], plots: Sequence[Plot]) -> str:
-    """The document that shows all tables and figures."""
+def document(tables: Sequence[Table], plots: Sequence[Plot], panels: Sequence[str]) -> str:
+    """The document that shows all tables, figures and sheets of panels."""
     figures = []
     for plot in plots:
         wide = "1" if plot.data["panel"].nunique() > 1 else ".6"
         figure = FIGURE.replace("@WIDTH@", wide).replace("@NAME@", plot.name)
         figures.append(figure.replace("@CAPTION@", escape_latex(plot.caption)))
+    for name in panels:
+        figure = FIGURE.replace("@WIDTH@", ".9").replace("@NAME@.pdf", f"{name}.jpg").replace("@NAME@", name)
+        caption = f"{name.removeprefix('panels_').replace('_', ' ')}, first fold. {RULE}"
+        figures.append(figure.replace("@CAPTION@", escape_latex(caption)))
     cited = any(row.cite for table in tables for row in table.rows)
     text = PAPER.replace("@FIGURES@", ("\\clearpage\n" if figures else "") + "".join(figures))
     return text.replace("@REFERENCES@", REFERENCES if cited else "")
@@ -131,7 +137,7 @@ def compiled(out: Path) -> list[Path]:
     with tempfile.TemporaryDirectory(prefix="diffup-paper-") as made:
         folder = Path(made)
         for path in out.iterdir():
-            if path.suffix in (".tex", ".bib", ".pdf") and path.name != "paper.pdf":
+            if path.suffix in (".tex", ".bib", ".pdf", ".jpg") and path.name != "paper.pdf":
                 shutil.copy(path, folder)
         asked = [program, "-pdf", "-halt-on-error", "-interaction=nonstopmode", "paper.tex"]
         try:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from analysis.collection import Collected, collect, plots_of
+from analysis.collection import Collected, Drawn, collect, plots_of
 from analysis.command import load, warn, write_texts
 from analysis.frame import Results, launch_keys
 from analysis.gallery import gallery
@@ -44,18 +44,18 @@ def write_report(
     """
     store = load(results, keys)
     parts = list(collect(store, resamples=resamples))
-    text = page(store, parts, title=title or f"DiffUp report: {results.resolve().name}")
+    drawn = [plots_of(store, part) for part in parts]
+    text = page(store, parts, drawn, title=title or f"DiffUp report: {results.resolve().name}")
     warn([*store.warnings, *(warning for part in parts for warning in part.study.warnings)])
     return write_texts(out.parent, {out.name: text})[0]
 
 
-def page(results: Results, parts: Sequence[Collected], *, title: str) -> str:
-    """The whole page."""
+def page(results: Results, parts: Sequence[Collected], drawn: Sequence[Drawn], *, title: str) -> str:
+    """The whole page; `drawn` is `analysis.collection.plots_of` of each part."""
     sections = [("summary", "Summary", _summary(results, parts))]
     left = PANEL_BYTES
-    for part in parts:
+    for part, (plots, warnings) in zip(parts, drawn, strict=True):
         name = f" · {part.name}" if len(parts) > 1 else ""
-        plots, warnings = plots_of(results, part)
         tables = "".join(_table(table) for table in part.tables if not _claims(table))
         sections.append((f"tables{part.suffix}", f"Tables{name}", tables + _warnings(warnings)))
         sections.append((f"figures{part.suffix}", f"Figures{name}", plots_html(plots)))
