@@ -57,14 +57,14 @@ def shots_plot(study: Study) -> Plot | None:
     lines = {name: tasks for name, tasks in by_annotation.items() if len(tasks) > 1}
     subjects = [s for s in shown(study) if s.variant in ("diffup", "prior_mean") and not s.control]
     home = [s for s in subjects if not s.trained_on or s.trained_on == home_of(study)]
-    backbones = list(dict.fromkeys(s.backbone for s in home))
+    backbones = list(dict.fromkeys(captions.labels(study, s)[0] for s in home))
     if not lines or not home:
         return None
     marks: Marks = []
     with canvas(len(backbones), width=2.7, sharey=True) as (figure, axes):
         for panel, backbone in zip(axes, backbones):
             for number, (annotation, tasks) in enumerate(lines.items()):
-                for subject in (s for s in home if s.backbone == backbone):
+                for subject in (s for s in home if captions.labels(study, s)[0] == backbone):
                     found = [(task, study.number(subject, task)) for task in tasks]
                     known = [(task.shots, n) for task, n in found if n is not None]
                     if not known:
@@ -98,16 +98,17 @@ def upgrade_plot(study: Study) -> Plot | None:
     """Slopes over the test backbones, from the weakest prior mean to the strongest, with the re-trained reference."""
     home, task = home_of(study), main_task(study)
     subjects = [s for s in shown(study) if not s.control and study.asked(s, task)]
-    mine = {s.backbone: s for s in subjects if s.trained_on == home and s.variant == "diffup"}
+    name_of = {s: captions.labels(study, s)[0] for s in subjects}
+    mine = {name_of[s]: s for s in subjects if s.trained_on == home and s.variant == "diffup"}
     if not home or len(mine) < 2:
         return None
-    prior = {s.backbone: study.number(s, task) for s in subjects if s.variant == "prior_mean"}
+    prior = {name_of[s]: study.number(s, task) for s in subjects if s.variant == "prior_mean"}
     rank = {name: number.value for name, number in prior.items() if number is not None}
     order = sorted(mine, key=lambda name: rank.get(name, 0.0))
     series: list[tuple[str, dict[str, Subject]]] = [(f"DiffUp, trained on {home}", mine)]
     for variant in ("prior_mean", "prototype"):
-        series.append((METHODS[variant], {s.backbone: s for s in subjects if s.variant == variant}))
-    again = {s.backbone: s for s in subjects if s.trained_on == s.backbone != home and s.variant == "diffup"}
+        series.append((METHODS[variant], {name_of[s]: s for s in subjects if s.variant == variant}))
+    again = {name_of[s]: s for s in subjects if s.trained_on == s.backbone != home and s.variant == "diffup"}
     marks: Marks = []
     with canvas(width=4.6, height=3.2) as (figure, (axes,)):
         for number, (name, members) in enumerate([*series, ("DiffUp, re-trained", again)]):
@@ -120,7 +121,9 @@ def upgrade_plot(study: Study) -> Plot | None:
                 style |= {"linestyle": "none", "markerfacecolor": "none", "markersize": 7}
             draw_line(axes, [place for place, _ in known], [n for _, n in known], style, band=False)
             marks += [mark(name, order[place], n.value, n.low, n.high, n.keys) for place, n in known]
-        axes.set_xticks(range(len(order)), [f"{b}\n(training)" if b == home else b for b in order])
+        if not marks:
+            return None
+        axes.set_xticks(range(len(order)), [f"{b}\n(training)" if mine[b].backbone == home else b for b in order])
         axes.margins(x=0.12)
         axes.set_ylabel(f"mIoU (%), {task}")
         axes.legend(fontsize=7.5)

@@ -23,7 +23,8 @@ def classes_plot(study: Study, names: dict[int, str]) -> Plot | None:
         names: of its classes.
     """
     home, task = home_of(study), main_task(study)
-    subjects = {(s.variant, s.backbone): s for s in shown(study) if not s.control and s.trained_on in ("", home)}
+    mine = [s for s in shown(study) if not s.control and s.trained_on in ("", home)]
+    subjects = {(s.variant, captions.labels(study, s)[0]): s for s in mine}
     backbones = [b for v, b in subjects if v == "diffup" and ("prior_mean", b) in subjects]
     gaps: dict[str, dict[int, Number]] = {}
     for backbone in backbones:
@@ -85,7 +86,11 @@ def episodes_plot(study: Study) -> Plot | None:
     with canvas(width=4.2) as (figure, (axes,)):
         for line, (name, clustered) in enumerate((("by query image", True), ("by episode (too narrow)", False))):
             widths = [[_width(counts, size, fold, clustered) for fold, counts in by_fold.items()] for size in sizes]
-            known = [(size, np.array(width)) for size, width in zip(sizes, widths) if np.isfinite(width).all()]
+            known = [
+                (size, np.array(width))
+                for size, width in zip(sizes, widths)
+                if np.isfinite(width).all() and min(width) > 0
+            ]
             if not known:
                 return None
             xs, means = [size for size, _ in known], [float(width.mean()) for _, width in known]
