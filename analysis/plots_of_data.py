@@ -30,7 +30,7 @@ def classes_plot(study: Study, names: dict[int, str]) -> Plot | None:
     for backbone in backbones:
         ours, theirs = (study.runs.get((subjects[v, backbone], task), {}) for v in ("diffup", "prior_mean"))
         gaps[backbone] = {}
-        for fold in sorted(set(ours) & set(theirs)):
+        for fold in sorted(fold for fold in set(ours) & set(theirs) if ours[fold] and theirs[fold]):
             seeds, (rival, *_) = list(ours[fold].values()), theirs[fold].values()
             gaps[backbone] |= _class_gaps(study, seeds, rival, fold)
     gaps = {name: found for name, found in gaps.items() if found}

@@ -152,7 +152,10 @@ def _cost(cell: Cell, setting: _Setting) -> dict[str, float]:
     model = setting.what.model.config if setting.what.model is not None else None
     texts = int("text" in parse_annotation(cell.annotation))
     supports = len(support_kinds(cell.annotation, cell.shots))
-    return method_cost(cell.backbone, cell.input, model, cell.sample, supports, texts)
+    try:
+        return method_cost(cell.backbone, cell.input, model, cell.sample, supports, texts)
+    except ValueError:  # a backbone whose architecture can't be built by its name: costs are unknown, figures stand
+        return {}
 
 
 def _measured(outcome: Outcome, context: WorkContext) -> Outcome:
