@@ -32,6 +32,8 @@ def _ratio(above: Sequence[Floats], below: Sequence[Floats], shown: NDArray[np.b
     """Value and interval of a ratio of sums over runs, from [1 + B, L] each, at the levels that are shown."""
     top, bottom = np.sum(above, axis=0)[:, shown], np.sum(below, axis=0)[:, shown]
     ratio = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)  # a resample may lack a level
+    if not shown.any():
+        return (np.empty(0),) * 3
     low, high = np.nanquantile(ratio[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return ratio[0], low, high
 
