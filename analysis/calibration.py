@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from analysis.stats import EpisodeCounts, Estimate, Floats, episode_multiplicities
+from diffup.errors import UserError
 from diffup.metrics import STD_BINS
 
 BINS = 10  # of a calibration error
@@ -56,7 +57,7 @@ def read_quality(
     """Read one run: the cells `keys`, one per episode seed, whose counts are at hand.
 
     Raises:
-        ValueError: a table lacks columns (made by an earlier version), is of other episodes, or has no predicted IoU.
+        UserError: a table lacks columns (made by an earlier version), is of other episodes, or has no predicted IoU.
     """
     tables = []
     for key, known in zip(keys, counts, strict=True):
@@ -64,20 +65,20 @@ def read_quality(
         table = pd.read_parquet(path)
         missing = [name for name in NEEDED if name not in table.columns]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"{path} has no column {missing[0]!r}: it was made by an earlier version. Run the grid again with "
                 f"--force other-code"
             )
         if len(table) and len(table["std_count"].iloc[0]) != STD_BINS:
-            raise ValueError(
+            raise UserError(
                 f"{path} has {len(table['std_count'].iloc[0])} bins of standard deviation, this version {STD_BINS}: it "
                 f"was made by another version. Run the grid again with --force other-code"
             )
         table = table.sort_values("episode")
         if not np.array_equal(table["episode"].to_numpy(), known.episode):
-            raise ValueError(f"{path} is not of the episodes that result.json names; run the grid again")
+            raise UserError(f"{path} is not of the episodes that result.json names; run the grid again")
         if table["predicted_iou"].isna().any():
-            raise ValueError(f"{path} has episodes without a predicted IoU: the method makes no such estimate")
+            raise UserError(f"{path} has episodes without a predicted IoU: the method makes no such estimate")
         tables.append(table)
     whole = pd.concat(tables, ignore_index=True)
     pixels = np.concatenate([part.counts for part in counts]).astype(np.float64)

@@ -56,7 +56,7 @@ def collect(results: Results, *, resamples: int = RESAMPLES) -> Iterator[Collect
     """The studies of a store one after the other: data sets and protocols are never mixed in a table.
 
     Raises:
-        ValueError: there is no evaluation cell.
+        UserError: there is no evaluation cell.
     """
     found = studies(results, resamples=resamples)
     for study, suffix in zip(found, suffixes(found)):

@@ -14,6 +14,7 @@ from analysis.html import to_html
 from analysis.latex import to_latex
 from analysis.stats import RESAMPLES
 from analysis.tables import Table, to_csv, to_markdown
+from diffup.errors import UserError
 
 SHOWN = 10  # warnings
 RENDERERS: dict[str, Callable[[Table], str]] = {"tex": to_latex, "md": to_markdown, "html": to_html, "csv": to_csv}
@@ -32,7 +33,7 @@ class Write(Protocol):
         the files written.
 
     Raises:
-        ValueError: there is no such store, nothing in it to write, or `out` can't be written.
+        UserError: there is no such store, nothing in it to write, or `out` can't be written.
     """
 
     def __call__(
@@ -56,12 +57,12 @@ def warn(warnings: Sequence[str]) -> None:
 
 @contextmanager
 def writing_to(out: Path) -> Iterator[None]:
-    """Makes the folder `out`; an OSError while files are written to it becomes a ValueError that names it."""
+    """Makes the folder `out`; an OSError while files are written to it becomes a UserError that names it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
-        raise ValueError(f"can't write tables to {out} ({error.strerror or error}); choose another --out") from error
+        raise UserError(f"can't write tables to {out} ({error.strerror or error}); choose another --out") from error
 
 
 def write_texts(out: Path, texts: dict[str, str]) -> list[Path]:
@@ -87,10 +88,10 @@ def command(module: str, description: str, write: Write, arguments: Sequence[str
     options = parser.parse_args(arguments)
     try:
         if options.resamples < 1:
-            raise ValueError(f"--resamples must be 1 or more, not {options.resamples}")
+            raise UserError(f"--resamples must be 1 or more, not {options.resamples}")
         keys = launch_keys(options.results, options.launch) if options.launch else None
         paths = write(options.results, options.out, keys=keys, resamples=options.resamples)
-    except ValueError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for path in paths:

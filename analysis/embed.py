@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from analysis.tables import Table, from_csv, to_markdown
+from diffup.errors import UserError, command_line
 
 BLOCK = re.compile(r"<!-- table: (?P<asked>.+?) -->\n(?P<shown>.*?)<!-- end of table -->", re.DOTALL)
 
@@ -30,15 +31,15 @@ def embedded(text: str, folder: Path) -> str:
         folder: that paths are relative to.
 
     Raises:
-        ValueError: a CSV can't be read or lacks a column; the message names the line that asks for it.
+        UserError: a CSV can't be read or lacks a column; the message names the line that asks for it.
     """
 
     def made(match: re.Match[str]) -> str:
         asked = match["asked"]
         try:
             lines = to_markdown(_table(asked, folder)).splitlines()
-        except (OSError, ValueError) as error:
-            raise ValueError(f"<!-- table: {asked} -->: {error}") from error
+        except (OSError, UserError) as error:
+            raise UserError(f"<!-- table: {asked} -->: {error}") from error
         body = "\n".join(line for line in lines if line.startswith("|"))
         return f"<!-- table: {asked} -->\n\n{body}\n\n<!-- end of table -->"
 
@@ -51,11 +52,11 @@ def _table(asked: str, folder: Path) -> Table:
     for option in options:
         name, _, value = option.partition(":")
         if name != "columns":
-            raise ValueError(f"unknown option {name!r}; there is only columns: A, B")
+            raise UserError(f"unknown option {name!r}; there is only columns: A, B")
         names = [" / ".join(part for part in column.header if part) for column in table.columns]
         wanted = [part.strip() for part in value.split(",")]
         if unknown := [part for part in wanted if part not in names]:
-            raise ValueError(f"no column {unknown[0]!r}; there are {', '.join(names)}")
+            raise UserError(f"no column {unknown[0]!r}; there are {', '.join(names)}")
         places = [names.index(part) for part in wanted]
         rows = [replace(row, entries=tuple(row.entries[i] for i in places)) for row in table.rows]
         rows = [row for row in rows if any(entry is not None for entry in row.entries)]
@@ -80,11 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(path)
             if not options.check:
                 path.write_text(new, encoding="utf-8")
-        except (OSError, ValueError) as error:
+        except (OSError, UserError) as error:
             print(f"error: {path}: {error}", file=sys.stderr)
             return 2
     return int(bool(changed) and options.check)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

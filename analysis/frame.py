@@ -25,6 +25,7 @@ import pyarrow
 from pyarrow import parquet
 
 from analysis.stats import EpisodeCounts
+from diffup.errors import UserError, command_line
 from diffup.metrics import fb_iou, miou
 
 SCHEMA = 1
@@ -82,10 +83,10 @@ def load_results(root: Path, *, classes: str = "novel") -> Results:
             others; or ``"held_out"``: these.
 
     Raises:
-        ValueError: no such folder.
+        UserError: no such folder.
     """
     if not root.is_dir():
-        raise ValueError(f"no results directory {root}; pass the one that a grid script printed (its --results)")
+        raise UserError(f"no results directory {root}; pass the one that a grid script printed (its --results)")
     warnings: list[str] = []
     asked, places = _launches(root, warnings)
     documents, rows, training, counts = {}, [], [], {}
@@ -124,12 +125,12 @@ def where(cells: pd.DataFrame, **axes: object) -> pd.DataFrame:
     """The cells with these values, e.g. ``where(cells, fold=0, shots=[1, 5], annotation="mask")``.
 
     Raises:
-        ValueError: no such column.
+        UserError: no such column.
     """
     chosen = cells
     for name, value in axes.items():
         if name not in cells.columns:
-            raise ValueError(f"cells have no column {name!r}; columns are {', '.join(cells.columns)}")
+            raise UserError(f"cells have no column {name!r}; columns are {', '.join(cells.columns)}")
         values = value if isinstance(value, list | tuple | set | frozenset) else [value]
         chosen = chosen[chosen[name].isin(list(values))]
     return chosen
@@ -156,16 +157,16 @@ def launch_keys(root: Path, name: str) -> list[str]:
     """Keys of the cells that a launch asked for.
 
     Raises:
-        ValueError: no such launch, or its file can't be read.
+        UserError: no such launch, or its file can't be read.
     """
     path = root / "launches" / f"{name}.json"
     if not path.is_file():
         known = ", ".join(sorted(other.stem for other in path.parent.glob("*.json"))) or "none"
-        raise ValueError(f"no launch {name!r} in {root}; there are: {known}")
+        raise UserError(f"no launch {name!r} in {root}; there are: {known}")
     try:
         return [str(item["key"]) for item in json.loads(path.read_bytes())["cells"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} can't be read: {error}; name another launch, or none for all cells") from error
+        raise UserError(f"{path} can't be read: {error}; name another launch, or none for all cells") from error
 
 
 def _launches(root: Path, warnings: list[str]) -> tuple[dict[str, Document], dict[str, tuple[int, int]]]:
@@ -302,41 +303,41 @@ def where_text(cells: pd.DataFrame, text: str) -> pd.DataFrame:
     """The cells that match ``fold=0,shots=1|5``, as grids' ``--select``.
 
     Raises:
-        ValueError: not of that form, or no such column.
+        UserError: not of that form, or no such column.
     """
     axes: dict[str, object] = {}
     for condition in filter(None, text.split(",")):
         name, equals, values = condition.partition("=")
         if not equals or not name or not values:
-            raise ValueError(f"--where {text!r}: write k=v,k=v|w; {condition!r} is not of that form")
+            raise UserError(f"--where {text!r}: write k=v,k=v|w; {condition!r} is not of that form")
         numeric = name in cells.columns and pd.api.types.is_numeric_dtype(cells[name])
         try:
             axes[name] = [float(value) for value in values.split("|")] if numeric else values.split("|")
         except ValueError as error:
-            raise ValueError(f"--where {text!r}: {name} is a number, {values!r} is none") from error
+            raise UserError(f"--where {text!r}: {name} is a number, {values!r} is none") from error
     return where(cells, **axes)
 
 
 def _write(frame: pd.DataFrame, path: Path) -> None:
     writers = {".csv": lambda: frame.to_csv(path, index=False), ".parquet": lambda: frame.to_parquet(path, index=False)}
     if path.suffix not in writers:
-        raise ValueError(f"{path}: a frame is written as .csv or .parquet")
+        raise UserError(f"{path}: a frame is written as .csv or .parquet")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         writers[path.suffix]()
     except OSError as error:
-        raise ValueError(f"can't write {path} ({error.strerror or error}); choose another place") from error
+        raise UserError(f"can't write {path} ({error.strerror or error}); choose another place") from error
 
 
 def _read(options: argparse.Namespace) -> Results:
     if (options.results is None) == (options.from_mlflow is None):
-        raise ValueError("pass --results DIR, or --from-mlflow URI with --experiment NAME")
+        raise UserError("pass --results DIR, or --from-mlflow URI with --experiment NAME")
     if options.results is not None:
         return load_results(options.results)
     from analysis.from_mlflow import load_mlflow
 
     if not options.experiment:
-        raise ValueError("--from-mlflow needs --experiment NAME, the grid's name if it wasn't named otherwise")
+        raise UserError("--from-mlflow needs --experiment NAME, the grid's name if it wasn't named otherwise")
     folder = options.folder or Path(tempfile.mkdtemp(prefix="diffup-mlflow-"))
     return load_mlflow(options.from_mlflow, options.experiment, folder, store=options.store)
 
@@ -361,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write(
                 read_episodes(results.root, [key for key in cells["key"] if key in results.counts]), options.episodes
             )
-    except ValueError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for warning in results.warnings:
@@ -371,4 +372,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

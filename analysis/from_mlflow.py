@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.frame import Results, load_results
+from diffup.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,7 +37,7 @@ def load_mlflow(uri: str, experiment: str, folder: Path, *, store: str = "", cla
         classes: as in `analysis.frame.load_results`.
 
     Raises:
-        ValueError: no such MLflow store or experiment, no finished cell in it, several result stores, or runs that were
+        UserError: no such MLflow store or experiment, no finished cell in it, several result stores, or runs that were
             logged by an earlier version and lack the files.
     """
     client, runs = _runs(uri, experiment)
@@ -45,16 +46,16 @@ def load_mlflow(uri: str, experiment: str, folder: Path, *, store: str = "", cla
         runs = [run for run in runs if run.data.tags.get(STORE) == store]
     elif len(stores) > 1:
         names = ", ".join(f"{name} ({count} runs)" for name, count in stores.most_common())
-        raise ValueError(f"experiment {experiment!r} has runs of several result stores: {names}; name one with --store")
+        raise UserError(f"experiment {experiment!r} has runs of several result stores: {names}; name one with --store")
     cells = [run for run in runs if "key" in run.data.tags and run.info.status == "FINISHED"]
     if not cells:
-        raise ValueError(f"experiment {experiment!r} of {uri} has no finished cell; python -m cluster.tracking sync")
+        raise UserError(f"experiment {experiment!r} of {uri} has no finished cell; python -m cluster.tracking sync")
     launches = [run for run in runs if PARENT not in run.data.tags]
     with ThreadPoolExecutor(AT_ONCE if uri.startswith("http") else 1) as pool:
         lacking = sum(pool.map(lambda run: _fetch(client, run, folder), cells))
         list(pool.map(lambda run: _launch(client, run, folder / "launches"), launches))
     if lacking:
-        raise ValueError(
+        raise UserError(
             f"{lacking} of {len(cells)} runs of experiment {experiment!r} lack one of {', '.join(FILES)}: they were "
             "logged by an earlier version. Delete them in MLflow and run python -m cluster.tracking sync on the results"
         )
@@ -67,13 +68,13 @@ def _runs(uri: str, experiment: str) -> tuple[MlflowClient, list[Run]]:
     from mlflow.tracking import MlflowClient
 
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        raise ValueError(f"{uri}: no such file")  # MLflow would make an empty one
+        raise UserError(f"{uri}: no such file")  # MLflow would make an empty one
     client = MlflowClient(tracking_uri=uri)
     try:
         known = client.get_experiment_by_name(experiment)
         if known is None:
             names = ", ".join(sorted(item.name for item in client.search_experiments())) or "none"
-            raise ValueError(f"{uri} has no experiment {experiment!r}; there are: {names}")
+            raise UserError(f"{uri} has no experiment {experiment!r}; there are: {names}")
         runs: list[Run] = []
         page = None
         while page is not None or not runs:
@@ -83,7 +84,7 @@ def _runs(uri: str, experiment: str) -> tuple[MlflowClient, list[Run]]:
             if not page:
                 break
     except MlflowException as error:
-        raise ValueError(f"{uri} can't be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{uri} can't be read: {str(error).splitlines()[0]}") from error
     return client, runs
 
 

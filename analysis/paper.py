@@ -30,6 +30,7 @@ from analysis.report import page
 from analysis.scores import studies
 from analysis.stats import RESAMPLES
 from analysis.tables import Table, to_csv, to_markdown
+from diffup.errors import command_line
 
 PAPER = r"""% Compile with latexmk -pdf paper.tex
 \documentclass[a4paper]{article}
@@ -61,7 +62,7 @@ def all_tables(results: Results, *, resamples: int = RESAMPLES) -> tuple[list[Ta
     Studies (data sets, protocols) are never mixed in a table; where there are several, names carry the study's.
 
     Raises:
-        ValueError: there is no evaluation cell.
+        UserError: there is no evaluation cell.
     """
     parts = list(collect(results, resamples=resamples))
     return [table for part in parts for table in part.tables], _warnings(results, parts)
@@ -159,7 +160,7 @@ def main_markdown(results: Path, *, keys: Iterable[str] | None = None, resamples
     """The main table and the claims in Markdown that fits a terminal, for scripts to print.
 
     Raises:
-        ValueError: there is no such store or no cell in it.
+        UserError: there is no such store or no cell in it.
     """
     found = studies(load(results, keys), resamples=resamples)
     made = [question(study) for study in found for question in (main_table, claims_table)]
@@ -176,4 +177,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

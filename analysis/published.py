@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from diffup.errors import UserError, command_line
+
 PUBLISHED = Path(__file__).parent / "published.csv"
 BIB = Path(__file__).parent / "references.bib"
 NAMES = Path(__file__).parent / "published_names.csv"  # spellings; key, protocol and its reason of each method
@@ -62,7 +64,7 @@ def load_published(path: Path | None = None) -> pd.DataFrame:
         path: a file of this form; the one that the package ships by default.
 
     Raises:
-        ValueError: it can't be read, or isn't of this form.
+        UserError: it can't be read, or isn't of this form.
     """
     path = PUBLISHED if path is None else path
     try:
@@ -70,7 +72,7 @@ def load_published(path: Path | None = None) -> pd.DataFrame:
         _has_columns(frame, COLUMNS)
         return frame.astype({"value": float, "shots": int, "year": int})
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {error}; make it with python -m analysis.published --raw RAW.csv --out") from error
+        raise UserError(f"{path}: {error}; make it with python -m analysis.published --raw RAW.csv --out") from error
 
 
 def normalise(raw: pd.DataFrame) -> pd.DataFrame:
@@ -80,7 +82,7 @@ def normalise(raw: pd.DataFrame) -> pd.DataFrame:
     Figures that differ by printed decimals only (46.23 and 46.2) are one, at the finer precision.
 
     Raises:
-        ValueError: a column is missing, a value is no number, or a method, data set, annotation or metric is unknown.
+        UserError: a column is missing, a value is no number, or a method, data set, annotation or metric is unknown.
     """
     _has_columns(raw, RAW)
     names = {(name["kind"], name["raw"]): name for name in _records(_read(NAMES))}
@@ -104,7 +106,7 @@ def check_published(frame: pd.DataFrame, *, bib: Path = BIB) -> list[str]:
     Contradictions and means that aren't those of their folds are no problem where `status` says so.
 
     Raises:
-        ValueError: a column is missing, or the bibliography can't be read.
+        UserError: a column is missing, or the bibliography can't be read.
     """
     _has_columns(frame, COLUMNS)
     entries, problems = bibliography(bib)
@@ -144,11 +146,11 @@ def rows_for(
     of the folds, or can't be told), source.
 
     Raises:
-        ValueError: no such data set, metric or annotation.
+        UserError: no such data set, metric or annotation.
     """
     for name, value in (("dataset", dataset), ("metric", metric), ("annotation", annotation)):
         if value not in KNOWN[name]:
-            raise ValueError(f"no published {name} {value!r}; there are: {', '.join(sorted(KNOWN[name]))}")
+            raise UserError(f"no published {name} {value!r}; there are: {', '.join(sorted(KNOWN[name]))}")
     chosen = frame[(frame["dataset"] == dataset) & (frame["shots"] == shots)]
     chosen = chosen[(chosen["metric"] == metric) & (chosen["annotation"] == annotation)]
     table: list[Row] = []
@@ -171,12 +173,12 @@ def bibliography(path: Path = BIB) -> tuple[dict[str, dict[str, str]], list[str]
     """Entries of a BibTeX file (fields by key, the kind of entry as ``"type"``), and what is wrong with them.
 
     Raises:
-        ValueError: it can't be read.
+        UserError: it can't be read.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} can't be read ({error}); pass a BibTeX file, or reinstall DiffUp") from error
+        raise UserError(f"{path} can't be read ({error}); pass a BibTeX file, or reinstall DiffUp") from error
     entries: dict[str, dict[str, str]] = {}
     problems = []
     for chunk in re.split(r"^@", text, flags=re.MULTILINE)[1:]:
@@ -205,7 +207,7 @@ def _records(frame: pd.DataFrame) -> list[Row]:
 def _has_columns(frame: pd.DataFrame, names: Iterable[str]) -> None:
     missing = [name for name in names if name not in frame.columns]
     if missing:
-        raise ValueError(f"published results lack the column {', '.join(missing)}; it has {', '.join(frame.columns)}")
+        raise UserError(f"published results lack the column {', '.join(missing)}; it has {', '.join(frame.columns)}")
 
 
 def _grouped(rows: Iterable[Row], names: Sequence[str]) -> list[list[Row]]:
@@ -227,16 +229,14 @@ def _spelled(raw: Row, names: Mapping[tuple[str, str], Row]) -> Row:
     for kind in ("dataset", "annotation", "metric", "method"):
         value = method if kind == "method" else raw[kind]
         if (kind, value) not in names:
-            raise ValueError(
-                f"{method}: unknown {kind} {value!r}; add it to {NAMES.name}, beside analysis/published.py"
-            )
+            raise UserError(f"{method}: unknown {kind} {value!r}; add it to {NAMES.name}, beside analysis/published.py")
         row[kind] = names[kind, value]["name"]
     if "PANet own COCO split" in raw["source"]:  # contiguous blocks of classes: other folds than COCO-20i's
         row["dataset"] = "coco20i_panet"
     try:
         row |= {"value": float(raw["value"]), "shots": int(raw["shots"]), "year": int(raw["year"])}
     except ValueError as error:
-        raise ValueError(f"{method}, {raw['dataset']}, fold {raw['fold']}: {error}; correct the raw file") from error
+        raise UserError(f"{method}, {raw['dataset']}, fold {raw['fold']}: {error}; correct the raw file") from error
     facts = names["method", method]
     protocol, note, in_context = facts["protocol"], facts["note"], raw["method"].endswith(IN_CONTEXT)
     if in_context:  # trained by whoever reports it
@@ -376,7 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             made.to_csv(options.out, index=False, lineterminator="\n")
         frame = load_published(options.out or options.file)
         problems = check_published(frame)
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for problem in problems:
@@ -386,4 +386,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

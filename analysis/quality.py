@@ -24,6 +24,7 @@ from analysis.questions import ordered, shown
 from analysis.scores import Study, studies, to_number
 from analysis.stats import RESAMPLES, Estimate, average
 from analysis.tables import Column, Entry, Number, Row, Table, to_markdown
+from diffup.errors import UserError, command_line
 
 DECIMALS = 3
 FIGURE_RESAMPLES = 500  # bands of a figure need fewer than the intervals of a table
@@ -56,7 +57,7 @@ class Qualities:
             return read_quality(
                 self.results.root, keys, counts, resamples=resamples, seed=self.study.seed, stream=fold
             )  # fmt: skip
-        except ValueError as error:
+        except UserError as error:
             if str(error) not in self.warnings:
                 self.warnings.append(str(error))
             return None
@@ -214,7 +215,7 @@ def write_quality(
         warnings += [*study.warnings, *qualities.warnings]
     warn(warnings)
     if not paths:
-        raise ValueError(f"{results} holds no evaluation of a trained model; quality estimates are made by those only")
+        raise UserError(f"{results} holds no evaluation of a trained model; quality estimates are made by those only")
     return paths
 
 
@@ -224,4 +225,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

@@ -22,6 +22,7 @@ from analysis.provenance import facts
 from analysis.report_parts import PANEL_BYTES, cells_html, gallery_html, plots_html
 from analysis.stats import RESAMPLES
 from analysis.tables import Table
+from diffup.errors import UserError, command_line
 
 ASSETS = Path(__file__).parent / "assets"
 STATUSES = ("finished", "failed", "damaged", "unfinished")
@@ -40,7 +41,7 @@ def write_report(
         title: of the page; by default the name of the store.
 
     Raises:
-        ValueError: there is no such store, nothing in it, or `out` can't be written.
+        UserError: there is no such store, nothing in it, or `out` can't be written.
     """
     store = load(results, keys)
     parts = list(collect(store, resamples=resamples))
@@ -127,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         keys = launch_keys(options.results, options.launch) if options.launch else None
         path = write_report(options.results, options.out, keys=keys, resamples=options.resamples, title=options.title)
-    except ValueError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(path)
@@ -135,4 +136,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

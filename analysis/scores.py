@@ -22,6 +22,7 @@ from analysis.frame import Results
 from analysis.places import METHODS, SUBJECT, Subject, Task, one_per_place
 from analysis.stats import LEVEL, RESAMPLES, EpisodeCounts, Estimate, Scores, align, average, bootstrap, holm
 from analysis.tables import Number
+from diffup.errors import UserError
 
 ONE_TABLE = ("dataset", "dataset_hash", "protocol", "protocol_hash", "trained_dataset")  # never mixed in one
 CHUNK = 64  # cells bootstrapped together: a class's sums then stay in cache
@@ -73,9 +74,7 @@ class Study:
         for name in ONE_TABLE:
             values = sorted(set(self.cells[name]))
             if len(values) > 1:
-                raise ValueError(
-                    f"these cells have {name} {', '.join(values)}: group them with analysis.scores.studies"
-                )
+                raise UserError(f"these cells have {name} {', '.join(values)}: group them with analysis.scores.studies")
 
     @cached_property
     def seats(self) -> list[Seat]:
@@ -235,7 +234,7 @@ class Study:
         A training-free side is compared with every training seed of the other.
 
         Raises:
-            ValueError: the two were not evaluated on the same manifest.
+            UserError: the two were not evaluated on the same manifest.
         """
         folds = tuple(folds) or tuple(
             sorted({*self.folds_by_task.get(first[1], ()), *self.folds_by_task.get(second[1], ())})
@@ -372,10 +371,10 @@ def studies(results: Results, *, resamples: int = RESAMPLES, seed: int = 0) -> l
     """The store's cells by data set and protocol, duplicates of a place resolved in favour of the latest launch.
 
     Raises:
-        ValueError: there is no evaluation cell.
+        UserError: there is no evaluation cell.
     """
     if results.cells.empty:
-        raise ValueError(f"{results.root} holds no evaluation cell; run a grid first, e.g. make quickstart")
+        raise UserError(f"{results.root} holds no evaluation cell; run a grid first, e.g. make quickstart")
     found = []
     for _, cells in results.cells.groupby(list(ONE_TABLE), sort=True):
         kept, warnings = one_per_place(cells, results.documents)

@@ -19,6 +19,7 @@ from analysis.places import Subject, Task
 from analysis.scores import Study, studies, to_number
 from analysis.stats import RESAMPLES, Estimate
 from analysis.tables import Column, Entry, Row, Table
+from diffup.errors import UserError, command_line
 
 REFERENCE = "paired"
 
@@ -95,7 +96,7 @@ def spread_tables(results: Path, *, keys: Iterable[str] | None = None, resamples
     """The table of each data set that was evaluated under several protocols.
 
     Raises:
-        ValueError: there is no such store, or no such data set in it.
+        UserError: there is no such store, or no such data set in it.
     """
     store = load(results, keys)
     warn(store.warnings)
@@ -108,7 +109,7 @@ def spread_tables(results: Path, *, keys: Iterable[str] | None = None, resamples
         )
     tables = [table for parts in by_data.values() if (table := spread_table(parts))]
     if not tables:
-        raise ValueError(f"{results} holds no data set under several protocols; run experiments/protocol_study.py")
+        raise UserError(f"{results} holds no data set under several protocols; run experiments/protocol_study.py")
     return tables
 
 
@@ -126,4 +127,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

@@ -19,6 +19,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from diffup.errors import UserError
+
 RESAMPLES = 2000
 LEVEL = 0.95
 INTER_FG, UNION_FG, INTER_BG, UNION_BG = range(4)
@@ -108,7 +110,7 @@ class Estimate:
         """The paired difference.
 
         Raises:
-            ValueError: the two do not come from the same resamples.
+            UserError: the two do not come from the same resamples.
         """
         if self.sample != other.sample or self.draws.shape != other.draws.shape:
             raise ValueError(
@@ -129,7 +131,7 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
     """Mean of estimates, draw by draw: of folds (bootstrapped independently) or of training seeds (same resamples).
 
     Raises:
-        ValueError: nothing to average, or different numbers of resamples.
+        UserError: nothing to average, or different numbers of resamples.
     """
     if not estimates or len({len(estimate.draws) for estimate in estimates}) > 1:
         raise ValueError("average needs one estimate or more, all with the same number of resamples")
@@ -162,16 +164,16 @@ def align(first: EpisodeCounts, second: EpisodeCounts) -> tuple[EpisodeCounts, E
     """The episodes that two cells have in common, for manifests of which one is the beginning of the other.
 
     Raises:
-        ValueError: no episode in common, or an episode that asks for another class or query.
+        UserError: no episode in common, or an episode that asks for another class or query.
     """
     common, a, b = np.intersect1d(first.episode, second.episode, assume_unique=True, return_indices=True)
     one, two = first.take(a), second.take(b)
     if not len(common):
-        raise ValueError("the two cells have no episode in common, so their difference can't be paired")
+        raise UserError("the two cells have no episode in common, so their difference can't be paired")
     other = (one.class_id != two.class_id) | (one.query != two.query)
     if other.any():
         at = int(np.argmax(other))
-        raise ValueError(
+        raise UserError(
             f"the two cells come from different manifests: episode {common[at]} asks for class {one.class_id[at]} in "
             f"{one.query[at]} in one and for class {two.class_id[at]} in {two.query[at]} in the other"
         )
@@ -197,7 +199,7 @@ def bootstrap(
             that are too narrow where images are asked repeatedly.
 
     Raises:
-        ValueError: the cells differ in their episodes, or have none.
+        UserError: the cells differ in their episodes, or have none.
     """
     if not cells:
         return []
@@ -241,7 +243,7 @@ def per_class(
     """IoU of each class, in percent, of cells over the same episodes: with the resamples that `bootstrap` draws.
 
     Raises:
-        ValueError: the cells differ in their episodes.
+        UserError: the cells differ in their episodes.
     """
     found: list[dict[int, Estimate]] = [{} for _ in cells]
     for class_id in np.unique(cells[0].class_id) if cells else ():

@@ -17,6 +17,7 @@ from analysis.places import METHODS, Subject, Task
 from analysis.scores import Study, studies
 from analysis.stats import RESAMPLES
 from analysis.tables import Column, Number, Row, Table
+from diffup.errors import UserError, command_line
 
 LOOKED_AT, UNOPENED = (0, 1), (2, 3)
 MASK, FIVE, BOX, SCRIBBLE = Task(1, "mask"), Task(5, "mask"), Task(1, "box"), Task(1, "scribble")
@@ -168,7 +169,7 @@ def write_study(
                 named = replace(table, name=f"{table.name}-{captions.data_name(study)}")
                 written += write_texts(out, texts_of(named))
     if not written:
-        raise ValueError(f"{results} holds no method study; run experiments/method_study.py")
+        raise UserError(f"{results} holds no method study; run experiments/method_study.py")
     return written
 
 
@@ -178,4 +179,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

@@ -11,6 +11,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from diffup.errors import UserError
+
 MISSING = "–"
 FIELDS = ("value", "low", "high", "std", "seeds", "episodes", "best", "second", "excludes_0", "p", "text", "keys")
 
@@ -224,12 +226,12 @@ def from_csv(text: str, *, caption: str = "", stacked: bool = False) -> Table:
     """The table that `to_csv` wrote, but for its caption, its notes and which of its columns are minor.
 
     Raises:
-        ValueError: no such CSV.
+        UserError: no such CSV.
     """
     lines = list(csv.reader(io.StringIO(text)))
     header, body = (lines[0], lines[1:]) if lines else ([], [])
     if "column" not in header or tuple(header[header.index("column") + 1 :]) != FIELDS or not body:
-        raise ValueError(f"not a table of this project: its CSV has columns table, labels, column, {', '.join(FIELDS)}")
+        raise UserError(f"not a table of this project: its CSV has columns table, labels, column, {', '.join(FIELDS)}")
     depth = header.index("column")
     places = dict.fromkeys(tuple(line[1:depth]) for line in body)
     names = list(dict.fromkeys(line[depth] for line in body))

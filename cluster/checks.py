@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffup.errors import UserError
 from experiments.cell import AnyCell, Cell, TrainingCell
 
 
@@ -22,7 +23,7 @@ def preflight(cells: Sequence[AnyCell], datasets: dict[str, Path], weights_dir: 
         absolute paths of all data sets in the plan.
 
     Raises:
-        ValueError: a user's mistake, with file and remedy.
+        UserError: a user's mistake, with file and remedy.
     """
     from diffup.adapter import load_method
     from diffup.data.dataset import resolve_dataset
@@ -45,10 +46,10 @@ def preflight(cells: Sequence[AnyCell], datasets: dict[str, Path], weights_dir: 
 
 
 def check_workers(cells: Sequence[AnyCell], workers: int) -> None:
-    """Raise ValueError if a training cell's steps have fewer episodes than there are workers to share them."""
+    """Raise UserError if a training cell's steps have fewer episodes than there are workers to share them."""
     for cell in cells:
         if isinstance(cell, TrainingCell) and cell.train.episodes < workers:
-            raise ValueError(
+            raise UserError(
                 f"--train-workers {workers}: training cell {cell.key()} has steps of {cell.train.episodes} episodes; "
                 f"use at most {cell.train.episodes} workers"
             )

@@ -12,6 +12,7 @@ from cluster.launch import BAD_INPUT, SHARD_EPISODES, SOME_FAILED, Options, laun
 from cluster.mirror import mirror_folder
 from cluster.remote import is_uri
 from cluster.stores import size
+from diffup.errors import UserError
 from experiments.cell import AnyCell
 
 Report = Callable[[Path, list[str]], None]
@@ -201,7 +202,7 @@ def run(
             system_metrics=args.system_metrics,
         )
         code = launch(name, cells, options, datasets=datasets, work=work)
-    except ValueError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:  # such as a full disk
@@ -210,7 +211,7 @@ def run(
     if report is not None and not args.dry_run:
         try:
             report(results, [cell.key() for cell in cells])
-        except ValueError as error:  # such as: no cell has finished
+        except UserError as error:  # such as: no cell has finished
             print(f"error: no tables: {error}", file=sys.stderr)
             return code or SOME_FAILED
     return code

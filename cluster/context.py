@@ -27,6 +27,7 @@ from diffup.data.class_names import overlap
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.encode import Encoder, FeatureCache
 from diffup.episodes import Manifest, held_out_classes, make_manifest, training_pools
+from diffup.errors import UserError
 from diffup.manifests import listed_manifest, listed_pairs, read_manifest
 from diffup.memo import Keep, PriorMemo
 from diffup.model import DiffUpNet, load_checkpoint
@@ -69,19 +70,19 @@ def open_cells_dataset(cell: AnyCell, context: WorkContext) -> Dataset:
     """The cell's data set, as it was when the cell was planned.
 
     Raises:
-        ValueError: it is not there, or it or the protocol has changed.
+        UserError: it is not there, or it or the protocol has changed.
     """
     if cell.dataset not in context.datasets:
-        raise ValueError(f"no path is known for data set {cell.dataset!r}; pass --dataset")
+        raise UserError(f"no path is known for data set {cell.dataset!r}; pass --dataset")
     dataset = _open(context.datasets[cell.dataset])
     if cell.dataset_hash and dataset.fingerprint != cell.dataset_hash:
-        raise ValueError(
+        raise UserError(
             f"data set {cell.dataset!r} at {context.datasets[cell.dataset]} has changed: fingerprint "
             f"{dataset.fingerprint}, the cell names {cell.dataset_hash}. Plan the grid again"
         )
     protocol = get_protocol(cell.protocol)
     if cell.protocol_hash and protocol.hash() != cell.protocol_hash:
-        raise ValueError(f"protocol {cell.protocol!r} is now {protocol.hash()}, the cell names {cell.protocol_hash}")
+        raise UserError(f"protocol {cell.protocol!r} is now {protocol.hash()}, the cell names {cell.protocol_hash}")
     return dataset
 
 
@@ -215,13 +216,13 @@ def training_pools_of(cell: TrainingCell, dataset: Dataset, context: WorkContext
     """Image ids by class that the cell trains on.
 
     Raises:
-        ValueError: its training lists have changed.
+        UserError: its training lists have changed.
     """
     protocol = get_protocol(cell.protocol)
     held_out = held_out_classes(dataset, cell.fold, cell.train.hold_out, cell.train_seed)
     lists = _lists(cell, context)
     if cell.lists and (found := listed_pairs(cell.dataset, protocol, cell.fold, "trn", lists).hash()) != cell.lists:
-        raise ValueError(f"{lists} has changed: its training lists are {found}, the cell names {cell.lists}")
+        raise UserError(f"{lists} has changed: its training lists are {found}, the cell names {cell.lists}")
     pools = training_pools(dataset, cell.fold, protocol, lists)
     return {c: ids for c, ids in pools.items() if c not in held_out}
 
@@ -264,9 +265,9 @@ def manifest_for_cell(cell: Cell, dataset: Dataset, classes: Sequence[int], cont
     else:
         manifest, where = listed_manifest(cell.dataset, protocol, *draw, lists), str(lists)
     if manifest.hash() != cell.manifest:
-        raise ValueError(f"{where} has changed: its manifest is {manifest.hash()}, the cell names {cell.manifest}")
+        raise UserError(f"{where} has changed: its manifest is {manifest.hash()}, the cell names {cell.manifest}")
     if strange := sorted({e.class_index for e in manifest.episodes} - set(classes)):
-        raise ValueError(f"{where}: classes {strange[:5]} are not among those of {cell.dataset}, fold {cell.fold}")
+        raise UserError(f"{where}: classes {strange[:5]} are not among those of {cell.dataset}, fold {cell.fold}")
     # One from a file may be longer than what is asked for.
     return replace(manifest, episodes=manifest.episodes[: cell.episodes]).named_as(dataset.image_ids, where)
 
@@ -280,9 +281,9 @@ def checkpoint_of(cell: Cell, tested: Sequence[str], context: WorkContext) -> Di
     if cell.classes == "held_out":
         trained = facts["cell"]
         if (trained["train"].get("hold_out", 0), trained["train_seed"]) != (cell.hold_out, cell.train_seed):
-            raise ValueError(f"checkpoint {cell.checkpoint} was trained on classes that cell {cell.key()} holds out")
+            raise UserError(f"checkpoint {cell.checkpoint} was trained on classes that cell {cell.key()} holds out")
     if both := set(overlap(facts["classes"], tested)) - set(cell.seen):
-        raise ValueError(
+        raise UserError(
             f"cell {cell.key()}: checkpoint {cell.checkpoint} was trained on {', '.join(sorted(both))}, which the cell "
             "tests: that is not few-shot segmentation. Test other classes, or allow these by name (Cell.seen)"
         )

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.session import THREADS
 from cluster.stores import in_words
+from diffup.errors import UserError, command_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -49,7 +50,7 @@ def check_size(root: Path) -> int:
     """Bytes that the working directory sends.
 
     Raises:
-        ValueError: more than Ray takes; the largest files are named.
+        UserError: more than Ray takes; the largest files are named.
     """
     patterns = excludes(root)
     sizes: dict[str, int] = {}
@@ -63,7 +64,7 @@ def check_size(root: Path) -> int:
     total = sum(sizes.values())
     if total > LIMIT_BYTES:
         largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
-        raise ValueError(
+        raise UserError(
             f"{root} has {in_words(total)} to send, Ray takes {in_words(LIMIT_BYTES)}; the largest files are "
             f"{', '.join(f'{name} ({in_words(size)})' for name, size in largest)}: move them or name them in .rayignore"
         )
@@ -88,14 +89,14 @@ def connect(address: str) -> JobSubmissionClient:
     """The cluster's job server.
 
     Raises:
-        ValueError: it does not answer, or refuses the token.
+        UserError: it does not answer, or refuses the token.
     """
     from ray.job_submission import JobSubmissionClient
 
     try:
         return JobSubmissionClient(address)
     except Exception as error:  # Ray raises several kinds for a server that does not answer
-        raise ValueError(_why(address, error)) from error
+        raise UserError(_why(address, error)) from error
 
 
 def _why(address: str, error: Exception) -> str:
@@ -110,22 +111,22 @@ def submit(args: argparse.Namespace) -> int:
     """Submit a script and follow it; returns its exit code.
 
     Raises:
-        ValueError: a user's mistake.
+        UserError: a user's mistake.
     """
     root = args.working_dir.resolve()
     script = Path(args.script)
     if script.is_absolute() or not (root / script).is_file():
-        raise ValueError(f"no script {args.script} in {root}; name it from the working directory")
+        raise UserError(f"no script {args.script} in {root}; name it from the working directory")
     check_size(root)
     variables: dict[str, str] = {}  # thread limits are the session's: Ray takes no variable from both
     for pair in args.env:
         name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise ValueError(f"--env {pair}: write NAME=VALUE")
+            raise UserError(f"--env {pair}: write NAME=VALUE")
         if name in THREADS:
-            raise ValueError(f"--env {name}: a launch sets it to 1 for its workers; leave it out")
+            raise UserError(f"--env {name}: a launch sets it to 1 for its workers; leave it out")
         if SECRET.search(name) or re.search(r"://[^/@]*:[^/@]+@", value):
-            raise ValueError(
+            raise UserError(
                 f"--env {name}: Ray shows a job's environment to all who see its dashboard; give secrets to the nodes "
                 "themselves (an instance role, a Kubernetes secret, the environment of ray start)"
             )
@@ -139,7 +140,7 @@ def submit(args: argparse.Namespace) -> int:
             runtime_env={"working_dir": str(root), "excludes": excludes(root), "env_vars": variables},
         )
     except Exception as error:
-        raise ValueError(_why(address, error)) from error
+        raise UserError(_why(address, error)) from error
     print(f"job {job} on {address}", file=sys.stderr, flush=True)
     return 0 if args.no_wait else follow(client, job)
 
@@ -238,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         info: Any = client.get_job_info(args.job)
         print(f"job {args.job}: {getattr(info.status, 'value', info.status)}, exit code {info.driver_exit_code}")
         return 0
-    except ValueError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except RuntimeError as error:
@@ -247,4 +248,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

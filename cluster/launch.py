@@ -105,7 +105,7 @@ def launch(
         0 if all valid cells are finished, 1 if some failed.
 
     Raises:
-        ValueError: a user's mistake, found before anything is run or written.
+        UserError: a user's mistake, found before anything is run or written.
     """
     store = Store(options.results.absolute(), options.remote)
     if store.remote:

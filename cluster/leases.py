@@ -23,6 +23,7 @@ from typing import Any
 
 from cluster.files import now
 from cluster.place import Place
+from diffup.errors import UserError
 
 STALE = 60.0  # seconds without a sign of life after which a lease may be taken over
 BEAT = 10.0  # seconds between signs of life
@@ -151,11 +152,11 @@ def alone(place: Place, name: str, owner: str, where: object) -> Iterator[Lease]
     """Hold a lease for the time of a block.
 
     Raises:
-        ValueError: another holds it.
+        UserError: another holds it.
     """
     lease = acquire(place, name, owner)
     if lease is None:
-        raise ValueError(f"another {name} is using {where}; wait for it, or give another directory with --results")
+        raise UserError(f"another {name} is using {where}; wait for it, or give another directory with --results")
     try:
         yield lease
     finally:

@@ -21,6 +21,7 @@ from typing import Any
 from cluster.files import one_at_a_time, to_json, write_atomically
 from cluster.remote import RemotePlace
 from cluster.store import CELL, CHECKPOINT_FILES, ERROR, IDENTITY, LAUNCHES, PARTS, RESULT, WEIGHTS
+from diffup.errors import command_line
 from experiments.cell import KEY_LENGTH
 
 INDEX = ".mirror.json"
@@ -204,4 +205,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
+from diffup.errors import UserError
+
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
@@ -50,18 +52,18 @@ def resolve_uri(uri: str, results: Path) -> str:
     the results directory.
 
     Raises:
-        ValueError: a scheme that MLflow has no database or server for, or a secret where it can't be told from a name.
+        UserError: a scheme that MLflow has no database or server for, or a secret where it can't be told from a name.
     """
     if not uri:
         return f"sqlite:///{results / 'mlflow.db'}"
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme.split("+")[0] not in SCHEMES:
-        raise ValueError(
+        raise UserError(
             f"--tracking-uri {uri!r}: give a database or a server, such as sqlite:////ABSOLUTE/mlflow.db or "
             f"http://127.0.0.1:5000 (MLflow no longer keeps runs in plain folders)"
         )
     if re.search(r"[?&]password=", rest, re.IGNORECASE):
-        raise ValueError("--tracking-uri: write the password as user:password@, not behind the question mark")
+        raise UserError("--tracking-uri: write the password as user:password@, not behind the question mark")
     if scheme == "sqlite" and rest.startswith("///") and not rest.startswith("////"):
         return f"sqlite:///{Path(rest.removeprefix('///')).absolute()}"
     found = USERINFO.match(uri)
@@ -69,9 +71,7 @@ def resolve_uri(uri: str, results: Path) -> str:
         return uri
     user, colon, password = found[2].partition(":")
     if not colon and scheme.startswith("http"):
-        raise ValueError(
-            f"--tracking-uri {scheme}://…@…: give user:password@, or a token in the environment as {TOKEN}"
-        )
+        raise UserError(f"--tracking-uri {scheme}://…@…: give user:password@, or a token in the environment as {TOKEN}")
     if colon and password != HIDDEN:
         os.environ[PASSWORD] = unquote(password)
     if scheme.startswith("http"):

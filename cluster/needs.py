@@ -22,6 +22,7 @@ from cluster.context import (
 from cluster.depot import Depot
 from cluster.store import cell_document
 from cluster.stores import TEXT, VISUAL, Spec
+from diffup.errors import UserError
 from diffup.evaluate import Evaluation, triples
 from diffup.pairs import Triple
 from diffup.shards import ShardStore
@@ -76,7 +77,7 @@ def needs(cells: Iterable[AnyCell], context: WorkContext) -> list[Need]:
                 continue
             classes = classes_of(cell, dataset)
             episodes = manifest_for_cell(cell, dataset, classes, context).episodes
-        except ValueError:
+        except UserError:
             continue
         what = Evaluation(
             model=None, sample=cell.sample, annotation=cell.annotation, shots=cell.shots,

@@ -21,6 +21,7 @@ from cluster.files import check_writable
 from cluster.place import FolderPlace, Place
 from cluster.remote import RemotePlace
 from cluster.store import Store
+from diffup.errors import UserError
 
 FEATURES, NODE = "the feature store", "the node"
 PATIENCE = 10.0  # seconds until a file server shows all nodes what one of them wrote
@@ -59,7 +60,7 @@ def wait_for_nodes(*, stopping: Callable[[], bool] = lambda: False, patience: fl
         patience: seconds.
 
     Raises:
-        ValueError: none came.
+        UserError: none came.
     """
     deadline, told = time.monotonic() + patience, False
     while not ray.cluster_resources().get("CPU") and not stopping():
@@ -67,7 +68,7 @@ def wait_for_nodes(*, stopping: Callable[[], bool] = lambda: False, patience: fl
             print(f"no node can run cells yet; waiting up to {patience / 60:.0f} min for one", flush=True)
             told = True
         if time.monotonic() > deadline:
-            raise ValueError(
+            raise UserError(
                 f"no node that can run cells came within {patience / 60:.0f} min; let the cluster keep one worker "
                 "(min_workers: 1, minReplicas: 1), or look at ray status"
             )
@@ -102,7 +103,7 @@ def check_nodes(
         warnings, of nodes whose feature store is not the driver's.
 
     Raises:
-        ValueError: a node does not see another of them or can't write there; all nodes and what they lack are named.
+        UserError: a node does not see another of them or can't write there; all nodes and what they lack are named.
     """
     here = ray.get_runtime_context().get_node_id()
     nodes = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] != here and n["Resources"].get("CPU", 0) > 0]
@@ -119,7 +120,7 @@ def check_nodes(
                 if {NODE, what}.isdisjoint(said) and not _appears(place, f"{mark}-{node}", b"seen", patience):
                     said[what] = f"what it writes to {what} ({_where(place)}) is not seen here"
     except OSError as error:
-        raise ValueError(f"can't write to what all nodes share: {error}") from error
+        raise UserError(f"can't write to what all nodes share: {error}") from error
     finally:
         for place in places.values():
             for name in (mark, *(f"{mark}-{node['NodeID']}" for node in nodes)):
@@ -133,7 +134,7 @@ def check_nodes(
     ]
     bad = [f"node {names[node]}: {'; '.join(said.values())}" for node, said in complaints.items() if said]
     if bad:
-        raise ValueError(
+        raise UserError(
             f"{len(bad)} of {len(nodes) + 1} nodes can't take part:\n  "
             + "\n  ".join(bad)
             + "\nMount the folder there under the same path (or keep results in an object store: --results s3://…), or "

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.files import write_atomically
+from diffup.errors import UserError
 
 URI = re.compile(r"[a-z][a-z0-9+.-]+://")
 EXCLUSIVE = ("s3", "s3a", "gs", "gcs", "memory")
@@ -53,7 +54,7 @@ def _file_system(scheme: str) -> Any:
     except (ImportError, ValueError) as error:
         package = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}.get(scheme)
         hint = f"; pip install {package}" if package else ""
-        raise ValueError(f"{scheme}:// can't be used: {error}{hint}") from error
+        raise UserError(f"{scheme}:// can't be used: {error}{hint}") from error
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class RemotePlace:
 
     def __post_init__(self) -> None:
         if not is_uri(self.uri) or "@" in self.uri.partition("://")[2].partition("/")[0]:
-            raise ValueError("an object store is named scheme://bucket/prefix, without credentials in it")
+            raise UserError("an object store is named scheme://bucket/prefix, without credentials in it")
 
     @property
     def _fs(self) -> Any:
@@ -90,10 +91,10 @@ class RemotePlace:
         """See `Place`; an exclusive write is one conditional PUT.
 
         Raises:
-            ValueError: an exclusive write where the file system knows none.
+            UserError: an exclusive write where the file system knows none.
         """
         if exclusive and self.uri.partition("://")[0] not in EXCLUSIVE:
-            raise ValueError(f"{self.uri}: results need exclusive writes, as s3:// and gs:// have them")
+            raise UserError(f"{self.uri}: results need exclusive writes, as s3:// and gs:// have them")
         with self._errors(name):
             try:
                 self._fs.pipe_file(self._path(name), content, mode="create" if exclusive else "overwrite")
@@ -187,17 +188,17 @@ def check_access(place: RemotePlace) -> None:
     """Write, write exclusively, list and delete a small object.
 
     Raises:
-        ValueError: one of these fails; the message says which and what to do.
+        UserError: one of these fails; the message says which and what to do.
     """
     name = f".writable-{uuid.uuid4().hex[:8]}"
     try:
         if not place.write(name, b"1", exclusive=True) or place.write(name, b"2", exclusive=True):
-            raise ValueError(f"{place.uri} does not honour conditional writes (If-None-Match); results need them")
+            raise UserError(f"{place.uri} does not honour conditional writes (If-None-Match); results need them")
         if name not in place.names(name) or place.read(name) != b"1":
-            raise ValueError(f"{place.uri} does not list or return what was just written there")
+            raise UserError(f"{place.uri} does not list or return what was just written there")
         place.delete(name)
     except OSError as error:
-        raise ValueError(
+        raise UserError(
             f"results {place.uri} can't be used: {error}. Check the bucket's name, and the credentials in the "
             f"environment (for a server of your own also AWS_ENDPOINT_URL)"
         ) from error

@@ -17,6 +17,7 @@ from cluster.files import to_json, write_atomically
 from cluster.source import code_hash
 from cluster.store import Store
 from diffup.episodes import held_out_classes, make_manifest
+from diffup.errors import UserError
 from diffup.protocols import get_protocol
 from experiments.cell import Cell, TrainingCell, cell_to_dict
 
@@ -34,7 +35,7 @@ class Candidate:
     """One configuration: its training cell, the values that were drawn for it, and the cells that score it.
 
     Raises:
-        ValueError: it would be scored on classes that it is trained on, or that are not base classes of its fold.
+        UserError: it would be scored on classes that it is trained on, or that are not base classes of its fold.
     """
 
     cell: TrainingCell
@@ -44,17 +45,17 @@ class Candidate:
     def __post_init__(self) -> None:
         cell, key = self.cell, self.cell.key()
         if cell.train.hold_out < 1:
-            raise ValueError(
+            raise UserError(
                 f"training cell {key} can't be searched over: it holds out no base class to be scored on, and novel "
                 "classes are for reporting. Set TrainConfig.hold_out to 1 or more"
             )
         if not self.validation:
-            raise ValueError(f"training cell {key} has no validation cells to be scored by")
+            raise UserError(f"training cell {key} has no validation cells to be scored by")
         place = (cell.dataset, cell.dataset_hash, cell.fold, cell.train_seed, cell.train.hold_out)
         for found in self.validation:
             where = (found.dataset, found.dataset_hash, found.fold, found.train_seed, found.hold_out)
             if found.classes != "held_out" or found.checkpoint != key or where != place:
-                raise ValueError(
+                raise UserError(
                     f"validation cell {found.key()} does not evaluate training cell {key} on the base classes that it "
                     f"holds out (its classes are {found.classes!r}); make it with evaluation_cells(…, held_out="
                     f"{cell.train.hold_out})"
@@ -86,14 +87,14 @@ class Search:
     def __post_init__(self) -> None:
         rules = {json.dumps(_rules(candidate), sort_keys=True) for candidate in self.candidates}
         if len(rules) != 1:
-            raise ValueError(f"search {self.name!r}: {len(rules)} ways to score configurations; all need the same one")
+            raise UserError(f"search {self.name!r}: {len(rules)} ways to score configurations; all need the same one")
         steps = {candidate.cell.train.steps for candidate in self.candidates}
         if steps != {self.rungs[-1]} or list(self.rungs) != sorted(set(self.rungs)):
-            raise ValueError(
+            raise UserError(
                 f"search {self.name!r}: rungs {self.rungs} must ascend to the steps of all configurations ({steps})"
             )
         if len({candidate.cell.key() for candidate in self.candidates}) != len(self.candidates):
-            raise ValueError(f"search {self.name!r} has a configuration twice")
+            raise UserError(f"search {self.name!r} has a configuration twice")
 
     def rules(self) -> dict[str, Any]:
         """What scores depend on, beside the configuration: those of other rules can't be compared with them."""
@@ -109,10 +110,10 @@ def halvings(steps: int, reduction: int, count: int) -> tuple[int, ...]:
     """`count` rungs up to `steps`, each 1 / `reduction` of the next, rounded down; e.g. 300, 2, 3 → (75, 150, 300).
 
     Raises:
-        ValueError: the first would be 0 steps, or there is nothing to reduce.
+        UserError: the first would be 0 steps, or there is nothing to reduce.
     """
     if reduction < 2 or count < 2 or steps < reduction ** (count - 1):
-        raise ValueError(
+        raise UserError(
             f"{count} rungs of {steps} steps by a factor of {reduction}: give 2 rungs or more, a factor of 2 or more, "
             "and a first rung of at least one step"
         )
@@ -128,7 +129,7 @@ def validation_classes(dataset: Dataset, cells: Sequence[Cell], lists: Path | No
         lists: folder of list files, for a protocol that draws from them.
 
     Raises:
-        ValueError: one is not a base class that the training holds out; or see `diffup.episodes.make_manifest`.
+        UserError: one is not a base class that the training holds out; or see `diffup.episodes.make_manifest`.
     """
     seen: set[int] = set()
     for cell in cells:
@@ -138,7 +139,7 @@ def validation_classes(dataset: Dataset, cells: Sequence[Cell], lists: Path | No
         drawn = {episode.class_index for episode in manifest.episodes}
         allowed = set(held_out) - set(dataset.novel_classes(cell.fold))
         if strange := sorted(drawn - allowed):
-            raise ValueError(
+            raise UserError(
                 f"validation cell {cell.key()} would look at {dataset.classes[strange[0]]!r}, which is no held-out "
                 f"base class of {dataset.name}, fold {cell.fold}: nothing may be chosen on it"
             )
@@ -147,9 +148,9 @@ def validation_classes(dataset: Dataset, cells: Sequence[Cell], lists: Path | No
 
 
 def check_seen(names: Sequence[str], search_classes: Sequence[str], key: str) -> None:
-    """Raise ValueError if a score was made on other classes than a search may look at."""
+    """Raise UserError if a score was made on other classes than a search may look at."""
     if strange := sorted(set(names) - set(search_classes)):
-        raise ValueError(f"configuration {key} was scored on {strange[0]!r}, which is no class to choose on; not used")
+        raise UserError(f"configuration {key} was scored on {strange[0]!r}, which is no class to choose on; not used")
 
 
 def record_path(root: Path, name: str) -> Path:
@@ -185,7 +186,7 @@ class Record:
             retry_failed: let failed configurations go on.
 
         Raises:
-            ValueError: the file can't be read, or its scores were made by other rules.
+            UserError: the file can't be read, or its scores were made by other rules.
         """
         self.path = record_path(store.root, search.name)
         before = self._read(search)
@@ -219,11 +220,11 @@ class Record:
             document: dict[str, Any] = json.loads(self.path.read_bytes())
             rules, _ = document["rules"], document["configurations"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{self.path} can't be read: {error}. Remove it to score all configurations anew"
             ) from error
         if rules != json.loads(json.dumps(search.rules())):
-            raise ValueError(
+            raise UserError(
                 f"{self.path} has scores of other validation episodes or rungs, which can't be compared with these; "
                 "give another directory with --results"
             )

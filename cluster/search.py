@@ -145,7 +145,7 @@ def validate(task: dict[str, Any]) -> dict[str, float]:
     """mIoU in percent of a configuration's checkpoint so far, by validation task.
 
     Raises:
-        ValueError: a cell looked at a class that the search may not choose on.
+        UserError: a cell looked at a class that the search may not choose on.
     """
     work = importlib.import_module(task["work"])
     options = context_options(task["options"], task["results"])
@@ -174,7 +174,7 @@ def run_searches(
         0 if every configuration has ended and none failed; one that diverged has told what it could.
 
     Raises:
-        ValueError: a user's mistake, found before anything is run.
+        UserError: a user's mistake, found before anything is run.
     """
     store = Store(options.results.absolute())
     uri = resolve_uri(options.tracking_uri, store.root)
@@ -313,10 +313,7 @@ def _fit(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-    try:
-        tuner.fit()
-    except ValueError as error:  # a fault of ours, not the user's mistake that a ValueError stands for
-        raise RuntimeError(f"Ray Tune refused the search: {error}") from error
+    tuner.fit()
 
 
 def scheduler(search: Search) -> Halving:

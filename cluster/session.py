@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from diffup.errors import UserError
+
 ROOT = Path(__file__).resolve().parent.parent
 THREADS = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 QUIET = {
@@ -43,9 +45,7 @@ def _own_folder() -> tuple[Path, int]:
     """A new folder for Ray's session, locked for as long as this process lives."""
     chosen = os.environ.get("RAY_TMPDIR", "")
     if chosen and len(chosen) > LONGEST_FOLDER - len(PREFIX) - 8:
-        raise ValueError(
-            f"RAY_TMPDIR={chosen} is too long for Ray's Unix sockets; give a path of at most 27 characters"
-        )
+        raise UserError(f"RAY_TMPDIR={chosen} is too long for Ray's Unix sockets; give a path of at most 27 characters")
     base = Path(chosen or tempfile.gettempdir())
     if len(str(base)) > LONGEST_FOLDER - len(PREFIX) - 8:
         base = Path("/tmp")
@@ -81,7 +81,7 @@ def ray_session() -> Iterator[None]:
     """Ray for the time of a launch: joins the cluster of ``RAY_ADDRESS``, else starts one that nobody else sees.
 
     Raises:
-        ValueError: ``RAY_TMPDIR`` is too long, or the cluster named can't be reached.
+        UserError: ``RAY_TMPDIR`` is too long, or the cluster named can't be reached.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -96,7 +96,7 @@ def ray_session() -> Iterator[None]:
             with _hushed():
                 ray.init(address="auto", runtime_env={"env_vars": THREADS}, **silent)
         except ConnectionError as error:
-            raise ValueError(
+            raise UserError(
                 f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']}; unset it to use this machine alone"
             ) from error
         try:

@@ -29,6 +29,7 @@ from cluster.stores import TEXT, TEXT_PRIORS, VISUAL, in_words
 from cluster.trial import context_options
 from diffup.data.dataset import Dataset
 from diffup.encode import FeatureCache, to_rows
+from diffup.errors import UserError
 from diffup.pairs import PRIOR, Triple
 from diffup.shards import DATA, ShardStore, shard_name
 from diffup.supply import CueSource
@@ -112,7 +113,7 @@ class Maker:
         for image_id in task["images"]:
             try:
                 images[image_id] = dataset.image(image_id)
-            except ValueError as error:
+            except UserError as error:
                 failed[image_id] = str(error)
         if not images:
             return {"made": 0, "bytes": 0, "failed": failed}

@@ -24,6 +24,7 @@ from cluster.files import check_writable, file_facts, now, to_json, write_atomic
 from cluster.place import FolderPlace, Place
 from cluster.remote import RemotePlace
 from cluster.source import code_hash
+from diffup.errors import UserError
 from experiments.cell import CELL_VERSION, KEY_LENGTH, AnyCell, TrainingCell, cell_to_dict
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class Store:
 
         Raises:
             OSError: it can't be read or written.
-            ValueError: the file is damaged.
+            UserError: the file is damaged.
         """
         path, made = self.root / IDENTITY, to_json({"schema": SCHEMA, "id": uuid.uuid4().hex})
         if not path.is_file():
@@ -142,7 +143,7 @@ class Store:
                 raise ValueError("its id is no text")
             return identity
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} can't be read: {error}; without it, all cells get new MLflow runs") from error
+            raise UserError(f"{path} can't be read: {error}; without it, all cells get new MLflow runs") from error
 
     def folder(self, key: str) -> Path:
         """Folder of one cell."""
@@ -152,12 +153,12 @@ class Store:
         """Make the root and make sure that files can be written and linked there.
 
         Raises:
-            ValueError: it can't be written.
+            UserError: it can't be written.
         """
         try:
             check_writable(self.root)
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"results directory {self.root} is not writable ({error.strerror or error}); "
                 f"choose another with --results DIR"
             ) from error
@@ -325,7 +326,7 @@ class Store:
         """Remember which weights a name stood for; a later run that loads others is refused.
 
         Raises:
-            ValueError: the same backbone and identity meant other weights before.
+            UserError: the same backbone and identity meant other weights before.
         """
         slug = hashlib.sha256(f"{backbone} {weights}".encode()).hexdigest()[:12]
         path = self.root / WEIGHTS / f"{slug}.json"
@@ -340,7 +341,7 @@ class Store:
         else:
             before = json.loads(path.read_bytes())["loaded_hash"]
         if before != loaded_hash:
-            raise ValueError(
+            raise UserError(
                 f"backbone {backbone!r} with weights {weights!r} loaded {loaded_hash}, but results in {self.root} were "
                 f"made with {before}; use another results directory, or a weights file of known content (--weights-dir)"
             )

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.files import to_json, write_atomically
+from diffup.errors import UserError, command_line
 
 if TYPE_CHECKING:  # it loads torch, which a plan needs not
     from diffup.shards import ShardStore
@@ -206,10 +207,10 @@ def _do(args: argparse.Namespace) -> int:
 
     place, root = RemotePlace(args.root) if is_uri(args.root) else None, Path(args.root)
     if place is None and not root.is_dir():
-        raise ValueError(f"{root} is no folder")
+        raise UserError(f"{root} is no folder")
     if args.command == "clean":
         if args.limit is None and args.older_than is None:
-            raise ValueError("say what to delete: --limit SIZE or --older-than DAYS")
+            raise UserError("say what to delete: --limit SIZE or --older-than DAYS")
         asked: dict[str, Any] = {
             "limit_bytes": args.limit,
             "older_than": None if args.older_than is None else 86400 * args.older_than,
@@ -223,7 +224,7 @@ def _do(args: argparse.Namespace) -> int:
     there = depot.listed(place) if place else listed(root)
     if args.command == "check":
         if place:
-            raise ValueError("only a machine's own folder can be checked; every row that is read is checked then")
+            raise UserError("only a machine's own folder can be checked; every row that is read is checked then")
         for each in there:
             store = _opened(each.folder)
             bad = store.check()
@@ -241,4 +242,4 @@ def _total(there: Sequence[Listed]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

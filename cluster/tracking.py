@@ -36,6 +36,7 @@ from cluster.mlflow_client import (
 from cluster.mlflow_runs import OWNER, TEXT_LENGTH, Place, ensure_run, log_launch, log_params, milliseconds, tags_of
 from cluster.remote import is_uri
 from cluster.store import Record, Store
+from diffup.errors import UserError, command_line
 from experiments.cell import AnyCell
 from experiments.grids import describe
 
@@ -185,7 +186,7 @@ def _store(results: str) -> Store:
     """The result store that the command is about; of an object store, this machine's mirror, brought up to date.
 
     Raises:
-        ValueError: nothing is there, or the object store can't be reached.
+        UserError: nothing is there, or the object store can't be reached.
     """
     if not is_uri(results):
         store = Store(Path(results).expanduser().absolute())
@@ -194,13 +195,13 @@ def _store(results: str) -> Store:
         try:
             store.update()
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"{results} can't be brought here: {error}. Check the name and the credentials, or use a folder: "
                 f"`python -m cluster.mirror pull {results} DIR` first, then --results DIR"
             ) from error
     if not store.root.is_dir():
         what = f"results in {results}" if store.remote else f"results directory {store.root}"
-        raise ValueError(f"no {what}; pass the one that a grid script printed (its --results)")
+        raise UserError(f"no {what}; pass the one that a grid script printed (its --results)")
     return store
 
 
@@ -217,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         uri = resolve_uri(args.tracking_uri, store.root)
         done = sync(store, uri, experiment=args.experiment)
-    except ValueError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{done}  ({uri})", flush=True)
@@ -225,4 +226,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

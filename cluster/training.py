@@ -25,6 +25,7 @@ from cluster.pieces import Piece
 from cluster.progress import Progress
 from cluster.store import TUNE
 from cluster.trial import FAILED, context_options, run_in_turn
+from diffup.errors import UserError
 from experiments.cell import AnyCell, TrainingCell, cell_from_dict, cell_to_dict
 
 RESTARTS = 1  # of all workers, after the death of one; they go on from the state file
@@ -77,7 +78,7 @@ def train_cells(
         keys of the training cells that failed.
 
     Raises:
-        ValueError: the cluster has not enough CPUs or GPUs.
+        UserError: the cluster has not enough CPUs or GPUs.
         KeyboardInterrupt: a training was ended.
     """
     _over.set(over)
@@ -86,7 +87,7 @@ def train_cells(
     own = task["options"]
     kind = "GPU" if own["device"] == "cuda" else "CPU"
     if training and total.get(kind, 0) < workers:
-        raise ValueError(f"--train-workers {workers}: the cluster has {total.get(kind, 0):.0f} {kind}s")
+        raise UserError(f"--train-workers {workers}: the cluster has {total.get(kind, 0):.0f} {kind}s")
     own = {**own, "results": task["results"]}
     options = {"work": task["work"], "workers": workers, "options": own, "launch": task["launch"]}
     options |= {name: own[name] for name in ("weights_dir", "batch_size")}

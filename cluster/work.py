@@ -35,6 +35,7 @@ from diffup.config import parse_annotation, support_kinds
 from diffup.cost import method_cost
 from diffup.encode import FeatureCache
 from diffup.episodes import Episode, held_out_classes
+from diffup.errors import UserError
 from diffup.evaluate import Evaluation, evaluate, predict
 from diffup.metrics import fb_iou, miou
 from diffup.pairs import PairPriors
@@ -72,7 +73,7 @@ def execute(cell: AnyCell, context: WorkContext) -> Outcome:
     """Run one cell.
 
     Raises:
-        ValueError: data, weights or checkpoint are missing or not those the cell names.
+        UserError: data, weights or checkpoint are missing or not those the cell names.
     """
     if isinstance(cell, Cell):
         torch.set_num_threads(context.threads)
@@ -91,7 +92,7 @@ def evaluate_part(cell: Cell, context: WorkContext, start: int, end: int) -> Par
     Cut at multiples of the batch size, the parts are, put together, what one piece would be.
 
     Raises:
-        ValueError: data, weights or checkpoint are missing or not those the cell names.
+        UserError: data, weights or checkpoint are missing or not those the cell names.
     """
     torch.set_num_threads(context.threads)
     return _part(context, _Setting.of(cell, context), start, end)
@@ -113,7 +114,7 @@ def conclude(cell: Cell, context: WorkContext, parts: list[Part]) -> Outcome:
     """A cell from all of its parts, in order.
 
     Raises:
-        ValueError: they are not all of its episodes.
+        UserError: they are not all of its episodes.
     """
     return _concluded(cell, context, _Setting.of(cell, context), parts)
 
@@ -154,7 +155,7 @@ def _cost(cell: Cell, setting: _Setting) -> dict[str, float]:
     supports = len(support_kinds(cell.annotation, cell.shots))
     try:
         return method_cost(cell.backbone, cell.input, model, cell.sample, supports, texts)
-    except ValueError:  # a backbone whose architecture can't be built by its name: costs are unknown, figures stand
+    except UserError:  # a backbone whose architecture can't be built by its name: costs are unknown, figures stand
         return {}
 
 

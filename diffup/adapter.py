@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffup.config import parse_annotation, support_kinds
+from diffup.errors import UserError
 
 if TYPE_CHECKING:
     from diffup.episodes import Episode
@@ -57,17 +58,17 @@ def function_version(function: str) -> str:
         function: ``"package.module:name"``.
 
     Raises:
-        ValueError: not of that form, or no such module or file.
+        UserError: not of that form, or no such module or file.
     """
     module, _, name = function.partition(":")
     if not name or not all(part.isidentifier() for part in (*module.split("."), name)):
-        raise ValueError(f"adapter function {function!r}: write it as 'package.module:name'")
+        raise UserError(f"adapter function {function!r}: write it as 'package.module:name'")
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError) as error:
-        raise ValueError(f"adapter function {function!r}: {error}; put its folder on PYTHONPATH") from error
+        raise UserError(f"adapter function {function!r}: {error}; put its folder on PYTHONPATH") from error
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise ValueError(f"adapter function {function!r}: there is no file of a module {module!r} on Python's path")
+        raise UserError(f"adapter function {function!r}: there is no file of a module {module!r} on Python's path")
     return f"{HASHED}{hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:12]}"
 
 
@@ -79,11 +80,11 @@ def load_method(function: str, version: str) -> Method:
         version: as in the cell; a hash must be that of the source file as it is now.
 
     Raises:
-        ValueError: it can't be imported, can't be called, or has changed since the cell was planned.
+        UserError: it can't be imported, can't be called, or has changed since the cell was planned.
     """
     found = function_version(function)
     if version.startswith(HASHED) and version != found:
-        raise ValueError(
+        raise UserError(
             f"adapter function {function!r} has changed: its file is {found}, the cell names {version}. Plan the grid "
             f"again, so that the results get a key of their own"
         )
@@ -91,9 +92,9 @@ def load_method(function: str, version: str) -> Method:
     try:
         method = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"adapter function {function!r} can't be imported: {error}") from error
+        raise UserError(f"adapter function {function!r} can't be imported: {error}") from error
     if not callable(method):
-        raise ValueError(f"adapter function {function!r} is a {type(method).__name__}, which can't be called")
+        raise UserError(f"adapter function {function!r} is a {type(method).__name__}, which can't be called")
     return method
 
 
@@ -113,7 +114,7 @@ def ask(
         foreground probability [H, W] at the query's size.
 
     Raises:
-        ValueError: what the function returned is no such map; episode and query are named.
+        UserError: what the function returned is no such map; episode and query are named.
     """
     dataset = cues.dataset
     kinds = support_kinds(annotation, shots)
@@ -126,13 +127,13 @@ def ask(
     answer = np.asarray(method(query, [dataset.image(i) for i in ids], given))
     where = f"{getattr(method, '__name__', method)}, episode {episode.index} (query {episode.query})"
     if answer.shape != size:
-        raise ValueError(
+        raise UserError(
             f"{where} returned shape {answer.shape}; it must be a probability for each pixel of the query, {size}"
         )
     if answer.dtype.kind not in "fbiu":
-        raise ValueError(f"{where} returned values of type {answer.dtype}; it must return numbers in [0, 1]")
+        raise UserError(f"{where} returned values of type {answer.dtype}; it must return numbers in [0, 1]")
     probability = answer.astype(np.float32)
     if not (np.isfinite(probability) & (probability >= -TOLERANCE) & (probability <= 1 + TOLERANCE)).all():
         low, high = float(probability.min()), float(probability.max())
-        raise ValueError(f"{where} returned values from {low:g} to {high:g}; a probability lies in [0, 1]")
+        raise UserError(f"{where} returned values from {low:g} to {high:g}; a probability lies in [0, 1]")
     return probability.clip(0, 1)

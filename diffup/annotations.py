@@ -28,6 +28,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 from skimage.morphology import skeletonize
 
+from diffup.errors import UserError
+
 UNKNOWN = 2
 SPECK = 0.01
 STRAIGHT = 0.5  # skeletons shorter than this share of √area say nothing about where a stroke should run
@@ -59,18 +61,18 @@ def annotate(
         (unknown).
 
     Raises:
-        ValueError: no pixel of the class, or an unknown `kind` or `boxes`.
+        UserError: no pixel of the class, or an unknown `kind` or `boxes`.
     """
     mask = mask_HW == 1
     if not mask.any():
-        raise ValueError("the mask has no pixel of the class, so there is nothing to annotate")
+        raise UserError("the mask has no pixel of the class, so there is nothing to annotate")
     if kind == "mask":
         return np.where(mask, np.uint8(1), np.uint8(0))
     if kind == "box":
         return _boxes(mask, boxes)
     if kind == "scribble":
         return _scribbles(mask, scribble_width, seed_parts)
-    raise ValueError(f"no annotation of kind {kind!r} can be drawn from a mask; kinds are mask, box, scribble")
+    raise UserError(f"no annotation of kind {kind!r} can be drawn from a mask; kinds are mask, box, scribble")
 
 
 def _boxes(mask: Mask, boxes: str) -> NDArray[np.uint8]:
@@ -81,7 +83,7 @@ def _boxes(mask: Mask, boxes: str) -> NDArray[np.uint8]:
         for window, _ in _components(mask):
             drawn[window] = 1
     else:
-        raise ValueError(f"boxes must be 'component' or 'whole', not {boxes!r}")
+        raise UserError(f"boxes must be 'component' or 'whole', not {boxes!r}")
     return drawn
 
 

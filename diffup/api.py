@@ -32,6 +32,7 @@ from diffup.backbones.load import Backbone, load_backbone
 from diffup.config import InputConfig, SampleConfig
 from diffup.cues import cue_weights
 from diffup.encode import Encoder, Features
+from diffup.errors import UserError
 from diffup.evaluate import episode_noise
 from diffup.model import DiffUpNet, Episodes, load_checkpoint, priors, save_checkpoint
 from diffup.support import AnyImage, Cue, Support, Text, to_rgb
@@ -102,7 +103,7 @@ class DiffUp:
                 it had one; ``""`` to read no text at all.
 
         Raises:
-            ValueError: no such checkpoint, a damaged one, or a backbone that can't be had; the message says what to do.
+            UserError: no such checkpoint, a damaged one, or a backbone that can't be had; the message says what to do.
         """
         folder = _folder(path_or_hub_id)
         net = load_checkpoint(folder)
@@ -112,10 +113,10 @@ class DiffUp:
         try:
             weights = trained_weights if backbone is None else "auto"
             visual = load_backbone(backbone or trained_on, weights, weights_dir=directory, device=device)
-        except ValueError as error:
+        except UserError as error:
             if backbone is not None:
                 raise
-            raise ValueError(
+            raise UserError(
                 f"{error}. The checkpoint was trained on this backbone; backbone={trained_on!r} takes whatever weights "
                 f"of it are at hand, and any other backbone works too"
             ) from error
@@ -124,10 +125,10 @@ class DiffUp:
             weights = "auto" if companion else config.companion_weights
             try:
                 text_model = load_backbone(companion or config.companion, weights, weights_dir=directory, device=device)
-            except ValueError as error:
+            except UserError as error:
                 if companion:
                     raise
-                raise ValueError(f"{error}. Without text cues, pass companion=''") from error
+                raise UserError(f"{error}. Without text cues, pass companion=''") from error
         elif companion is None and visual.has_text:
             text_model = visual
         return cls(_encoder(visual, config, text_model, device), net, facts)
@@ -143,7 +144,7 @@ class DiffUp:
             companion: who reads text; None for `name` itself if it can, else whoever reads it now; ``""`` for nobody.
 
         Raises:
-            ValueError: a backbone that can't be had.
+            UserError: a backbone that can't be had.
         """
         directory = None if weights_dir is None else Path(weights_dir)
         device = self.encoder.device
@@ -168,10 +169,10 @@ class DiffUp:
             batch_size: how many at a time.
 
         Raises:
-            ValueError: something that is no such image; its place in the list is named.
+            UserError: something that is no such image; its place in the list is named.
         """
         if isinstance(images, str | Path | np.ndarray | Image.Image):
-            raise ValueError("encode() takes a list of images; put a single one in brackets")
+            raise UserError("encode() takes a list of images; put a single one in brackets")
         found: list[Features] = []
         for start in range(0, len(images), batch_size):
             chunk = range(start, min(start + batch_size, len(images)))
@@ -191,7 +192,7 @@ class DiffUp:
             seed: of the noise; the same seed gives the same result.
 
         Raises:
-            ValueError: no cue, a cue that does not fit, or features of another backbone.
+            UserError: no cue, a cue that does not fit, or features of another backbone.
         """
         return self.segment_batch([query], cues, steps=steps, samples=samples, seed=seed)[0]
 
@@ -207,10 +208,10 @@ class DiffUp:
     ) -> list[Result]:
         """`segment` for many queries with the same cues, `batch_size` at a time; gives what `segment` gives each."""
         if isinstance(queries, str | Path | np.ndarray | Image.Image | Features):
-            raise ValueError("segment_batch() takes a list of queries; use segment() for a single one")
+            raise UserError("segment_batch() takes a list of queries; use segment() for a single one")
         for what, value in {"steps": steps, "samples": samples, "batch_size": batch_size}.items():
             if value < 1:
-                raise ValueError(f"{what} must be 1 or more, not {value}")
+                raise UserError(f"{what} must be 1 or more, not {value}")
         supports, kinds, weights_K2hw, names = self._cues(cues)
         results: list[Result] = []
         for start in range(0, len(queries), batch_size):
@@ -253,20 +254,20 @@ class DiffUp:
     def _cues(self, cues: Sequence[Cue]) -> tuple[list[Features], tuple[str, ...], Tensor, Tensor | None]:
         """Features and kinds of the K supports, their weights [K, 2, h, w], and embedded names, the class first."""
         if isinstance(cues, Support | Text):
-            raise ValueError("cues is a list; put a single cue in brackets")
+            raise UserError("cues is a list; put a single cue in brackets")
         for i, cue in enumerate(cues):
             if not isinstance(cue, Support | Text):
-                raise ValueError(f"cues[{i}] is a {type(cue).__name__}; a cue is a Support or a Text")
+                raise UserError(f"cues[{i}] is a {type(cue).__name__}; a cue is a Support or a Text")
         shown = [(i, cue) for i, cue in enumerate(cues) if isinstance(cue, Support)]
         texts = [cue for cue in cues if isinstance(cue, Text)]
         if not cues:
-            raise ValueError("segmentation needs a cue: a Support or a Text")
+            raise UserError("segmentation needs a cue: a Support or a Text")
         if len(texts) > 1:
-            raise ValueError("one Text cue at most; put other names into its 'others'")
+            raise UserError("one Text cue at most; put other names into its 'others'")
         names = None
         if texts:
             if self.encoder.text_model is None:
-                raise ValueError(
+                raise UserError(
                     f"a Text cue needs a model that reads text, and backbone {self.encoder.backbone.name!r} has none "
                     f"beside it; name an open_clip model: load(…, companion='open_clip:ViT-B-16/openai')"
                 )
@@ -277,15 +278,15 @@ class DiffUp:
         for k, (i, cue) in enumerate(shown):
             try:
                 weights[k] = cue_weights(cue.drawn(supports[k].size), cue.kind, grid)
-            except ValueError as error:
-                raise ValueError(f"cues[{i}]: {error}") from error
+            except UserError as error:
+                raise UserError(f"cues[{i}]: {error}") from error
         return supports, tuple(cue.kind for _, cue in shown), weights, names
 
     def _features(self, images: Sequence[AnyImage | Features], places: Sequence[str]) -> list[Features]:
         """Features as they are, and images encoded (all at once)."""
         for image, place in zip(images, places, strict=True):
             if isinstance(image, Features) and image.made_by != self.encoder.identity:
-                raise ValueError(
+                raise UserError(
                     f"{place} was encoded by {image.made_by or 'something unknown'}, but this DiffUp has "
                     f"{self.encoder.identity}; encode the image again with this one"
                 )
@@ -301,19 +302,19 @@ def _folder(path_or_hub_id: str | Path) -> Path:
         for folder in (path / CHECKPOINT_FOLDER, path):
             if (folder / CHECKPOINT_FILES[0]).is_file():
                 return folder
-        raise ValueError(
+        raise UserError(
             f"{path} holds no checkpoint ({', '.join(CHECKPOINT_FILES)}): give the folder that DiffUp.save wrote, or "
             f"that of a finished training cell in a result store"
         )
     if not isinstance(path_or_hub_id, str) or not HUB_ID.fullmatch(path_or_hub_id):
-        raise ValueError(f"{path_or_hub_id} is neither a folder nor a Hugging Face hub id of the form owner/name")
+        raise UserError(f"{path_or_hub_id} is neither a folder nor a Hugging Face hub id of the form owner/name")
     import huggingface_hub
 
     try:
         found = huggingface_hub.snapshot_download(path_or_hub_id, allow_patterns=[*CHECKPOINT_FILES, "README.md"])
     except Exception as error:  # the hub client raises a dozen unrelated types when a download fails
         gist = (str(error).strip() or "no message").splitlines()[0]
-        raise ValueError(
+        raise UserError(
             f"checkpoint {path_or_hub_id!r} is no folder here and could not be downloaded from the Hugging Face hub "
             f"({type(error).__name__}: {gist}). Offline, copy the checkpoint's folder ({', '.join(CHECKPOINT_FILES)}) "
             f"to this machine and give its path"
@@ -328,7 +329,7 @@ def _training(facts: Mapping[str, Any], folder: Path) -> tuple[str, str, InputCo
         values = {**cell["input"], "prompts": tuple(cell["input"]["prompts"])}
         return str(cell["backbone"]), str(cell["weights"]), InputConfig(**values)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {folder} does not say how its images are to be encoded, or says it in the terms of another "
             f"version ({error!r}); train it with this version"
         ) from error

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import Field, dataclass, field
 from typing import Any, TypeVar
 
+from diffup.errors import UserError
+
 T = TypeVar("T")
 
 VISUAL_CUES = ("mask", "box", "scribble")
@@ -43,14 +45,14 @@ def parse_annotation(annotation: str) -> tuple[str, ...]:
     Visual kinds are dealt to the supports in turn (support k gets kind k mod n); ``text`` adds one text cue.
 
     Raises:
-        ValueError: an unknown or repeated kind.
+        UserError: an unknown or repeated kind.
     """
     kinds = tuple(annotation.split("+"))
     unknown = [kind for kind in kinds if kind not in CUES]
     if unknown:
-        raise ValueError(f"annotation {annotation!r}: unknown cue {unknown[0]!r}; cues are {', '.join(CUES)}")
+        raise UserError(f"annotation {annotation!r}: unknown cue {unknown[0]!r}; cues are {', '.join(CUES)}")
     if len(set(kinds)) != len(kinds):
-        raise ValueError(f"annotation {annotation!r} names a cue twice")
+        raise UserError(f"annotation {annotation!r} names a cue twice")
     return kinds
 
 
@@ -61,44 +63,44 @@ def support_kinds(annotation: str, shots: int) -> tuple[str, ...]:
 
 
 def check_annotation(annotation: str, shots: int) -> None:
-    """Raise ValueError unless `shots` and `annotation` fit: 0 shots with ``text`` alone, others with a visual cue."""
+    """Raise UserError unless `shots` and `annotation` fit: 0 shots with ``text`` alone, others with a visual cue."""
     kinds = parse_annotation(annotation)
     if shots < 0:
-        raise ValueError(f"shots must be 0 or more, not {shots}")
+        raise UserError(f"shots must be 0 or more, not {shots}")
     if shots == 0 and kinds != ("text",):
-        raise ValueError(f"0 shots go with annotation 'text' alone, not {annotation!r}")
+        raise UserError(f"0 shots go with annotation 'text' alone, not {annotation!r}")
     if shots > 0 and not set(kinds) & set(VISUAL_CUES):
-        raise ValueError(f"{shots} shots need a visual cue (mask, box, scribble); annotation is {annotation!r}")
+        raise UserError(f"{shots} shots need a visual cue (mask, box, scribble); annotation is {annotation!r}")
 
 
 def map_indices(names: str) -> tuple[int, ...]:
     """Places in `PRIOR_MAPS` of a prior set such as ``"max_cosine+propagated_max_cosine"``; ``""`` means all.
 
     Raises:
-        ValueError: an unknown or repeated map, or maps in another order than that of `PRIOR_MAPS`.
+        UserError: an unknown or repeated map, or maps in another order than that of `PRIOR_MAPS`.
     """
     if not names:
         return tuple(range(len(PRIOR_MAPS)))
     parts = names.split("+")
     unknown = [part for part in parts if part not in PRIOR_MAPS]
     if unknown:
-        raise ValueError(f"prior maps {names!r}: unknown map {unknown[0]!r}; there are {', '.join(PRIOR_MAPS)}")
+        raise UserError(f"prior maps {names!r}: unknown map {unknown[0]!r}; there are {', '.join(PRIOR_MAPS)}")
     found = tuple(PRIOR_MAPS.index(part) for part in parts)
     ordered = "+".join(PRIOR_MAPS[i] for i in sorted(set(found)))
     if ordered != names or len(found) == len(PRIOR_MAPS):  # one set, one name: else one model would have two keys
-        raise ValueError(f"prior maps {names!r}: write {ordered if len(found) < len(PRIOR_MAPS) else ''!r}")
+        raise UserError(f"prior maps {names!r}: write {ordered if len(found) < len(PRIOR_MAPS) else ''!r}")
     return found
 
 
 def _positive(owner: object, *names: str) -> None:
     for name in names:
         if not getattr(owner, name) > 0:
-            raise ValueError(f"{type(owner).__name__}.{name} must be positive, not {getattr(owner, name)!r}")
+            raise UserError(f"{type(owner).__name__}.{name} must be positive, not {getattr(owner, name)!r}")
 
 
 def _one_of(owner: object, name: str, allowed: tuple[str, ...]) -> None:
     if getattr(owner, name) not in allowed:
-        raise ValueError(
+        raise UserError(
             f"{type(owner).__name__}.{name} must be one of {', '.join(allowed)}; not {getattr(owner, name)!r}"
         )
 
@@ -136,7 +138,7 @@ class InputConfig:
         _one_of(self, "boxes", ("component", "whole"))
         bad = [prompt for prompt in self.prompts if prompt.count("{}") != 1]
         if bad or not self.prompts:
-            raise ValueError(f"InputConfig.prompts: each template needs exactly one {{}}; got {bad or 'none'}")
+            raise UserError(f"InputConfig.prompts: each template needs exactly one {{}}; got {bad or 'none'}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,10 +179,10 @@ class ModelConfig:
         _positive(self, "decoder_grid", "width", "bit_scale")
         map_indices(self.prior_maps)
         if self.bound < 0:
-            raise ValueError(f"ModelConfig.bound must be 0 or more, not {self.bound}")
+            raise UserError(f"ModelConfig.bound must be 0 or more, not {self.bound}")
         _one_of(self, "schedule", SCHEDULES)
         if self.decoder_grid % 4:
-            raise ValueError(f"ModelConfig.decoder_grid must be a multiple of 4, not {self.decoder_grid}")
+            raise UserError(f"ModelConfig.decoder_grid must be a multiple of 4, not {self.decoder_grid}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,11 +231,11 @@ class TrainConfig:
         _one_of(self, "precision", PRECISIONS)
         for name in ("hold_out", "draws"):
             if getattr(self, name) < 0:
-                raise ValueError(f"TrainConfig.{name} must be 0 or more, not {getattr(self, name)}")
+                raise UserError(f"TrainConfig.{name} must be 0 or more, not {getattr(self, name)}")
         if len(self.cue_weights) != len(CUES) or min(self.cue_weights) < 0 or sum(self.cue_weights[:3]) <= 0:
-            raise ValueError(f"TrainConfig.cue_weights: {len(CUES)} weights ≥ 0, some visual; got {self.cue_weights}")
+            raise UserError(f"TrainConfig.cue_weights: {len(CUES)} weights ≥ 0, some visual; got {self.cue_weights}")
         if not 0 <= self.ema < 1:
-            raise ValueError(f"TrainConfig.ema must lie in [0, 1), not {self.ema}")
+            raise UserError(f"TrainConfig.ema must lie in [0, 1), not {self.ema}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,10 +267,10 @@ class SampleConfig:
         _one_of(self, "method", METHODS)
         _one_of(self, "start", STARTS)
         if not 0 < self.threshold < 1:
-            raise ValueError(f"SampleConfig.threshold must lie in (0, 1), not {self.threshold}")
+            raise UserError(f"SampleConfig.threshold must lie in (0, 1), not {self.threshold}")
         adapted = self.method == "adapter"
         if (bool(self.function), bool(self.function_version)) != (adapted, adapted):
-            raise ValueError(
+            raise UserError(
                 f"SampleConfig.function and function_version go with method 'adapter', both or neither; method is "
                 f"{self.method!r}, function {self.function!r}, function_version {self.function_version!r}"
             )

@@ -32,7 +32,7 @@ def backbone_cost(name: str, side: int) -> dict[str, float]:
         side: of the square image in pixels.
 
     Raises:
-        ValueError: an unknown name.
+        UserError: an unknown name.
     """
     from diffup.backbones.load import build
 
@@ -53,7 +53,7 @@ def matching_cost(name: str, grid: int, supports: int) -> dict[str, float]:
     """GFLOPs of the prior maps that one episode's visual cues take (the query's text map is not counted).
 
     Raises:
-        ValueError: an unknown name.
+        UserError: an unknown name.
     """
     if not supports:
         return {"prior_gflops": 0.0}

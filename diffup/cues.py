@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffup.errors import UserError
+
 FAR = 0.3  # of the grid's diagonal: what is farther from every stroke counts as background
 FAR_AT_LEAST = 0.05  # share of the grid that is background even around a stroke that crosses the image
 
@@ -30,11 +32,11 @@ def cue_weights(annotation_HW: NDArray[np.uint8], kind: str, grid: int) -> Tenso
         [2, grid, grid] float32 in [0, 1]: share of the cell's pixels that are foreground, and background.
 
     Raises:
-        ValueError: no foreground pixel.
+        UserError: no foreground pixel.
     """
     annotation = torch.from_numpy(annotation_HW)
     if not bool((annotation == FOREGROUND).any()):
-        raise ValueError(f"a {kind} cue has no foreground pixel: the support does not show the class")
+        raise UserError(f"a {kind} cue has no foreground pixel: the support does not show the class")
     planes = torch.stack([annotation == FOREGROUND, annotation == BACKGROUND]).float()
     weights = F.adaptive_avg_pool2d(planes[None], grid)[0]
     if kind == "scribble":

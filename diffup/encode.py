@@ -18,6 +18,7 @@ from torch import Tensor
 from diffup.backbones.load import Backbone
 from diffup.config import InputConfig
 from diffup.data.class_names import readable
+from diffup.errors import UserError
 from diffup.shards import ShardStore
 
 INFO_GRID = 40  # side of the low-resolution RGB that query infos are computed from
@@ -71,14 +72,14 @@ class Encoder:
             then can't depend on its neighbours.
 
     Raises:
-        ValueError: `text_model` has no text encoder.
+        UserError: `text_model` has no text encoder.
     """
 
     def __init__(
         self, backbone: Backbone, config: InputConfig, text_model: Backbone | None = None, device: str = "cpu"
     ) -> None:
         if text_model is not None and not text_model.has_text:
-            raise ValueError(f"backbone {text_model.name!r} has no text encoder; name an open_clip companion model")
+            raise UserError(f"backbone {text_model.name!r} has no text encoder; name an open_clip companion model")
         self.backbone, self.config, self.text_model, self.device = backbone, config, text_model, device
         self._names: dict[tuple[str, ...], Tensor] = {}
         size, grid, dtype = config.input_size, config.feature_grid, config.feature_dtype
@@ -119,10 +120,10 @@ class Encoder:
         """Dense image-text embeddings [D, h, w] of one or more images: a forward pass of the text model.
 
         Raises:
-            ValueError: there is none.
+            UserError: there is none.
         """
         if self.text_model is None:
-            raise ValueError(f"no text model beside backbone {self.backbone.name!r}; set InputConfig.companion")
+            raise UserError(f"no text model beside backbone {self.backbone.name!r}; set InputConfig.companion")
         return [text.clone() for text in self._finished(self.text_model.dense_text(self._squares(images)))]
 
     def _squares(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
@@ -136,7 +137,7 @@ class Encoder:
     def embed_names(self, names: Sequence[str]) -> Tensor:
         """Prompt-averaged, L2-normalised text embeddings of class names, [N, D]."""
         if self.text_model is None:
-            raise ValueError(f"no text model beside backbone {self.backbone.name!r}; set InputConfig.companion")
+            raise UserError(f"no text model beside backbone {self.backbone.name!r}; set InputConfig.companion")
         key = tuple(names)
         if key not in self._names:
             rows = []

@@ -25,6 +25,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from diffup.errors import UserError, command_line
+
 if TYPE_CHECKING:
     from diffup.data.dataset import Dataset
     from diffup.protocols import Protocol
@@ -65,21 +67,21 @@ def paired_episodes(
         episodes: how many.
 
     Raises:
-        ValueError: no class, a pool with fewer than K+1 images or with repeats, or a negative number.
+        UserError: no class, a pool with fewer than K+1 images or with repeats, or a negative number.
     """
     for what, value in {"fold": fold, "shots": shots, "episodes": episodes, "seed": seed}.items():
         if value < 0:
-            raise ValueError(f"{what} must be 0 or more, not {value}")
+            raise UserError(f"{what} must be 0 or more, not {value}")
     if not pools:
-        raise ValueError("no class to draw episodes from")
+        raise UserError("no class to draw episodes from")
     for class_index, pool in pools.items():
         if len(pool) < shots + 1:
-            raise ValueError(
+            raise UserError(
                 f"fold {fold}, class {class_index}: {len(pool)} images, but {shots} shots need {shots + 1}; "
                 "use fewer shots or add images"
             )
         if len(set(pool)) != len(pool):
-            raise ValueError(f"fold {fold}, class {class_index}: the pool names an image twice")
+            raise UserError(f"fold {fold}, class {class_index}: the pool names an image twice")
     return [paired_episode(pools, index, fold=fold, shots=shots, seed=seed) for index in range(episodes)]
 
 
@@ -107,18 +109,16 @@ def list_order_episodes(
         fold, seed, shots, episodes: as in `paired_episodes`.
 
     Raises:
-        ValueError: no class, or a pool with fewer than K+1 images.
+        UserError: no class, or a pool with fewer than K+1 images.
     """
     by_image: dict[str, list[int]] = {}
     for class_index, pool in pools.items():
         if len(pool) < shots + 1:
-            raise ValueError(
-                f"fold {fold}, class {class_index}: {len(pool)} images, but {shots} shots need {shots + 1}"
-            )
+            raise UserError(f"fold {fold}, class {class_index}: {len(pool)} images, but {shots} shots need {shots + 1}")
         for image in pool:
             by_image.setdefault(image, []).append(class_index)
     if not by_image:
-        raise ValueError("no class to draw episodes from")
+        raise UserError("no class to draw episodes from")
     images = sorted(by_image)
     drawn = []
     for index in range(episodes):
@@ -194,7 +194,7 @@ class Manifest:
         """Read what `write` wrote.
 
         Raises:
-            ValueError: no Parquet file, not a manifest, or its content does not give the hash it carries.
+            UserError: no Parquet file, not a manifest, or its content does not give the hash it carries.
         """
         try:
             table = pq.read_table(path)
@@ -204,11 +204,11 @@ class Manifest:
             manifest = Manifest(head["dataset"], head["protocol"], head["fold"], head["seed"], episodes)
             intact = head["hash"] == manifest.hash()
         except (KeyError, TypeError, OSError, pa.ArrowException, ValueError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} is not a manifest of episodes ({error}); delete it and let it be drawn again"
             ) from error
         if not intact:
-            raise ValueError(f"{path} does not give the hash it carries; delete it and let it be drawn again")
+            raise UserError(f"{path} does not give the hash it carries; delete it and let it be drawn again")
         return manifest
 
 
@@ -225,14 +225,14 @@ def held_out_classes(dataset: Dataset, fold: int, count: int, seed: int) -> tupl
         seed: of the training.
 
     Raises:
-        ValueError: `count` leaves no class to train on.
+        UserError: `count` leaves no class to train on.
     """
     if not count:
         return ()
     novel = set(dataset.novel_classes(fold))
     candidates = sorted({c for classes in dataset.folds for c in classes} - novel)
     if not 0 < count < len(candidates):
-        raise ValueError(
+        raise UserError(
             f"{dataset.name}, fold {fold}: {count} of {len(candidates)} base classes can't be held out; choose a "
             f"TrainConfig.hold_out from 1 to {len(candidates) - 1}"
         )
@@ -249,7 +249,7 @@ def training_pools(
     its list files in `lists`.
 
     Raises:
-        ValueError: see `diffup.manifests.listed_pairs`.
+        UserError: see `diffup.manifests.listed_pairs`.
     """
     if protocol.needs_lists(dataset.name):
         from diffup.manifests import listed_pairs
@@ -285,20 +285,20 @@ def make_manifest(
         lists: folder of list files, for a protocol that draws from them.
 
     Raises:
-        ValueError: a class with fewer than K+1 images, by name; see also `diffup.manifests.listed_pairs`.
+        UserError: a class with fewer than K+1 images, by name; see also `diffup.manifests.listed_pairs`.
     """
     chosen = dataset.novel_classes(fold) if classes is None else classes
     if protocol.needs_lists(dataset.name):
         from diffup.manifests import listed_manifest
 
         if set(chosen) != set(dataset.novel_classes(fold)):
-            raise ValueError(f"protocol {protocol.name} has lists of the fold's classes only; take another protocol")
+            raise UserError(f"protocol {protocol.name} has lists of the fold's classes only; take another protocol")
         listed = listed_manifest(dataset.name, protocol, fold, shots, episodes, seed, lists)
         return listed.named_as(dataset.image_ids, lists)
     pools = {c: dataset.eligible(c, protocol) for c in chosen}
     for class_index, pool in pools.items():
         if len(pool) < shots + 1:
-            raise ValueError(
+            raise UserError(
                 f"{dataset.name}, fold {fold}, class {dataset.classes[class_index]!r}: {len(pool)} eligible images "
                 f"under protocol {protocol.name!r}, but {shots} shots need {shots + 1}; use fewer shots or add images"
             )
@@ -319,4 +319,4 @@ def make_manifest(
 if __name__ == "__main__":
     from diffup.manifests import main
 
-    sys.exit(main())
+    sys.exit(command_line(main))

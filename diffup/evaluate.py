@@ -27,6 +27,7 @@ from diffup.baft import chosen_maps, prior_mean
 from diffup.config import SampleConfig, parse_annotation, support_kinds
 from diffup.encode import FeatureCache, Features
 from diffup.episodes import Episode
+from diffup.errors import UserError
 from diffup.metrics import MARGIN_BINS, PROB_BINS, STD_BINS, STD_RANGE, counts
 from diffup.model import DiffUpNet, Episodes, training_free
 from diffup.pairs import PairPriors, Triple
@@ -89,12 +90,12 @@ def prompt_indices(class_indices: Sequence[int], deranged: bool) -> dict[int, in
     """Which class's name prompts each class: itself, or the next one of the fold.
 
     Raises:
-        ValueError: a derangement of fewer than two classes.
+        UserError: a derangement of fewer than two classes.
     """
     if not deranged:
         return {c: c for c in class_indices}
     if len(class_indices) < 2:
-        raise ValueError("wrong class names need a fold of at least two classes")
+        raise UserError("wrong class names need a fold of at least two classes")
     return dict(zip(class_indices, [*class_indices[1:], class_indices[0]], strict=True))
 
 
@@ -259,7 +260,7 @@ def evaluate(
         prior mean. The last four are zero for methods without a trained model.
 
     Raises:
-        ValueError: the manifest has fewer supports than `what.shots`.
+        UserError: the manifest has fewer supports than `what.shots`.
     """
     rows: list[dict[str, Any]] = []
     if priors is None and features is not None:
@@ -270,7 +271,7 @@ def evaluate(
             began = time.perf_counter()
             short = [e.index for e in chunk if len(e.supports) < what.shots]
             if short:
-                raise ValueError(f"episode {short[0]} has fewer than {what.shots} supports; rebuild the manifest")
+                raise UserError(f"episode {short[0]} has fewer than {what.shots} supports; rebuild the manifest")
             predictions = predict(what, chunk, cues, features, priors)
             for episode, prediction in zip(chunk, predictions, strict=True):
                 height, width = prediction.probability.shape

@@ -14,6 +14,7 @@ import numpy as np
 
 from diffup.data.lists import COCO, Pairs, fold_classes
 from diffup.episodes import Episode
+from diffup.errors import UserError
 
 EPISODES = 1000
 
@@ -46,7 +47,7 @@ def hsnet_episodes(
         Episodes whose images are named as in the list.
 
     Raises:
-        ValueError: a class of the fold without a second image (the drawing would never end), or fewer than 0 shots.
+        UserError: a class of the fold without a second image (the drawing would never end), or fewer than 0 shots.
     """
     if shots < 0:
         raise ValueError(f"episodes have 0 shots or more, not {shots}")
@@ -54,7 +55,7 @@ def hsnet_episodes(
     pools = pairs.classes
     lonely = [c for c in classes if len(set(pools.get(c, ()))) < 2]
     if lonely:
-        raise ValueError(f"{dataset} fold {fold}: the list has fewer than two images of classes {lonely}")
+        raise UserError(f"{dataset} fold {fold}: the list has fewer than two images of classes {lonely}")
     stream = np.random.RandomState(seed)
     drawn = []
     for index in range(episodes):

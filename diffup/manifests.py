@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffup.episodes import Episode, Manifest, make_manifest
+from diffup.errors import UserError
 
 if TYPE_CHECKING:
     from diffup.data.lists import Pairs
@@ -35,12 +36,12 @@ def listed_pairs(dataset: str, protocol: Protocol, fold: int, split: str, lists:
         lists: HSNet's folder ``splits``.
 
     Raises:
-        ValueError: no folder given, or a file that is missing or can't be read.
+        UserError: no folder given, or a file that is missing or can't be read.
     """
     from diffup.data.lists import hsnet_list
 
     if lists is None:
-        raise ValueError(
+        raise UserError(
             f"protocol {protocol.name} draws from list files on {dataset} ({protocol.lists}); pass --lists DIR, a copy "
             "of the folder 'splits'"
         )
@@ -53,7 +54,7 @@ def listed_manifest(
     """The manifest that list files give; images are named as there, and need not be at hand.
 
     Raises:
-        ValueError: see `listed_pairs` and `diffup.hsnet.hsnet_episodes`.
+        UserError: see `listed_pairs` and `diffup.hsnet.hsnet_episodes`.
     """
     from diffup.hsnet import hsnet_episodes
 
@@ -71,10 +72,10 @@ def from_rows(held: object, *, dataset: str, protocol: str, fold: int, seed: int
     """The manifest of what `rows` gives, e.g. read from another project's JSON.
 
     Raises:
-        ValueError: an entry of another form; it is named.
+        UserError: an entry of another form; it is named.
     """
     if not isinstance(held, list) or not held:
-        raise ValueError("a manifest is a list of [query, [support, …], class], and has at least one")
+        raise UserError("a manifest is a list of [query, [support, …], class], and has at least one")
     episodes = []
     for index, row in enumerate(held):
         fits = (
@@ -87,7 +88,7 @@ def from_rows(held: object, *, dataset: str, protocol: str, fold: int, seed: int
             and row[2] >= 0
         )
         if not fits:
-            raise ValueError(f"episode {index} is not [query, [support, …], class] with a 0-based class: {row!r:.120}")
+            raise UserError(f"episode {index} is not [query, [support, …], class] with a 0-based class: {row!r:.120}")
         episodes.append(Episode(index, row[2], row[0], tuple(row[1])))
     return Manifest(dataset, protocol, fold, seed, tuple(episodes))
 
@@ -100,18 +101,18 @@ def read_manifest(path: Path, *, dataset: str, protocol: str, fold: int) -> Mani
         dataset, protocol, fold: what JSON doesn't say; a Parquet file must agree with data set and fold.
 
     Raises:
-        ValueError: not such a file, or one of another data set or fold.
+        UserError: not such a file, or one of another data set or fold.
     """
     if path.suffix == PARQUET:
         manifest = Manifest.read(path)
         if (manifest.dataset, manifest.fold) != (dataset, fold):
-            raise ValueError(f"{path} is of {manifest.dataset} fold {manifest.fold}, not of {dataset} fold {fold}")
+            raise UserError(f"{path} is of {manifest.dataset} fold {manifest.fold}, not of {dataset} fold {fold}")
         return manifest
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         return from_rows(held, dataset=dataset, protocol=protocol, fold=fold)
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a manifest as JSON: {error}") from error
+        raise UserError(f"{path} is not a manifest as JSON: {error}") from error
 
 
 def _named(args: argparse.Namespace) -> Manifest:
@@ -123,7 +124,7 @@ def _named(args: argparse.Namespace) -> Manifest:
         number = protocol.episode_count(args.dataset) if args.episodes is None else args.episodes
         return listed_manifest(args.dataset, protocol, args.fold, args.shots, number, args.seed, args.lists)
     if args.lists is not None and not protocol.lists:
-        raise ValueError(f"protocol {protocol.name} follows from the annotations; --lists goes with hsnet")
+        raise UserError(f"protocol {protocol.name} follows from the annotations; --lists goes with hsnet")
     dataset = open_dataset(args.dataset)
     number = protocol.episode_count(dataset.name) if args.episodes is None else args.episodes
     return make_manifest(dataset, protocol, args.fold, args.shots, number, args.seed, lists=args.lists)
@@ -148,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     form = args.format or suffix
     try:
         if form == "parquet" and args.out is None:
-            raise ValueError("a Parquet manifest needs --out FILE")
+            raise UserError("a Parquet manifest needs --out FILE")
         manifest = _named(args)
         text = json.dumps(rows(manifest), ensure_ascii=False)
         if args.out is None:
@@ -158,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(text + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -21,6 +21,7 @@ from diffup.baft import chosen_maps, prior_mean, prototype_contrast, settle_boxe
 from diffup.card import model_card
 from diffup.config import CUES, ModelConfig, SampleConfig, map_indices
 from diffup.encode import Features
+from diffup.errors import UserError
 from diffup.files import write_in_full
 from diffup.schedule import Schedule
 from diffup.uapf import UAPF
@@ -90,7 +91,7 @@ def priors(episodes: Episodes) -> tuple[Tensor, Tensor]:
     """BAFT for a batch: prior_BKSPhw in [0, 1] and the kind of each cue, kind_BK (text, if any, is the last cue).
 
     Raises:
-        ValueError: no cue, or a text cue without targets or text features.
+        UserError: no cue, or a text cue without targets or text features.
     """
     query, supports = _stages(episodes)
     parts, kinds = [], []
@@ -117,7 +118,7 @@ def training_free(method: str, episodes: Episodes) -> Tensor:
     visual cues only.
 
     Raises:
-        ValueError: an unknown method, or ``prototype`` without a visual cue.
+        UserError: an unknown method, or ``prototype`` without a visual cue.
     """
     if method == "prior_mean":
         return prior_mean(priors(episodes)[0])
@@ -215,14 +216,14 @@ def load_checkpoint(folder: Path) -> DiffUpNet:
     """Read a checkpoint folder into an eval-mode model.
 
     Raises:
-        ValueError: a file is missing, damaged, or of another format.
+        UserError: a file is missing, damaged, or of another format.
     """
     try:
         document = json.loads((folder / "config.json").read_text())
         if document["format"] != CHECKPOINT_FORMAT:
-            raise ValueError(f"format {document['format']}, this version reads {CHECKPOINT_FORMAT}")
+            raise UserError(f"format {document['format']}, this version reads {CHECKPOINT_FORMAT}")
         model = DiffUpNet(ModelConfig(**document["model"]))
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"checkpoint {folder} cannot be read: {error}. Train it again (--force)") from error
+        raise UserError(f"checkpoint {folder} cannot be read: {error}. Train it again (--force)") from error
     return model.eval()

@@ -20,6 +20,7 @@ from torch import Tensor
 from diffup.baft import pair_priors, self_affinity, settle_boxes, text_priors
 from diffup.config import CUES
 from diffup.encode import FeatureCache
+from diffup.errors import UserError
 from diffup.shards import ShardStore
 from diffup.supply import CueSource
 
@@ -86,7 +87,7 @@ class PairPriors:
         """The maps of a batch of episodes, each given by its K cues.
 
         Raises:
-            ValueError: a support does not show the class, or a text cue without a text model.
+            UserError: a support does not show the class, or a text cue without a text model.
         """
         found = self.get(triple for row in rows for triple in row)
         queries = self.features.get([row[0].query for row in rows])
@@ -155,7 +156,7 @@ class PairPriors:
     def _text(self, cue: Triple) -> Tensor:
         (features,) = self.features.get([cue.query])
         if features.text is None:
-            raise ValueError("a text cue needs a text model; name an open_clip companion (InputConfig.companion)")
+            raise UserError("a text cue needs a text model; name an open_clip companion (InputConfig.companion)")
         device = self.features.encoder.device
         names = self.features.encoder.embed_names(self.cues.dataset.classes).to(device)
         similarity = torch.einsum("bdhw,nd->bnhw", features.text[None].to(device).float(), names.float())

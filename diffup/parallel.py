@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from diffup.errors import UserError
+
 T = TypeVar("T")
 
 
@@ -40,10 +42,10 @@ class Team:
         """`count` episodes as one contiguous share for each process, as even as can be.
 
         Raises:
-            ValueError: fewer episodes than processes.
+            UserError: fewer episodes than processes.
         """
         if count < self.size:
-            raise ValueError(
+            raise UserError(
                 f"{self.size} processes can't share steps of {count} episodes; use at most {count}, or a larger "
                 f"TrainConfig.batch_size"
             )

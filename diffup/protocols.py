@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from diffup.errors import UserError, command_line
+
 DRAWS = ("index-seeded", "list order", "HSNet's stream")
 FITS = ("stretch", "longest side")
 TRAINING_IMAGES = ("all", "without novel classes")
@@ -88,14 +90,14 @@ class Protocol:
     def __post_init__(self) -> None:
         for name, allowed in (("draw", DRAWS), ("fit", FITS), ("training_images", TRAINING_IMAGES)):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"Protocol.{name} must be one of {', '.join(allowed)}; not {getattr(self, name)!r}")
+                raise UserError(f"Protocol.{name} must be one of {', '.join(allowed)}; not {getattr(self, name)!r}")
         for name in ("sides", "episodes"):
             if any(number < 1 for _, number in getattr(self, name)):
-                raise ValueError(f"Protocol.{name}: numbers must be 1 or more, not {getattr(self, name)}")
+                raise UserError(f"Protocol.{name}: numbers must be 1 or more, not {getattr(self, name)}")
         if self.min_pixels < 1:
-            raise ValueError(f"Protocol.min_pixels must be 1 or more, not {self.min_pixels}")
+            raise UserError(f"Protocol.min_pixels must be 1 or more, not {self.min_pixels}")
         if not 0 <= self.min_fraction < 1:
-            raise ValueError(f"Protocol.min_fraction must lie in [0, 1), not {self.min_fraction}")
+            raise UserError(f"Protocol.min_fraction must lie in [0, 1), not {self.min_fraction}")
 
     def hash(self) -> str:
         """First 12 hex digits of the sha256 of all rules; those added later count once they are not the default."""
@@ -240,10 +242,10 @@ def get_protocol(name: str) -> Protocol:
     """The protocol of that name.
 
     Raises:
-        ValueError: there is none; the message lists those there are.
+        UserError: there is none; the message lists those there are.
     """
     if name not in PROTOCOLS:
-        raise ValueError(f"unknown protocol {name!r}; there is {', '.join(sorted(PROTOCOLS))}")
+        raise UserError(f"unknown protocol {name!r}; there is {', '.join(sorted(PROTOCOLS))}")
     return PROTOCOLS[name]
 
 
@@ -259,11 +261,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         print(get_protocol(args.name or "").words())
-    except ValueError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

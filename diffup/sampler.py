@@ -19,6 +19,7 @@ from torch import Tensor
 from diffup.baft import chosen_maps, min_max
 from diffup.config import VISUAL_CUES, ModelConfig, TrainConfig
 from diffup.encode import FeatureCache, Features
+from diffup.errors import UserError
 from diffup.memo import Keep, afresh
 from diffup.model import Episodes, priors
 from diffup.supply import CueSource
@@ -121,7 +122,7 @@ class EpisodeSampler:
         config = dataclasses.replace(config, batch_size=config.episodes, accumulate=1)  # a step is drawn whole
         usable = {c: ids for c, ids in pools.items() if len(ids) >= 2}
         if not usable:
-            raise ValueError(f"fold {fold}: no base class has two images to make a training episode of")
+            raise UserError(f"fold {fold}: no base class has two images to make a training episode of")
         self.cues, self.features, self.pools, self.fold, self.seed = cues, features, usable, fold, seed
         self.model, self.config = model, config
         self.keep = keep

@@ -12,6 +12,7 @@ from diffup.annotations import annotate
 from diffup.config import InputConfig
 from diffup.cues import cue_weights
 from diffup.data.dataset import Dataset
+from diffup.errors import UserError
 
 ANNOTATION_SEED = 0
 
@@ -42,16 +43,16 @@ class CueSource:
         """Foreground and background weights of a support on the feature grid, [2, h, w].
 
         Raises:
-            ValueError: the support does not show the class; the image is named.
+            UserError: the support does not show the class; the image is named.
         """
         key = (image_id, class_index, kind)
         if key not in self._weights:
             try:
                 drawn = self.annotation(image_id, class_index, kind)
                 self._weights[key] = cue_weights(drawn, kind, self.config.feature_grid)
-            except ValueError as error:
+            except UserError as error:
                 name = self.dataset.classes[class_index]
-                raise ValueError(f"{self.dataset.name}, image {image_id}, class {name!r}: {error}") from error
+                raise UserError(f"{self.dataset.name}, image {image_id}, class {name!r}: {error}") from error
         return self._weights[key]
 
     def truth(self, image_id: str, class_index: int, grid: int) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from diffup.config import VISUAL_CUES
 from diffup.cues import BACKGROUND, FOREGROUND, UNKNOWN
 from diffup.data.records import read_image
 from diffup.encode import Features
+from diffup.errors import UserError
 
 AnyImage = Image.Image | NDArray[np.uint8] | str | Path
 
@@ -36,7 +37,7 @@ class Support:
         kind: ``"mask"``, ``"box"`` or ``"scribble"``.
 
     Raises:
-        ValueError: an unknown kind.
+        UserError: an unknown kind.
     """
 
     image: AnyImage | Features
@@ -45,17 +46,17 @@ class Support:
 
     def __post_init__(self) -> None:
         if self.kind not in VISUAL_CUES:
-            raise ValueError(f"a support's kind must be one of {', '.join(VISUAL_CUES)}; not {self.kind!r}")
+            raise UserError(f"a support's kind must be one of {', '.join(VISUAL_CUES)}; not {self.kind!r}")
 
     def drawn(self, size: tuple[int, int]) -> NDArray[np.uint8]:
         """The annotation as `diffup.cues.cue_weights` reads it, [H, W]: 0 background, 1 the class, 2 unknown.
 
         Raises:
-            ValueError: it does not fit an image of `size`, shows nothing of the class, or holds other values.
+            UserError: it does not fit an image of `size`, shows nothing of the class, or holds other values.
         """
         drawn = _boxes(self.annotation, size) if self.kind == "box" else _pixels(self.annotation, self.kind, size)
         if not (drawn == FOREGROUND).any():
-            raise ValueError(f"the {self.kind} of a support is empty: it marks no pixel of the class")
+            raise UserError(f"the {self.kind} of a support is empty: it marks no pixel of the class")
         return drawn
 
 
@@ -68,7 +69,7 @@ class Text:
         others: names of what else may be in the image; the class is told apart from these.
 
     Raises:
-        ValueError: an empty name, or `name` among `others`.
+        UserError: an empty name, or `name` among `others`.
     """
 
     name: str
@@ -76,12 +77,12 @@ class Text:
 
     def __post_init__(self) -> None:
         if isinstance(self.others, str):
-            raise ValueError(f"Text.others is a list of names; write others=({self.others!r},)")
+            raise UserError(f"Text.others is a list of names; write others=({self.others!r},)")
         object.__setattr__(self, "others", tuple(self.others))
         if not all(name.strip() for name in (self.name, *self.others)):
-            raise ValueError("a text cue has an empty name")
+            raise UserError("a text cue has an empty name")
         if self.name in self.others:
-            raise ValueError(f"a text cue names {self.name!r} as the class and among the others")
+            raise UserError(f"a text cue names {self.name!r} as the class and among the others")
 
 
 Cue = Support | Text
@@ -91,20 +92,20 @@ def to_rgb(image: AnyImage, place: str) -> NDArray[np.uint8]:
     """An image as uint8 [H, W, 3].
 
     Raises:
-        ValueError: it is no image, or can't be read; the message begins with `place`.
+        UserError: it is no image, or can't be read; the message begins with `place`.
     """
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
     if isinstance(image, str | Path):
         try:
             return read_image(Path(image).expanduser())[0]
-        except ValueError as error:
-            raise ValueError(f"{place}, {image}: {error}") from error
+        except UserError as error:
+            raise UserError(f"{place}, {image}: {error}") from error
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise ValueError(f"{place} is {what}; an image is a PIL image, a uint8 array [H, W, 3] or a path")
+        raise UserError(f"{place} is {what}; an image is a PIL image, a uint8 array [H, W, 3] or a path")
     if not image.size:
-        raise ValueError(f"{place} has no pixel: its shape is {image.shape}")
+        raise UserError(f"{place} has no pixel: its shape is {image.shape}")
     return image
 
 
@@ -112,11 +113,11 @@ def _pixels(annotation: ArrayLike, kind: str, size: tuple[int, int]) -> NDArray[
     """A mask or strokes as 0, 1, 2."""
     drawn = np.asarray(annotation)
     if drawn.shape != size:
-        raise ValueError(f"the {kind} has shape {drawn.shape}, but its image is {size[0]} × {size[1]} (H × W)")
+        raise UserError(f"the {kind} has shape {drawn.shape}, but its image is {size[0]} × {size[1]} (H × W)")
     allowed = [BACKGROUND, FOREGROUND, UNKNOWN] if kind == "mask" else [BACKGROUND, FOREGROUND]
     if drawn.dtype != np.bool_ and not np.isin(drawn, allowed).all():
         strange = np.setdiff1d(drawn, allowed)[:4].tolist()
-        raise ValueError(
+        raise UserError(
             f"the {kind} holds values {', '.join(map(str, strange))}; it takes a bool array, or the numbers "
             f"{', '.join(map(str, allowed))} (for a picture of 0 and 255 pass it as: picture > 0)"
         )
@@ -129,13 +130,13 @@ def _boxes(annotation: ArrayLike, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Boxes filled, [H, W]."""
     boxes = np.atleast_2d(np.asarray(annotation, dtype=np.float64))
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
-        raise ValueError(f"boxes are rows of four numbers x0, y0, x1, y1; got shape {boxes.shape}")
+        raise UserError(f"boxes are rows of four numbers x0, y0, x1, y1; got shape {boxes.shape}")
     drawn = np.zeros(size, np.uint8)
     for x0, y0, x1, y1 in boxes:
         left, top = max(int(np.floor(x0)), 0), max(int(np.floor(y0)), 0)
         right, bottom = min(int(np.ceil(x1)), size[1]), min(int(np.ceil(y1)), size[0])
         if right <= left or bottom <= top:
-            raise ValueError(
+            raise UserError(
                 f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) covers nothing of its image, which is {size[1]} wide and "
                 f"{size[0]} high; write x0 < x1 and y0 < y1 in pixels"
             )

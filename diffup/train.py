@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from diffup import losses
 from diffup.config import ModelConfig, TrainConfig
+from diffup.errors import UserError
 from diffup.files import write_in_full
 from diffup.losses import Chances
 from diffup.model import DiffUpNet, save_checkpoint
@@ -134,7 +135,7 @@ def train(
         ``loss`` (mean of the last 50 steps), ``seconds`` of all calls whose steps were kept, and ``steps_per_s``.
 
     Raises:
-        ValueError: the state file is of another configuration or damaged; or more processes than episodes a step.
+        UserError: the state file is of another configuration or damaged; or more processes than episodes a step.
         FloatingPointError: the loss is no longer finite.
         Paused: see `paused_at`.
     """
@@ -244,8 +245,8 @@ def _load_state(path: Path) -> dict[str, Any] | None:
     return state
 
 
-def _no_resuming(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"training state {path} cannot be resumed: {error}. Delete it to start over")
+def _no_resuming(path: Path, error: Exception) -> UserError:
+    return UserError(f"training state {path} cannot be resumed: {error}. Delete it to start over")
 
 
 def _save_state(

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from cluster import cli
 from diffup import recipes
 from diffup.config import MAP_NAMES, PRIOR_MAPS, SampleConfig
+from diffup.errors import UserError, command_line
 from diffup.recipes import Recipe
 from experiments.cell import AnyCell
 from experiments.data import Data, open_data
@@ -145,7 +146,7 @@ def table(results: Path, keys: Sequence[str]) -> Table:
         keys: the grid's cells.
 
     Raises:
-        ValueError: none of them is an evaluation cell.
+        UserError: none of them is an evaluation cell.
     """
     from analysis.ablation import ablation_table
     from analysis.frame import load_results, only
@@ -185,7 +186,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Check data set and backbones, and describe the grid on them.
 
     Raises:
-        ValueError: see `experiments.data.open_data` and `experiments.grids.named_backbone`; or no such fold or variant.
+        UserError: see `experiments.data.open_data` and `experiments.grids.named_backbone`; or no such fold or variant.
     """
     from diffup.data.dataset import resolve_dataset
 
@@ -194,10 +195,10 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     data = open_data(resolve_dataset(args.dataset or "shapes4i"), shots=max(shots for shots, _ in TASKS))
     absent = [fold for fold in args.folds if fold not in range(data.folds)]
     if absent:
-        raise ValueError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
+        raise UserError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
     unknown = [name for name in args.variants if name not in ABLATIONS]
     if unknown:
-        raise ValueError(f"--variants: unknown variant {unknown[0]!r}; there are {', '.join(ABLATIONS)}")
+        raise UserError(f"--variants: unknown variant {unknown[0]!r}; there are {', '.join(ABLATIONS)}")
     recipe = RECIPES.get(data.name, recipes.msrc15)()
     if args.steps is not None:
         recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=args.steps))
@@ -214,4 +215,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

@@ -23,6 +23,7 @@ from diffup.config import (
     check_annotation,
     in_key,
 )
+from diffup.errors import UserError
 
 CELL_VERSION = 3
 KEY_LENGTH = 12
@@ -67,10 +68,10 @@ def _kind(cell: TrainingCell | Cell) -> str:
 
 def _check(cell: TrainingCell | Cell) -> None:
     if cell.fold < 0:
-        raise ValueError(f"fold must be 0 or more, not {cell.fold}")
+        raise UserError(f"fold must be 0 or more, not {cell.fold}")
     for name in ("dataset", "backbone", "weights"):
         if not getattr(cell, name):
-            raise ValueError(f"{type(cell).__name__}.{name} is empty")
+            raise UserError(f"{type(cell).__name__}.{name} is empty")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,21 +165,21 @@ class Cell:
         _check(self)
         check_annotation(self.annotation, self.shots)
         if self.classes not in CLASSES:
-            raise ValueError(f"Cell.classes must be one of {', '.join(CLASSES)}; not {self.classes!r}")
+            raise UserError(f"Cell.classes must be one of {', '.join(CLASSES)}; not {self.classes!r}")
         if (self.hold_out > 0) != (self.classes == "held_out") or self.hold_out < 0:
-            raise ValueError(
+            raise UserError(
                 f"Cell.hold_out is the number of held-out classes: 1 or more with classes 'held_out', else 0; classes "
                 f"is {self.classes!r}, hold_out {self.hold_out}"
             )
         if (self.classes == "tested") != bool(self.tested) or list(self.tested) != sorted(set(self.tested)):
-            raise ValueError(
+            raise UserError(
                 f"Cell.tested are ascending classes, given with classes 'tested' only; classes is {self.classes!r}, "
                 f"tested {self.tested}"
             )
         if self.episodes < 1:
-            raise ValueError(f"Cell.episodes must be 1 or more, not {self.episodes}")
+            raise UserError(f"Cell.episodes must be 1 or more, not {self.episodes}")
         if (self.sample.method == "diffup") != bool(self.checkpoint):
-            raise ValueError(
+            raise UserError(
                 f"Cell.checkpoint: method 'diffup' needs the key of a training cell and baselines have none; "
                 f"method is {self.sample.method!r}, checkpoint {self.checkpoint!r}"
             )
@@ -201,12 +202,12 @@ def cell_from_dict(document: dict[str, Any]) -> AnyCell:
     """Inverse of `cell_to_dict`.
 
     Raises:
-        ValueError: an unknown kind or field, or a value the cell refuses.
+        UserError: an unknown kind or field, or a value the cell refuses.
     """
     values = dict(document)
     kind = values.pop("kind", None)
     if kind not in ("train", "evaluate"):
-        raise ValueError(f"cell document has kind {kind!r}; expected 'train' or 'evaluate'")
+        raise UserError(f"cell document has kind {kind!r}; expected 'train' or 'evaluate'")
     try:
         inputs = dict(values.pop("input"))
         inputs["prompts"] = tuple(inputs["prompts"])
@@ -220,4 +221,4 @@ def cell_from_dict(document: dict[str, Any]) -> AnyCell:
         values |= {name: tuple(values[name]) for name in ("tested", "seen") if name in values}
         return Cell(**values, sample=sample)
     except (TypeError, KeyError) as error:
-        raise ValueError(f"cell document does not fit this version of DiffUp: {error}") from error
+        raise UserError(f"cell document does not fit this version of DiffUp: {error}") from error

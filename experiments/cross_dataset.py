@@ -23,6 +23,7 @@ from pathlib import Path
 from cluster import cli
 from diffup import recipes
 from diffup.data.class_names import overlap
+from diffup.errors import UserError, command_line
 from experiments.cell import AnyCell
 from experiments.data import Data, open_data
 from experiments.grids import PRIOR_MEAN, Backbone, evaluation_cells, named_backbone, tasks, training_cell
@@ -52,7 +53,7 @@ def tested_classes(
         0-based classes of the target, ascending, and names.
 
     Raises:
-        ValueError: an unknown name, a class that was trained on and is not allowed, or none left.
+        UserError: an unknown name, a class that was trained on and is not allowed, or none left.
     """
     known = set(overlap(trained, target))
     names = [name for name in target if name not in known or name in allowed]
@@ -60,14 +61,14 @@ def tested_classes(
         names = list(target) if asked == ALL else list(dict.fromkeys(cli.names(asked)))
     for option, given in (("--test-classes", names), ("--allow-seen", allowed)):
         if strange := [name for name in given if name not in target]:
-            raise ValueError(f"{option}: the target has no class {strange[0]!r}; its classes are {', '.join(target)}")
+            raise UserError(f"{option}: the target has no class {strange[0]!r}; its classes are {', '.join(target)}")
     if refused := [name for name in names if name in known and name not in allowed]:
-        raise ValueError(
+        raise UserError(
             f"{', '.join(refused)}: tested, but trained on. That is not few-shot segmentation. Leave them out "
             f"(--test-classes unseen), or say so by name: --allow-seen {','.join(refused)}"
         )
     if not names:
-        raise ValueError("no class of the target is left to test: the training has seen all of them")
+        raise UserError("no class of the target is left to test: the training has seen all of them")
     return tuple(sorted(target.index(name) for name in names)), tuple(sorted(known & set(names)))
 
 
@@ -129,7 +130,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Check both data sets, their classes and the backbones, and describe the grid.
 
     Raises:
-        ValueError: anything wrong with them; see `tested_classes`.
+        UserError: anything wrong with them; see `tested_classes`.
     """
     from diffup.data.dataset import open_dataset, resolve_dataset
     from diffup.protocols import get_protocol
@@ -137,24 +138,24 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     paths = [resolve_dataset(name) for name in (args.source, args.target)]
     trained_on, tested_on = map(open_dataset, paths)
     if get_protocol(args.protocol).needs_lists(tested_on.name):
-        raise ValueError(f"protocol {args.protocol} has lists of {tested_on.name}'s own folds only; take another")
+        raise UserError(f"protocol {args.protocol} has lists of {tested_on.name}'s own folds only; take another")
     source = open_data(paths[0], shots=1, dataset=trained_on)
     # Its own folds don't matter here.
     target = open_data(paths[1], shots=0, protocol=args.protocol, dataset=tested_on)
     if source.name == target.name:
-        raise ValueError(f"source and target are both called {source.name!r}; mini_grid.py is for a single data set")
+        raise UserError(f"source and target are both called {source.name!r}; mini_grid.py is for a single data set")
     folds = range(source.folds) if args.folds is None else args.folds
     tested = {}
     for fold in folds:
         base = [trained_on.classes[c] for c in trained_on.base_classes(fold)]
         try:
             tested[fold] = tested_classes(base, tested_on.classes, args.test_classes, args.allow_seen)
-        except ValueError as error:
-            raise ValueError(f"fold {fold} of {source.name} → {target.name}: {error}") from error
+        except UserError as error:
+            raise UserError(f"fold {fold} of {source.name} → {target.name}: {error}") from error
         for c in tested[fold][0]:
             images = len(tested_on.eligible(c, get_protocol(args.protocol)))
             if images <= max(SHOTS):
-                raise ValueError(
+                raise UserError(
                     f"class {tested_on.classes[c]!r} of {target.name} has {images} eligible images, but {max(SHOTS)} "
                     f"shots need {max(SHOTS) + 1}; name the classes to test with --test-classes"
                 )
@@ -177,4 +178,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

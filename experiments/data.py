@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from diffup.errors import UserError
+
 if TYPE_CHECKING:
     from diffup.data.dataset import Dataset
 
@@ -86,7 +88,7 @@ def open_data(
         dataset: what `path` opens to, where that has been done: a large index takes seconds.
 
     Raises:
-        ValueError: the data set is damaged or too small, or lists or manifests don't fit it; the message names files
+        UserError: the data set is damaged or too small, or lists or manifests don't fit it; the message names files
             and remedy.
     """
     from diffup.data.dataset import open_dataset
@@ -121,20 +123,20 @@ def _given(dataset: Dataset, protocol: str, folder: Path) -> dict[tuple[int, int
     for path in sorted(folder.glob("fold*_shots*")) if folder.is_dir() else []:
         match = GIVEN.fullmatch(path.name)
         if match is None or int(match["fold"]) >= len(dataset.folds):
-            raise ValueError(f"{path}: expected is fold{{F}}_shots{{K}}.json or .parquet, F below {len(dataset.folds)}")
+            raise UserError(f"{path}: expected is fold{{F}}_shots{{K}}.json or .parquet, F below {len(dataset.folds)}")
         fold, shots = int(match["fold"]), int(match["shots"])
         if (fold, shots) in found:
-            raise ValueError(f"{path}: there is {found[fold, shots].path.name} for the same fold and shots; keep one")
+            raise UserError(f"{path}: there is {found[fold, shots].path.name} for the same fold and shots; keep one")
         manifest = read_manifest(path, dataset=dataset.name, protocol=protocol, fold=fold)
         manifest.named_as(dataset.image_ids, path)
         strange = sorted({e.class_index for e in manifest.episodes} - set(dataset.novel_classes(fold)))
         if strange:
-            raise ValueError(f"{path}: classes {strange[:5]} are not novel in fold {fold} of {dataset.name}")
+            raise UserError(f"{path}: classes {strange[:5]} are not novel in fold {fold} of {dataset.name}")
         if any(len(e.supports) < shots for e in manifest.episodes):
-            raise ValueError(f"{path}: an episode has fewer than {shots} supports")
+            raise UserError(f"{path}: an episode has fewer than {shots} supports")
         found[fold, shots] = Given(path.absolute(), manifest.hash(), len(manifest.episodes))
     if not found:
-        raise ValueError(
+        raise UserError(
             f"{folder} holds no fold{{F}}_shots{{K}}.json or .parquet; python -m diffup.episodes writes such"
         )
     return found
@@ -144,7 +146,7 @@ def named_data(name: str, *, protocol: str = "paired", lists: Path | None = None
     """A benchmark by name, whether or not its files are at hand.
 
     Raises:
-        ValueError: no such protocol, or it needs list files and they are not given.
+        UserError: no such protocol, or it needs list files and they are not given.
     """
     from diffup.manifests import listed_pairs
     from diffup.protocols import get_protocol
@@ -186,13 +188,13 @@ def manifest_for(data: Data, fold: int, shots: int, episodes: int, seed: int) ->
     """Hash of a cell's manifest, where it does not follow from the data, and its number of episodes.
 
     Raises:
-        ValueError: manifests are given, but none for this fold and number of shots.
+        UserError: manifests are given, but none for this fold and number of shots.
     """
     from diffup.protocols import get_protocol
 
     if data.manifests:
         if (fold, shots) not in data.manifests:
-            raise ValueError(
+            raise UserError(
                 f"--manifests has none for fold {fold} with {shots} shots; add fold{fold}_shots{shots}.json"
             )
         given = data.manifests[fold, shots]

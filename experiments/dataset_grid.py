@@ -23,6 +23,7 @@ from pathlib import Path
 
 from cluster import cli
 from diffup.config import SampleConfig
+from diffup.errors import command_line
 from diffup.recipes import msrc15
 from experiments.cell import AnyCell
 from experiments.data import Data, open_data
@@ -104,7 +105,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Check data set and backbones, and describe the grid on them.
 
     Raises:
-        ValueError: see `experiments.data.open_data` and `experiments.grids.named_backbone`.
+        UserError: see `experiments.data.open_data` and `experiments.grids.named_backbone`.
     """
     from diffup.data.dataset import resolve_dataset
 
@@ -131,4 +132,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

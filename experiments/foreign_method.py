@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from cluster import cli
 from diffup.adapter import Cue
 from diffup.config import InputConfig
+from diffup.errors import command_line
 from experiments.cell import AnyCell
 from experiments.data import Data, open_data
 from experiments.grids import OWN, PRIOR_MEAN, adapter, evaluation_cells, named_backbone, tasks
@@ -79,4 +80,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

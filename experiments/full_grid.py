@@ -22,6 +22,7 @@ from pathlib import Path
 
 from cluster import cli
 from diffup import recipes
+from diffup.errors import UserError, command_line
 from experiments.cell import AnyCell
 from experiments.data import Data, named_data, open_data
 from experiments.grids import Backbone, evaluation_cells, named_backbone, tasks, training_cell
@@ -99,12 +100,12 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Describe the grid. Named benchmarks need not be at hand; paths are opened and checked.
 
     Raises:
-        ValueError: a path is given that is no good data set of four folds, or manifests for a name.
+        UserError: a path is given that is no good data set of four folds, or manifests for a name.
     """
     backbones = [named_backbone(name, weights_dir=args.weights_dir, check=False) for name in BACKBONES]
     most = max(shots for shots, _ in TASKS)
     if args.manifests is not None and (len(args.dataset) > 1 or args.dataset[0] in DATASETS):
-        raise ValueError("--manifests are of one data set: pass --dataset with the path of its dataset.json")
+        raise UserError("--manifests are of one data set: pass --dataset with the path of its dataset.json")
     how = {"protocol": args.protocol, "lists": args.lists}
     datasets = [
         named_data(name, **how) if name in DATASETS else open_data(name, shots=most, manifests=args.manifests, **how)
@@ -112,7 +113,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     ]
     for data in datasets:
         if data.folds != len(FOLDS):
-            raise ValueError(f"--dataset: {data.name} has {data.folds} folds; this grid is made for {len(FOLDS)}")
+            raise UserError(f"--dataset: {data.name} has {data.folds} folds; this grid is made for {len(FOLDS)}")
     numbers = {data.name: cli.episodes(args, data.name, EPISODES) for data in datasets}
     cells = grid(datasets, backbones, episodes=numbers, seeds=args.seeds or (args.seed,))
     return cells, {name: path for data in datasets for name, path in data.files().items()}
@@ -124,4 +125,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

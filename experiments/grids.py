@@ -15,6 +15,7 @@ from diffup.adapter import function_version
 from diffup.backbones.names import check_backbone, has_text_encoder
 from diffup.backbones.weights_io import weights_identity
 from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
+from diffup.errors import UserError
 from experiments.cell import AnyCell, Cell, TrainingCell
 from experiments.data import Data, manifest_for, training_lists
 
@@ -43,7 +44,7 @@ def adapter(function: str, *, version: str = "") -> SampleConfig:
             in several files: a change in another file doesn't change the hash, and old results would be kept.
 
     Raises:
-        ValueError: there is no such module.
+        UserError: there is no such module.
     """
     found = function_version(function)
     return SampleConfig(method="adapter", function=function, function_version=version or found)
@@ -58,7 +59,7 @@ def named_backbone(name: str, *, weights_dir: Path | None = None, check: bool = 
         check: ask the libraries whether they know the name (imports them).
 
     Raises:
-        ValueError: unknown name (with near ones), or no such folder.
+        UserError: unknown name (with near ones), or no such folder.
     """
     if check:
         check_backbone(name)
@@ -144,13 +145,13 @@ def evaluation_cells(
             evaluate, and `seen` the names of those that may be among the training classes.
 
     Raises:
-        ValueError: `trained` does not hold out so many classes: it would be evaluated on what it was trained on; or no
+        UserError: `trained` does not hold out so many classes: it would be evaluated on what it was trained on; or no
             manifest is given for a fold and number of shots.
     """
     sample = sample or SampleConfig()
     if trained and held_out and trained.train.hold_out != held_out:
         kept = trained.train.hold_out
-        raise ValueError(f"held_out is {held_out}, but training cell {trained.key()} holds out {kept} classes")
+        raise UserError(f"held_out is {held_out}, but training cell {trained.key()} holds out {kept} classes")
     name = variant or (trained.variant if trained else sample.function.rpartition(":")[2] or sample.method)
     cells = []
     for backbone in backbones:
@@ -225,7 +226,7 @@ def select(cells: Sequence[AnyCell], selection: str) -> list[AnyCell]:
     Conditions choose evaluation cells; with ``kind=train`` they choose training cells.
 
     Raises:
-        ValueError: an unknown key, a value that no cell has, or nothing matches.
+        UserError: an unknown key, a value that no cell has, or nothing matches.
     """
     if not selection:
         return list(cells)
@@ -233,7 +234,7 @@ def select(cells: Sequence[AnyCell], selection: str) -> list[AnyCell]:
     for condition in selection.split(","):
         name, equals, values = condition.partition("=")
         if not equals or not name or not values or name in wanted:
-            raise ValueError(f"--select {selection!r}: write k=v,k=v|w, each k once; {condition!r} is not of that form")
+            raise UserError(f"--select {selection!r}: write k=v,k=v|w, each k once; {condition!r} is not of that form")
         wanted[name] = set(values.split("|"))
     training = [cell for cell in cells if isinstance(cell, TrainingCell)]
     pool: list[AnyCell] = [cell for cell in cells if isinstance(cell, Cell)]
@@ -244,13 +245,13 @@ def select(cells: Sequence[AnyCell], selection: str) -> list[AnyCell]:
         present = {fields[name] for fields in seen.values() if name in fields}
         if not present:
             known = sorted({name for fields in seen.values() for name in fields})
-            raise ValueError(f"--select: cells have no field {name!r}; fields are {', '.join(known)}")
+            raise UserError(f"--select: cells have no field {name!r}; fields are {', '.join(known)}")
         if absent := asked - present:
-            raise ValueError(
+            raise UserError(
                 f"--select: no cell has {name}={sorted(absent)[0]}; there are {', '.join(sorted(present)[:12])}"
             )
     chosen = [cell for cell in pool if all(seen[cell.key()].get(name) in asked for name, asked in wanted.items())]
     if not chosen:
-        raise ValueError(f"--select {selection!r}: no cell fulfils all conditions at once")
+        raise UserError(f"--select {selection!r}: no cell fulfils all conditions at once")
     keep = {cell.key() for cell in chosen} | {cell.checkpoint for cell in chosen if isinstance(cell, Cell)}
     return [cell for cell in cells if cell.key() in keep]

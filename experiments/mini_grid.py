@@ -23,6 +23,7 @@ from pathlib import Path
 
 from cluster import cli
 from diffup import recipes
+from diffup.errors import UserError, command_line
 from experiments.cell import AnyCell
 from experiments.data import Data, open_data
 from experiments.grids import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, named_backbone, tasks, training_cell
@@ -92,7 +93,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Check data set and backbones, and describe the grid on them.
 
     Raises:
-        ValueError: see `experiments.data.open_data` and `experiments.grids.named_backbone`; or no such fold.
+        UserError: see `experiments.data.open_data` and `experiments.grids.named_backbone`; or no such fold.
     """
     from diffup.data.dataset import resolve_dataset
 
@@ -102,7 +103,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     data = open_data(resolve_dataset(args.dataset), shots=max(SHOTS), **how)
     absent = [fold for fold in args.folds if fold not in range(data.folds)]
     if absent:
-        raise ValueError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
+        raise UserError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
     cells = grid(
         data,
         source=found[args.train_backbone],
@@ -121,4 +122,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cluster import cli
 from diffup import recipes
+from diffup.errors import UserError, command_line
 from experiments.cell import AnyCell
 from experiments.data import Data, open_data
 from experiments.grids import PRIOR_MEAN, Backbone, evaluation_cells, named_backbone, tasks, training_cell
@@ -80,7 +81,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Check data set, protocols and backbone, and describe the grid.
 
     Raises:
-        ValueError: an unknown protocol or backbone, a damaged data set, missing lists, no such fold.
+        UserError: an unknown protocol or backbone, a damaged data set, missing lists, no such fold.
     """
     from diffup.data.dataset import open_dataset, resolve_dataset
 
@@ -90,7 +91,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     data = [open_data(path, protocol=name, **how) for name in dict.fromkeys(args.protocols)]
     folds = range(data[0].folds) if args.folds is None else args.folds
     if absent := [fold for fold in folds if fold not in range(data[0].folds)]:
-        raise ValueError(f"--folds: {data[0].name} has folds 0 to {data[0].folds - 1}, not {absent[0]}")
+        raise UserError(f"--folds: {data[0].name} has folds 0 to {data[0].folds - 1}, not {absent[0]}")
     backbone = named_backbone(args.backbone, weights_dir=args.weights_dir)
     cells = grid(data, backbone, folds=folds, episodes=args.episodes, seed=args.seed)
     return cells, {name: path for part in data for name, path in part.files().items()}
@@ -112,4 +113,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

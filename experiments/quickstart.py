@@ -25,6 +25,7 @@ from pathlib import Path
 from cluster import cli
 from diffup import recipes
 from diffup.backbones.embedded import EMBEDDED
+from diffup.errors import command_line
 from experiments.cell import AnyCell
 from experiments.data import Data, open_data
 from experiments.grids import PRIOR_MEAN, PROTOTYPE, evaluation_cells, named_backbone, tasks, training_cell
@@ -84,4 +85,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

@@ -33,6 +33,7 @@ from cluster import cli
 from cluster.rungs import Candidate, Record, Search, best, halvings, validation_classes
 from cluster.store import Store
 from diffup import recipes
+from diffup.errors import UserError, command_line
 from diffup.recipes import Recipe
 from experiments.data import Data, open_data
 from experiments.grids import Backbone, evaluation_cells, named_backbone, training_cell
@@ -93,10 +94,10 @@ def draw(factors: Factors, recipe: Recipe, *, trials: int, seed: int) -> list[Re
     The first n of more are those of n: a search can be extended.
 
     Raises:
-        ValueError: `trials` is below 1, or the factors don't have so many combinations.
+        UserError: `trials` is below 1, or the factors don't have so many combinations.
     """
     if trials < 1:
-        raise ValueError(f"--trials must be 1 or more, not {trials}")
+        raise UserError(f"--trials must be 1 or more, not {trials}")
     made, rng = [recipe], np.random.default_rng((seed, STREAM))
     for _ in range(100 * trials):
         if len(made) == trials:
@@ -112,7 +113,7 @@ def draw(factors: Factors, recipe: Recipe, *, trials: int, seed: int) -> list[Re
         if found not in made:
             made.append(found)
     if len(made) < trials:
-        raise ValueError(f"--trials {trials}: the factors have only about {len(made)} combinations")
+        raise UserError(f"--trials {trials}: the factors have only about {len(made)} combinations")
     return made
 
 
@@ -246,7 +247,7 @@ def build(args: argparse.Namespace) -> tuple[list[Search], dict[str, Path]]:
     """Check data set and backbone, and draw a search for each fold.
 
     Raises:
-        ValueError: see `experiments.data.open_data` and `cluster.rungs`; or no such fold.
+        UserError: see `experiments.data.open_data` and `cluster.rungs`; or no such fold.
     """
     from diffup.data.dataset import open_dataset, resolve_dataset
 
@@ -259,7 +260,7 @@ def build(args: argparse.Namespace) -> tuple[list[Search], dict[str, Path]]:
     dataset = open_dataset(path)
     data = open_data(path, shots=max(shots for shots, _ in TASKS), dataset=dataset)
     if absent := [fold for fold in args.folds if fold not in range(data.folds)]:
-        raise ValueError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
+        raise UserError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
     searches = []
     for fold in args.folds:
         found = candidates(
@@ -282,7 +283,7 @@ def run(args: argparse.Namespace, searches: Sequence[Search], files: dict[str, P
     """Run searches and print their reports; returns the exit code.
 
     Raises:
-        ValueError: see `cluster.search.run_searches`.
+        UserError: see `cluster.search.run_searches`.
     """
     from cluster.search import SearchOptions, run_searches
 
@@ -313,10 +314,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     print(f"  {number}: {candidate.cell.key()} {candidate.in_words()}")
             return 0
         return run(args, searches, files, "cluster.work")
-    except ValueError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

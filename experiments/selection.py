@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from cluster import cli
 from diffup import recipes
+from diffup.errors import UserError, command_line
 from diffup.recipes import Recipe
 from experiments.cell import AnyCell
 from experiments.data import Data, open_data
@@ -96,7 +97,7 @@ def table(results: Path, keys: Sequence[str]) -> Table:
         keys: the grid's cells.
 
     Raises:
-        ValueError: none of the cells is finished.
+        UserError: none of the cells is finished.
     """
     import numpy as np
 
@@ -115,7 +116,7 @@ def table(results: Path, keys: Sequence[str]) -> Table:
         places[str(row["variant"]), task, *at] = str(row["key"])
     done = {place: key for place, key in places.items() if key in found.counts}
     if not done:
-        raise ValueError(f"no cell on held-out classes is finished in {results}")
+        raise UserError(f"no cell on held-out classes is finished in {results}")
     where = sorted({place[2:] for place in places})
     scores: dict[tuple[object, ...], Estimate] = {}
     for fold, seed in dict.fromkeys(place[:2] for place in where):  # one manifest each, so all are resampled alike
@@ -173,7 +174,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Check data set and backbone, and describe the grid on them.
 
     Raises:
-        ValueError: see `experiments.data.open_data` and `experiments.grids.named_backbone`; or no such fold.
+        UserError: see `experiments.data.open_data` and `experiments.grids.named_backbone`; or no such fold.
     """
     from diffup.data.dataset import resolve_dataset
 
@@ -182,7 +183,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     folds = range(data.folds) if args.folds is None else args.folds
     absent = [fold for fold in folds if fold not in range(data.folds)]
     if absent:
-        raise ValueError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
+        raise UserError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
     cells = grid(data, source, folds=folds, episodes=args.episodes, seeds=args.seeds or (args.seed,))
     return cells, data.files()
 
@@ -193,4 +194,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 from diffup.config import ModelConfig, SampleConfig, TrainConfig
+from diffup.errors import UserError
 
 MASKS_ONLY = (1.0, 0.0, 0.0, 0.0)
 
@@ -59,10 +60,10 @@ def resolve(name: str, *, model: ModelConfig, train: TrainConfig, sample: Sample
     """The full configurations of a variant over the defaults of a grid.
 
     Raises:
-        ValueError: no variant of this name.
+        UserError: no variant of this name.
     """
     if name not in VARIANTS:
-        raise ValueError(f"unknown variant {name!r}; there are {', '.join(VARIANTS)}")
+        raise UserError(f"unknown variant {name!r}; there are {', '.join(VARIANTS)}")
     return applied(VARIANTS[name], model=model, train=train, sample=sample)
 
 

@@ -25,6 +25,7 @@ from open_clip.transformer import VisionTransformer
 from torch import nn
 
 from diffup.backbones.timm_features import TimmFeatures, depth_indices, nearest_multiple
+from diffup.errors import UserError
 
 Tokenizer = Callable[[list[str]], torch.Tensor]
 POOLED_PER_POSITION = ("avg", "map", "fast", "rot_attn")
@@ -55,7 +56,7 @@ class ClipFeatures(nn.Module):
             mean, std: normalisation of RGB in [0, 1] that the model was trained with.
 
         Raises:
-            ValueError: an image tower that gives no intermediate features.
+            UserError: an image tower that gives no intermediate features.
         """
         super().__init__()
         self.model = model
@@ -71,7 +72,7 @@ class ClipFeatures(nn.Module):
         elif isinstance(visual, TimmModel):
             self.tower = TimmTower(visual)
         else:
-            raise ValueError(f"open_clip image tower {type(visual).__name__} is not supported; choose another model")
+            raise UserError(f"open_clip image tower {type(visual).__name__} is not supported; choose another model")
         self.no_dense_text = self.tower.no_dense_text
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
@@ -85,7 +86,7 @@ class ClipFeatures(nn.Module):
     def dense_text(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         """One embedding per position, [B, D, h, w], not normalised; images as for `stages`."""
         if self.no_dense_text:
-            raise ValueError(f"no dense image-text embeddings: {self.no_dense_text}")
+            raise UserError(f"no dense image-text embeddings: {self.no_dense_text}")
         return self.tower.dense_text(images_BCHW)
 
     def embed_text(self, texts: list[str]) -> torch.Tensor:
@@ -243,11 +244,11 @@ def build_clip(model: str, tag: str, *, pretrained: bool = False) -> ClipFeature
         pretrained: download the tag's weights (errors of the download pass through).
 
     Raises:
-        ValueError: unsupported image tower, or `pretrained` without a tag.
+        UserError: unsupported image tower, or `pretrained` without a tag.
     """
     if pretrained and not tag:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-        raise ValueError(
+        raise UserError(
             f"open_clip:{model} needs a pretrained tag to be downloaded, as in open_clip:{model}/TAG; tags: {tags}"
         )
     config = open_clip.get_pretrained_cfg(model, tag) if tag else {}

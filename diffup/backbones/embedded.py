@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffup.data.render import COLOURS, FORMS, PATTERNS
+from diffup.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -103,10 +104,10 @@ def build(name: str) -> nn.Module:
     """The architecture of an embedded backbone, randomly initialised.
 
     Raises:
-        ValueError: an unknown name.
+        UserError: an unknown name.
     """
     if name not in EMBEDDED:
-        raise ValueError(f"unknown embedded backbone {name!r}; there are {', '.join(EMBEDDED)}")
+        raise UserError(f"unknown embedded backbone {name!r}; there are {', '.join(EMBEDDED)}")
     model: nn.Module = _BUILD[name]()
     if not EMBEDDED[name].has_text:
         model.pretrained_cfg = _timm_facts()  # type: ignore[assignment]

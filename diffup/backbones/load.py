@@ -28,6 +28,7 @@ from diffup.backbones.weights_io import (
     weights_file,
     weights_identity,
 )
+from diffup.errors import UserError
 
 
 class Backbone:
@@ -68,7 +69,7 @@ class Backbone:
 
     def _prepare(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         if images_BCHW.ndim != 4 or images_BCHW.shape[1] != 3 or not images_BCHW.is_floating_point():
-            raise ValueError(
+            raise UserError(
                 f"backbone {self.name!r} takes float images [B, 3, H, W] in [0, 1], not {images_BCHW.dtype} "
                 f"{tuple(images_BCHW.shape)}; divide uint8 images by 255 and put channels first"
             )
@@ -87,14 +88,14 @@ class Backbone:
             images_BCHW: float images in [0, 1], any H and W.
 
         Raises:
-            ValueError: not a batch of float RGB images.
+            UserError: not a batch of float RGB images.
         """
         first, second, third = self._features.stages(self._prepare(images_BCHW))
         return first, second, third
 
     def _check_text(self) -> None:
         if not self.has_text:
-            raise ValueError(
+            raise UserError(
                 f"backbone {self.name!r} can't read text ({self._no_text}); name an open_clip model such as "
                 f"'open_clip:ViT-B-16/openai' as companion for the text cue"
             )
@@ -107,7 +108,7 @@ class Backbone:
             images_BCHW: as for `stages`.
 
         Raises:
-            ValueError: no text encoder, or a head without a value path.
+            UserError: no text encoder, or a head without a value path.
         """
         self._check_text()
         return F.normalize(self._features.dense_text(self._prepare(images_BCHW)), dim=1)
@@ -121,16 +122,16 @@ class Backbone:
             prompts: templates, each with one ``{}`` for the text; their normalised embeddings are averaged.
 
         Raises:
-            ValueError: no text encoder, or its tokenizer is not at hand.
+            UserError: no text encoder, or its tokenizer is not at hand.
         """
         self._check_text()
         if not texts:
-            raise ValueError(f"backbone {self.name!r}: no texts to embed; give at least one class name")
+            raise UserError(f"backbone {self.name!r}: no texts to embed; give at least one class name")
         sentences = [prompt.replace("{}", text) for text in texts for prompt in prompts]
         try:
             embedded_texts = self._features.embed_text(sentences)
         except (OSError, ImportError) as error:
-            raise ValueError(
+            raise UserError(
                 f"the tokenizer of backbone {self.name!r} is not at hand ({error}): it belongs to the transformers "
                 f"library; install that and go online once, or choose a model with open_clip's own tokenizer, such as "
                 f"'open_clip:ViT-B-16/openai'"
@@ -150,7 +151,7 @@ def load_backbone(
         device: where the model and its outputs live.
 
     Raises:
-        ValueError: unknown name, no such file, a file whose hash is another than `weights` or that doesn't fit, or a
+        UserError: unknown name, no such file, a file whose hash is another than `weights` or that doesn't fit, or a
             download that failed.
     """
     parsed = check_backbone(name)
@@ -176,7 +177,7 @@ def build(name: str) -> Any:
     """The architecture of a backbone without its weights.
 
     Raises:
-        ValueError: unknown name, or one that could not be built.
+        UserError: unknown name, or one that could not be built.
     """
     return _build(name, check_backbone(name), "none")
 
@@ -188,7 +189,7 @@ def _build(name: str, parsed: BackboneName, weights: str) -> Any:
     try:
         return _build_library(parsed, pretrained=False)
     except (OSError, ImportError, RuntimeError) as error:
-        raise ValueError(f"backbone {name!r} with weights {weights!r} could not be built: {error}") from error
+        raise UserError(f"backbone {name!r} with weights {weights!r} could not be built: {error}") from error
 
 
 def _build_library(parsed: BackboneName, *, pretrained: bool) -> Any:
@@ -217,13 +218,13 @@ def _checked_file(name: str, parsed: BackboneName, identity: str, weights_dir: P
     path = weights_file(name, weights_dir)
     if path is None:
         where = f"{weights_dir} has no" if weights_dir else "no weights directory was given to look for a"
-        raise ValueError(
+        raise UserError(
             f"backbone {name!r} was asked for with weights {identity}, but {where} file "
             f"{file_stems(parsed)[0]}.safetensors (or .pth); put it there and pass --weights-dir"
         )
     found = file_identity(path, normalisation_beside(name, path))
     if found != identity:
-        raise ValueError(
+        raise UserError(
             f"weights file {path} is {found}, but backbone {name!r} was asked for with weights {identity}: the file or "
             f"the .json beside it changed; put the old one back, or run anew so that the results get a key of their own"
         )
@@ -233,12 +234,12 @@ def _checked_file(name: str, parsed: BackboneName, identity: str, weights_dir: P
 def _from_hub(name: str, parsed: BackboneName, weights_dir: Path | None) -> Any:
     try:
         return _build_library(parsed, pretrained=True)
-    except ValueError:
+    except UserError:
         raise
     except Exception as error:  # the hub clients raise a dozen unrelated types when a download fails
         local = find_weights(name, weights_dir)
         have = f"{local} is there but weights 'hub' were asked for" if local else f"{file_stems(parsed)[0]}.safetensors"
-        raise ValueError(
+        raise UserError(
             f"the pretrained weights of backbone {name!r} could not be downloaded "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). Offline, pass "
             f"--weights-dir with a directory that holds the weights ({have}), or use random weights to try things out"

@@ -13,6 +13,7 @@ import difflib
 from dataclasses import dataclass
 
 from diffup.backbones.embedded import EMBEDDED
+from diffup.errors import UserError
 
 OPEN_CLIP_PREFIX = "open_clip:"
 SUGGESTIONS = 5
@@ -42,7 +43,7 @@ def parse_backbone(name: str) -> BackboneName:
     """Split a backbone name into kind, model and tag; existence is not checked (see `check_backbone`).
 
     Raises:
-        ValueError: the name is empty or has an empty part.
+        UserError: the name is empty or has an empty part.
     """
     if name in EMBEDDED:
         return BackboneName(kind="embedded", model=name)
@@ -53,7 +54,7 @@ def parse_backbone(name: str) -> BackboneName:
         model, dot, tag = name.partition(".")
         parsed, empty_tag = BackboneName(kind="timm", model=model, tag=tag), bool(dot) and not tag
     if not parsed.model or empty_tag or name != name.strip():
-        raise ValueError(
+        raise UserError(
             f"backbone name {name!r} is incomplete; write a timm name such as 'resnet50' or 'resnet50.a1_in1k', or "
             f"'open_clip:MODEL/TAG' such as 'open_clip:ViT-B-16/openai'"
         )
@@ -87,9 +88,9 @@ def suggest(name: str) -> list[str]:
     return sorted(found, key=lambda match: (-found[match], match))[:SUGGESTIONS]
 
 
-def _unknown(name: str, what: str, near: list[str]) -> ValueError:
+def _unknown(name: str, what: str, near: list[str]) -> UserError:
     hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models(), open_clip.list_models() list all names"
-    return ValueError(f"backbone {name!r}: {what}; {hint}")
+    return UserError(f"backbone {name!r}: {what}; {hint}")
 
 
 def check_backbone(name: str) -> BackboneName:
@@ -99,7 +100,7 @@ def check_backbone(name: str) -> BackboneName:
         the parsed name.
 
     Raises:
-        ValueError: unknown model or tag; the message suggests near names.
+        UserError: unknown model or tag; the message suggests near names.
     """
     parsed = parse_backbone(name)
     if parsed.kind == "timm":

@@ -17,7 +17,7 @@ def channels(name: str) -> tuple[tuple[int, int, int], int]:
     """Channels of the three stages, and dimensions of the space shared with text (0 where there is none).
 
     Raises:
-        ValueError: an unknown name, or an architecture that gives no three stages.
+        UserError: an unknown name, or an architecture that gives no three stages.
     """
     parsed = check_backbone(name)
     if parsed.kind == "open_clip":

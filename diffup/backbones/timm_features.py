@@ -15,6 +15,8 @@ import timm
 import torch
 from torch import nn
 
+from diffup.errors import UserError
+
 STAGES = 3
 RELATIVE_DEPTHS = (0.5, 0.75, 1.0)
 FINEST_STRIDE = 8
@@ -24,10 +26,10 @@ def depth_indices(blocks: int) -> list[int]:
     """0-based indices of the blocks at relative depth 1/2, 3/4 and 1.
 
     Raises:
-        ValueError: fewer than three blocks.
+        UserError: fewer than three blocks.
     """
     if blocks < STAGES:
-        raise ValueError(f"a backbone needs at least {STAGES} blocks or levels with outputs, this one has {blocks}")
+        raise UserError(f"a backbone needs at least {STAGES} blocks or levels with outputs, this one has {blocks}")
     last = [math.ceil(depth * blocks) - 1 for depth in RELATIVE_DEPTHS]
     return [min(index, blocks - STAGES + stage) for stage, index in enumerate(last)]
 
@@ -61,11 +63,11 @@ class TimmFeatures(nn.Module):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Wrap `model`; raises ValueError if it can't give intermediate features."""
+        """Wrap `model`; raises UserError if it can't give intermediate features."""
         super().__init__()
         infos = getattr(model, "feature_info", None)
         if not infos or not hasattr(model, "forward_intermediates"):
-            raise ValueError(f"timm's {type(model).__name__} gives no intermediate features; choose another backbone")
+            raise UserError(f"timm's {type(model).__name__} gives no intermediate features; choose another backbone")
         self.model = model
         config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
         heads = config.get("classifier") or ()
@@ -112,7 +114,7 @@ def build_timm(name: str, *, pretrained: bool = False) -> TimmFeatures:
         pretrained: download the weights from the hub (errors of the download pass through).
 
     Raises:
-        ValueError: the model gives no intermediate features.
+        UserError: the model gives no intermediate features.
     """
     # ViTs interpolate their position embedding with the first option, window models build their masks anew with the
     # second; architectures that know neither refuse the argument.

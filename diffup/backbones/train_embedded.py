@@ -34,6 +34,7 @@ from diffup.backbones.clip_features import ClipFeatures
 from diffup.backbones.timm_features import TimmFeatures
 from diffup.data.render import COLOURS, COMBINATIONS, FORMS, PATTERNS, Scene, render
 from diffup.data.shapes4i import CLASS_COMBINATIONS, OTHERS
+from diffup.errors import command_line
 
 STEPS = 900
 BATCH = 16
@@ -260,4 +261,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command_line(main))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffup.backbones.embedded import weights_path
 from diffup.backbones.names import BackboneName, parse_backbone
+from diffup.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -39,12 +40,12 @@ def find_weights(name: str, weights_dir: Path | None) -> Path | None:
     """The file in `weights_dir` that holds weights for backbone `name`, or None.
 
     Raises:
-        ValueError: `weights_dir` is given but is no directory.
+        UserError: `weights_dir` is given but is no directory.
     """
     if weights_dir is None:
         return None
     if not weights_dir.is_dir():
-        raise ValueError(f"weights directory {weights_dir} does not exist; give one that holds <backbone>.safetensors")
+        raise UserError(f"weights directory {weights_dir} does not exist; give one that holds <backbone>.safetensors")
     for stem in file_stems(parse_backbone(name)):
         for suffix in SUFFIXES:
             path = weights_dir / f"{stem}{suffix}"
@@ -59,7 +60,7 @@ def normalisation_beside(name: str, path: Path) -> Normalisation | None:
     Embedded backbones have theirs in code; the JSON beside their weights tells how they were trained.
 
     Raises:
-        ValueError: the JSON beside the file is malformed.
+        UserError: the JSON beside the file is malformed.
     """
     if parse_backbone(name).kind == "embedded":
         return None
@@ -72,9 +73,9 @@ def normalisation_beside(name: str, path: Path) -> Normalisation | None:
         mean, std = (tuple(float(value) for value in document[key]) for key in ("mean", "std"))
     except (ValueError, KeyError, TypeError) as error:
         told = f'{sidecar}: expected {{"mean": [r, g, b], "std": [r, g, b]}} but reading it gave {error!r}; correct it'
-        raise ValueError(told) from error
+        raise UserError(told) from error
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"{sidecar}: mean and std need three numbers each, std above 0; got {mean} and {std}")
+        raise UserError(f"{sidecar}: mean and std need three numbers each, std above 0; got {mean} and {std}")
     return mean, std
 
 
@@ -100,11 +101,11 @@ def random_seed(weights: str) -> int:
     """Seed of a ``"random"`` or ``"random:SEED"`` identity.
 
     Raises:
-        ValueError: SEED is not a whole number ≥ 0.
+        UserError: SEED is not a whole number ≥ 0.
     """
     seed = weights.removeprefix("random").removeprefix(":") or "0"
     if not seed.isascii() or not seed.isdigit():
-        raise ValueError(f"weights {weights!r}: write 'random' or 'random:SEED' with a whole number ≥ 0")
+        raise UserError(f"weights {weights!r}: write 'random' or 'random:SEED' with a whole number ≥ 0")
     return int(seed)
 
 
@@ -121,21 +122,21 @@ def weights_identity(name: str, *, weights_dir: Path | None = None, weights: str
         ``"sha256:<12 hex>"``, ``"hub"`` or ``"random:SEED"``.
 
     Raises:
-        ValueError: unknown choice, bad directory, or a shipped file that is missing.
+        UserError: unknown choice, bad directory, or a shipped file that is missing.
     """
     if weights == "random" or weights.startswith("random:"):
         return f"random:{random_seed(weights)}"
     if weights == "hub" and parse_backbone(name).kind == "embedded":
-        raise ValueError(f"backbone {name!r} is shipped with the package and has no hub weights; use weights 'auto'")
+        raise UserError(f"backbone {name!r} is shipped with the package and has no hub weights; use weights 'auto'")
     if weights == "hub" or weights.startswith("sha256:"):
         return weights
     if weights != "auto":
-        raise ValueError(f"weights {weights!r}: choose 'auto', 'hub', 'random' or 'random:SEED'")
+        raise UserError(f"weights {weights!r}: choose 'auto', 'hub', 'random' or 'random:SEED'")
     path = weights_file(name, weights_dir)
     if path is None:
         return "hub"
     if not path.is_file():
-        raise ValueError(f"shipped weights {path} of backbone {name!r} are missing; install the package again")
+        raise UserError(f"shipped weights {path} of backbone {name!r} are missing; install the package again")
     return file_identity(path, normalisation_beside(name, path))
 
 
@@ -147,7 +148,7 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
     is removed.
 
     Raises:
-        ValueError: unreadable, truncated, not a state dict, or a pickle that wants more than tensors (refused).
+        UserError: unreadable, truncated, not a state dict, or a pickle that wants more than tensors (refused).
     """
     import torch
     from safetensors import SafetensorError
@@ -159,12 +160,12 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
+        raise UserError(
             f"weights file {path} is refused: it is no plain file of tensors, and nothing in it was executed "
             f"({_gist(error)}). If you trust its source, {ADVICE}"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(
+        raise UserError(
             f"weights file {path} can't be read ({_gist(error)}): it is truncated, damaged or of another format; "
             f"fetch it again or {ADVICE}"
         ) from error
@@ -185,11 +186,11 @@ def _as_state_dict(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping):
-        raise ValueError(f"weights file {path} is not a state dict but a {type(loaded).__name__}; {ADVICE}")
+        raise UserError(f"weights file {path} is not a state dict but a {type(loaded).__name__}; {ADVICE}")
     bad = [str(key) for key, value in loaded.items() if not isinstance(key, str) or not torch.is_tensor(value)]
     if bad or not loaded:
         found = f"entries that are no tensors: {_some(bad)}" if bad else "nothing in it"
-        raise ValueError(f"weights file {path} is not a state dict ({found}); {ADVICE}")
+        raise UserError(f"weights file {path} is not a state dict ({found}); {ADVICE}")
     if all(key.startswith("module.") for key in loaded):
         return {key.removeprefix("module."): value for key, value in loaded.items()}
     return dict(loaded)
@@ -219,7 +220,7 @@ def fit_state_dict(
             a frozen backbone never uses them.
 
     Raises:
-        ValueError: keys missing, unexpected or mis-shaped; the message names the first few.
+        UserError: keys missing, unexpected or mis-shaped; the message names the first few.
     """
     wanted = {key: value for key, value in model.state_dict().items() if not _is_head(key, heads)}
     given = {key: value for key, value in state.items() if not _is_head(key, heads)}
@@ -233,7 +234,7 @@ def fit_state_dict(
     problems = {"missing": missing, "unexpected": surplus, "of another shape": shapes}
     if any(problems.values()):
         told = "; ".join(f"{what}: {_some(keys)}" for what, keys in problems.items() if keys)
-        raise ValueError(
+        raise UserError(
             f"weights file {source} does not fit {type(model).__name__} (found {len(given)} entries, need "
             f"{len(wanted)}; {told}). Check that the file's name names the architecture it was saved from"
         )

@@ -18,6 +18,7 @@ from pathlib import Path
 from diffup.data import prepare as preparing
 from diffup.data.dataset import diffup_home, open_dataset, problems_of, resolve_dataset
 from diffup.data.report import describe, words
+from diffup.errors import UserError, command_line
 
 BAD_DATA, BAD_USAGE = 1, 2
 
@@ -29,7 +30,7 @@ def prepare(args: argparse.Namespace) -> int:
         print(words(describe(dataset, {}, []), str(dataset.root), "where it came from"))
         return 0
     if args.root is None:
-        raise ValueError(f"prepare {args.name} needs --root, the folder of its files; docs/data.md says what it holds")
+        raise UserError(f"prepare {args.name} needs --root, the folder of its files; docs/data.md says what it holds")
     out = (args.out or diffup_home() / "datasets" / args.name).absolute()
     _, report = preparing.prepare(args.name, args.root, out, lists=args.lists)
     print(words(report, str(out), preparing.SOURCES[args.name]))
@@ -76,10 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return int(args.run(args))
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_USAGE
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

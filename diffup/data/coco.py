@@ -27,6 +27,7 @@ from pycocotools import mask as masks
 from diffup.data.instances import Instance, read_instances
 from diffup.data.records import Record, index_all, read_image, relative
 from diffup.data.spec import VOID, DatasetSpec
+from diffup.errors import UserError
 
 REMEDY = "Repair or remove the files or entries named above, then run again; nothing was written"
 NUMBERED = re.compile(r"COCO_(train|val|test)\d{4}_(?P<number>\d{12}\.jpg)")
@@ -68,7 +69,7 @@ def scan(root: Path, spec: DatasetSpec) -> tuple[list[Record], list[str]]:
         What is known of the good images, and every missing, truncated or unequal image and bad polygon.
 
     Raises:
-        ValueError: a malformed JSON, or one that lacks a class of ``dataset.json``.
+        UserError: a malformed JSON, or one that lacks a class of ``dataset.json``.
     """
     records: list[Record] = []
     problems: list[str] = []
@@ -117,7 +118,7 @@ def _index_one(root: Path, part: Part, item: tuple[dict[str, Any], Sequence[Inst
     path = _locate(part.images, str(entry["file_name"]))
     try:
         image, checksum = read_image(path)
-    except ValueError as error:
+    except UserError as error:
         return f"{path}: {error}"
     height, width = image.shape[:2]
     stated = (entry.get("height", height), entry.get("width", width))

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from diffup.data import coco, fss, voc
 from diffup.data.records import Record, fail, read_image, read_index, write_index
 from diffup.data.spec import DatasetSpec, read_spec
+from diffup.errors import UserError
 from diffup.protocols import Protocol, get_protocol
 
 INDEX_VERSION = 2
@@ -77,34 +78,34 @@ class Dataset:
         """An image as RGB, uint8 [H, W, 3].
 
         Raises:
-            ValueError: unknown id, or a file that is gone or damaged since it was indexed.
+            UserError: unknown id, or a file that is gone or damaged since it was indexed.
         """
         record = self._record(image_id)
         try:
             return read_image(self.root / record.image)[0]
-        except ValueError as error:
-            raise ValueError(f"{self.root / record.image}: {error}; restore the file and run again") from error
+        except UserError as error:
+            raise UserError(f"{self.root / record.image}: {error}; restore the file and run again") from error
 
     def mask(self, image_id: str, class_index: int) -> NDArray[np.uint8]:
         """The mask of a class, uint8 [H, W]: 0 background or other classes, 1 the class, 255 void.
 
         Raises:
-            ValueError: unknown id or class, or a file that is gone or damaged since it was indexed.
+            UserError: unknown id or class, or a file that is gone or damaged since it was indexed.
         """
         record = self._record(image_id)
         if not 0 <= class_index < len(self.classes):
-            raise ValueError(f"{self.name} has classes 0-{len(self.classes) - 1}, not {class_index}")
+            raise UserError(f"{self.name} has classes 0-{len(self.classes) - 1}, not {class_index}")
         try:
             mask: NDArray[np.uint8] = LAYOUTS[self.spec.layout].read_mask(self.root, record, class_index, self.spec)
             return mask
-        except ValueError as error:
-            raise ValueError(f"{self.root / record.mask}: {error}; restore the file and run again") from error
+        except UserError as error:
+            raise UserError(f"{self.root / record.mask}: {error}; restore the file and run again") from error
 
     def files(self, image_id: str) -> tuple[str, str]:
         """Image and label file relative to `root`, with slashes; a COCO image's label would be its name as PNG.
 
         Raises:
-            ValueError: unknown id.
+            UserError: unknown id.
         """
         record = self._record(image_id)
         return record.image, record.mask or str(PurePosixPath(record.image).with_suffix(".png"))
@@ -113,17 +114,17 @@ class Dataset:
         """The classes of a fold, in its order: those that are evaluated.
 
         Raises:
-            ValueError: there is no such fold.
+            UserError: there is no such fold.
         """
         if not 0 <= fold < len(self.folds):
-            raise ValueError(f"{self.name} has folds 0-{len(self.folds) - 1}, not {fold}")
+            raise UserError(f"{self.name} has folds 0-{len(self.folds) - 1}, not {fold}")
         return self.folds[fold]
 
     def base_classes(self, fold: int) -> tuple[int, ...]:
         """All classes that are not in the fold, ascending: those that are trained on.
 
         Raises:
-            ValueError: there is no such fold.
+            UserError: there is no such fold.
         """
         novel = set(self.novel_classes(fold))
         return tuple(c for c in range(len(self.classes)) if c not in novel)
@@ -157,7 +158,7 @@ class Dataset:
             protocol: ``paired`` by default.
 
         Raises:
-            ValueError: too few images; the message names each fold, class and count.
+            UserError: too few images; the message names each fold, class and count.
         """
         protocol = protocol or get_protocol("paired")
         short = []
@@ -169,7 +170,7 @@ class Dataset:
                         f"fold {number}, class {self.classes[c]!r}: {large} ({all_images} with any pixel of it)"
                     )
         if short:
-            raise ValueError(
+            raise UserError(
                 f"{self.root / 'dataset.json'}: {shots} shots need {shots + 1} images of each class in which it is "
                 f"large enough for protocol {protocol.name!r}. Too few:\n  "
                 + "\n  ".join(short)
@@ -179,7 +180,7 @@ class Dataset:
 
     def _record(self, image_id: str) -> Record:
         if image_id not in self._records:
-            raise ValueError(f"{self.name} has no image {image_id!r}")
+            raise UserError(f"{self.name} has no image {image_id!r}")
         return self._records[image_id]
 
 
@@ -197,7 +198,7 @@ def resolve_dataset(name: str, root: Path | None = None) -> Path:
         root: folder of the named data sets, ``$DIFFUP_HOME/datasets`` by default.
 
     Raises:
-        ValueError: unknown name, or a benchmark that isn't there; the message says what to put where.
+        UserError: unknown name, or a benchmark that isn't there; the message says what to put where.
     """
     path = Path(name)
     if path.is_dir() and (path / "dataset.json").is_file():
@@ -213,11 +214,11 @@ def resolve_dataset(name: str, root: Path | None = None) -> Path:
         path = root / name / "dataset.json"
         if path.is_file():
             return path
-        raise ValueError(
+        raise UserError(
             f"data set {name!r} is not at {path.parent}. Make it from the files that you have: python -m diffup.data "
             f"prepare {name} --root DIR (docs/data.md says what DIR must hold and where to get it), or set DIFFUP_HOME"
         )
-    raise ValueError(
+    raise UserError(
         f"data set {name!r}: neither a dataset.json nor one of shapes4i, {', '.join(BENCHMARKS)}; pass the path of a "
         "dataset.json (README, 'Your own data')"
     )
@@ -231,7 +232,7 @@ def open_dataset(name_or_path: str | Path, cache_dir: Path | None = None) -> Dat
         cache_dir: folder of the indexes, ``$DIFFUP_HOME/cache`` by default.
 
     Raises:
-        ValueError: anything wrong with ``dataset.json`` or the files it speaks of: files and remedy are named, and
+        UserError: anything wrong with ``dataset.json`` or the files it speaks of: files and remedy are named, and
             nothing is written.
     """
     json_path = resolve_dataset(str(name_or_path)).resolve()
@@ -256,7 +257,7 @@ def problems_of(json_path: Path) -> list[str]:
     """Every bad file of a data set, each with what is wrong with it; nothing is written.
 
     Raises:
-        ValueError: the ``dataset.json``, a list or an instances JSON can't be read at all.
+        UserError: the ``dataset.json``, a list or an instances JSON can't be read at all.
     """
     spec = read_spec(json_path)
     found: list[str] = LAYOUTS[spec.layout].scan(json_path.resolve().parent, spec)[1]

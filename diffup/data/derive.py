@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.episodes import training_pools
+from diffup.errors import UserError, command_line
 from diffup.protocols import Protocol, get_protocol
 
 SPLITS = ("train", "val")
@@ -35,10 +36,10 @@ def derived(dataset: Dataset, protocol: Protocol, fold: int, split: str) -> Rows
         split: ``"train"`` or ``"val"``.
 
     Raises:
-        ValueError: no such fold or split.
+        UserError: no such fold or split.
     """
     if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+        raise UserError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     if split == "train":
         pools: Mapping[int, Sequence[str]] = training_pools(dataset, fold, protocol)
     else:
@@ -61,7 +62,7 @@ def write_lists(dataset: Dataset, protocol: Protocol, out: Path) -> list[Path]:
     """Write the lists of all folds; returns the files.
 
     Raises:
-        ValueError: a name with a blank, which the lists can't hold.
+        UserError: a name with a blank, which the lists can't hold.
         OSError: the place can't be written.
     """
     texts: dict[Path, str] = {}
@@ -70,7 +71,7 @@ def write_lists(dataset: Dataset, protocol: Protocol, out: Path) -> list[Path]:
             rows = derived(dataset, protocol, fold, split)
             blank = next((part for found in rows.values() for pair in found for part in pair if " " in part), None)
             if blank:
-                raise ValueError(f"{dataset.name}: {blank!r} has a blank, which separates the columns of these lists")
+                raise UserError(f"{dataset.name}: {blank!r} has a blank, which separates the columns of these lists")
             texts[out / split / f"data_list_{fold}.txt"] = data_list(rows)
             texts[out / split / f"sub_class_file_list_{fold}.txt"] = class_list(rows)
     for path, text in texts.items():
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dataset, protocol = open_dataset(args.dataset), get_protocol(args.protocol)
         for path in write_lists(dataset, protocol, args.out):
             print(path)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for fold in range(len(dataset.folds)):
@@ -101,4 +102,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(main))

@@ -17,6 +17,7 @@ from PIL import Image
 
 from diffup.data.records import IMAGE_SUFFIXES, Record, index_all, read_pair, relative
 from diffup.data.spec import DatasetSpec
+from diffup.errors import UserError
 
 REMEDY = "Repair or remove the files named above, then run again; nothing was written"
 FOREGROUND = 127  # pixels above are the class
@@ -36,11 +37,11 @@ def scan(root: Path, spec: DatasetSpec) -> tuple[list[Record], list[str]]:
         What is known of the good ones, and every missing, truncated or unequal file.
 
     Raises:
-        ValueError: no images at all.
+        UserError: no images at all.
     """
     pairs = _pairs(root, spec)
     if not pairs:
-        raise ValueError(f"{root / spec.images}: no images in the folders of the classes; put them there")
+        raise UserError(f"{root / spec.images}: no images in the folders of the classes; put them there")
     records, problems = index_all(pairs, partial(_index_one, root), f"indexing {spec.name}")
     present = {class_index for class_index, _, _ in pairs}
     absent = [name for c, name in enumerate(spec.classes) if c not in present]
@@ -51,7 +52,7 @@ def read_mask(root: Path, record: Record, class_index: int, spec: DatasetSpec) -
     """The mask of one class, uint8 [H, W]: 0 background, 1 the class, which only images of its folder show.
 
     Raises:
-        ValueError: missing or truncated; the message does not name the file.
+        UserError: missing or truncated; the message does not name the file.
     """
     mask, _ = _read(root / record.mask)
     return mask if class_index in record.areas else np.zeros_like(mask)
@@ -63,9 +64,9 @@ def _read(path: Path) -> tuple[NDArray[np.uint8], int]:
         with Image.open(io.BytesIO(content)) as image:
             grey = np.asarray(image.convert("L"))
     except FileNotFoundError:
-        raise ValueError("mask is missing") from None
+        raise UserError("mask is missing") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"mask can't be decoded ({error})") from error
+        raise UserError(f"mask can't be decoded ({error})") from error
     return (grey > FOREGROUND).astype(np.uint8), zlib.crc32(content)
 
 

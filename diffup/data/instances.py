@@ -18,6 +18,7 @@ import numpy as np
 from pycocotools import mask as masks
 
 from diffup.data.spec import is_plain
+from diffup.errors import UserError
 
 IMAGE_FIELDS = ("id", "file_name", "height", "width")
 CHUNK = 1 << 24
@@ -78,7 +79,7 @@ def read_instances(path: Path, classes: Sequence[str]) -> Instances:
         classes: names of categories, by class index.
 
     Raises:
-        ValueError: not JSON, no instances JSON, or a class that it has no category for.
+        UserError: not JSON, no instances JSON, or a class that it has no category for.
     """
     _check_depth(path)
     categories = _categories(list(_stream(path, "categories")), classes, path)
@@ -102,7 +103,7 @@ def read_instances(path: Path, classes: Sequence[str]) -> Instances:
     except _NotJSON:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not a COCO instances JSON: an entry lacks or misstates {error}; correct it and run again"
         ) from error
     problems = [f"names {name!r} {n} times" for name, n in names.items() if n > 1] + strays
@@ -113,7 +114,7 @@ def read_instances(path: Path, classes: Sequence[str]) -> Instances:
     return Instances(images, by_image, [f"{path}: {problem}" for problem in problems])
 
 
-class _NotJSON(ValueError):
+class _NotJSON(UserError):
     """The file itself can't be read."""
 
 
@@ -160,14 +161,14 @@ def _check_depth(path: Path) -> None:
             while chunk := file.read(CHUNK):
                 signs = DEPTHS[np.frombuffer(chunk, np.uint8)]
                 if depth + int(signs.cumsum(dtype=np.int64).max()) > DEEPEST:
-                    raise ValueError(
+                    raise UserError(
                         f"{path} is not a COCO instances JSON: brackets are nested over {DEEPEST} deep; correct it"
                     )
                 depth += int(signs.sum(dtype=np.int64))
     except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; put the instances JSON there or set 'annotations'") from None
+        raise UserError(f"{path} does not exist; put the instances JSON there or set 'annotations'") from None
     except OSError as error:
-        raise ValueError(f"{path} can't be read ({error}); correct it and run again") from error
+        raise UserError(f"{path} can't be read ({error}); correct it and run again") from error
 
 
 def _categories(entries: Sequence[Any], classes: Sequence[str], path: Path) -> dict[int, int | None]:
@@ -175,16 +176,16 @@ def _categories(entries: Sequence[Any], classes: Sequence[str], path: Path) -> d
     try:
         listed = [(_whole(entry["id"]), str(entry["name"])) for entry in entries]
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not a COCO instances JSON: a category lacks or misstates {error}; correct it"
         ) from error
     twice = [number for number, n in Counter(number for number, _ in dict.fromkeys(listed)).items() if n > 1]
     if twice:
-        raise ValueError(f"{path}: categories of different names share the id {twice[0]}; correct it")
+        raise UserError(f"{path}: categories of different names share the id {twice[0]}; correct it")
     names = sorted({name for _, name in listed})
     missing = [name for name in classes if name not in names]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{path} has no category {', '.join(map(reprlib.repr, missing[:20]))}; 'classes' of dataset.json must use "
             f"the names of its categories ({', '.join(map(reprlib.repr, names[:20]))}{' …' if len(names) > 20 else ''})"
         )
@@ -199,16 +200,16 @@ def _whole(value: Any) -> int:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if type(value) is not int or abs(value) >= 2**63:
-        raise ValueError(f"an id: {reprlib.repr(value)} is not a whole number")
+        raise UserError(f"an id: {reprlib.repr(value)} is not a whole number")
     return value
 
 
 def _file_name(value: Any) -> str:
     """The path of an image in the image folder."""
     if not isinstance(value, str) or not is_plain(value) or not PurePosixPath(value).name:
-        raise ValueError(f"a file name: {reprlib.repr(value)}")
+        raise UserError(f"a file name: {reprlib.repr(value)}")
     if PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts:
-        raise ValueError(f"a file name: {reprlib.repr(value)} leads out of the image folder ('images' of dataset.json)")
+        raise UserError(f"a file name: {reprlib.repr(value)} leads out of the image folder ('images' of dataset.json)")
     return value
 
 
@@ -216,22 +217,22 @@ def _runs(segmentation: Any, height: int, width: int) -> Any:
     """Compressed runs of a polygon list, of uncompressed or of compressed runs."""
     if isinstance(segmentation, list):
         if not all(isinstance(polygon, list) and set(map(type, polygon)) <= {int, float} for polygon in segmentation):
-            raise ValueError("a polygon is a list of numbers")
+            raise UserError("a polygon is a list of numbers")
         polygons = [np.asarray(polygon, np.float64) for polygon in segmentation]
         if not polygons or any(p.ndim != 1 or len(p) < 6 or len(p) % 2 for p in polygons):
-            raise ValueError("a polygon needs x, y of at least three points")
+            raise UserError("a polygon needs x, y of at least three points")
         # Far or infinite coordinates would make pycocotools allocate without bound.
         limit = 2 * max(height, width)
         if not all((np.abs(polygon) <= limit).all() for polygon in polygons):
-            raise ValueError("a polygon lies far outside the image")
+            raise UserError("a polygon lies far outside the image")
         return masks.merge(masks.frPyObjects([polygon.tolist() for polygon in polygons], height, width))
     if list(segmentation["size"]) != [height, width]:
-        raise ValueError(f"its size is {reprlib.repr(segmentation['size'])}, the image's [{height}, {width}]")
+        raise UserError(f"its size is {reprlib.repr(segmentation['size'])}, the image's [{height}, {width}]")
     counts = segmentation["counts"]
     runs = counts if isinstance(counts, list) else _run_lengths(counts)
     # pycocotools trusts run lengths, and gives uninitialised memory where they are too few.
     if set(map(type, runs)) != {int} or sum(runs) != height * width or min(runs) < 0:
-        raise ValueError("its run lengths do not add up to the image's pixels")
+        raise UserError("its run lengths do not add up to the image's pixels")
     return masks.frPyObjects({"size": [height, width], "counts": runs}, height, width)
 
 
@@ -245,7 +246,7 @@ def _run_lengths(compressed: str) -> list[int]:
     for character in compressed:
         bits = ord(character) - 48
         if not 0 <= bits < 64 or shift > 35:  # 35: seven characters, enough for any image; more take quadratic time
-            raise ValueError("its run lengths are damaged")
+            raise UserError("its run lengths are damaged")
         value |= (bits & 0x1F) << shift
         shift += 5
         if not bits & 0x20:
@@ -254,5 +255,5 @@ def _run_lengths(compressed: str) -> list[int]:
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value = shift = 0
     if shift:
-        raise ValueError("its run lengths end within a number")
+        raise UserError("its run lengths end within a number")
     return runs

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from diffup.data.spec import is_plain
+from diffup.errors import UserError
 
 PASCAL, COCO = "pascal5i", "coco20i"
 CLASS_COUNTS = {PASCAL: 20, COCO: 80}
@@ -83,7 +84,7 @@ def match_images(names: Iterable[str], image_ids: Iterable[str], where: object) 
         where: what the list is called in a message.
 
     Raises:
-        ValueError: images that the data set lacks; how many, and the first of them.
+        UserError: images that the data set lacks; how many, and the first of them.
     """
     known = set(image_ids)
     numbered = [i for i in known if len(i) >= 12 and i[-12:].isdecimal()]
@@ -101,7 +102,7 @@ def match_images(names: Iterable[str], image_ids: Iterable[str], where: object) 
         else:
             found[name] = match
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{where}: {len(missing)} of {len(names)} images are not in the data set, the first "
             f"{', '.join(missing[:SHOWN])}. Complete the data set, or take the lists that were made for it"
         )
@@ -112,12 +113,12 @@ def fold_classes(dataset: str, fold: int) -> tuple[int, ...]:
     """The 0-based classes of a fold of ``pascal5i`` (5f … 5f+4) or ``coco20i`` (f, f+4, … f+76).
 
     Raises:
-        ValueError: another data set, or no such fold.
+        UserError: another data set, or no such fold.
     """
     if dataset not in CLASS_COUNTS:
-        raise ValueError(f"no folds are known of {dataset!r}, only of {', '.join(CLASS_COUNTS)}")
+        raise UserError(f"no folds are known of {dataset!r}, only of {', '.join(CLASS_COUNTS)}")
     if not 0 <= fold < FOLDS:
-        raise ValueError(f"{dataset} has folds 0-{FOLDS - 1}, not {fold}")
+        raise UserError(f"{dataset} has folds 0-{FOLDS - 1}, not {fold}")
     return tuple(range(5 * fold, 5 * fold + 5)) if dataset == PASCAL else tuple(range(fold, CLASS_COUNTS[COCO], FOLDS))
 
 
@@ -125,7 +126,7 @@ def read_hsnet_text(path: Path) -> Pairs:
     """HSNet's Pascal list: one ``IMAGE__CC`` a line, CC the 1-based class in two digits; empty lines are skipped.
 
     Raises:
-        ValueError: unreadable, empty, or a line of another form; the first few are named.
+        UserError: unreadable, empty, or a line of another form; the first few are named.
     """
     entries, bad = [], []
     for number, line in enumerate(_text(path).splitlines(), start=1):
@@ -137,7 +138,7 @@ def read_hsnet_text(path: Path) -> Pairs:
         else:
             bad.append(f"line {number}: {line[:80]!r}")
     if bad:
-        raise ValueError(_bad_lines(path, bad, "IMAGE__CC with CC from 01 to 20, e.g. 2007_000033__01"))
+        raise UserError(_bad_lines(path, bad, "IMAGE__CC with CC from 01 to 20, e.g. 2007_000033__01"))
     return _pairs(path, entries)
 
 
@@ -145,7 +146,7 @@ def read_hsnet_pickle(path: Path) -> Pairs:
     """HSNet's COCO list: a pickled ``{class 0-79: [image path, …]}``; entries by class in the order of the dict.
 
     Raises:
-        ValueError: unreadable, not a pickle, one that holds anything but dict, list, str and int (nothing of it is
+        UserError: unreadable, not a pickle, one that holds anything but dict, list, str and int (nothing of it is
             executed), or of another shape.
     """
     content = _content(path)
@@ -153,23 +154,21 @@ def read_hsnet_pickle(path: Path) -> Pairs:
         _check_opcodes(content)
         held = _Plain(io.BytesIO(content)).load()
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path}: {error}. Expected is {{class: [image path, …]}}. {REMEDY}") from None
+        raise UserError(f"{path}: {error}. Expected is {{class: [image path, …]}}. {REMEDY}") from None
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise ValueError(
-            f"{path} is not a readable pickle ({type(error).__name__}: {error!s:.200}). {REMEDY}"
-        ) from None
+        raise UserError(f"{path} is not a readable pickle ({type(error).__name__}: {error!s:.200}). {REMEDY}") from None
     if not isinstance(held, dict) or not held:
-        raise ValueError(f"{path} holds a {type(held).__name__}, not HSNet's {{class: [image path, …]}}. {REMEDY}")
+        raise UserError(f"{path} holds a {type(held).__name__}, not HSNet's {{class: [image path, …]}}. {REMEDY}")
     entries: list[tuple[str, int]] = []
     for class_index, images in held.items():
         known = type(class_index) is int and 0 <= class_index < CLASS_COUNTS[COCO]
         if not known or not isinstance(images, list) or not all(map(_is_name, images)):
-            raise ValueError(
+            raise UserError(
                 f"{path}: entry {_shown(class_index)} is not a class from 0 to {CLASS_COUNTS[COCO] - 1} with a list of "
                 f"image paths; expected is HSNet's {{class: [image path, …]}}. {REMEDY}"
             )
         if len(entries) + len(images) > MAX_PAIRS:
-            raise ValueError(f"{path} names more than {MAX_PAIRS} images; is it an image list? {REMEDY}")
+            raise UserError(f"{path} names more than {MAX_PAIRS} images; is it an image list? {REMEDY}")
         entries += [(image, class_index) for image in images]
     return _pairs(path, entries)
 
@@ -178,7 +177,7 @@ def read_pfenet_images(path: Path) -> tuple[tuple[str, str], ...]:
     """PFENet's raw list: ``IMAGE LABEL`` paths a line, relative to the data set's folder.
 
     Raises:
-        ValueError: unreadable, empty, or a line of another form.
+        UserError: unreadable, empty, or a line of another form.
     """
     rows, bad = [], []
     for number, line in enumerate(_text(path).splitlines(), start=1):
@@ -190,9 +189,9 @@ def read_pfenet_images(path: Path) -> tuple[tuple[str, str], ...]:
         else:
             bad.append(f"line {number}: {line[:80]!r}")
     if bad:
-        raise ValueError(_bad_lines(path, bad, "IMAGE LABEL, two paths with a space between"))
+        raise UserError(_bad_lines(path, bad, "IMAGE LABEL, two paths with a space between"))
     if not rows:
-        raise ValueError(f"{path} names no image. {REMEDY}")
+        raise UserError(f"{path} names no image. {REMEDY}")
     return tuple(rows)
 
 
@@ -202,21 +201,21 @@ def read_pfenet_classes(path: Path) -> Pairs:
     Images are named by their stem. The text is read as a literal: nothing of it is executed.
 
     Raises:
-        ValueError: unreadable, not such a literal, or a class outside 1-80.
+        UserError: unreadable, not such a literal, or a class outside 1-80.
     """
     try:
         held = ast.literal_eval(_text(path).strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not the text of {{class: [(image, label), …]}} ({error!s:.120}). {REMEDY}"
         ) from None
     if not isinstance(held, dict):
-        raise ValueError(f"{path} holds a {type(held).__name__}, not {{class: [(image, label), …]}}. {REMEDY}")
+        raise UserError(f"{path} holds a {type(held).__name__}, not {{class: [(image, label), …]}}. {REMEDY}")
     entries = []
     for number, rows in held.items():
         known = type(number) is int and 1 <= number <= max(CLASS_COUNTS.values())
         if not known or not isinstance(rows, list) or not all(_two_paths(row) for row in rows):
-            raise ValueError(
+            raise UserError(
                 f"{path}: entry {_shown(number)} is not a 1-based class with a list of (image, label) paths. {REMEDY}"
             )
         entries += [(PurePosixPath(image).stem, number - 1) for image, _ in rows]
@@ -236,12 +235,12 @@ def hsnet_list(folder: Path, dataset: str, fold: int, split: str = "val") -> Pai
         split: ``"trn"`` or ``"val"``.
 
     Raises:
-        ValueError: no such file (the places looked at are named), or one that can't be read, or a validation list with
+        UserError: no such file (the places looked at are named), or one that can't be read, or a validation list with
             a class of another fold.
     """
     wanted = set(fold_classes(dataset, fold))
     if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
+        raise UserError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     if dataset == PASCAL and split == "trn":
         others = [read_hsnet_text(_find(folder, dataset, other, split)) for other in range(FOLDS) if other != fold]
         return Pairs(tuple(entry for pairs in others for entry in pairs.entries))
@@ -251,7 +250,7 @@ def hsnet_list(folder: Path, dataset: str, fold: int, split: str = "val") -> Pai
     strangers = sorted(present - wanted if split == "val" else present & wanted)
     if strangers:
         what = "are not of" if split == "val" else "are novel in"
-        raise ValueError(
+        raise UserError(
             f"{path}: classes {strangers[:SHOWN]} {what} fold {fold} of {dataset}; is it another split's list?"
         )
     return pairs
@@ -264,7 +263,7 @@ def _find(folder: Path, dataset: str, fold: int, split: str) -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise ValueError(
+    raise UserError(
         f"no list of {dataset} fold {fold}: looked for {', '.join(map(str, places))}. Point to a copy of the folder "
         "'splits' of HSNet (github.com/juhongm999/hsnet, or what its README links to)"
     )
@@ -316,7 +315,7 @@ def _shown(value: object) -> str:
 
 def _pairs(path: Path, entries: Sequence[tuple[str, int]]) -> Pairs:
     if not entries:
-        raise ValueError(f"{path} names no image. {REMEDY}")
+        raise UserError(f"{path} names no image. {REMEDY}")
     return Pairs(tuple(entries))
 
 
@@ -324,19 +323,19 @@ def _content(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError(f"{path} can't be read: it is no file")
+            raise UserError(f"{path} can't be read: it is no file")
         if size > MAX_BYTES:
-            raise ValueError(f"{path} has {size >> 20} MB; an image list has {MAX_BYTES >> 20} MB at most")
+            raise UserError(f"{path} has {size >> 20} MB; an image list has {MAX_BYTES >> 20} MB at most")
         return path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror or error}") from None
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from None
 
 
 def _text(path: Path) -> str:
     try:
         return _content(path).decode("utf-8")
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file in UTF-8. {REMEDY}") from None
+        raise UserError(f"{path} is not a text file in UTF-8. {REMEDY}") from None
 
 
 def _bad_lines(path: Path, bad: Sequence[str], form: str) -> str:

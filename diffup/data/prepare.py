@@ -26,6 +26,7 @@ from diffup.data.dataset import Dataset, open_dataset, problems_of
 from diffup.data.lists import COCO, FOLDS, PASCAL, fold_classes
 from diffup.data.records import PART, fail, replacing
 from diffup.data.report import describe
+from diffup.errors import UserError
 
 FSS = "fss1000"
 # Official addresses of the data sets, and what they hold.
@@ -79,7 +80,7 @@ def prepare(
         The data set and the report, which is also in ``report.json``.
 
     Raises:
-        ValueError: files that are missing or bad, all of them; ``dataset.json`` is then not written.
+        UserError: files that are missing or bad, all of them; ``dataset.json`` is then not written.
     """
     plan, draft = _draft(name, root, out, lists, progress)
     final = out / "dataset.json"
@@ -89,8 +90,8 @@ def prepare(
             final.unlink()  # of other files than now
         dataset = open_dataset(draft, cache_dir)  # reads every image and mask; its index is that of the final file
         os.replace(draft, final)
-    except ValueError as error:
-        raise ValueError(str(error).replace(str(draft), str(final))) from None
+    except UserError as error:
+        raise UserError(str(error).replace(str(draft), str(final))) from None
     finally:
         draft.unlink(missing_ok=True)
     report = describe(dataset, plan.expected, plan.warnings)
@@ -107,7 +108,7 @@ def problems(name: str, root: Path, out: Path, *, lists: Path | None = None) -> 
         out: an empty folder to work in.
 
     Raises:
-        ValueError: so much is missing that there is nothing to look at.
+        UserError: so much is missing that there is nothing to look at.
     """
     plan, draft = _draft(name, root, out, lists, True)
     return [*plan.problems, *(_of_the_user(problem, out.resolve()) for problem in problems_of(draft))]
@@ -123,9 +124,9 @@ def _draft(name: str, root: Path, out: Path, lists: Path | None, progress: bool)
     """Everything but ``dataset.json``, which lies beside as a draft."""
     makers: dict[str, Callable[[Path, Path, Path | None, bool], Plan]] = {PASCAL: _pascal, COCO: _coco, FSS: _fss}
     if name not in makers:
-        raise ValueError(f"no benchmark {name!r}; there is {', '.join(makers)}")
+        raise UserError(f"no benchmark {name!r}; there is {', '.join(makers)}")
     if not root.is_dir():
-        raise ValueError(f"--root {root} is no folder. Get {name} from {SOURCES[name]} and pass where it lies")
+        raise UserError(f"--root {root} is no folder. Get {name} from {SOURCES[name]} and pass where it lies")
     out.mkdir(parents=True, exist_ok=True)
     for folder, _, names in os.walk(out):  # follows no link
         for left in (name for name in names if name.endswith(PART)):
@@ -140,9 +141,9 @@ def _first(places: Iterable[Path], wanted: str) -> Path | None:
     return next((place for place in places if (place / wanted).exists()), None)
 
 
-def _missing(name: str, what: list[str]) -> ValueError:
+def _missing(name: str, what: list[str]) -> UserError:
     lines = "".join(f"\n  {line}" for line in what)
-    return ValueError(f"{name} is not complete:{lines}\nGet it from {SOURCES[name]}")
+    return UserError(f"{name} is not complete:{lines}\nGet it from {SOURCES[name]}")
 
 
 def _link(place: Path, target: Path) -> None:
@@ -154,7 +155,7 @@ def _link(place: Path, target: Path) -> None:
     elif place.is_dir() and not any(place.iterdir()):
         place.rmdir()
     elif place.exists():
-        raise ValueError(f"{place} is in the way of a link to {target}; remove it or choose another --out")
+        raise UserError(f"{place} is in the way of a link to {target}; remove it or choose another --out")
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(target, target_is_directory=target.is_dir())
 
@@ -164,7 +165,7 @@ def _ids(path: Path) -> list[str]:
     try:
         return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} can't be read as a list of images ({error}); get it anew") from None
+        raise UserError(f"{path} can't be read as a list of images ({error}); get it anew") from None
 
 
 def _write(path: Path, ids: Iterable[str]) -> None:
@@ -219,7 +220,7 @@ def read_sbd(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The labels of an SBD file, uint8 [H, W]: 0 background, v ≥ 1 is class v-1.
 
     Raises:
-        ValueError: not such a file; the message does not name it.
+        UserError: not such a file; the message does not name it.
     """
     from scipy.io import loadmat
 
@@ -227,9 +228,9 @@ def read_sbd(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
         held = loadmat(path, struct_as_record=True, squeeze_me=True)["GTcls"]["Segmentation"]
         labels = np.asarray(held.item() if held.dtype == object else held)
     except Exception as error:  # scipy raises nearly anything for a damaged file
-        raise ValueError(f"no class segmentation of SBD ({type(error).__name__}: {error})") from None
+        raise UserError(f"no class segmentation of SBD ({type(error).__name__}: {error})") from None
     if labels.ndim != 2 or labels.dtype != np.uint8 or labels.max(initial=0) > len(VOC_CLASSES):
-        raise ValueError(f"labels are {labels.dtype} {labels.shape} up to {labels.max(initial=0)}, not uint8 up to 20")
+        raise UserError(f"labels are {labels.dtype} {labels.shape} up to {labels.max(initial=0)}, not uint8 up to 20")
     return labels
 
 
@@ -241,7 +242,7 @@ def _convert(mats: dict[str, Path], masks: Path, progress: bool) -> dict[str, st
     def one(image_id: str) -> str:
         try:
             labels = read_sbd(mats[image_id])
-        except ValueError as error:
+        except UserError as error:
             return f"{mats[image_id]}: {error}"
         with replacing(masks / f"{image_id}.png") as temporary:
             Image.fromarray(labels).save(temporary, format="png")
@@ -292,7 +293,7 @@ def _fss(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
     places = [lists / "test.txt", lists / "fss" / "test.txt"] if lists is not None else [root / "test.txt"]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        raise ValueError(
+        raise UserError(
             f"FSS-1000's test classes are not in {' or '.join(map(str, places))}. Pass --lists with the folder of its "
             f"test.txt ({FSS_TEST} names, one a line; HSNet's splits/fss has it)"
         )

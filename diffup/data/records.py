@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from diffup.errors import UserError
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 SHOWN = 20
 PART = ".part"  # the end of a file that is being written
@@ -65,16 +67,16 @@ def read_image(path: Path) -> tuple[NDArray[np.uint8], int]:
     EXIF orientation is not applied: masks refer to the pixels as they are stored.
 
     Raises:
-        ValueError: missing, truncated or not an image; the message does not name the file.
+        UserError: missing, truncated or not an image; the message does not name the file.
     """
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
             return np.asarray(image.convert("RGB")), zlib.crc32(content)
     except FileNotFoundError:
-        raise ValueError("image is missing") from None
+        raise UserError("image is missing") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"image can't be decoded ({error})") from error
+        raise UserError(f"image can't be decoded ({error})") from error
 
 
 def read_pair(
@@ -84,18 +86,18 @@ def read_pair(
 
     Args:
         image_path, mask_path: the two files.
-        read_mask: gives labels [H, W] and the crc32 of the file's bytes; its ValueErrors don't name the file.
+        read_mask: gives labels [H, W] and the crc32 of the file's bytes; its UserErrors don't name the file.
 
     Returns:
         Labels, uint8 [H, W], and the crc32 of both files; or what is wrong with either of them.
     """
     try:
         image, image_crc = read_image(image_path)
-    except ValueError as error:
+    except UserError as error:
         return f"{image_path}: {error}"
     try:
         labels, mask_crc = read_mask(mask_path)
-    except ValueError as error:
+    except UserError as error:
         return f"{mask_path}: {error}"
     height, width = image.shape[:2]
     if labels.shape != (height, width):
@@ -112,12 +114,12 @@ def relative(path: Path, root: Path) -> str:
 
 
 def fail(path: Path, problems: Sequence[str], remedy: str) -> None:
-    """Raise one ValueError for all problems of a data set; do nothing if there are none."""
+    """Raise one UserError for all problems of a data set; do nothing if there are none."""
     if problems:
         rest = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         lines = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
         files = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise ValueError(f"{path}: {files} with the data:{lines}{rest}\n{remedy}")
+        raise UserError(f"{path}: {files} with the data:{lines}{rest}\n{remedy}")
 
 
 def index_all(

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffup.errors import UserError
+
 Array = NDArray[np.floating[Any]]
 
 FORMS = ("disc", "ring", "square", "triangle", "star", "cross", "crescent", "heart")
@@ -82,7 +84,7 @@ def _distance(form: str, x: Array, y: Array) -> Array:
     if form == "heart":
         u, v = np.abs(x) * 1.15, -y * 1.15 + 0.12
         return (u**2 + v**2 - 0.75) ** 3 - u**2 * v**3
-    raise ValueError(f"unknown form {form!r}; forms are {', '.join(FORMS)}")
+    raise UserError(f"unknown form {form!r}; forms are {', '.join(FORMS)}")
 
 
 def _pattern(pattern: str, x: Array, y: Array, rng: np.random.Generator) -> Array:

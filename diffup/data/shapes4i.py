@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffup.data.render import COMBINATIONS, Combination, render
+from diffup.errors import UserError, command_line
 
 VERSION = 1
 CLASS_COMBINATIONS = (
@@ -115,12 +116,12 @@ def generate(out: Path, *, images: int = IMAGES_PER_CLASS, seed: int = 0, progre
         Path of ``dataset.json``.
 
     Raises:
-        ValueError: `out` exists, or `images` is below 2.
+        UserError: `out` exists, or `images` is below 2.
     """
     if images < 2:
-        raise ValueError(f"images per class must be 2 or more, not {images}")
+        raise UserError(f"images per class must be 2 or more, not {images}")
     if out.exists():
-        raise ValueError(f"{out} exists; remove it or choose another folder")
+        raise UserError(f"{out} exists; remove it or choose another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -176,10 +177,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         print(generate(args.out, images=args.images, seed=args.seed))
-    except ValueError as error:
+    except UserError as error:
         parser.error(str(error))
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(command_line(main))

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffup.errors import UserError
+
 VOID = 255
 DEFAULT_IMAGES = {"voc": "JPEGImages", "coco": "images", "fss": "."}
 # Where a data set keeps training and test images apart: both of a pair or none, and in which layout.
@@ -77,7 +79,7 @@ def read_spec(path: Path) -> DatasetSpec:
     Unknown fields are free for notes, unless they look like a misspelt one.
 
     Raises:
-        ValueError: missing or malformed file; the message lists everything that is wrong with its fields.
+        UserError: missing or malformed file; the message lists everything that is wrong with its fields.
     """
     document = _load(path)
     problems: list[str] = []
@@ -133,7 +135,7 @@ def read_spec(path: Path) -> DatasetSpec:
         problems.append("'train_images' and 'test_images' need 'train_annotations' and 'test_annotations'")
     if problems:
         rest = f"; … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise ValueError(f"{path}: " + "; ".join(problems[:SHOWN]) + rest + ". Correct the file and run again")
+        raise UserError(f"{path}: " + "; ".join(problems[:SHOWN]) + rest + ". Correct the file and run again")
     return DatasetSpec(
         name=name, layout=layout, classes=classes, folds=folds, ignore_index=ignore, min_area_fraction=fraction, **spec
     )
@@ -141,13 +143,13 @@ def read_spec(path: Path) -> DatasetSpec:
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"{path} does not exist; pass the path of a dataset.json (README, 'Your own data')")
+        raise UserError(f"{path} does not exist; pass the path of a dataset.json (README, 'Your own data')")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} can't be read as JSON ({error}); correct it and run again") from error
+        raise UserError(f"{path} can't be read as JSON ({error}); correct it and run again") from error
     if not isinstance(document, dict):
-        raise ValueError(f"{path} must hold a JSON object with name, layout, classes and folds; correct it")
+        raise UserError(f"{path} must hold a JSON object with name, layout, classes and folds; correct it")
     return document
 
 

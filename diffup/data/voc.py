@@ -19,6 +19,7 @@ from PIL import Image
 
 from diffup.data.records import IMAGE_SUFFIXES, Record, fail, index_all, read_pair, relative
 from diffup.data.spec import LONGEST, VOID, DatasetSpec, is_plain
+from diffup.errors import UserError
 
 REMEDY = (
     "Repair or remove the files named above (or list only sound images in ImageSets/Segmentation/*.txt), then "
@@ -30,7 +31,7 @@ def source_files(root: Path, spec: DatasetSpec) -> list[Path]:
     """The files that the index is made of: images, then masks, then lists; some may not exist.
 
     Raises:
-        ValueError: no image at all, a name that stands for two images, or a list that names an image twice.
+        UserError: no image at all, a name that stands for two images, or a list that names an image twice.
     """
     pairs = _pairs(root, spec)
     lists = list(_lists(root, spec))
@@ -44,7 +45,7 @@ def scan(root: Path, spec: DatasetSpec) -> tuple[list[Record], list[str]]:
         What is known of the good ones, and every missing, truncated, unequal or wrongly labelled file.
 
     Raises:
-        ValueError: no images, or lists that can't be meant.
+        UserError: no images, or lists that can't be meant.
     """
     return index_all(_pairs(root, spec), partial(_index_one, root, spec), f"indexing {spec.name}")
 
@@ -53,7 +54,7 @@ def read_mask(root: Path, record: Record, class_index: int, spec: DatasetSpec) -
     """The mask of one class, uint8 [H, W]: 0 background or another class, 1 the class, 255 void.
 
     Raises:
-        ValueError: missing, truncated, or not a palette or grey image; the message does not name the file.
+        UserError: missing, truncated, or not a palette or grey image; the message does not name the file.
     """
     labels, _ = _read_labels(root / record.mask)
     mask: NDArray[np.uint8] = (labels == class_index + 1).astype(np.uint8)
@@ -66,12 +67,12 @@ def _read_labels(path: Path) -> tuple[NDArray[np.uint8], int]:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as image:
             if image.mode not in ("P", "L"):
-                raise ValueError(f"mode {image.mode}; labels need a palette or an 8-bit grey PNG")
+                raise UserError(f"mode {image.mode}; labels need a palette or an 8-bit grey PNG")
             return np.asarray(image), zlib.crc32(content)
     except FileNotFoundError:
-        raise ValueError("mask is missing") from None
+        raise UserError("mask is missing") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"mask can't be decoded ({error})") from error
+        raise UserError(f"mask can't be decoded ({error})") from error
 
 
 def _is_name(name: str) -> bool:
@@ -109,7 +110,7 @@ def _pairs(root: Path, spec: DatasetSpec) -> list[tuple[str, Path, Path, str]]:
         where = (
             f"the lists in {root / spec.lists} are empty" if lists else f"{folder} holds no {'/'.join(IMAGE_SUFFIXES)}"
         )
-        raise ValueError(f"{root}: no images: {where}; put them there or correct dataset.json")
+        raise UserError(f"{root}: no images: {where}; put them there or correct dataset.json")
     masks = root / spec.masks
     return [(i, found[i][0] if i in found else folder / f"{i}.jpg", masks / f"{i}.png", listed.get(i, "")) for i in ids]
 
@@ -118,7 +119,7 @@ def _names(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").split()
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} can't be read as text ({error}); correct or remove it and run again") from None
+        raise UserError(f"{path} can't be read as text ({error}); correct or remove it and run again") from None
 
 
 def _index_one(root: Path, spec: DatasetSpec, pair: tuple[str, Path, Path, str]) -> Record | str:

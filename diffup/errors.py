@@ -1,0 +1,44 @@
+"""The errors of DiffUp: `UserError` for what the user can mend; every other exception is a bug.
+
+A command line prints a `UserError` as one ``error: …`` and exits with 2. Any other exception shows its traceback, says
+where to report it, and exits with 1 (`command_line`).
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+
+USER_ERROR, BUG = 2, 1
+REPORT = (
+    "This is a bug in DiffUp or in code that it was given, not a mistake in your input. Please report it with the "
+    "traceback above (CONTRIBUTING.md, 'Report a bug')"
+)
+
+
+class UserError(ValueError):
+    """Input that can't be used as it is: the message says what is wrong, where, and what to do next.
+
+    A `ValueError`, so that callers of the Python API can catch it as one.
+    """
+
+
+def command_line(main: Callable[[], int]) -> int:
+    """Run the body of a command and turn its exceptions into messages and an exit code.
+
+    Args:
+        main: does the work and returns the exit code.
+
+    Returns:
+        What `main` returns; 2 after a `UserError`; 1 after any other exception.
+    """
+    try:
+        return main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except Exception:
+        traceback.print_exc()
+        print(REPORT, file=sys.stderr)
+        return BUG

@@ -1,0 +1,30 @@
+"""Only a user's mistake is reported as one: everything else shows its traceback and where to report it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diffup.errors import UserError, command_line
+
+
+def test_a_user_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def body() -> int:
+        raise UserError("x.png: mask is missing; put it there")
+
+    assert command_line(body) == 2
+    assert capsys.readouterr().err == "error: x.png: mask is missing; put it there\n"
+
+
+def test_any_other_exception_is_a_bug_with_its_traceback_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def body() -> int:
+        return int((np.zeros(3) + np.zeros(4)).sum())  # numpy raises a ValueError
+
+    assert command_line(body) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "broadcast" in said and "report it" in said and "error: " not in said.split("\n")[0]
+
+
+def test_what_the_body_returns_is_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line(lambda: 0) == 0 and command_line(lambda: 1) == 1
+    assert capsys.readouterr().err == ""
