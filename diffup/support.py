@@ -15,7 +15,7 @@ from PIL import Image
 
 from diffup.config import VISUAL_CUES
 from diffup.cues import BACKGROUND, FOREGROUND, UNKNOWN
-from diffup.data.records import read_image
+from diffup.data.images import read_photo, rgb
 from diffup.encode import Features
 from diffup.errors import UserError
 
@@ -95,10 +95,13 @@ def to_rgb(image: AnyImage, place: str) -> NDArray[np.uint8]:
         UserError: it is no image, or can't be read; the message begins with `place`.
     """
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        try:
+            return rgb(image)
+        except UserError as error:
+            raise UserError(f"{place} is refused: {error}") from error
     if isinstance(image, str | Path):
         try:
-            return read_image(Path(image).expanduser())[0]
+            return read_photo(Path(image).expanduser(), upright=True).pixels
         except UserError as error:
             raise UserError(f"{place}, {image}: {error}") from error
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffup.data import prepare as preparing
-from diffup.data.dataset import diffup_home, open_dataset, problems_of, resolve_dataset
+from diffup.data.dataset import diffup_home, open_dataset, resolve_dataset, scan_dataset
 from diffup.data.report import describe, words
 from diffup.errors import UserError, command_line
 
@@ -41,17 +41,20 @@ def verify(args: argparse.Namespace) -> int:
     """Say what is wrong with a data set, all of it."""
     if args.root is None:
         path = resolve_dataset(args.name)
-        problems = problems_of(path)
+        seen = scan_dataset(path)
     else:
         path = args.root
         with tempfile.TemporaryDirectory() as folder:  # what `prepare` would make, thrown away
-            problems = preparing.problems(args.name, args.root, Path(folder) / args.name, lists=args.lists)
-    for problem in problems:
+            seen = preparing.problems(args.name, args.root, Path(folder) / args.name, lists=args.lists)
+    for note in seen.notes:
+        print(f"note: {note}")
+    for problem in seen.problems:
         print(problem)
-    if problems:
-        print(f"{path}: {len(problems)} bad; repair or remove what is named above", file=sys.stderr)
+    if seen.problems:
+        print(f"{path}: {len(seen.problems)} bad; repair or remove what is named above", file=sys.stderr)
         return BAD_DATA
-    print(f"{path}: every image and mask was read; nothing is wrong")
+    look = f", but look at the {len(seen.notes)} notes above" if seen.notes else ""
+    print(f"{path}: every image and mask was read; nothing is wrong{look}")
     return 0
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import re
 import reprlib
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -24,12 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as masks
 
-from diffup.data.instances import Instance, read_instances
-from diffup.data.records import Record, index_all, read_image, relative
+from diffup.data.images import read_photo
+from diffup.data.instances import Instance, inside, read_instances
+from diffup.data.records import Record
+from diffup.data.scan import TURNED, Folder, Remarks, Scan, beside, index_all, relative, same_ids, turned
 from diffup.data.spec import VOID, DatasetSpec
 from diffup.errors import UserError
 
 REMEDY = "Repair or remove the files or entries named above, then run again; nothing was written"
+NOTHING = (
+    "no pixel of the image is covered by {n} of the annotations: {names}. Check their coordinates, which are pixels"
+)
 NUMBERED = re.compile(r"COCO_(train|val|test)\d{4}_(?P<number>\d{12}\.jpg)")
 
 
@@ -55,32 +60,47 @@ def _parts(root: Path, spec: DatasetSpec) -> list[Part]:
 
 
 def source_files(root: Path, spec: DatasetSpec) -> list[Path]:
-    """The files that the index is made of: the JSONs, and all in the image folders."""
+    """The files that the index is made of: the JSONs, and all in the image folders, also behind symbolic links."""
     parts = _parts(root, spec)
     folders = dict.fromkeys(part.images for part in parts)
-    files = [Path(base, name) for folder in folders for base, _, names in os.walk(folder) for name in names]
-    return [part.annotations for part in parts] + sorted(files)
+    return [part.annotations for part in parts] + sorted(file for folder in folders for file in _below(folder, set()))
 
 
-def scan(root: Path, spec: DatasetSpec) -> tuple[list[Record], list[str]]:
+def _below(folder: Path, above: set[Path]) -> Iterator[Path]:
+    """Files below a folder; a link back to a folder above is not followed."""
+    real = folder.resolve()
+    if real in above:
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:  # it is not there: said of the images that should be
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _below(Path(entry.path), {*above, real})
+        else:
+            yield Path(entry.path)
+
+
+def scan(root: Path, spec: DatasetSpec) -> Scan:
     """Read the JSONs and decode every image once.
 
     Returns:
-        What is known of the good images, and every missing, truncated or unequal image and bad polygon.
+        What is known of the good images, every missing, truncated or unequal image and bad polygon, and what is
+        remarkable about sound ones.
 
     Raises:
         UserError: a malformed JSON, or one that lacks a class of ``dataset.json``.
     """
     records: list[Record] = []
     problems: list[str] = []
+    remarks = Remarks()
     for part in _parts(root, spec):
-        found, bad = _scan_part(root, spec, part)
+        found, bad = _scan_part(root, spec, part, remarks)
         records += found
         problems += bad
-    twice = [name for name, n in Counter(record.image_id for record in records).items() if n > 1]
     where = ", ".join(str(part.annotations) for part in _parts(root, spec))
-    problems += [f"{where}: two images are called {name!r} but for their suffix" for name in twice]
-    return records, problems
+    return Scan(records, problems + [f"{where}: {problem}" for problem in same_ids(records)], remarks.notes())
 
 
 def read_mask(root: Path, record: Record, class_index: int, spec: DatasetSpec) -> NDArray[np.uint8]:
@@ -95,43 +115,71 @@ def read_mask(root: Path, record: Record, class_index: int, spec: DatasetSpec) -
     return mask
 
 
-def _locate(folder: Path, file_name: str) -> Path:
-    """The image's path: as the JSON names it, or by its bare number, as COCO 2017 calls what COCO 2014 annotates."""
+def _locate(folder: Path, file_name: str, there: Folder) -> Path:
+    """The image's path: as the JSON names it, else by another case of its suffix or its bare number (COCO 2017's)."""
     path = folder / file_name
+    if path.is_file():
+        return path
+    name = PurePosixPath(file_name)
+    same = there.named(str(name.with_suffix("")), (name.suffix.lower(),))
+    if len(same) == 1:
+        return same[0]
     number = NUMBERED.fullmatch(path.name)
-    if number and not path.is_file():
-        bare = path.with_name(number["number"])
-        return bare if bare.is_file() else path
-    return path
+    bare = path.with_name(number["number"]) if number else path
+    return bare if bare.is_file() else path
 
 
-def _scan_part(root: Path, spec: DatasetSpec, part: Part) -> tuple[list[Record], list[str]]:
+def _slashed(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry whose file name has slashes where Windows' backslashes stood, unless there is a file of that name.
+
+    Raises:
+        UserError: the name then leads out of the image folder.
+    """
+    name = str(entry["file_name"])
+    if "\\" not in name or (folder / name).is_file():
+        return entry
+    return {**entry, "file_name": inside(name.replace("\\", "/"))}
+
+
+def _scan_part(root: Path, spec: DatasetSpec, part: Part, remarks: Remarks) -> tuple[list[Record], list[str]]:
     read = read_instances(part.annotations, spec.classes)
     if read.problems:
         return [], list(read.problems)
-    items = sorted(((entry, read.of(entry)) for entry in read.images), key=lambda item: str(item[0]["file_name"]))
-    return index_all(items, partial(_index_one, root, part), f"indexing {spec.name}")
-
-
-def _index_one(root: Path, part: Part, item: tuple[dict[str, Any], Sequence[Instance]]) -> Record | str:
-    entry, instances = item
-    path = _locate(part.images, str(entry["file_name"]))
     try:
-        image, checksum = read_image(path)
+        entries = [(_slashed(part.images, entry), read.of(entry)) for entry in read.images]
     except UserError as error:
-        return f"{path}: {error}"
-    height, width = image.shape[:2]
-    stated = (entry.get("height", height), entry.get("width", width))
+        raise UserError(f"{part.annotations}: {error}; correct it and run again") from error
+    items = sorted(entries, key=lambda item: str(item[0]["file_name"]))
+    work = partial(_index_one, root, part, Folder(part.images), remarks)
+    return index_all(items, work, f"indexing {spec.name}")
+
+
+def _index_one(
+    root: Path, part: Part, there: Folder, remarks: Remarks, item: tuple[dict[str, Any], Sequence[Instance]]
+) -> Record | str:
+    entry, instances = item
+    path = _locate(part.images, str(entry["file_name"]), there)
+    try:
+        photo = read_photo(path)
+    except UserError as error:
+        return f"{path}: {error}" + (beside(path) if "missing" in str(error) else "")
+    height, width = photo.pixels.shape[:2]
+    given = {"height": height, "width": width} | {k: v for k, v in entry.items() if v is not None and v != 0}
+    stated = (given["height"], given["width"])  # null and 0 are no statement
     if stated != (height, width):
         where = part.annotations.name
         says = "x".join(map(reprlib.repr, reversed(stated)))
-        return f"{path}: image is {width}x{height}, but {where} says {says} (width x height)"
+        why = turned(photo.orientation, stated, (height, width))
+        return f"{path}: image is {width}x{height}, but {where} says {says} (width x height){why}"
     parts: dict[int, tuple[list[Any], list[Any]]] = defaultdict(lambda: ([], []))
     for instance in instances:
         runs = instance.runs(height, width)
         if isinstance(runs, str):
             return f"{path}: annotation {instance.annotation} has no valid segmentation ({runs})"
-        parts[instance.class_index][instance.crowd].append({"size": [height, width], "counts": runs})
+        made = {"size": [height, width], "counts": runs}
+        if not masks.area(made):
+            remarks.add(NOTHING, f"annotation {instance.annotation} of {entry['file_name']}")
+        parts[instance.class_index][instance.crowd].append(made)
     rles: dict[int, tuple[bytes, bytes]] = {}
     areas: dict[int, int] = {}
     for class_index, (things, crowds) in sorted(parts.items()):
@@ -139,5 +187,7 @@ def _index_one(root: Path, part: Part, item: tuple[dict[str, Any], Sequence[Inst
         rles[class_index] = (union["counts"] if union else b"", masks.merge(crowds)["counts"] if crowds else b"")
         if union and (area := int(masks.area(union))):
             areas[class_index] = area
+    if photo.orientation != 1:
+        remarks.add(TURNED, f"{entry['file_name']} ({photo.orientation})")
     image_id = PurePosixPath(str(entry["file_name"])).with_suffix("").as_posix()
-    return Record(image_id, relative(path, root), "", height, width, checksum, areas, rles, part.split)
+    return Record(image_id, relative(path, root), "", height, width, photo.checksum, areas, rles, part.split)

@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffup.data import coco, fss, voc
-from diffup.data.records import Record, fail, read_image, read_index, write_index
+from diffup.data.images import read_photo
+from diffup.data.records import Record, read_index, write_index
+from diffup.data.scan import SHOWN, Scan, fail, same_ids
 from diffup.data.spec import DatasetSpec, read_spec
 from diffup.errors import UserError
 from diffup.protocols import Protocol, get_protocol
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 BENCHMARKS = ("pascal5i", "coco20i", "fss1000")
 # Each has source_files, scan, read_mask and REMEDY.
 LAYOUTS: dict[str, ModuleType] = {"voc": voc, "coco": coco, "fss": fss}
@@ -82,7 +84,7 @@ class Dataset:
         """
         record = self._record(image_id)
         try:
-            return read_image(self.root / record.image)[0]
+            return read_photo(self.root / record.image).pixels
         except UserError as error:
             raise UserError(f"{self.root / record.image}: {error}; restore the file and run again") from error
 
@@ -170,12 +172,13 @@ class Dataset:
                         f"fold {number}, class {self.classes[c]!r}: {large} ({all_images} with any pixel of it)"
                     )
         if short:
+            more = f"\n  … and {len(short) - SHOWN} more classes" if len(short) > SHOWN else ""
             raise UserError(
                 f"{self.root / 'dataset.json'}: {shots} shots need {shots + 1} images of each class in which it is "
                 f"large enough for protocol {protocol.name!r}. Too few:\n  "
-                + "\n  ".join(short)
-                + "\nAdd images, use fewer "
-                "shots, lower 'min_area_fraction' or take the class out of 'folds'"
+                + "\n  ".join(short[:SHOWN])
+                + more
+                + "\nAdd images, use fewer shots, lower 'min_area_fraction' or take the class out of 'folds'"
             )
 
     def _record(self, image_id: str) -> Record:
@@ -227,6 +230,9 @@ def resolve_dataset(name: str, root: Path | None = None) -> Path:
 def open_dataset(name_or_path: str | Path, cache_dir: Path | None = None) -> Dataset:
     """Open a data set, indexing it if it is new or has changed.
 
+    What may be meant but changes results if it isn't (EXIF orientation, files that are not read, masks that mark
+    nothing) is a warning when the data set is indexed.
+
     Args:
         name_or_path: as for `resolve_dataset`.
         cache_dir: folder of the indexes, ``$DIFFUP_HOME/cache`` by default.
@@ -243,25 +249,32 @@ def open_dataset(name_or_path: str | Path, cache_dir: Path | None = None) -> Dat
     found = read_index(index, key)
     if found is not None:
         return Dataset(root, spec, *found)
-    records, problems = layout.scan(root, spec)
-    fail(json_path, problems, layout.REMEDY)
-    dataset = Dataset(root, spec, records)
+    seen = _scanned(root, spec)
+    fail(json_path, seen.problems, layout.REMEDY)
+    for note in seen.notes:
+        warnings.warn(f"{json_path}: {note}", stacklevel=2)
+    dataset = Dataset(root, spec, seen.records)
     try:
-        write_index(index, records, key, dataset.fingerprint)
+        write_index(index, seen.records, key, dataset.fingerprint)
     except OSError as error:
         warnings.warn(f"the index of {spec.name} can't be kept ({error}); it is made anew each time", stacklevel=2)
     return dataset
 
 
-def problems_of(json_path: Path) -> list[str]:
-    """Every bad file of a data set, each with what is wrong with it; nothing is written.
+def scan_dataset(json_path: Path) -> Scan:
+    """Every bad file of a data set, each with what is wrong with it, and what is remarkable; nothing is written.
 
     Raises:
         UserError: the ``dataset.json``, a list or an instances JSON can't be read at all.
     """
-    spec = read_spec(json_path)
-    found: list[str] = LAYOUTS[spec.layout].scan(json_path.resolve().parent, spec)[1]
-    return found
+    return _scanned(json_path.resolve().parent, read_spec(json_path))
+
+
+def _scanned(root: Path, spec: DatasetSpec) -> Scan:
+    seen: Scan = LAYOUTS[spec.layout].scan(root, spec)
+    if not seen.problems:  # else said by the layout, where its names are known
+        seen.problems += same_ids(seen.records)
+    return seen
 
 
 def _index_key(root: Path, spec: DatasetSpec, files: Sequence[Path]) -> str:

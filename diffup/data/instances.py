@@ -6,12 +6,14 @@ keeps the path of every open bracket, so that nesting is bounded before it start
 
 from __future__ import annotations
 
+import codecs
+import re
 import reprlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import ijson
 import numpy as np
@@ -26,6 +28,7 @@ DEEPEST = 100  # brackets; COCO's have 5
 DEPTHS = np.zeros(256, np.int8)
 DEPTHS[[ord("["), ord("{")]], DEPTHS[[ord("]"), ord("}")]] = 1, -1
 PARTS = ("images", "annotations", "categories")
+DRIVE = re.compile(r"[A-Za-z]:[\\/]")  # of an absolute path on Windows
 LARGEST = 1 << 15  # side of an image that runs are made for before it is opened
 
 
@@ -136,7 +139,7 @@ def _stream(path: Path, part: str) -> Iterator[Any]:
     """The entries of one of the three lists."""
     found = False
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             for entry in ijson.items(file, f"{part}.item", use_float=True):
                 found = True
                 yield entry
@@ -146,8 +149,19 @@ def _stream(path: Path, part: str) -> Iterator[Any]:
         raise _NotJSON(f"{path} can't be read as JSON ({error}); correct it and run again") from error
 
 
+def _opened(path: Path) -> BinaryIO:
+    """The file, past its byte order mark."""
+    file = path.open("rb")
+    begin = file.read(len(codecs.BOM_UTF8))
+    if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        file.close()
+        raise _NotJSON(f"{path} is in UTF-16; save it as UTF-8, correct and run again")
+    file.seek(len(codecs.BOM_UTF8) if begin == codecs.BOM_UTF8 else 0)
+    return file
+
+
 def _has_list(path: Path, part: str) -> bool:
-    with path.open("rb") as file:
+    with _opened(path) as file:
         return any((place, event) == (part, "start_array") for place, event, _ in ijson.parse(file))
 
 
@@ -208,9 +222,18 @@ def _file_name(value: Any) -> str:
     """The path of an image in the image folder."""
     if not isinstance(value, str) or not is_plain(value) or not PurePosixPath(value).name:
         raise UserError(f"a file name: {reprlib.repr(value)}")
-    if PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts:
-        raise UserError(f"a file name: {reprlib.repr(value)} leads out of the image folder ('images' of dataset.json)")
-    return value
+    return inside(value)
+
+
+def inside(name: str) -> str:
+    """A path below the image folder, as it is.
+
+    Raises:
+        UserError: it leads out of it.
+    """
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or DRIVE.match(name):
+        raise UserError(f"a file name: {reprlib.repr(name)} leads out of the image folder ('images' of dataset.json)")
+    return name
 
 
 def _runs(segmentation: Any, height: int, width: int) -> Any:
@@ -225,6 +248,11 @@ def _runs(segmentation: Any, height: int, width: int) -> Any:
         limit = 2 * max(height, width)
         if not all((np.abs(polygon) <= limit).all() for polygon in polygons):
             raise UserError("a polygon lies far outside the image")
+        # Of one pixel at a corner whole numbers may tell; fractions can only be shares of the image.
+        if all(((polygon >= 0) & (polygon <= 1)).all() for polygon in polygons) and any(
+            (polygon % 1 != 0).any() for polygon in polygons
+        ):
+            raise UserError("its coordinates are fractions of the image; multiply x by the width and y by the height")
         return masks.merge(masks.frPyObjects([polygon.tolist() for polygon in polygons], height, width))
     if list(segmentation["size"]) != [height, width]:
         raise UserError(f"its size is {reprlib.repr(segmentation['size'])}, the image's [{height}, {width}]")

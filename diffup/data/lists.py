@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from diffup.data.images import IMAGE_SUFFIXES
 from diffup.data.spec import is_plain
+from diffup.data.text import decode, lines
 from diffup.errors import UserError
 
 PASCAL, COCO = "pascal5i", "coco20i"
@@ -29,7 +31,10 @@ CLASS_COUNTS = {PASCAL: 20, COCO: 80}
 FOLDS = 4
 SPLITS = ("trn", "val")
 FOLDER_NAMES = {PASCAL: "pascal", COCO: "coco"}
-HSNET_LINE = re.compile(r"(?P<image>\S+)__(?P<number>[0-9]{2})")
+HSNET_LINE = re.compile(r"(?P<image>\S(?:.*\S)?)__(?P<number>[0-9]{2})")
+# A path up to its suffix; its name may hold blanks.
+PICTURE_PATH = re.compile(r"\S.*?\.(?:jpe?g|png|webp|bmp|tiff?)(?=\s|$)", re.IGNORECASE)
+SUFFIX = re.compile(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", re.IGNORECASE)
 MAX_BYTES = 64 << 20  # of a list file; HSNet's largest has 4 MB
 MAX_PAIRS = 5_000_000  # COCO's training images have 0.2 million; a few bytes of a pickle may stand for many
 REMEDY = "Correct the file or get the list anew"
@@ -94,7 +99,7 @@ def match_images(names: Iterable[str], image_ids: Iterable[str], where: object) 
     missing = []
     names = list(dict.fromkeys(names))
     for name in names:
-        whole = re.sub(r"\.(jpg|jpeg|png)$", "", name)
+        whole = SUFFIX.sub("", name)
         stem = PurePosixPath(whole).name
         match = next((i for i in (name, whole, stem) if i in known), by_number.get(stem[-12:]))
         if match is None:
@@ -129,7 +134,7 @@ def read_hsnet_text(path: Path) -> Pairs:
         UserError: unreadable, empty, or a line of another form; the first few are named.
     """
     entries, bad = [], []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(lines(_text(path)), start=1):
         if not line.strip():
             continue
         match = HSNET_LINE.fullmatch(line.strip())
@@ -180,10 +185,12 @@ def read_pfenet_images(path: Path) -> tuple[tuple[str, str], ...]:
         UserError: unreadable, empty, or a line of another form.
     """
     rows, bad = [], []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(lines(_text(path)), start=1):
         if not line.strip():
             continue
-        parts = line.split()
+        parts = PICTURE_PATH.findall(line)
+        if " ".join(" ".join(parts).split()) != " ".join(line.split()):  # other suffixes, or something else
+            parts = line.split()
         if len(parts) == 2 and all(map(is_plain, parts)):
             rows.append((parts[0], parts[1]))
         else:
@@ -333,7 +340,7 @@ def _content(path: Path) -> bytes:
 
 def _text(path: Path) -> str:
     try:
-        return _content(path).decode("utf-8")
+        return decode(_content(path))
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file in UTF-8. {REMEDY}") from None
 

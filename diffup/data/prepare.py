@@ -22,10 +22,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from diffup.data.class_names import COCO_CLASSES, VOC_CLASSES
-from diffup.data.dataset import Dataset, open_dataset, problems_of
+from diffup.data.dataset import Dataset, open_dataset, scan_dataset
 from diffup.data.lists import COCO, FOLDS, PASCAL, fold_classes
-from diffup.data.records import PART, fail, replacing
+from diffup.data.records import PART, replacing
 from diffup.data.report import describe
+from diffup.data.scan import Scan, fail
+from diffup.data.text import read_lines
 from diffup.errors import UserError
 
 FSS = "fss1000"
@@ -100,8 +102,8 @@ def prepare(
     return dataset, report
 
 
-def problems(name: str, root: Path, out: Path, *, lists: Path | None = None) -> list[str]:
-    """Every bad file that keeps `prepare` from its end.
+def problems(name: str, root: Path, out: Path, *, lists: Path | None = None) -> Scan:
+    """Every bad file that keeps `prepare` from its end, and what is remarkable about sound ones.
 
     Args:
         name, root, lists: as for `prepare`.
@@ -111,7 +113,9 @@ def problems(name: str, root: Path, out: Path, *, lists: Path | None = None) -> 
         UserError: so much is missing that there is nothing to look at.
     """
     plan, draft = _draft(name, root, out, lists, True)
-    return [*plan.problems, *(_of_the_user(problem, out.resolve()) for problem in problems_of(draft))]
+    seen = scan_dataset(draft)
+    seen.problems = [*plan.problems, *(_of_the_user(problem, out.resolve()) for problem in seen.problems)]
+    return seen
 
 
 def _of_the_user(problem: str, out: Path) -> str:
@@ -154,6 +158,8 @@ def _link(place: Path, target: Path) -> None:
         place.unlink()
     elif place.is_dir() and not any(place.iterdir()):
         place.rmdir()
+    elif place.is_file() and place.suffix == ".png" and place.parent.name == "SegmentationClass":
+        place.unlink()  # a mask that was converted before a ready one was there
     elif place.exists():
         raise UserError(f"{place} is in the way of a link to {target}; remove it or choose another --out")
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -162,10 +168,7 @@ def _link(place: Path, target: Path) -> None:
 
 def _ids(path: Path) -> list[str]:
     """Image ids of a list file: the first word of each line."""
-    try:
-        return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read as a list of images ({error}); get it anew") from None
+    return [line.split()[0] for line in read_lines(path)]
 
 
 def _write(path: Path, ids: Iterable[str]) -> None:
@@ -184,30 +187,38 @@ def _pascal(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
     if voc is None:
         raise _missing(PASCAL, [f"no JPEGImages/ in {root}, VOC2012/ or VOCdevkit/VOC2012/ below it"])
     sets = voc / "ImageSets" / "Segmentation"
-    needed = (voc / "SegmentationClass", sets / "train.txt", sets / "val.txt")
+    augmented = _first((voc, root), "SegmentationClassAug")
+    aug = augmented / "SegmentationClassAug" if augmented is not None else None
+    needed = [sets / "train.txt", sets / "val.txt", *([] if aug is not None else [voc / "SegmentationClass"])]
     if lacking := [f"{path} does not exist" for path in needed if not path.exists()]:
         raise _missing(PASCAL, lacking)
     own, val = _ids(sets / "train.txt"), _ids(sets / "val.txt")
-    augmented = _first((voc, root), "SegmentationClassAug")
     sbd = _first((base / name for base in (root, root.parent, voc) for name in SBD_FOLDERS), "cls")
     warnings: list[str] = []
     bad: dict[str, str] = {}
     masks = out / "SegmentationClass"
-    if augmented is not None:
-        folder = augmented / "SegmentationClassAug"
-        extra = {path.stem for path in folder.glob("*.png")}
-        _link(masks, folder)
-    else:
-        mats = {path.stem: path for path in (sbd / "cls").glob("*.mat")} if sbd is not None else {}
+    if masks.is_symlink():
+        masks.unlink()
+    pngs = {i: voc / "SegmentationClass" / f"{i}.png" for i in {*own, *val}}
+    extra: set[str] = set()
+    if aug is not None:
+        more = {path.stem: path for path in sorted(aug.glob("*.png"))}
+        extra = set(more) - set(pngs)
+        lent = sorted(i for i, path in pngs.items() if not path.is_file() and i in more)
+        if tested := [i for i in lent if i in set(val)]:
+            warnings.append(
+                f"{len(tested)} test masks are not in {voc / 'SegmentationClass'} and come from {aug.name}, which has "
+                f"no void border: results are not comparable with published ones. First: {', '.join(tested[:3])}"
+            )
+        pngs |= {i: more[i] for i in {*extra, *lent}}
+    elif sbd is not None:
+        mats = {path.stem: path for path in (sbd / "cls").glob("*.mat")}
         extra = set(mats)
-        if sbd is None:
-            warnings.append(f"no SBD beside it, so that only VOC's own {len(own)} training masks are there")
-        if masks.is_symlink():
-            masks.unlink()
-        pngs = {i: voc / "SegmentationClass" / f"{i}.png" for i in {*own, *val}}
-        for image_id, path in sorted(pngs.items()):
-            _link(masks / f"{image_id}.png", path)  # also to one that is missing: it is found out by its name
         bad = _convert({i: path for i, path in sorted(mats.items()) if i not in pngs}, masks, progress)
+    else:
+        warnings.append(f"no SBD beside it, so that only VOC's own {len(own)} training masks are there")
+    for image_id, path in sorted(pngs.items()):
+        _link(masks / f"{image_id}.png", path)  # also to one that is missing: it is found out by its name
     training = sorted(({*own} | extra) - {*val} - {*bad})
     _link(out / "JPEGImages", voc / "JPEGImages")
     _write(out / "train.txt", training)
@@ -298,7 +309,7 @@ def _fss(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
             f"test.txt ({FSS_TEST} names, one a line; HSNet's splits/fss has it)"
         )
     classes = sorted(folder.name for folder in base.iterdir() if folder.is_dir() and any(folder.glob("*.jpg")))
-    test = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    test = read_lines(path)
     unknown = [name for name in test if name not in set(classes)]
     fail(path, [f"{base / name}: no such folder of images" for name in unknown], REMEDY)
     _link(out / "images", base)

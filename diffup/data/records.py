@@ -1,38 +1,24 @@
-"""One record per image: where it lies, its size, the area of each class; and the table that keeps them on disk."""
+"""One record per image: its files, its size, the area of each class; and the table that keeps them on disk."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import uuid
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from PIL import Image
-from tqdm import tqdm
 
-from diffup.errors import UserError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-SHOWN = 20
 PART = ".part"  # the end of a file that is being written
 INDEX_KEY = b"diffup.index"
 COLUMNS = (
     "image_id", "image", "mask", "height", "width", "checksum", "classes", "areas", "foreground", "crowd", "split",
 )  # fmt: skip
 BATCH = 4096
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,7 +28,7 @@ class Record:
     Attributes:
         image_id: unique in the data set.
         image: path of the image, relative to the data set's folder.
-        mask: path of its label image (VOC layout), else ``""``.
+        mask: path of its label image (VOC and FSS layout), else ``""``.
         height, width: in pixels.
         checksum: crc32 of the files' bytes (image, and mask where there is one).
         areas: class index → foreground pixels (> 0).
@@ -59,82 +45,6 @@ class Record:
     areas: dict[int, int]
     rles: dict[int, tuple[bytes, bytes]]
     split: str = ""
-
-
-def read_image(path: Path) -> tuple[NDArray[np.uint8], int]:
-    """Decode an image completely to RGB, uint8 [H, W, 3], and give the crc32 of the file's bytes.
-
-    EXIF orientation is not applied: masks refer to the pixels as they are stored.
-
-    Raises:
-        UserError: missing, truncated or not an image; the message does not name the file.
-    """
-    try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            return np.asarray(image.convert("RGB")), zlib.crc32(content)
-    except FileNotFoundError:
-        raise UserError("image is missing") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"image can't be decoded ({error})") from error
-
-
-def read_pair(
-    image_path: Path, mask_path: Path, read_mask: Callable[[Path], tuple[NDArray[np.uint8], int]]
-) -> tuple[NDArray[np.uint8], int] | str:
-    """Decode an image and its label image.
-
-    Args:
-        image_path, mask_path: the two files.
-        read_mask: gives labels [H, W] and the crc32 of the file's bytes; its UserErrors don't name the file.
-
-    Returns:
-        Labels, uint8 [H, W], and the crc32 of both files; or what is wrong with either of them.
-    """
-    try:
-        image, image_crc = read_image(image_path)
-    except UserError as error:
-        return f"{image_path}: {error}"
-    try:
-        labels, mask_crc = read_mask(mask_path)
-    except UserError as error:
-        return f"{mask_path}: {error}"
-    height, width = image.shape[:2]
-    if labels.shape != (height, width):
-        return (
-            f"{mask_path}: mask is {labels.shape[1]}x{labels.shape[0]}, "
-            f"but its image {image_path.name} is {width}x{height} (width x height)"
-        )
-    return labels, zlib.crc32(mask_crc.to_bytes(4, "big"), image_crc)
-
-
-def relative(path: Path, root: Path) -> str:
-    """A path as it is kept in a record: relative to the data set's folder, with slashes, wherever it lies."""
-    return Path(os.path.relpath(path, root)).as_posix()
-
-
-def fail(path: Path, problems: Sequence[str], remedy: str) -> None:
-    """Raise one UserError for all problems of a data set; do nothing if there are none."""
-    if problems:
-        rest = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        lines = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
-        files = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise UserError(f"{path}: {files} with the data:{lines}{rest}\n{remedy}")
-
-
-def index_all(
-    items: Sequence[T], work: Callable[[T], Record | str], description: str
-) -> tuple[list[Record], list[str]]:
-    """Apply `work` to every item on threads (decoding releases the interpreter's lock), in order.
-
-    Returns:
-        The records, and the problems that `work` gave in place of one.
-    """
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results: Iterable[Record | str] = pool.map(work, items)
-        done = list(tqdm(results, desc=description, total=len(items), unit="img", disable=None, leave=False))
-    records = [result for result in done if isinstance(result, Record)]
-    return records, [result for result in done if isinstance(result, str)]
 
 
 @contextlib.contextmanager

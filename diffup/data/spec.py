@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffup.data.text import decode
 from diffup.errors import UserError
 
 VOID = 255
@@ -20,7 +21,8 @@ DEFAULT_IMAGES = {"voc": "JPEGImages", "coco": "images", "fss": "."}
 SPLIT_FIELDS = {"train_list": "voc", "test_list": "voc", "train_annotations": "coco", "test_annotations": "coco"}
 IMAGE_FIELDS = ("train_images", "test_images")
 LONGEST = 200  # bytes of a name or of a part of a path: files are called so, and file systems end at 255
-SHOWN = 20  # problems that a message names
+SHOWN = 10  # problems that a message names
+NO_CLASS = ("background", "ignore", "void")  # that label lists of other tools begin with
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, halves of surrogate pairs
 
 
@@ -105,6 +107,11 @@ def read_spec(path: Path) -> DatasetSpec:
     if layout and layout not in DEFAULT_IMAGES:
         problems.append(f"'layout' is {layout!r}; it must be 'voc', 'coco' or 'fss'")
     classes = _names(document.get("classes"), "classes", problems)
+    if classes and classes[0].strip("_").lower() in NO_CLASS:
+        problems.append(
+            f"'classes' begins with {classes[0]!r}, which would become a class to be learnt: label 0 is background and "
+            "is not listed; take it out, so that the first name is that of label 1"
+        )
     folds = _folds(document.get("folds"), classes, problems)
     ignore = document.get("ignore_index", VOID)
     if not _is_int(ignore) or not (layout in ("coco", "fss") or len(classes) < ignore) or not 0 < ignore <= 255:
@@ -145,7 +152,7 @@ def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist; pass the path of a dataset.json (README, 'Your own data')")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(decode(path.read_bytes()))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read as JSON ({error}); correct it and run again") from error
     if not isinstance(document, dict):

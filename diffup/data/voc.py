@@ -1,30 +1,52 @@
 """VOC layout: photographs in one folder, a palette or grey PNG of labels for each in another.
 
 Label 0 is background, v ≥ 1 is class v-1, `ignore_index` (255) is void. Images are those that
-``ImageSets/Segmentation`` lists (all its ``*.txt`` together), else all in the image folder; or those of ``train_list``
-and ``test_list``.
+``ImageSets/Segmentation`` lists (all its ``*.txt`` together, a name per line), else all in the image folder; or those
+of ``train_list`` and ``test_list``.
 """
 
 from __future__ import annotations
 
-import io
-import zlib
 from collections import Counter
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from diffup.data.records import IMAGE_SUFFIXES, Record, fail, index_all, read_pair, relative
+from diffup.data.images import IMAGE_SUFFIXES
+from diffup.data.labels import MASK_SUFFIX, Colour, palette_faults, read_labels
+from diffup.data.records import Record
+from diffup.data.scan import Folder, Remarks, Scan, fail, index_all, listed, read_pair, relative
 from diffup.data.spec import LONGEST, VOID, DatasetSpec, is_plain
+from diffup.data.text import read_lines
 from diffup.errors import UserError
 
 REMEDY = (
     "Repair or remove the files named above (or list only sound images in ImageSets/Segmentation/*.txt), then "
     "run again; nothing was written"
 )
+WHITE = 255
+VOID_ONLY = (
+    "{n} of the masks hold 0 and 255, which is void, and no class: {names}. If they are black-and-white masks, write "
+    "the label of their class in place of 255"
+)
+OTHER_COLOURS = (
+    "a label has another colour than in most other files in {n} of the palettes: {names}. Check that labels mean the "
+    "same classes in all files, or save all masks with one palette"
+)
+
+# Image id, image, mask, split.
+Pair = tuple[str, Path, Path, str]
+
+
+class _Seen:
+    """What threads learn of label images beside their records."""
+
+    def __init__(self) -> None:
+        self.remarks = Remarks()
+        self.palettes: dict[str, dict[int, Colour]] = {}
+        self.used: dict[str, frozenset[int]] = {}
 
 
 def source_files(root: Path, spec: DatasetSpec) -> list[Path]:
@@ -38,16 +60,33 @@ def source_files(root: Path, spec: DatasetSpec) -> list[Path]:
     return [image for _, image, _, _ in pairs] + [mask for _, _, mask, _ in pairs] + lists
 
 
-def scan(root: Path, spec: DatasetSpec) -> tuple[list[Record], list[str]]:
+def scan(root: Path, spec: DatasetSpec) -> Scan:
     """Read every image and mask once.
 
     Returns:
-        What is known of the good ones, and every missing, truncated, unequal or wrongly labelled file.
+        What is known of the good ones, every missing, truncated, unequal, wrongly labelled or wrongly coloured file,
+        and what is remarkable about sound ones.
 
     Raises:
         UserError: no images, or lists that can't be meant.
     """
-    return index_all(_pairs(root, spec), partial(_index_one, root, spec), f"indexing {spec.name}")
+    pairs, seen = _pairs(root, spec), _Seen()
+    records, problems = index_all(pairs, partial(_index_one, root, spec, seen), f"indexing {spec.name}")
+    moved, other = palette_faults(seen.palettes, seen.used)
+    voids = seen.remarks.count(VOID_ONLY)
+    if voids and not any(record.areas for record in records):
+        problems.append(
+            f"{root / spec.masks}: {voids} masks hold 0 and 255 alone, and no image shows a class. In 0/255 masks, "
+            f"value 255 is void: write the label of the class (1-{len(spec.classes)}) in its place, or use layout "
+            "'fss' (a folder per class, with black-and-white masks)"
+        )
+    notes = seen.remarks.notes()
+    if other:
+        notes.append(OTHER_COLOURS.format(n=len(other), names=listed(other)))
+    if not _lists(root, spec):
+        folder = Folder(root / spec.images)
+        notes += folder.unread() + folder.deeper() + _orphans(root / spec.masks, pairs)
+    return Scan(records, problems + moved, notes)
 
 
 def read_mask(root: Path, record: Record, class_index: int, spec: DatasetSpec) -> NDArray[np.uint8]:
@@ -56,23 +95,10 @@ def read_mask(root: Path, record: Record, class_index: int, spec: DatasetSpec) -
     Raises:
         UserError: missing, truncated, or not a palette or grey image; the message does not name the file.
     """
-    labels, _ = _read_labels(root / record.mask)
+    labels = read_labels(root / record.mask).values
     mask: NDArray[np.uint8] = (labels == class_index + 1).astype(np.uint8)
     mask[labels == spec.ignore_index] = VOID
     return mask
-
-
-def _read_labels(path: Path) -> tuple[NDArray[np.uint8], int]:
-    try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            if image.mode not in ("P", "L"):
-                raise UserError(f"mode {image.mode}; labels need a palette or an 8-bit grey PNG")
-            return np.asarray(image), zlib.crc32(content)
-    except FileNotFoundError:
-        raise UserError("mask is missing") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"mask can't be decoded ({error})") from error
 
 
 def _is_name(name: str) -> bool:
@@ -87,62 +113,105 @@ def _lists(root: Path, spec: DatasetSpec) -> dict[Path, str]:
     return dict.fromkeys(sorted((root / spec.lists).glob("*.txt")), "")
 
 
-def _pairs(root: Path, spec: DatasetSpec) -> list[tuple[str, Path, Path, str]]:
-    folder = root / spec.images
+def _pairs(root: Path, spec: DatasetSpec) -> list[Pair]:
+    images, masks = Folder(root / spec.images), Folder(root / spec.masks)
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+    for path in images.files():
         if path.suffix.lower() in IMAGE_SUFFIXES:
             found.setdefault(path.stem, []).append(path)
     problems = [f"{paths[1]}: same name as {paths[0].name}" for paths in found.values() if len(paths) > 1]
     problems += [f"{str(paths[0])!a}: a name that is no text" for stem, paths in found.items() if not is_plain(stem)]
-    listed: dict[str, str] = {}
+    named: dict[str, str] = {}
     lists = _lists(root, spec)
     for path, split in lists.items():
-        names = _names(path)
+        names = _names(path, images)
         problems += [f"{path}: {name!r:.80} is not the name of an image" for name in names if not _is_name(name)]
         problems += [f"{path}: names {name!r} {n} times" for name, n in Counter(names).items() if n > 1]
-        both = sorted(name for name in set(names) if split and listed.get(name, split) != split)
+        both = sorted(name for name in set(names) if split and named.get(name, split) != split)
         problems += [f"{path}: {name!r} is a training image too" for name in both]
-        listed |= dict.fromkeys(names, split)
+        named |= dict.fromkeys(names, split)
+    ids = sorted(named) if lists else sorted(found)
+    pairs = []
+    for image_id in ids if not problems else ():
+        there, drawn = images.named(image_id, IMAGE_SUFFIXES), masks.named(image_id, (MASK_SUFFIX,))
+        for paths in (there, drawn):
+            if len(paths) > 1:
+                problems.append(f"{paths[1]}: same name as {paths[0].name}")
+        image = there[0] if there else images.root / f"{image_id}.jpg"
+        pairs.append((image_id, image, drawn[0] if drawn else masks.root / f"{image_id}.png", named.get(image_id, "")))
     fail(root, problems, "Names of images must be unique: rename or remove the files or lines named above")
-    ids = sorted(listed) if lists else sorted(found)
     if not ids:
         where = (
-            f"the lists in {root / spec.lists} are empty" if lists else f"{folder} holds no {'/'.join(IMAGE_SUFFIXES)}"
+            f"the lists in {root / spec.lists} are empty"
+            if lists
+            else f"{images.root} holds no {'/'.join(IMAGE_SUFFIXES)}"
         )
         raise UserError(f"{root}: no images: {where}; put them there or correct dataset.json")
-    masks = root / spec.masks
-    return [(i, found[i][0] if i in found else folder / f"{i}.jpg", masks / f"{i}.png", listed.get(i, "")) for i in ids]
+    return pairs
 
 
-def _names(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").split()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read as text ({error}); correct or remove it and run again") from None
+def _names(path: Path, images: Folder) -> list[str]:
+    """Image names of a list: a name per line, with or without suffix; or several per line, where one is an image."""
+    names: list[str] = []
+    for line in read_lines(path):
+        words = line.split()
+        if len(words) > 1 and not _known(line, images) and any(_known(word, images) for word in words):
+            names += [_known(word, images) or word for word in words]
+        else:
+            names.append(_known(line, images) or line)
+    return names
 
 
-def _index_one(root: Path, spec: DatasetSpec, pair: tuple[str, Path, Path, str]) -> Record | str:
+def _known(name: str, images: Folder) -> str:
+    """The id of the image that a name in a list stands for, ``""`` if there is none."""
+    if not _is_name(name):
+        return ""
+    path = PurePosixPath(name)
+    bare = str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else name
+    for each in dict.fromkeys((name, bare)):
+        if found := images.named(each, IMAGE_SUFFIXES):
+            return str(PurePosixPath(each).with_name(found[0].stem))
+    return ""
+
+
+def _orphans(masks: Path, pairs: list[Pair]) -> list[str]:
+    """A note on label images that belong to no image."""
+    served = {mask for _, _, mask, _ in pairs}
+    lone = [p.name for p in Folder(masks).files() if p.suffix.lower() == MASK_SUFFIX and p not in served]
+    if not lone:
+        return []
+    return [
+        f"{masks}: {len(lone)} masks have no image of their name: {listed(lone)}. Add the images or remove the masks"
+    ]
+
+
+def _index_one(root: Path, spec: DatasetSpec, seen: _Seen, pair: Pair) -> Record | str:
     image_id, image_path, mask_path, split = pair
-    read = read_pair(image_path, mask_path, _read_labels)
+    read = read_pair(image_path, mask_path, read_labels, seen.remarks)
     if isinstance(read, str):
         return read
-    labels, checksum = read
-    height, width = labels.shape
-    areas = np.bincount(labels.reshape(-1), minlength=256)
-    strange = [int(v) for v in np.flatnonzero(areas) if v > len(spec.classes) and v != spec.ignore_index]
+    height, width = read.values.shape
+    areas = np.bincount(read.values.reshape(-1), minlength=256)
+    present = frozenset(int(v) for v in np.flatnonzero(areas))
+    strange = sorted(v for v in present if v > len(spec.classes) and v != spec.ignore_index)
     if strange:
         return (
             f"{mask_path}: unknown labels {', '.join(map(str, strange[:5]))}; dataset.json knows 0 (background), "
             f"1-{len(spec.classes)} (classes) and {spec.ignore_index} (void)"
         )
+    if read.palette:
+        name = relative(mask_path, root)
+        seen.palettes[name] = {v: c for v, c in read.palette.items() if v <= len(spec.classes) or v in present}
+        seen.used[name] = present
+    if spec.ignore_index == WHITE and WHITE in present <= {0, WHITE}:
+        seen.remarks.add(VOID_ONLY, mask_path.name)
     return Record(
         image_id,
         relative(image_path, root),
         relative(mask_path, root),
         height,
         width,
-        checksum,
+        read.checksum,
         {c: int(areas[c + 1]) for c in range(len(spec.classes)) if areas[c + 1]},
         {},
         split,

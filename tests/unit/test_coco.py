@@ -207,7 +207,9 @@ def test_two_images_that_differ_in_their_suffix_only(tmp_path: Path) -> None:
     write_image(json_path.parent / "images" / "0.png")
     instances = json_path.parent / "instances.json"
     instances.write_text(instances.read_text().replace('"1.jpg"', '"0.png"'))
-    assert "two images are called '0' but for their suffix" in refusal(json_path, tmp_path / "cache")
+    assert "images/0.jpg, images/0.png: 2 images have the id '0'; rename all but one" in refusal(
+        json_path, tmp_path / "cache"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])

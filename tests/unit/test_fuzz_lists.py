@@ -135,7 +135,7 @@ def test_a_damaged_image_list_of_pfenet(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     found = names_of(path, read_pfenet_images)
     if found is not None:
-        assert [*sum(found, ())] == content.decode().split()
+        assert " ".join(sum(found, ())).split() == content.decode().split()  # a name may hold blanks
 
 
 CLASS_LIST: dict[Any, Any] = {1: [["/x/a.jpg", "/x/a.png"]], 6: [["b.jpg", "b.png"], ["c.jpg", "c.png"]]}

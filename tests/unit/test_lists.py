@@ -97,7 +97,7 @@ def test_pfenets_files_name_images_by_stem(tmp_path: Path) -> None:
     [
         (read_hsnet_text, "a__01\nb__21\nc\n", r"(?s)2 lines are not .*line 2: 'b__21'"),
         (read_hsnet_text, "\n", "names no image"),
-        (read_hsnet_text, b"\xff\xfe", "not a text file"),
+        (read_hsnet_text, b"\xff", "not a text file"),
         (read_hsnet_pickle, b"", "not a readable pickle"),
         (read_hsnet_pickle, pickle.dumps(["a"]), "holds a list"),
         (read_hsnet_pickle, pickle.dumps({80: ["a"]}), "entry 80"),

@@ -1,0 +1,147 @@
+"""The one reader of photographs: any picture file as RGB, 8 bits a channel.
+
+Nothing is clipped: grey pictures of 16 bits are scaled to 8, and pictures whose range can't be known (32-bit integers,
+floats, 16-bit files that hold 12 bits or less) are refused. EXIF orientation is reported, and applied on request.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from diffup.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+# What a picture file may hold, whatever its suffix; left out is what Pillow hands to other programs (EPS).
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+SINGLE = ("TIFF", "PNG", "WEBP", "GIF")  # formats in which several pictures in a file are no thumbnails or previews
+ORIENTATION = 0x0112  # EXIF tag: 1 is upright, 2-8 are turned or mirrored
+DEEP = 65535  # white in 16 bits
+SHALLOW = 4096  # 16-bit files below this hold 12 bits or less
+# What Pillow raises for damaged files, of all the formats above.
+DAMAGE = (
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, AttributeError, OverflowError,
+    RuntimeError, NotImplementedError, ZeroDivisionError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photograph that was read.
+
+    Attributes:
+        pixels: RGB, uint8 [H, W, 3].
+        checksum: crc32 of the file's bytes.
+        orientation: EXIF orientation of the file, 1-8; 1 where it states none.
+    """
+
+    pixels: NDArray[np.uint8]
+    checksum: int
+    orientation: int
+
+
+def read_photo(path: Path, *, upright: bool = False) -> Photo:
+    """Decode a picture file completely.
+
+    Args:
+        path: of the file; its format is taken from its content.
+        upright: turn the pixels as the EXIF orientation asks; by default they stay as they are stored.
+
+    Raises:
+        UserError: missing, damaged, of several pages, or of a depth whose range is unknown; the message does not name
+            the file.
+    """
+    image, content = open_picture(path, "image")
+    orientation = orientation_of(image)
+    try:
+        pixels = rgb(ImageOps.exif_transpose(image) if upright and orientation != 1 else image)
+    except UserError as error:
+        raise UserError(f"image is refused: {error}") from None
+    except DAMAGE as error:  # such as a conversion that Pillow doesn't have
+        raise UserError(f"image can't be decoded ({error})") from error
+    return Photo(pixels, zlib.crc32(content), orientation)
+
+
+def open_picture(path: Path, what: str) -> tuple[Image.Image, bytes]:
+    """A picture file, decoded by Pillow, and its bytes.
+
+    Args:
+        path: of the file.
+        what: it is called in messages, ``"image"`` or ``"mask"``.
+
+    Raises:
+        UserError: missing, damaged, no picture, or several; the message does not name the file.
+    """
+    content = read_content(path, what)
+    try:
+        image = Image.open(io.BytesIO(content))
+        if image.format not in FORMATS:
+            raise UserError(f"{what} is refused: a {image.format} file is not read; save it as PNG or JPEG")
+        pages = int(getattr(image, "n_frames", 1)) if image.format in SINGLE else 1
+        if pages > 1:
+            raise UserError(f"{what} is refused: the file holds {pages} pictures; save the one that is meant by itself")
+        image.load()
+    except UserError:
+        raise
+    except DAMAGE as error:
+        raise UserError(f"{what} can't be decoded ({error})") from error
+    return image, content
+
+
+def read_content(path: Path, what: str) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        UserError: "`what` is missing", or it can't be read; the message does not name the file.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe or a device may never end
+            raise UserError(f"{what} can't be read (it is no file)")
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{what} is missing") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{what} can't be read ({error})") from error
+
+
+def orientation_of(image: Image.Image) -> int:
+    """EXIF orientation, 1-8; 1 where none or another value is stated."""
+    try:
+        stated = image.getexif().get(ORIENTATION, 1)
+    except DAMAGE:  # damaged EXIF data; the pixels may be sound
+        return 1
+    return stated if isinstance(stated, int) and 1 <= stated <= 8 else 1
+
+
+def rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """A picture as RGB, uint8 [H, W, 3]; transparency is dropped, 16 bits of grey are scaled to 8.
+
+    Raises:
+        UserError: grey values of a range that isn't known: floats, 32-bit integers, 12 bits or less in 16.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # Pillow before 11: I
+        grey = _eight_bits(np.asarray(image).astype(np.int64))
+        if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(262) == 0:  # white is zero
+            grey = 255 - grey
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
+        raise UserError(f"its pixels are {kind}, whose range is not stated; save it with 8 bits a channel")
+    return np.asarray(image.convert("RGB"))
+
+
+def _eight_bits(grey_HW: NDArray[np.int64]) -> NDArray[np.uint8]:
+    top = int(grey_HW.max(initial=0))
+    if 0 < top < SHALLOW:
+        raise UserError(
+            f"a 16-bit picture whose largest value is {top} of {DEEP}: it would be nearly black in 8 bits; scale its "
+            "values to the whole range, or save it with 8 bits a channel"
+        )
+    return ((grey_HW * 255 + DEEP // 2) // DEEP).astype(np.uint8)

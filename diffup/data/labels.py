@@ -1,0 +1,166 @@
+"""The one reader of label images: PNG files whose values are exactly those that were drawn, else refused.
+
+`read_labels` gives the labels of an index mask (0 background, then classes), `read_binary` the one class of a
+black-and-white mask. Refused are files of a lossy format under a PNG's name, colour, transparency, and values that
+can't be meant. Grey PNGs of 1, 2 and 4 bits give their true values, which Pillow would multiply.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffup.data.images import open_picture
+from diffup.errors import UserError
+
+MASK_SUFFIX = ".png"  # in any case
+LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")
+DEPTH, COLOUR_TYPE = 24, 25  # places of a PNG's bit depth and colour type (IHDR, its first chunk)
+GREY = 0
+STEPS = {2: 85, 4: 17}  # what Pillow multiplies grey values of so many bits by
+FOREGROUND = 127  # pixels of a black-and-white mask above this are the class
+MIDDLE = (32, 223)  # between them a pixel is neither black nor white
+MOST_GREY, MOST_COLOUR = 0.25, 0.1  # shares from which a mask is a photograph or a colour map
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """A label image that was read.
+
+    Attributes:
+        values: uint8 [H, W].
+        checksum: crc32 of the file's bytes.
+        palette: label → colour, as far as the file has a palette.
+    """
+
+    values: NDArray[np.uint8]
+    checksum: int
+    palette: Mapping[int, Colour] = field(default_factory=dict)
+
+
+def read_labels(path: Path) -> Labels:
+    """The labels of a palette or grey PNG, as they are stored.
+
+    Raises:
+        UserError: missing, damaged, no PNG, colour, or labels above 255; the message does not name the file.
+    """
+    image, content = _open(path)
+    if image.mode not in ("P", "L", "1") and not _is_deep(image):
+        raise UserError(
+            f"mask is refused: mode {image.mode}; labels need a palette or an 8-bit grey PNG. Save it as one, with the "
+            "label of each pixel as its value"
+        )
+    values = np.asarray(image)
+    if _is_deep(image) and int(values.max(initial=0)) > 255:
+        raise UserError(f"mask is refused: 16-bit labels up to {int(values.max())}; labels are 0-255")
+    stated = (image.getpalette("RGB") or []) if image.mode == "P" else []
+    colours = zip(stated[::3], stated[1::3], stated[2::3])
+    step = STEPS.get(content[DEPTH], 1) if content[COLOUR_TYPE] == GREY else 1
+    return Labels((values // step).astype(np.uint8), zlib.crc32(content), dict(enumerate(colours)))
+
+
+def read_binary(path: Path) -> Labels:
+    """A black-and-white mask: 1 where it is above 127 (of 255), 0 elsewhere.
+
+    Raises:
+        UserError: missing, damaged, no PNG, coloured or transparent, mostly grey, or dark without being black (0/1
+            masks); the message does not name the file.
+    """
+    image, content = _open(path)
+    if _is_deep(image):
+        channels = np.asarray(image).astype(np.int64)[:, :, None] >> 8
+    else:
+        clear = "A" in image.getbands() or "transparency" in image.info
+        if clear and int(np.asarray(image.convert("RGBA"))[:, :, 3].min(initial=255)) < 255:
+            raise UserError(
+                "mask is refused: it is partly transparent, and what is meant by that can't be known; save it in "
+                "black and white, without an alpha channel"
+            )
+        channels = np.asarray(image.convert("RGB")).astype(np.int64)
+    white = channels > FOREGROUND
+    anywhere, everywhere = white.any(axis=2), white.all(axis=2)
+    grey = ((channels > MIDDLE[0]) & (channels < MIDDLE[1])).all(axis=2)
+    if int((anywhere & ~everywhere).sum()) > MOST_COLOUR * int(anywhere.sum()):
+        raise UserError("mask is refused: it is coloured; save it with the class white (255) and all else black (0)")
+    top = int(channels.max(initial=0))
+    if 0 < top <= FOREGROUND:
+        raise UserError(
+            f"mask is refused: its largest value is {top}, and only pixels above {FOREGROUND} are the class; save it "
+            "with the class white (255) and all else black (0)"
+        )
+    if float(grey.mean()) > MOST_GREY:
+        raise UserError(
+            f"mask is refused: {100 * float(grey.mean()):.0f} % of its pixels are neither black nor white, as in a "
+            "photograph; save it with the class white (255) and all else black (0)"
+        )
+    return Labels((channels.mean(axis=2) > FOREGROUND).astype(np.uint8), zlib.crc32(content))
+
+
+def palette_faults(
+    palettes: Mapping[str, Mapping[int, Colour]], used: Mapping[str, frozenset[int]]
+) -> tuple[list[str], list[str]]:
+    """Compare the palettes of the label images of a data set.
+
+    Args:
+        palettes: label → colour by file; files without a palette are left out.
+        used: labels that occur, by file.
+
+    Returns:
+        Problems: files that give a label the colour which another label has in most files, as programs that optimise
+        PNG files leave them. And files whose colours merely differ, which may be meant.
+    """
+    drawn: dict[int, Counter[Colour]] = {}
+    stated: dict[int, Counter[Colour]] = {}
+    most = max((label for labels in used.values() for label in labels if label != 255), default=0)
+    for name in sorted(palettes):
+        for label, colour in palettes[name].items():
+            if label in used[name]:
+                drawn.setdefault(label, Counter())[colour] += 1
+            elif label <= most + 1:
+                stated.setdefault(label, Counter())[colour] += 1
+    usual = {label: (drawn.get(label) or stated[label]).most_common(1)[0][0] for label in {*drawn, *stated}}
+    label_of: dict[Colour, list[int]] = {}
+    for label, colour in sorted(usual.items()):
+        label_of.setdefault(colour, []).append(label)
+    moved, other = [], []
+    for name in sorted(palettes):
+        colours = {label: palettes[name][label] for label in used[name] if label in palettes[name]}
+        differing = {label: colour for label, colour in colours.items() if colour != usual[label]}
+        telling = len(set(colours.values())) == len(colours)  # a palette of one colour says nothing
+        homes = {
+            label: label_of[c] for label, c in differing.items() if telling and label not in label_of.get(c, [label])
+        }
+        if homes:
+            label = min(homes)
+            moved.append(
+                f"{name}: label {label} has the colour {colours[label]}, which is that of label {homes[label][0]} in "
+                "other files: the labels of these files don't mean the same. Save all masks with one palette"
+            )
+        elif differing:
+            other.append(name)
+    return moved, other
+
+
+def _open(path: Path) -> tuple[Image.Image, bytes]:
+    image, content = open_picture(path, "mask")
+    if image.format != "PNG":
+        lossy = ", which changes the values that were drawn" if image.format in LOSSY else ""
+        raise UserError(
+            f"mask is refused: it is a {image.format} file{lossy}, whatever its name says. Export it as PNG from the "
+            "program that it was drawn with"
+        )
+    return image, content
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it is a grey PNG of 16 bits; Pillow before 11 calls its mode I."""
+    return image.mode.startswith("I")
