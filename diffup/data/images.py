@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from diffup.errors import UserError
 
@@ -22,7 +22,12 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # What a picture file may hold, whatever its suffix; left out is what Pillow hands to other programs (EPS).
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
 SINGLE = ("TIFF", "PNG", "WEBP", "GIF")  # formats in which several pictures in a file are no thumbnails or previews
-ORIENTATION = 0x0112  # EXIF tag: 1 is upright, 2-8 are turned or mirrored
+ORIENTATION = 0x0112  # EXIF tag: 1 is upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 DEEP = 65535  # white in 16 bits
 SHALLOW = 4096  # 16-bit files below this hold 12 bits or less
 # What Pillow raises for damaged files, of all the formats above.
@@ -58,10 +63,9 @@ def read_photo(path: Path, *, upright: bool = False) -> Photo:
         UserError: missing, damaged, of several pages, or of a depth whose range is unknown; the message does not name
             the file.
     """
-    image, content = open_picture(path, "image")
-    orientation = orientation_of(image)
+    image, content, orientation = open_picture(path, "image")
     try:
-        pixels = rgb(ImageOps.exif_transpose(image) if upright and orientation != 1 else image)
+        pixels = rgb(image.transpose(TURNS[orientation]) if upright and orientation != 1 else image)
     except UserError as error:
         raise UserError(f"image is refused: {error}") from None
     except DAMAGE as error:  # such as a conversion that Pillow doesn't have
@@ -69,8 +73,8 @@ def read_photo(path: Path, *, upright: bool = False) -> Photo:
     return Photo(pixels, zlib.crc32(content), orientation)
 
 
-def open_picture(path: Path, what: str) -> tuple[Image.Image, bytes]:
-    """A picture file, decoded by Pillow, and its bytes.
+def open_picture(path: Path, what: str) -> tuple[Image.Image, bytes, int]:
+    """A picture file, decoded by Pillow as it is stored, its bytes, and its EXIF orientation.
 
     Args:
         path: of the file.
@@ -87,12 +91,15 @@ def open_picture(path: Path, what: str) -> tuple[Image.Image, bytes]:
         pages = int(getattr(image, "n_frames", 1)) if image.format in SINGLE else 1
         if pages > 1:
             raise UserError(f"{what} is refused: the file holds {pages} pictures; save the one that is meant by itself")
+        orientation = _orientation(image)
+        if image.format == "TIFF":
+            image.getexif()[ORIENTATION] = 1  # Pillow turns TIFFs, and no others, as they are decoded
         image.load()
     except UserError:
         raise
     except DAMAGE as error:
         raise UserError(f"{what} can't be decoded ({error})") from error
-    return image, content
+    return image, content, orientation
 
 
 def read_content(path: Path, what: str) -> bytes:
@@ -111,7 +118,7 @@ def read_content(path: Path, what: str) -> bytes:
         raise UserError(f"{what} can't be read ({error})") from error
 
 
-def orientation_of(image: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1-8; 1 where none or another value is stated."""
     try:
         stated = image.getexif().get(ORIENTATION, 1)

@@ -27,7 +27,8 @@ GREY = 0
 STEPS = {2: 85, 4: 17}  # what Pillow multiplies grey values of so many bits by
 FOREGROUND = 127  # pixels of a black-and-white mask above this are the class
 MIDDLE = (32, 223)  # between them a pixel is neither black nor white
-MOST_GREY, MOST_COLOUR = 0.25, 0.1  # shares from which a mask is a photograph or a colour map
+MOST_GREY, MOST_LEVELS = 0.25, 32  # share of such pixels, and number of values, from which it is a photograph
+MOST_COLOUR = 0.1  # share of the pixels that are bright in some channel, but not in all, from which it is a colour map
 
 Colour = tuple[int, int, int]
 
@@ -97,7 +98,7 @@ def read_binary(path: Path) -> Labels:
             f"mask is refused: its largest value is {top}, and only pixels above {FOREGROUND} are the class; save it "
             "with the class white (255) and all else black (0)"
         )
-    if float(grey.mean()) > MOST_GREY:
+    if float(grey.mean()) > MOST_GREY and len(np.unique(channels)) > MOST_LEVELS:
         raise UserError(
             f"mask is refused: {100 * float(grey.mean()):.0f} % of its pixels are neither black nor white, as in a "
             "photograph; save it with the class white (255) and all else black (0)"
@@ -151,7 +152,7 @@ def palette_faults(
 
 
 def _open(path: Path) -> tuple[Image.Image, bytes]:
-    image, content = open_picture(path, "mask")
+    image, content, _ = open_picture(path, "mask")
     if image.format != "PNG":
         lossy = ", which changes the values that were drawn" if image.format in LOSSY else ""
         raise UserError(

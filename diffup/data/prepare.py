@@ -248,7 +248,8 @@ def read_sbd(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
 def _convert(mats: dict[str, Path], masks: Path, progress: bool) -> dict[str, str]:
     """SBD's files as PNG, those that are not there yet; returns what is wrong with the bad ones by image."""
     masks.mkdir(exist_ok=True)
-    todo = [i for i in mats if not (masks / f"{i}.png").is_file()]
+    made = {path.stem for path in masks.iterdir() if path.is_file() and not path.is_symlink()}
+    todo = [i for i in mats if i not in made]  # a link is to another source's mask
 
     def one(image_id: str) -> str:
         try:

@@ -21,7 +21,7 @@ from diffup.backbones.weights_io import weights_identity
 from diffup.config import InputConfig, ModelConfig, TrainConfig
 from diffup.data.__main__ import main
 from diffup.data.class_names import COCO_CLASSES, VOC_CLASSES
-from diffup.data.dataset import open_dataset
+from diffup.data.dataset import Dataset, open_dataset
 from diffup.data.lists import fold_classes
 from diffup.data.prepare import prepare, read_sbd
 from diffup.episodes import make_manifest, training_pools
@@ -327,3 +327,83 @@ def test_a_prepared_benchmark_trains_and_is_evaluated(name: str, voc: Path, coco
     assert table is not None and set(table["class_id"]) <= set(fold_classes(name, 2))
     dataset = open_dataset(tmp_path / "out")
     assert all(i in dataset.eligible(c, PAIRED) for i, c in zip(table["query"], table["class_id"]))
+
+
+# Masks of VOC and of SegmentationClassAug
+
+
+def ready(voc: Path, root: Path, *, val: bool = True, own: bool = True, border: bool = True) -> Path:
+    """VOC's masks beside a SegmentationClassAug whose masks of the same images are smaller and have no void border.
+
+    Args:
+        voc: the tree of `voc_tree`.
+        root: to copy it to.
+        val: SegmentationClassAug has masks of validation images too.
+        own: SegmentationClass is there.
+        border: VOC's masks have a void border.
+    """
+    shutil.copytree(voc / "VOCdevkit" / "VOC2012", root)
+    (root / "SegmentationClassAug").mkdir()
+    tested = set((root / "ImageSets" / "Segmentation" / "val.txt").read_text().split())
+    for path in sorted((root / "SegmentationClass").iterdir()):
+        with Image.open(path) as image:
+            drawn = np.asarray(image)
+        if val or path.stem not in tested:
+            aug = np.zeros_like(drawn)
+            aug[6:40, 10:54] = drawn.max()
+            Image.fromarray(aug).save(root / "SegmentationClassAug" / path.name)
+        if border:
+            drawn = drawn.copy()
+            drawn[5, 10:54] = 255
+            Image.fromarray(drawn).save(path)
+    for path in (voc / "SBD" / "dataset" / "cls").glob("*.mat"):
+        target = root / "SegmentationClassAug" / f"{path.stem}.png"
+        if not target.exists() and (val or path.stem not in tested):
+            Image.fromarray(read_sbd(path)).save(target)
+    if not own:
+        shutil.rmtree(root / "SegmentationClass")
+    return root
+
+
+def void_and_area(dataset: Dataset, image_id: str) -> tuple[int, int]:
+    """Void pixels of an image's mask, and the area of its class."""
+    ((c, area),) = dataset.areas[image_id].items()
+    return int((dataset.mask(image_id, c) == 255).sum()), area
+
+
+@pytest.mark.parametrize("val", [True, False])
+def test_voc_own_masks_count_whatever_is_beside_them(val: bool, voc: Path, tmp_path: Path) -> None:
+    root = ready(voc, tmp_path / "VOC2012", val=val)
+    made, report = prepare("pascal5i", root, tmp_path / "out", cache_dir=tmp_path / "cache", progress=False)
+    names = {split: (tmp_path / "out" / f"{split}.txt").read_text().split() for split in ("train", "val")}
+    own = (root / "ImageSets" / "Segmentation" / "train.txt").read_text().split()
+    assert len(names["val"]) == 60 and len(names["train"]) == 60
+    for image_id in (*names["val"], *own):
+        void, area = void_and_area(made, image_id)
+        assert void == 44 and area >= 2048 + 100, image_id
+    assert not any("SegmentationClassAug" in warning for warning in report["warnings"])
+
+
+def test_aug_alone_is_used_and_said_to_have_no_void_border(voc: Path, tmp_path: Path) -> None:
+    root = ready(voc, tmp_path / "VOC2012", own=False)
+    made, report = prepare("pascal5i", root, tmp_path / "out", cache_dir=tmp_path / "cache", progress=False)
+    tested = (tmp_path / "out" / "val.txt").read_text().split()
+    assert {void_and_area(made, image_id) for image_id in tested} == {(0, 34 * 44)}
+    assert any("60 test masks" in warning and "no void border" in warning for warning in report["warnings"])
+
+
+def test_masks_of_another_source_replace_those_of_an_earlier_run(voc: Path, tmp_path: Path) -> None:
+    """SBD's converted masks, then SegmentationClassAug, then SBD's again: never a mixture."""
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    first, _ = prepare("pascal5i", voc, out, cache_dir=cache, progress=False)
+    root = ready(voc, tmp_path / "VOC2012", border=False)
+    for path in (root / "SegmentationClassAug").iterdir():
+        with Image.open(path) as image:
+            drawn = np.asarray(image).copy()
+        drawn[0, 0] = drawn.max()
+        Image.fromarray(drawn).save(path)
+    second, _ = prepare("pascal5i", root, out, cache_dir=cache, progress=False)
+    extra = sorted(set(second.image_ids) - {p.stem for p in (root / "SegmentationClass").iterdir()})
+    assert len(extra) == 40 and all(second.mask(i, next(iter(second.areas[i])))[0, 0] == 1 for i in extra)
+    third, _ = prepare("pascal5i", voc, out, cache_dir=cache, progress=False)
+    assert third.fingerprint == first.fingerprint != second.fingerprint
