@@ -106,6 +106,37 @@ def read_binary(path: Path) -> Labels:
     return Labels((channels.mean(axis=2) > FOREGROUND).astype(np.uint8), zlib.crc32(content))
 
 
+def read_drawn(path: Path) -> NDArray[np.uint8]:
+    """A mask or scribble of one class, as a person draws it: 0 background, 1 the class, 2 unknown; [H, W].
+
+    Of two values the larger is the class, whatever it is (1, 38, 255). 0, 1 and 2 are taken as they are. Beside a label,
+    255 is void, and background as in a data set's supports. Grey edges are cut at 127.
+
+    Raises:
+        UserError: as for `read_binary`, or several labels, of which the class can't be told; the message does not name
+            the file.
+    """
+    try:
+        values = read_labels(path).values
+    except UserError as error:
+        if "labels need a palette" not in str(error):
+            raise
+        return read_binary(path).values
+    found = [int(v) for v in np.unique(values)]
+    if found[-1] <= 2:
+        return values
+    alone = len(found) == 1 or (len(found) == 2 and found[0] == 0)
+    beside_void = len(found) == 3 and found[0] == 0 and found[1] <= FOREGROUND and found[2] == 255
+    if alone or beside_void:
+        return (values == found[min(len(found) - 1, 1)]).astype(np.uint8)
+    if len(found) > MOST_LEVELS:
+        return read_binary(path).values
+    raise UserError(
+        f"mask is refused: it holds the labels {', '.join(map(str, found[:5]))}, of which one is the class; pass that "
+        "one's pixels as an array"
+    )
+
+
 def palette_faults(
     palettes: Mapping[str, Mapping[int, Colour]], used: Mapping[str, frozenset[int]]
 ) -> tuple[list[str], list[str]]:
