@@ -109,8 +109,8 @@ def read_binary(path: Path) -> Labels:
 def read_drawn(path: Path) -> NDArray[np.uint8]:
     """A mask or scribble of one class, as a person draws it: 0 background, 1 the class, 2 unknown; [H, W].
 
-    Of two values the larger is the class, whatever it is (1, 38, 255). 0, 1 and 2 are taken as they are. Beside a label,
-    255 is void, and background as in a data set's supports. Grey edges are cut at 127.
+    Of two values the larger is the class, whatever it is (1, 38, 255). 0, 1 and 2 are taken as they are. Beside a
+    label, 255 is void, and background as in a data set's supports. Grey edges are cut at 127.
 
     Raises:
         UserError: as for `read_binary`, or several labels, of which the class can't be told; the message does not name
@@ -128,7 +128,7 @@ def read_drawn(path: Path) -> NDArray[np.uint8]:
     alone = len(found) == 1 or (len(found) == 2 and found[0] == 0)
     beside_void = len(found) == 3 and found[0] == 0 and found[1] <= FOREGROUND and found[2] == 255
     if alone or beside_void:
-        return (values == found[min(len(found) - 1, 1)]).astype(np.uint8)
+        return np.where(values == found[min(len(found) - 1, 1)], np.uint8(1), np.uint8(0))
     if len(found) > MOST_LEVELS:
         return read_binary(path).values
     raise UserError(
