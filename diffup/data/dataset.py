@@ -203,7 +203,7 @@ def resolve_dataset(name: str, root: Path | None = None) -> Path:
     Raises:
         UserError: unknown name, or a benchmark that isn't there; the message says what to put where.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_dir() and (path / "dataset.json").is_file():
         return (path / "dataset.json").absolute()
     if path.is_file():

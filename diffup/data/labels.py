@@ -28,6 +28,7 @@ STEPS = {2: 85, 4: 17}  # what Pillow multiplies grey values of so many bits by
 FOREGROUND = 127  # pixels of a black-and-white mask above this are the class
 MIDDLE = (32, 223)  # between them a pixel is neither black nor white
 MOST_GREY, MOST_LEVELS = 0.25, 32  # share of such pixels, and number of values, from which it is a photograph
+MOST_LABELS, MOST_EDGES = 8, 0.2  # more values on fewer pixels are the soft edges of one class, not labels
 MOST_COLOUR = 0.1  # share of the pixels that are bright in some channel, but not in all, from which it is a colour map
 
 Colour = tuple[int, int, int]
@@ -129,7 +130,8 @@ def read_drawn(path: Path) -> NDArray[np.uint8]:
     beside_void = len(found) == 3 and found[0] == 0 and found[1] <= FOREGROUND and found[2] == 255
     if alone or beside_void:
         return np.where(values == found[min(len(found) - 1, 1)], np.uint8(1), np.uint8(0))
-    if len(found) > MOST_LEVELS:
+    edges = float(((values != found[0]) & (values != found[-1])).mean())
+    if len(found) > MOST_LABELS and edges < MOST_EDGES:
         return read_binary(path).values
     raise UserError(
         f"mask is refused: it holds the labels {', '.join(map(str, found[:5]))}, of which one is the class; pass that "

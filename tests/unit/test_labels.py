@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffup.data.dataset import open_dataset, scan_dataset
-from diffup.data.labels import palette_faults, read_binary, read_labels
+from diffup.data.labels import palette_faults, read_binary, read_drawn, read_labels
 from diffup.errors import UserError
 from diffup.protocols import get_protocol
 from tests.unit.folders import CLASSES, FOLDS, labels, write_image, write_json, write_voc
@@ -326,3 +326,38 @@ def test_background_is_no_class(name: str, json_path: Path, cache: Path) -> None
     write_json(json_path.parent, classes=[name, *CLASSES], folds=FOLDS)
     with pytest.raises(UserError, match=f"'classes' begins with '{name}'.*label 0 is background"):
         open_dataset(json_path, cache_dir=cache)
+
+
+# Masks as people draw them
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        ([0, 1], [0, 1]),
+        ([0, 255], [0, 1]),
+        ([0, 38], [0, 1]),
+        ([0, 1, 2], [0, 1, 2]),
+        ([0, 5, 255], [0, 1, 0]),
+        ([255], [1]),
+        ([0], [0]),
+    ],
+)
+def test_a_drawn_mask_has_one_class(values: list[int], classes: list[int], tmp_path: Path) -> None:
+    drawn = np.repeat(np.array(values, np.uint8), 4)[:, None].repeat(6, 1)
+    read = read_drawn(written(tmp_path, Image.fromarray(drawn)))
+    np.testing.assert_array_equal(read, np.repeat(np.array(classes, np.uint8), 4)[:, None].repeat(6, 1))
+
+
+@pytest.mark.parametrize("values", [[0, 5, 12], [5, 12], [0, 128, 255], [0, 5, 12, 255], [1, 2, 3]])
+def test_several_labels_are_no_drawn_mask(values: list[int], tmp_path: Path) -> None:
+    drawn = np.repeat(np.array(values, np.uint8), 4)[:, None].repeat(6, 1)
+    with pytest.raises(UserError, match=r"it holds the labels .*, of which one is the class; pass that one's pixels"):
+        read_drawn(written(tmp_path, Image.fromarray(drawn)))
+
+
+def test_a_drawn_mask_with_soft_edges(tmp_path: Path) -> None:
+    disc = Image.fromarray(block(255, (120, 160))).resize((400, 300), Image.Resampling.BICUBIC)
+    read = read_drawn(written(tmp_path, disc))
+    np.testing.assert_array_equal(read, np.asarray(disc) > 127)
+    np.testing.assert_array_equal(read_drawn(written(tmp_path, disc.convert("RGB"))), read)
