@@ -42,6 +42,10 @@ PAPER = r"""% Compile with latexmk -pdf paper.tex
 \input{tables}
 @FIGURES@@REFERENCES@\end{document}
 """
+PACKAGES = (
+    "% All tables. They need \\usepackage{booktabs} and \\usepackage{graphicx} in your preamble, and nothing else.\n"
+)
+CITED = "% Published figures are cited: \\bibliography{references}, where references.bib is beside this file.\n"
 FIGURE = r"""\begin{figure}[htbp]
 \centering
 \includegraphics[width=@WIDTH@\textwidth,height=.75\textheight,keepaspectratio]{@NAME@.pdf}
@@ -80,11 +84,13 @@ def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, re
     warn(list(dict.fromkeys(warnings)))
     texts = {name: text for table in tables for name, text in texts_of(table).items()}
     texts["tables.md"] = "\n".join(to_markdown(table) for table in tables)
-    texts["tables.tex"] = "".join(f"\\input{{{table.name}}}\n" for table in tables)
+    cited = any(row.cite for table in tables for row in table.rows)
+    head = PACKAGES + (CITED if cited else "")
+    texts["tables.tex"] = head + "".join(f"\\input{{{table.name}}}\n" for table in tables)
     texts["numbers.csv"] = numbers(tables)
     texts["paper.tex"] = document(tables, plots, list(panels))
     texts["report.html"] = page(store, parts, drawn, title=f"DiffUp report: {results.resolve().name}")
-    if any(row.cite for table in tables for row in table.rows):
+    if cited:
         texts["references.bib"] = BIB.read_text(encoding="utf-8")
     paths = write_texts(out, texts)
     with writing_to(out):
@@ -140,7 +146,7 @@ def compiled(out: Path) -> list[Path]:
         for path in out.iterdir():
             if path.suffix in (".tex", ".bib", ".pdf", ".jpg") and path.name != "paper.pdf":
                 shutil.copy(path, folder)
-        asked = [program, "-pdf", "-halt-on-error", "-interaction=nonstopmode", "paper.tex"]
+        asked = [program, "-norc", "-pdf", "-halt-on-error", "-interaction=nonstopmode", "paper.tex"]
         try:
             done = subprocess.run(
                 asked, cwd=folder, capture_output=True, text=True, timeout=COMPILE_SECONDS, env=os.environ | NO_DATE

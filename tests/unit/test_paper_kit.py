@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -112,6 +113,41 @@ def test_a_document_that_does_not_compile_is_a_warning(
     (tmp_path / "paper.tex").write_text("\\documentclass{article}\\begin{document}\\nonsense\\end{document}")
     assert compiled(tmp_path) == []
     assert "does not compile (! Undefined control sequence" in capsys.readouterr().err
+
+
+def test_tables_say_which_packages_they_need(
+    store: Path, tmp_path: Path, require_program: Callable[[str], str]
+) -> None:
+    """In the first lines of tables.tex: with these they compile, without any one of them they don't."""
+    pdflatex = require_program("pdflatex")
+    write_all(write_store(tmp_path / "pascal", [replace(cell(), dataset="pascal5i")]), tmp_path / "cited", resamples=50)
+    assert (
+        "% Published figures are cited: \\bibliography{references}" in (tmp_path / "cited" / "tables.tex").read_text()
+    )
+    write_all(store, tmp_path, resamples=50)
+    first, second, *_ = (tmp_path / "tables.tex").read_text().splitlines()
+    named = re.findall(r"\\usepackage\{(\w+)\}", first)
+    assert first.startswith("%") and sorted(named) == ["booktabs", "graphicx"] and second == "\\input{main}"
+
+    def compiles(packages: list[str]) -> bool:
+        lines = [r"\documentclass{article}", *(rf"\usepackage{{{name}}}" for name in packages)]
+        lines += [r"\begin{document}", r"\input{tables}", r"\end{document}"]
+        (tmp_path / "mine.tex").write_text("\n".join(lines))
+        asked = [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "mine.tex"]
+        return subprocess.run(asked, cwd=tmp_path, capture_output=True, timeout=60).returncode == 0
+
+    assert compiles(named)
+    assert not any(compiles([other for other in named if other != name]) for name in named)
+
+
+def test_a_users_latexmkrc_does_not_change_the_paper(
+    store: Path, tmp_path: Path, require_program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_program("latexmk")
+    (tmp_path / ".latexmkrc").write_text("$out_dir = 'build'; $pdf_mode = 0;\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_all(store, tmp_path / "out", resamples=50)
+    assert (tmp_path / "out" / "paper.pdf").read_bytes()[:5] == b"%PDF-"
 
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
