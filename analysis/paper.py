@@ -43,7 +43,7 @@ PAPER = r"""% Compile with latexmk -pdf paper.tex
 @FIGURES@@REFERENCES@\end{document}
 """
 PACKAGES = (
-    "% All tables. They need \\usepackage{booktabs} and \\usepackage{graphicx} in your preamble, and nothing else.\n"
+    "% All tables. In your preamble: \\usepackage{booktabs} and \\usepackage{graphicx}; nothing else is needed.\n"
 )
 CITED = "% Published figures are cited: \\bibliography{references}, where references.bib is beside this file.\n"
 FIGURE = r"""\begin{figure}[htbp]

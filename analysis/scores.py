@@ -25,6 +25,7 @@ from analysis.tables import Number
 from diffup.errors import UserError
 
 ONE_TABLE = ("dataset", "dataset_hash", "protocol", "protocol_hash", "trained_dataset")  # never mixed in one
+UNDECIDED = None
 CHUNK = 64  # cells bootstrapped together: a class's sums then stay in cache
 
 Seeds = dict[int, tuple[str, ...]]  # training seed → keys, one per episode seed
@@ -289,8 +290,7 @@ class Study:
                   metric: str = "miou", folds: Sequence[int] = ()) -> list[Number | None]:  # fmt: skip
         """Mark the highest number, all that can't be told from it, and the highest of the rest as the second.
 
-        Told apart: the paired difference to the highest has a p-value below 1 - `LEVEL` after Holm's correction for the
-        number of comparisons.
+        What can be told from it: `differs`. Where that can't be decided, nothing of the group is marked.
         """
         known = [i for i, number in enumerate(numbers) if number is not None and not np.isnan(number.value)]
         marked = list(numbers)
@@ -298,11 +298,14 @@ class Study:
             return marked
         known.sort(key=lambda i: numbers[i].value, reverse=True)  # type: ignore[union-attr]
         top, rest = known[0], known[1:]
-        gaps = [self.difference(places[top], places[i], metric, folds) for i in rest]
-        adjusted = holm([float("nan") if gap is None else gap.p for gap in gaps])
-        apart = [i for i, p in zip(rest, adjusted) if not p >= 1 - LEVEL]
+        apart = differs([self.difference(places[top], places[i], metric, folds) for i in rest])
+        if UNDECIDED in apart:
+            for i in known:
+                marked[i] = replace(numbers[i], undecided=True)  # type: ignore[type-var]
+            return marked
+        others = [i for i, verdict in zip(rest, apart) if verdict]
         for i in known:
-            marked[i] = replace(numbers[i], best=i not in apart, second=i in apart[:1])  # type: ignore[type-var]
+            marked[i] = replace(numbers[i], best=i not in others, second=i in others[:1])  # type: ignore[type-var]
         return marked
 
     def episodes(self, keys: tuple[str, ...]) -> EpisodeCounts:
@@ -383,6 +386,23 @@ def studies(results: Results, *, resamples: int = RESAMPLES, seed: int = 0) -> l
     return found
 
 
+def differs(gaps: Sequence[Number | None]) -> list[bool | None]:
+    """Which of several paired differences exclude 0 together: p-value below 1 - `LEVEL` after Holm's correction.
+
+    Args:
+        gaps: what is compared in one table or group. None, a pair that can't be compared, differs and doesn't count.
+
+    Returns:
+        one verdict each; `UNDECIDED` where no p-value that the images and resamples allow would be small enough.
+    """
+    adjusted = holm([float("nan") if gap is None else gap.p for gap in gaps])
+    verdicts: list[bool | None] = []
+    for gap, p in zip(gaps, adjusted):
+        known = gap is None or not p >= 1 - LEVEL or gap.p > gap.least_p
+        verdicts.append(not p >= 1 - LEVEL if known else UNDECIDED)
+    return verdicts
+
+
 def to_number(by_seed: Sequence[Estimate], keys: Sequence[str], episodes: int, *, difference: bool) -> Number:
     """The mean over training seeds of estimates, one a seed, with its interval and the seeds' spread."""
     mean = average(by_seed)
@@ -392,5 +412,5 @@ def to_number(by_seed: Sequence[Estimate], keys: Sequence[str], episodes: int, *
     p = mean.p_value() if difference else float("nan")
     return Number(
         value=mean.value, low=low, high=high, std=std, seeds=len(values), episodes=episodes, keys=tuple(keys),
-        difference=difference, p=p,
+        difference=difference, p=p, least_p=mean.least_p if difference else 0.0,
     )  # fmt: skip

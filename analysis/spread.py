@@ -47,7 +47,9 @@ def _difference(ours: Study, theirs: Study, subject: Subject, task: Task) -> Ent
         return None
     numbers = [study.number(subject, task) for study in (ours, theirs)]
     # Drawn apart from each other: the streams of the two differ by `Study.seed`.
-    apart = [Estimate(a.value - b.value, a.draws - b.draws, "unpaired") for a, b in zip(one, two)]
+    apart = [
+        Estimate(a.value - b.value, a.draws - b.draws, "unpaired", min(a.freedom, b.freedom)) for a, b in zip(one, two)
+    ]
     keys = [key for number in numbers if number is not None for key in number.keys]
     episodes = numbers[0].episodes if numbers[0] is not None else 0
     return to_number(apart, keys, episodes, difference=True)

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analysis.claims import claims_table
 from analysis.frame import load_results, where
 from analysis.paper import all_tables, main, main_markdown, write_all
 from analysis.places import Subject, Task
 from analysis.questions import main_table, upgrade_table
-from analysis.scores import Study, studies
+from analysis.scores import Study, differs, studies
+from analysis.stats import holm
 from analysis.tables import Number, Table
 from diffup.config import InputConfig, SampleConfig
 from experiments.cell import Cell
@@ -107,6 +110,54 @@ def test_bold_is_what_cannot_be_told_from_the_best(tmp_path: Path) -> None:
     assert table is not None
     best = {row.labels[1]: row.entries[0].best for row in table.rows if isinstance(row.entries[0], Number)}
     assert best == {"DiffUp": True, "prior mean": False, "twin": True}
+
+
+@pytest.mark.parametrize(("resamples", "methods"), [(100, 4), (2000, 52)])
+def test_one_clear_winner_is_bold_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resamples: int, methods: int
+) -> None:
+    """However many it is compared with, and however few the resamples are."""
+    names = [f"method {i}" for i in range(methods)]
+    monkeypatch.setattr("tests.unit.stores.quality", lambda asked: 0.8 if asked.variant == names[0] else 0.3)
+    write_store(tmp_path, [cell(variant=name, checkpoint=name) for name in names])
+    (study,) = studies(load_results(tmp_path), resamples=resamples)
+    table = main_table(study)
+    assert table is not None
+    best = [row.labels[1] for row in table.rows if isinstance(row.entries[0], Number) and row.entries[0].best]
+    assert best == [names[0]]
+
+
+def test_what_cannot_be_decided_is_not_marked_and_says_so(tmp_path: Path) -> None:
+    """One query image a class: the difference is 10 points, and nobody knows whether another image would agree."""
+    write_store(tmp_path, [cell(episodes=4), cell(method="prior_mean", episodes=4)])
+    tables = tables_of(tmp_path)
+    figures = [row.entries[0] for row in tables["main"].rows]
+    assert all(isinstance(one, Number) and one.value > 0 and not one.best and not one.second for one in figures)
+    assert any(note.startswith("Groups without bold: no p-value") for note in tables["main"].notes)
+    assert [row.entries[3] for row in tables["claims"].rows] == ["undecided"]
+    assert any(note.startswith("Undecided: so few query images") for note in tables["claims"].notes)
+    write_store(tmp_path / "more", [cell(), cell(method="prior_mean")])
+    more = tables_of(tmp_path / "more")
+    assert not [note for table in more.values() for note in table.notes if note.startswith(("Groups", "Undecided"))]
+
+
+@given(st.lists(st.floats(1e-9, 1), min_size=1, max_size=8))
+def test_claims_and_bold_marks_share_one_correction(p_values: list[float]) -> None:
+    """What is above the level after Holm's correction differs neither for a claim nor for a mark."""
+    gaps = [Number(value=5.0, low=1.0, high=9.0, difference=True, p=p) for p in p_values]
+    assert differs(gaps) == [p < 0.05 for p in holm(p_values)]
+    assert differs([*gaps, None])[: len(gaps)] == differs(gaps)
+
+
+def test_claims_are_corrected_for_their_number(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four claims, each with p = 0.02 alone: none holds; one alone does."""
+    study = study_of(store)
+    gap = Number(value=5.0, low=1.0, high=9.0, difference=True, p=0.02)
+    monkeypatch.setattr(Study, "difference", lambda *_, **__: gap)
+    table = claims_table(study)
+    assert table is not None and [row.entries[3] for row in table.rows] == ["no"] * 4
+    asked = claims_table(replace(study, cells=study.cells[study.cells["backbone"] == HOME].reset_index(drop=True)))
+    assert asked is not None and [row.entries[3] for row in asked.rows] == ["yes"]
 
 
 def test_upgrade_is_paired_with_the_training_backbone(store: Path) -> None:
