@@ -143,7 +143,7 @@ class Study:
     def runs(self) -> dict[tuple[Subject, Task], Runs]:
         """Keys of the finished cells by place."""
         found: dict[tuple[Subject, Task], Runs] = {}
-        known = [seat for seat in self.seats if seat.key in self.counts and seat.miou == seat.miou]
+        known = [seat for seat in self.seats if seat.key in self.counts]
         for seat in sorted(known, key=lambda seat: seat.episode_seed):
             seeds = found.setdefault((seat.subject, seat.task), {}).setdefault(seat.fold, {})
             seeds[seat.train_seed] = (*seeds.get(seat.train_seed, ()), seat.key)
@@ -182,7 +182,10 @@ class Study:
         return {subject: frozenset(keys) for subject, keys in found.items()}
 
     def number(self, subject: Subject, task: Task, metric: str = "miou", folds: Sequence[int] = ()) -> Number | None:
-        """Mean over folds (by default all of the task) and training seeds; None unless all folds are finished."""
+        """Mean over folds (by default all of the task) and training seeds; None unless all folds are finished.
+
+        Its value is nan where the figure is undefined in one of them.
+        """
         folds = tuple(folds) or self.folds_by_task.get(task, ())
         place = (subject, task, metric, folds)
         if place not in self._numbers:
@@ -349,13 +352,21 @@ class Study:
         # A chunk's products are small: a thread a chunk is faster than all threads on one.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
             for (_, members), found in zip(chunks, pool.map(lambda chunk: scored(*chunk), chunks)):
-                self._scores.update(zip((keys for keys, _ in members), found))
+                for (keys, _), scores in zip(members, found):
+                    self._scores[keys] = scores.without_miou() if keys in self.without_miou else scores
         self._unscored.clear()
 
     @cached_property
     def _unscored(self) -> set[tuple[str, ...]]:
         every = {keys for runs in self.runs.values() for seeds in runs.values() for keys in seeds.values()}
         return every - set(self._scores)
+
+    @cached_property
+    def without_miou(self) -> set[tuple[str, ...]]:
+        """The runs without mIoU: where no cell has one, a class of the fold may lack that their episodes don't name."""
+        lacking = {seat.key for seat in self.seats if seat.miou != seat.miou}
+        every = (keys for runs in self.runs.values() for seeds in runs.values() for keys in seeds.values())
+        return {keys for keys in every if lacking.issuperset(keys)}
 
     def _paired(self, first: tuple[str, ...], second: tuple[str, ...], fold: int) -> tuple[Scores, Scores, int]:
         self._prepare()
@@ -365,6 +376,9 @@ class Study:
         if (first, second) not in self._differences:
             aligned = align(self.episodes(first), self.episodes(second))
             scores = bootstrap(aligned, resamples=self.resamples, seed=self.seed, stream=fold)
+            classes = {*self.episodes(first).class_id.tolist(), *self.episodes(second).class_id.tolist()}
+            if {first, second} & self.without_miou or classes != set(aligned[0].class_id.tolist()):
+                scores = [one.without_miou() for one in scores]
             self._differences[first, second] = (scores[0], scores[1])
         one, two = self._differences[first, second]
         return one, two, len(np.intersect1d(self.episodes(first).episode, self.episodes(second).episode))
@@ -408,7 +422,7 @@ def to_number(by_seed: Sequence[Estimate], keys: Sequence[str], episodes: int, *
     mean = average(by_seed)
     low, high = mean.interval()
     values = [estimate.value for estimate in by_seed]
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    std = float(np.std(values, ddof=1)) if len(values) > 1 and mean.value == mean.value else None
     p = mean.p_value() if difference else float("nan")
     return Number(
         value=mean.value, low=low, high=high, std=std, seeds=len(values), episodes=episodes, keys=tuple(keys),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -147,6 +147,10 @@ class Scores:
 
     miou: Estimate
     fb_iou: Estimate
+
+    def without_miou(self) -> Scores:
+        """The same with an undefined mIoU, where the episodes lack a class of the fold: it is no mean over fewer."""
+        return replace(self, miou=replace(self.miou, value=float("nan"), draws=np.full_like(self.miou.draws, np.nan)))
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:

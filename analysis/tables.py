@@ -60,6 +60,11 @@ class Number:
 Entry = Number | str | None
 
 
+def defined(number: Number | None) -> Number | None:
+    """The number, None where its figure is undefined."""
+    return None if number is None or number.value != number.value else number
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of entries.

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 
 from analysis.claims import claims_table
 from analysis.frame import load_results, where
+from analysis.html import to_html
+from analysis.latex import to_latex
 from analysis.paper import all_tables, main, main_markdown, write_all
 from analysis.places import Subject, Task
 from analysis.questions import main_table, upgrade_table
 from analysis.scores import Study, differs, studies
 from analysis.stats import holm
-from analysis.tables import Number, Table
+from analysis.tables import Number, Table, figure, to_markdown
 from diffup.config import InputConfig, SampleConfig
 from experiments.cell import Cell
 from tests.unit.stores import BETTER, CLIP, HOME, cell, grid, write_cell, write_store
@@ -135,7 +137,7 @@ def test_what_cannot_be_decided_is_not_marked_and_says_so(tmp_path: Path) -> Non
     assert all(isinstance(one, Number) and one.value > 0 and not one.best and not one.second for one in figures)
     assert any(note.startswith("Groups without bold: no p-value") for note in tables["main"].notes)
     assert [row.entries[3] for row in tables["claims"].rows] == ["undecided"]
-    assert any(note.startswith("Undecided: so few query images") for note in tables["claims"].notes)
+    assert any(note.startswith("Undecided: no p-value") for note in tables["claims"].notes)
     write_store(tmp_path / "more", [cell(), cell(method="prior_mean")])
     more = tables_of(tmp_path / "more")
     assert not [note for table in more.values() for note in table.notes if note.startswith(("Groups", "Undecided"))]
@@ -414,3 +416,64 @@ def test_subjects_are_told_apart_by_weights(tmp_path: Path) -> None:
     labels = [row.labels[0] for row in tables_of(tmp_path)["main"].rows]
     assert labels == [f"{HOME} [sha256:000000000000]", f"{HOME} [sha256:111111111111]"]
     assert len({Subject("a", "b", "c", "d", "e"), Subject("a", "x", "c", "d", "e")}) == 2
+
+
+def few(root: Path, *, reason: str = "no episode of class 3 (1 of 4 classes): use more episodes") -> Path:
+    """Three methods on two folds of four classes; on fold 1, three episodes, so that one class has none."""
+    for fold, count in ((0, 120), (1, 3)):
+        for method in ("diffup", "prior_mean", "prototype"):
+            undefined = {"miou": reason} if fold else None
+            write_cell(root, cell(fold=fold, method=method, episodes=count), undefined=undefined)
+    return root
+
+
+def test_an_undefined_mean_hides_nothing_else(tmp_path: Path) -> None:
+    """mIoU is a dash where a class has no episode, FB-IoU is there, and the foot says why."""
+    root = few(tmp_path)
+    tables = tables_of(root)
+    main = tables["main"]
+    here = (HOME, "DiffUp")
+    assert number(main, here, ("1-shot", "fold 0")).value > 0
+    for header in ("fold 1", "mean"):
+        missing = entry(main, here, ("1-shot", header))
+        assert isinstance(missing, Number) and np.isnan(missing.value) and figure(missing) == "–"
+    stored = where(load_results(root).cells, variant="diffup")
+    assert number(main, here, ("1-shot", "FB-IoU")).value == pytest.approx(stored["fb_iou"].mean())
+    assert not any("no cell of this table has finished" in note for note in main.notes)
+    assert (
+        "Undefined figures are shown as –. mIoU: no episode of class 3 (1 of 4 classes): use more episodes (3 cells)."
+        in main.notes
+    )
+    assert {row.entries[3] for row in tables["claims"].rows} == {"undefined"}
+    assert "±" not in to_markdown(main) and "nan" not in to_markdown(main) + to_latex(main) + to_html(main)
+
+
+def test_undefined_figures_stop_nothing(tmp_path: Path) -> None:
+    """Tables, figures and the report are written, and no figure draws what is undefined."""
+    root = few(tmp_path / "store")
+    write_cell(root, cell(fold=1, backbone=BETTER, episodes=3), undefined={"miou": "no episode"})
+    write_cell(root, cell(fold=0, backbone=BETTER))
+    write_all(root, tmp_path / "out", resamples=50)
+    drawn = "".join(path.read_text() for path in (tmp_path / "out").glob("figure_*.csv"))
+    assert drawn and "nan" not in drawn.lower()
+    assert "no episode of class 3" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_difference_over_fewer_classes_is_undefined(tmp_path: Path) -> None:
+    """The shorter of two manifests lacks a class: what they share says nothing of the mean over all."""
+    write_cell(tmp_path, cell(episodes=120))
+    write_cell(tmp_path, cell(method="prior_mean", episodes=3), undefined={"miou": "no episode of class 3"})
+    study = study_of(tmp_path)
+    ours, prior = study.subjects
+    task = Task(1, "mask")
+    gap, pooled = (study.difference((ours, task), (prior, task), metric) for metric in ("miou", "fb_iou"))
+    assert gap is not None and pooled is not None and np.isnan(gap.value) and pooled.value == pooled.value
+
+
+def test_one_complete_manifest_of_several_makes_the_mean_defined(tmp_path: Path) -> None:
+    """Episode seeds are pooled: a class that one of them lacks is in the other."""
+    write_cell(tmp_path, cell(episodes=40))
+    write_cell(tmp_path, cell(episodes=3, episode_seed=1), undefined={"miou": "no episode of class 3"})
+    study = study_of(tmp_path)
+    found = study.number(study.subjects[0], Task(1, "mask"))
+    assert found is not None and found.value > 0 and found.episodes == 43
