@@ -49,13 +49,14 @@ class Plot:
 
     def write(self, folder: Path) -> list[Path]:
         """Write ``<name>.png``, ``.pdf`` and ``.csv``."""
-        contents = {ending: self.images[ending] for ending in ENDINGS}
-        contents["csv"] = self.data.to_csv(index=False, lineterminator="\n").encode()
-        paths = []
-        for ending, content in contents.items():
-            paths.append(folder / f"{self.name}.{ending}")
-            paths[-1].write_bytes(content)
-        return paths
+        for name, content in self.files().items():
+            (folder / name).write_bytes(content)
+        return [folder / name for name in self.files()]
+
+    def files(self) -> dict[str, bytes]:
+        """What `write` writes, by file name."""
+        contents = {f"{self.name}.{ending}": self.images[ending] for ending in ENDINGS}
+        return {**contents, f"{self.name}.csv": self.data.to_csv(index=False, lineterminator="\n").encode()}
 
 
 def _matplotlib() -> tuple[Any, Any, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import os
 import re
 import subprocess
@@ -12,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from analysis.command import WRITTEN, replace_files
 from analysis.frame import load_results
 from analysis.paper import compiled, write_all
 from analysis.tables import Number, Table
 from diffup.config import SampleConfig
+from experiments.report import print_tables
 from tests.unit.stores import BETTER, CLIP, HOME, cell, grid, write_store
 from tests.unit.test_paper import entry, number, store, tables_of
 from tests.unit.test_tables import RENDERERS
@@ -148,6 +152,52 @@ def test_a_users_latexmkrc_does_not_change_the_paper(
     monkeypatch.setenv("HOME", str(tmp_path))
     write_all(store, tmp_path / "out", resamples=50)
     assert (tmp_path / "out" / "paper.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+def test_a_second_grid_in_a_folder_keeps_the_first_ones_cells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tables are of all cells of the folder; what the first write alone had is gone, what others put there stays."""
+    root, out = tmp_path / "store", tmp_path / "store" / "tables"
+    first, second = [cell(), cell(method="prior_mean")], [cell(backbone=BETTER), cell(dataset="msrc15")]
+    write_store(root, first)
+    print_tables(root, [asked.key() for asked in first])
+    assert HOME in (out / "main.csv").read_text() and (out / "claims.csv").is_file()
+    (out / "mine.tex").write_text("mine")
+    (out / "tables.md").write_text("edited")
+    (out / "claims.md").write_text("edited")
+    write_store(root, second)
+    capsys.readouterr()
+    print_tables(root, [asked.key() for asked in second])
+    printed = capsys.readouterr().out
+    assert BETTER in printed and "msrc15" in printed and f"{HOME} | prior mean" not in printed
+    names = {path.name for path in out.iterdir()}
+    assert {"main-shapes4i.csv", "main-msrc15.csv"} <= names and not {"main.csv", "main.tex", "claims.csv"} & names
+    both = (out / "main-shapes4i.csv").read_text()
+    assert HOME in both and "prior mean" in both and BETTER in both
+    assert (out / "mine.tex").read_text() == "mine" and (out / "claims.md").read_text() == "edited"
+    assert (out / "tables.md").read_text() != "edited"
+    fresh = {path.name: path.read_bytes() for path in write_all(root, tmp_path / "fresh")}
+    assert names - set(fresh) == {"mine.tex", "claims.md"}
+    assert all((out / name).read_bytes() == content for name, content in fresh.items())
+
+
+def test_files_are_replaced_even_after_a_kill(tmp_path: Path) -> None:
+    """The list is there before the files are; it is never taken for names outside the folder."""
+    replace_files(tmp_path / "out", {"a.csv": b"1", "b.csv": b"2"})
+    listed = (tmp_path / "out" / WRITTEN).read_text()
+    replace_files(tmp_path / "out", {"c.csv": b"3"})
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["c.csv", WRITTEN]
+    (tmp_path / "out" / "a.csv").write_bytes(b"1")  # as a process left it that was killed before it removed the rest
+    (tmp_path / "out" / WRITTEN).write_text(listed)
+    (tmp_path / "a.csv").write_bytes(b"1")
+    replace_files(tmp_path / "out", {})
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.name != "c.csv"] == [WRITTEN]
+    digest = hashlib.sha256(b"1").hexdigest()
+    for damaged in ("", "[]", '{"files": 3}', json.dumps({"files": {"../a.csv": digest}})):
+        (tmp_path / "out" / WRITTEN).write_text(damaged)
+        replace_files(tmp_path / "out", {})
+    assert (tmp_path / "a.csv").is_file()
 
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
