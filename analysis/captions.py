@@ -10,6 +10,11 @@ from analysis.places import METHODS, Subject
 from analysis.scores import Study
 from analysis.tables import Number, Row
 
+UNMARKED = (
+    "Groups without bold: no p-value that so few query images (or resamples) allow is small enough for their number of "
+    "comparisons; use more episodes."
+)
+
 
 def method_name(study: Study, subject: Subject) -> str:
     """Name of a method; with its training backbone where a study has several."""
@@ -71,6 +76,13 @@ def notes(study: Study, rows: Sequence[Row]) -> list[str]:
         lines.append("Differences are paired over the same episodes; * marks intervals that exclude 0.")
     if trained["train_seed"].nunique() > 1:
         lines.append("±: standard deviation over training seeds; the brackets hold for their mean on other episodes.")
+    lacking = cells[cells["undefined"] != ""]["undefined"].value_counts(sort=False).sort_index()
+    if any(isinstance(entry, Number) and entry.value != entry.value for row in rows for entry in row.entries):
+        reasons = [f"{reason} ({count} {'cells' if count > 1 else 'cell'})" for reason, count in lacking.items()]
+        more = f"; and {len(reasons) - 3} other reasons" if len(reasons) > 3 else ""
+        lines.append(f"Undefined figures are shown as –. {'; '.join(reasons[:3]) or 'See the warnings'}{more}.")
+    if any(isinstance(entry, Number) and entry.undecided for row in rows for entry in row.entries):
+        lines.append(UNMARKED)
     return lines
 
 

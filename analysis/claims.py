@@ -1,16 +1,20 @@
-"""What the project claims, each as a paired difference with the verdict of its interval."""
+"""What the project claims, each as a paired difference with a verdict, Holm's correction over all of them."""
 
 from __future__ import annotations
 
 from analysis import captions
 from analysis.places import Subject, Task
 from analysis.questions import MASK, beside, shown, upgrades, wrong_names_of
-from analysis.scores import Study
-from analysis.tables import Column, Row, Table
+from analysis.scores import UNDECIDED, Study, differs
+from analysis.tables import Column, Number, Row, Table
+
+UNDECIDED_NOTE = (
+    "Undecided: no p-value that so few query images (or resamples) allow is small enough for so many claims."
+)
 
 
 def claims_table(study: Study) -> Table | None:
-    """What the project claims, each as a paired difference with the verdict of its interval."""
+    """The claims that the study's cells allow, with their verdicts; None without one."""
     one_shot, zero_shot = Task(1, MASK), Task(0, "text")
     claims: list[tuple[str, tuple[Subject, Task], tuple[Subject, Task]]] = []
     methods = [s for s in shown(study) if s.variant == "diffup" and not s.control]
@@ -33,11 +37,10 @@ def claims_table(study: Study) -> Table | None:
         if wrong and study.asked(subject, zero_shot) and study.asked(wrong, zero_shot):
             text = f"right class names beat wrong ones on {captions.labels(study, subject)[0]} ({zero_shot})"
             claims.append((text, (subject, zero_shot), (wrong, zero_shot)))
+    gaps = [study.difference(first, second) for _, first, second in claims]
     rows = []
-    for text, first, second in claims:
-        gap = study.difference(first, second)
-        verdict = "not run" if gap is None else "yes" if gap.low > 0 else "reversed" if gap.high < 0 else "no"
-        rows.append(Row((text,), (study.number(*first), study.number(*second), gap, verdict)))
+    for (text, first, second), gap, apart in zip(claims, gaps, differs(gaps)):
+        rows.append(Row((text,), (study.number(*first), study.number(*second), gap, _verdict(gap, apart))))
     if not rows:
         return None
     data = captions.data_name(study)
@@ -49,6 +52,18 @@ def claims_table(study: Study) -> Table | None:
         rows=tuple(rows),
         notes=(
             *captions.notes(study, rows),
-            "Holds: yes, the interval of the difference lies above 0; no, it includes 0; reversed, it lies below.",
+            "Holds: yes, the difference is above 0 (p < 0.05 after Holm's correction over the claims of this table); "
+            "reversed, it is below; no, neither is shown.",
+            *([UNDECIDED_NOTE] if any(row.entries[3] == "undecided" for row in rows) else []),
         ),
     )
+
+
+def _verdict(gap: Number | None, apart: bool | None) -> str:
+    if gap is None:
+        return "not run"
+    if gap.value != gap.value:
+        return "undefined"
+    if apart is UNDECIDED:
+        return "undecided"
+    return "no" if not apart else "yes" if gap.value > 0 else "reversed"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +19,7 @@ from analysis.tables import Table, to_csv, to_markdown
 from diffup.errors import UserError
 
 SHOWN = 10  # warnings
+WRITTEN = "files.json"
 RENDERERS: dict[str, Callable[[Table], str]] = {"tex": to_latex, "md": to_markdown, "html": to_html, "csv": to_csv}
 
 
@@ -71,6 +74,44 @@ def write_texts(out: Path, texts: dict[str, str]) -> list[Path]:
         for name, text in texts.items():
             (out / name).write_text(text, encoding="utf-8")
     return [out / name for name in texts]
+
+
+def replace_files(out: Path, contents: Mapping[str, bytes]) -> list[Path]:
+    """Write files by name, and remove those that the last call wrote to the folder and that are not among them.
+
+    `WRITTEN` names what was written, with hashes: files of other origin, or edited since, stay. It is written before
+    them too, so that what a killed process wrote is known. See `writing_to` for errors.
+    """
+    with writing_to(out):
+        before = _written(out)
+        hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        _note(out, {**before, **hashes})
+        for name in before.keys() - hashes.keys():
+            path = out / name
+            if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == before[name]:
+                path.unlink()
+        for name, content in contents.items():
+            (out / name).write_bytes(content)
+        _note(out, hashes)
+    return [*(out / name for name in contents), out / WRITTEN]
+
+
+def add_file(path: Path) -> None:
+    """Count a file in a folder of `replace_files` among those that it wrote."""
+    with writing_to(path.parent):
+        _note(path.parent, {**_written(path.parent), path.name: hashlib.sha256(path.read_bytes()).hexdigest()})
+
+
+def _written(out: Path) -> dict[str, str]:
+    try:
+        files = json.loads((out / WRITTEN).read_bytes())["files"]
+        return {str(name): str(sha256) for name, sha256 in files.items() if Path(name).name == name}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _note(out: Path, files: dict[str, str]) -> None:
+    (out / WRITTEN).write_text(json.dumps({"files": files}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def texts_of(table: Table) -> dict[str, str]:

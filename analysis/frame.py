@@ -26,9 +26,10 @@ from pyarrow import parquet
 
 from analysis.stats import EpisodeCounts
 from diffup.errors import UserError, command_line
-from diffup.metrics import fb_iou, miou
+from diffup.metrics import fb_iou, labels, miou
 
 SCHEMA = 1
+FIGURES = {"miou": "mIoU", "fb_iou": "FB-IoU"}
 COUNTS = ("inter_fg", "union_fg", "inter_bg", "union_bg")
 TEXTS = (
     "dataset", "dataset_hash", "protocol", "protocol_hash", "annotation", "backbone", "weights", "trained_on",
@@ -40,7 +41,7 @@ COSTS = ("backbone_mparams", "encode_gflops", "prior_gflops", "decoder_mparams",
 NO_RESULT: dict[str, Any] = {
     "status": "unfinished",
     **dict.fromkeys(("miou", "fb_iou", "seconds", *COSTS), float("nan")),
-    **dict.fromkeys((*PROVENANCE, "finished", "error"), ""),
+    **dict.fromkeys((*PROVENANCE, "finished", "error", "undefined"), ""),
 }
 TRAINING = (
     "key", "dataset", "fold", "backbone", "variant", "train_seed", "status", "seconds", "device", "finished", "error",
@@ -58,8 +59,8 @@ class Results:
         cells: one row per evaluation cell, columns `COLUMNS`: identity as in ``cell.json`` (`method`, `class_names` and
             `steps` are ``sample.method``, ``input.class_names`` and ``sample.steps``), `status` (finished, failed,
             damaged or unfinished), figures (`COSTS`: of `diffup.cost`, of one episode) and provenance of finished cells
-            (else nan and empty), `launch` and `position`: number of the latest launch that asked for the cell (-1:
-            none) and its place there.
+            (else nan and empty), `undefined`: why a figure of a finished cell is nan, `launch` and `position`: number
+            of the latest launch that asked for the cell (-1: none) and its place there.
         training: one row per training cell, columns `TRAINING`.
         documents: ``cell.json`` of each of these cells, by key.
         counts: counts of the episodes of finished cells, by key.
@@ -143,14 +144,14 @@ def read_episodes(root: Path, keys: Iterable[str]) -> pd.DataFrame:
 
 
 def class_names(results: Results, keys: Iterable[str]) -> dict[int, str]:
-    """Names of the classes that these cells test, by class."""
+    """Names of the classes that these cells test, by class; equal ones get their number (`diffup.metrics.labels`)."""
     names: dict[int, str] = {}
     for key in keys:
         missing = set(results.counts[key].class_id.tolist()) - set(names)
         if missing:
             table = pd.read_parquet(results.root / key / "episodes.parquet", columns=["class_id", "class_name"])
             names |= dict(zip(table["class_id"].astype(int), table["class_name"].astype(str)))
-    return names
+    return labels(names)
 
 
 def launch_keys(root: Path, name: str) -> list[str]:
@@ -226,19 +227,31 @@ def _outcome(folder: Path, key: str, warnings: list[str]) -> tuple[Document, Epi
             raise ValueError("it is not the result of this cell")
         named = result.get("files", {}).get("episodes.parquet", {})
         episodes, classes = _episode_counts(folder / "episodes.parquet", named.get("sha256", ""))
-        figures = {name: float(result["metrics"][name]) for name in ("miou", "fb_iou")}
+        reasons: dict[str, str] = {}
+        figures = {name: _figure(result, name, reasons) for name in FIGURES}
         _check_figures(figures, episodes, classes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         warnings.append(f"{folder / 'result.json'}: {what}; left out. Run the grid again, it makes the cell anew")
         return {"status": "damaged", "error": what}, None
-    if np.isnan(figures["miou"]):
-        warnings.append(f"{folder}: mIoU is undefined, some class of the fold has no episode; use more episodes")
+    warnings += [f"{folder}: {FIGURES[name]} is undefined, {reason}" for name, reason in reasons.items()]
+    undefined = "; ".join(f"{FIGURES[name]}: {reason}" for name, reason in reasons.items())
     provenance = {name: str(result.get("provenance", {}).get(name) or "") for name in PROVENANCE}
     costs = {name: float(result.get("provenance", {}).get("cost", {}).get(name, "nan")) for name in COSTS}
     seconds = float(result["metrics"].get("seconds", "nan"))
     finished = str(result.get("finished", ""))
-    return {"status": "finished", **figures, "seconds": seconds, **costs, **provenance, "finished": finished}, episodes
+    facts = {"status": "finished", **figures, "seconds": seconds, **costs, **provenance}
+    return {**facts, "finished": finished, "undefined": undefined}, episodes
+
+
+def _figure(result: Document, name: str, reasons: dict[str, str]) -> float:
+    """A figure, nan where it is undefined; the reason is then added. Earlier versions wrote NaN without a reason."""
+    why = result.get("undefined", {}).get(name, "")
+    value = result["metrics"].get(name) if why else result["metrics"][name]
+    if value is not None and not np.isnan(value):
+        return float(value)
+    reasons[name] = str(why) or "some class of the fold has no episode; use more episodes"
+    return float("nan")
 
 
 def _training(folder: Path, key: str, document: Document) -> Document:

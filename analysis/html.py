@@ -7,6 +7,7 @@ from itertools import groupby
 
 from analysis.tables import Entry, Number, Table, figure, interval, spread, with_labels
 
+SMALLEST_P = 1e-6  # that is shown: far out a tail is an estimate of its order of magnitude at best
 STYLE = """
 table.du { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .86rem; }
 table.du caption { text-align: left; font-weight: 600; padding: .3rem 0; }
@@ -86,7 +87,7 @@ def _entry(entry: Entry) -> str:
         return f"<td>{text}</td>"
     facts = [interval(entry) and f"95% interval {interval(entry)}", spread(entry) and f"{spread(entry)} over seeds"]
     facts += [
-        f"p = {entry.p:.2g}" if entry.p == entry.p else "",
+        "" if entry.p != entry.p else f"p = {entry.p:.2g}" if entry.p >= SMALLEST_P else f"p < {SMALLEST_P:g}",
         f"{entry.episodes} episodes" if entry.episodes else "",
     ]
     facts.append(f"cells {' '.join(entry.keys[:6])}{' …' if len(entry.keys) > 6 else ''}" if entry.keys else "")

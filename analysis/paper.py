@@ -3,7 +3,7 @@
 Writes one table per question as LaTeX, Markdown, HTML and CSV; figures as PDF and PNG, with the numbers they draw; a
 sheet of panels a task (JPEG); ``tables.md`` and ``tables.tex`` with all tables; ``numbers.csv``, which names the cells
 and episodes behind every number of every table; ``references.bib``; ``paper.tex``, a document with all of it, and
-``paper.pdf`` where latexmk is installed; and ``report.html`` (`analysis.report`).
+``paper.pdf`` where latexmk is installed; ``report.html`` (`analysis.report`); and ``files.json``, which names them all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from analysis.claims import claims_table
 from analysis.collection import Collected, collect, plots_of
-from analysis.command import command, load, texts_of, warn, write_texts, writing_to
+from analysis.command import add_file, command, load, replace_files, texts_of, warn
 from analysis.frame import Results
 from analysis.gallery import RULE, gallery, sheets
 from analysis.latex import escape_latex
@@ -42,6 +42,10 @@ PAPER = r"""% Compile with latexmk -pdf paper.tex
 \input{tables}
 @FIGURES@@REFERENCES@\end{document}
 """
+PACKAGES = (
+    "% All tables. In your preamble: \\usepackage{booktabs} and \\usepackage{graphicx}; nothing else is needed.\n"
+)
+CITED = "% Published figures are cited: \\bibliography{references}, where references.bib is beside this file.\n"
 FIGURE = r"""\begin{figure}[htbp]
 \centering
 \includegraphics[width=@WIDTH@\textwidth,height=.75\textheight,keepaspectratio]{@NAME@.pdf}
@@ -69,7 +73,10 @@ def all_tables(results: Results, *, resamples: int = RESAMPLES) -> tuple[list[Ta
 
 
 def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> list[Path]:
-    """Write everything; warnings go to stderr. Arguments and errors: `analysis.command.Write`."""
+    """Write everything; warnings go to stderr. Arguments and errors: `analysis.command.Write`.
+
+    Files that an earlier call wrote to `out` and that this one doesn't, of a table that is no more, are removed.
+    """
     store = load(results, keys)
     parts = list(collect(store, resamples=resamples))
     tables = [table for part in parts for table in part.tables]
@@ -80,19 +87,21 @@ def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, re
     warn(list(dict.fromkeys(warnings)))
     texts = {name: text for table in tables for name, text in texts_of(table).items()}
     texts["tables.md"] = "\n".join(to_markdown(table) for table in tables)
-    texts["tables.tex"] = "".join(f"\\input{{{table.name}}}\n" for table in tables)
+    cited = any(row.cite for table in tables for row in table.rows)
+    head = PACKAGES + (CITED if cited else "")
+    texts["tables.tex"] = head + "".join(f"\\input{{{table.name}}}\n" for table in tables)
     texts["numbers.csv"] = numbers(tables)
     texts["paper.tex"] = document(tables, plots, list(panels))
     texts["report.html"] = page(store, parts, drawn, title=f"DiffUp report: {results.resolve().name}")
-    if any(row.cite for table in tables for row in table.rows):
+    if cited:
         texts["references.bib"] = BIB.read_text(encoding="utf-8")
-    paths = write_texts(out, texts)
-    with writing_to(out):
-        paths += [path for plot in plots for path in plot.write(out)]
-        for name, content in panels.items():
-            paths.append(out / f"{name}.jpg")
-            paths[-1].write_bytes(content)
-    return [*paths, *compiled(out)]
+    contents = {name: text.encode() for name, text in texts.items()}
+    for plot in plots:
+        contents |= plot.files()
+    paths = replace_files(out, contents | {f"{name}.jpg": content for name, content in panels.items()})
+    for path in (made := compiled(out)):
+        add_file(path)
+    return [*paths, *made]
 
 
 def numbers(tables: Sequence[Table]) -> str:
@@ -140,7 +149,7 @@ def compiled(out: Path) -> list[Path]:
         for path in out.iterdir():
             if path.suffix in (".tex", ".bib", ".pdf", ".jpg") and path.name != "paper.pdf":
                 shutil.copy(path, folder)
-        asked = [program, "-pdf", "-halt-on-error", "-interaction=nonstopmode", "paper.tex"]
+        asked = [program, "-norc", "-pdf", "-halt-on-error", "-interaction=nonstopmode", "paper.tex"]
         try:
             done = subprocess.run(
                 asked, cwd=folder, capture_output=True, text=True, timeout=COMPILE_SECONDS, env=os.environ | NO_DATE

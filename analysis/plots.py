@@ -16,7 +16,7 @@ from analysis.places import METHODS, Subject, Task
 from analysis.plotting import COLOURS, DASHES, MARKERS, Plot, canvas, finish, mark
 from analysis.questions import MASK, ordered, shown
 from analysis.scores import Study
-from analysis.tables import Number
+from analysis.tables import Number, defined
 
 Marks = list[dict[str, Any]]
 ONE_SHOT = Task(1, MASK)
@@ -65,7 +65,7 @@ def shots_plot(study: Study) -> Plot | None:
         for panel, backbone in zip(axes, backbones):
             for number, (annotation, tasks) in enumerate(lines.items()):
                 for subject in (s for s in home if captions.labels(study, s)[0] == backbone):
-                    found = [(task, study.number(subject, task)) for task in tasks]
+                    found = [(task, defined(study.number(subject, task))) for task in tasks]
                     known = [(task.shots, n) for task, n in found if n is not None]
                     if not known:
                         continue
@@ -102,7 +102,7 @@ def upgrade_plot(study: Study) -> Plot | None:
     mine = {name_of[s]: s for s in subjects if s.trained_on == home and s.variant == "diffup"}
     if not home or len(mine) < 2:
         return None
-    prior = {name_of[s]: study.number(s, task) for s in subjects if s.variant == "prior_mean"}
+    prior = {name_of[s]: defined(study.number(s, task)) for s in subjects if s.variant == "prior_mean"}
     rank = {name: number.value for name, number in prior.items() if number is not None}
     order = sorted(mine, key=lambda name: rank.get(name, 0.0))
     series: list[tuple[str, dict[str, Subject]]] = [(f"DiffUp, trained on {home}", mine)]
@@ -112,7 +112,7 @@ def upgrade_plot(study: Study) -> Plot | None:
     marks: Marks = []
     with canvas(width=4.6, height=3.2) as (figure, (axes,)):
         for number, (name, members) in enumerate([*series, ("DiffUp, re-trained", again)]):
-            found = [(place, study.number(members[b], task)) for place, b in enumerate(order) if b in members]
+            found = [(place, defined(study.number(members[b], task))) for place, b in enumerate(order) if b in members]
             known = [(place, n) for place, n in found if n is not None]
             if not known:
                 continue
@@ -142,7 +142,7 @@ def cost_plot(study: Study) -> Plot | None:
     task = main_task(study)
     points: list[tuple[str, str, float, Number]] = []
     for subject in (s for s in shown(study) if not s.control and study.asked(s, task)):
-        score = study.number(subject, task)
+        score = defined(study.number(subject, task))
         if score is None:
             continue
         own = study.cells[study.cells["key"].isin(list(score.keys))]
@@ -188,7 +188,8 @@ def steps_plot(study: Study) -> Plot | None:
     series: dict[str, list[tuple[int, Number]]] = {}
     for subject in study.subjects:
         steps = _steps(study, subject)
-        number = study.number(subject, task) if steps and subject.trained_on == home and not subject.control else None
+        asked = steps and subject.trained_on == home and not subject.control
+        number = defined(study.number(subject, task)) if asked else None
         if number is not None:
             series.setdefault(subject.backbone, []).append((steps, number))
     series = {name: sorted(points, key=lambda p: p[0]) for name, points in series.items() if len(points) > 2}

@@ -10,7 +10,7 @@ from analysis.plotting import COLOURS, MARKERS, Plot, canvas, finish, mark
 from analysis.questions import shown
 from analysis.scores import Study, to_number
 from analysis.stats import EpisodeCounts, Estimate, align, bootstrap, per_class
-from analysis.tables import Number
+from analysis.tables import Number, defined
 
 STEP_SIZES = (25, 50, 100, 200, 400, 700, 1000, 1500, 2000, 3000, 5000)
 
@@ -32,7 +32,8 @@ def classes_plot(study: Study, names: dict[int, str]) -> Plot | None:
         gaps[backbone] = {}
         for fold in sorted(fold for fold in set(ours) & set(theirs) if ours[fold] and theirs[fold]):
             seeds, (rival, *_) = list(ours[fold].values()), theirs[fold].values()
-            gaps[backbone] |= _class_gaps(study, seeds, rival, fold)
+            found = _class_gaps(study, seeds, rival, fold)
+            gaps[backbone] |= {c: gap for c, gap in found.items() if defined(gap)}
     gaps = {name: found for name, found in gaps.items() if found}
     if not gaps:
         return None
@@ -75,7 +76,8 @@ def episodes_plot(study: Study) -> Plot | None:
     """Width of the interval of one fold's mIoU against the number of episodes: how many are enough?"""
     subject = next((s for s in shown(study) if s.trained_on == home_of(study)), shown(study)[0])
     task = main_task(study)
-    runs = {fold: next(iter(seeds.values())) for fold, seeds in study.runs.get((subject, task), {}).items()}
+    first = {fold: next(iter(seeds.values())) for fold, seeds in study.runs.get((subject, task), {}).items()}
+    runs = {fold: keys for fold, keys in first.items() if keys not in study.without_miou}
     if not runs:
         return None
     by_fold = {fold: study.episodes(keys) for fold, keys in runs.items()}
@@ -114,5 +116,7 @@ def episodes_plot(study: Study) -> Plot | None:
 
 def _width(counts: EpisodeCounts, size: int, fold: int, clustered: bool) -> float:
     part = counts.take(np.arange(size))
+    if set(part.class_id) != set(counts.class_id):
+        return float("nan")
     low, high = bootstrap([part], resamples=500, stream=fold, clustered=clustered)[0].miou.interval()
     return high - low

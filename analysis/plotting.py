@@ -1,15 +1,19 @@
 """How figures look and are written: one size of type, colours that colour-blind readers tell apart, marks for grey
-print, and the same bytes from the same results.
+print, and the same bytes from the same results, whatever a user's matplotlib settings are.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 
@@ -45,31 +49,49 @@ class Plot:
 
     def write(self, folder: Path) -> list[Path]:
         """Write ``<name>.png``, ``.pdf`` and ``.csv``."""
-        contents = {ending: self.images[ending] for ending in ENDINGS}
-        contents["csv"] = self.data.to_csv(index=False, lineterminator="\n").encode()
-        paths = []
-        for ending, content in contents.items():
-            paths.append(folder / f"{self.name}.{ending}")
-            paths[-1].write_bytes(content)
-        return paths
+        for name, content in self.files().items():
+            (folder / name).write_bytes(content)
+        return [folder / name for name in self.files()]
+
+    def files(self) -> dict[str, bytes]:
+        """What `write` writes, by file name."""
+        contents = {f"{self.name}.{ending}": self.images[ending] for ending in ENDINGS}
+        return {**contents, f"{self.name}.csv": self.data.to_csv(index=False, lineterminator="\n").encode()}
+
+
+def _matplotlib() -> tuple[Any, Any, Any]:
+    """matplotlib, imported without the user's settings: a bad backend or settings file would stop the import."""
+    with ExitStack() as stack:
+        if "matplotlib" not in sys.modules:
+            stack.enter_context(patch.dict(os.environ, MPLBACKEND="agg", MATPLOTLIBRC=os.devnull))
+            if Path("matplotlibrc").is_file():  # which matplotlib prefers to $MATPLOTLIBRC
+                stack.enter_context(chdir(Path(__file__).parent / "assets"))
+        import matplotlib
+        from matplotlib.backends import backend_agg
+        from matplotlib.figure import Figure
+    return matplotlib, Figure, backend_agg.FigureCanvasAgg
+
+
+def _settings(defaults: Any) -> dict[str, Any]:
+    """matplotlib's defaults with `RC`; backends are not among them, since `canvas` names its own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of settings that are deprecated
+        return {**{name: value for name, value in defaults.items() if not name.startswith("backend")}, **RC}
 
 
 @contextmanager
 def canvas(columns: int = 1, *, width: float = 3.4, height: float = 2.8, rows: int = 1, **more: Any) -> Iterator[Any]:
-    """A figure and its axes [columns] (rows × columns if there are several rows), each `width` × `height` inches."""
-    import matplotlib
+    """A figure and its axes [columns] (rows × columns if there are several rows), each `width` × `height` inches.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with matplotlib.rc_context(RC):
-        figure, axes = pyplot.subplots(
-            rows, columns, figsize=(width * columns, height * rows), layout="constrained", squeeze=False, **more
-        )
-        try:
-            yield figure, axes[0] if rows == 1 else axes
-        finally:
-            pyplot.close(figure)
+    The figure starts from matplotlib's defaults and is drawn by Agg, without pyplot: ``matplotlibrc`` files, style
+    folders and ``MPLBACKEND`` have no part in it. Call `finish` within the context.
+    """
+    matplotlib, figure_type, canvas_type = _matplotlib()
+    with matplotlib.rc_context(_settings(matplotlib.rcParamsDefault)):
+        figure = figure_type(figsize=(width * columns, height * rows), layout="constrained")
+        canvas_type(figure)
+        axes = figure.subplots(rows, columns, squeeze=False, **more)
+        yield figure, axes[0] if rows == 1 else axes
 
 
 def finish(figure: Any, name: str, caption: str, marks: list[dict[str, Any]]) -> Plot:

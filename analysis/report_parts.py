@@ -89,7 +89,9 @@ def cells_html(results: Results) -> str:
     """Every cell, those with trouble first; training cells too."""
     trained = results.training.assign(shots="", annotation="training", episodes="", miou=float("nan"))
     names = list(CELL_COLUMNS)
-    both = pd.concat([trained[names].astype(object), results.cells[names].astype(object)], ignore_index=True)
+    cells = results.cells
+    cells = cells.assign(error=cells["error"].where(cells["error"] != "", cells["undefined"]))
+    both = pd.concat([trained[names].astype(object), cells[names].astype(object)], ignore_index=True)
     both = both.assign(_order=both["status"].eq("finished")).sort_values(["_order", "key"], kind="stable")
     head = "".join(f'<th data-column="{i}" class="label">{escape(n)}</th>' for i, n in enumerate(names))
     rows = []

@@ -25,6 +25,7 @@ from analysis.tables import Number
 from diffup.errors import UserError
 
 ONE_TABLE = ("dataset", "dataset_hash", "protocol", "protocol_hash", "trained_dataset")  # never mixed in one
+UNDECIDED = None
 CHUNK = 64  # cells bootstrapped together: a class's sums then stay in cache
 
 Seeds = dict[int, tuple[str, ...]]  # training seed → keys, one per episode seed
@@ -142,7 +143,7 @@ class Study:
     def runs(self) -> dict[tuple[Subject, Task], Runs]:
         """Keys of the finished cells by place."""
         found: dict[tuple[Subject, Task], Runs] = {}
-        known = [seat for seat in self.seats if seat.key in self.counts and seat.miou == seat.miou]
+        known = [seat for seat in self.seats if seat.key in self.counts]
         for seat in sorted(known, key=lambda seat: seat.episode_seed):
             seeds = found.setdefault((seat.subject, seat.task), {}).setdefault(seat.fold, {})
             seeds[seat.train_seed] = (*seeds.get(seat.train_seed, ()), seat.key)
@@ -181,7 +182,10 @@ class Study:
         return {subject: frozenset(keys) for subject, keys in found.items()}
 
     def number(self, subject: Subject, task: Task, metric: str = "miou", folds: Sequence[int] = ()) -> Number | None:
-        """Mean over folds (by default all of the task) and training seeds; None unless all folds are finished."""
+        """Mean over folds (by default all of the task) and training seeds; None unless all folds are finished.
+
+        Its value is nan where the figure is undefined in one of them.
+        """
         folds = tuple(folds) or self.folds_by_task.get(task, ())
         place = (subject, task, metric, folds)
         if place not in self._numbers:
@@ -289,8 +293,7 @@ class Study:
                   metric: str = "miou", folds: Sequence[int] = ()) -> list[Number | None]:  # fmt: skip
         """Mark the highest number, all that can't be told from it, and the highest of the rest as the second.
 
-        Told apart: the paired difference to the highest has a p-value below 1 - `LEVEL` after Holm's correction for the
-        number of comparisons.
+        What can be told from it: `differs`. Where that can't be decided, nothing of the group is marked.
         """
         known = [i for i, number in enumerate(numbers) if number is not None and not np.isnan(number.value)]
         marked = list(numbers)
@@ -298,11 +301,14 @@ class Study:
             return marked
         known.sort(key=lambda i: numbers[i].value, reverse=True)  # type: ignore[union-attr]
         top, rest = known[0], known[1:]
-        gaps = [self.difference(places[top], places[i], metric, folds) for i in rest]
-        adjusted = holm([float("nan") if gap is None else gap.p for gap in gaps])
-        apart = [i for i, p in zip(rest, adjusted) if not p >= 1 - LEVEL]
+        apart = differs([self.difference(places[top], places[i], metric, folds) for i in rest])
+        if UNDECIDED in apart:
+            for i in known:
+                marked[i] = replace(numbers[i], undecided=True)  # type: ignore[type-var]
+            return marked
+        others = [i for i, verdict in zip(rest, apart) if verdict]
         for i in known:
-            marked[i] = replace(numbers[i], best=i not in apart, second=i in apart[:1])  # type: ignore[type-var]
+            marked[i] = replace(numbers[i], best=i not in others, second=i in others[:1])  # type: ignore[type-var]
         return marked
 
     def episodes(self, keys: tuple[str, ...]) -> EpisodeCounts:
@@ -346,13 +352,21 @@ class Study:
         # A chunk's products are small: a thread a chunk is faster than all threads on one.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
             for (_, members), found in zip(chunks, pool.map(lambda chunk: scored(*chunk), chunks)):
-                self._scores.update(zip((keys for keys, _ in members), found))
+                for (keys, _), scores in zip(members, found):
+                    self._scores[keys] = scores.without_miou() if keys in self.without_miou else scores
         self._unscored.clear()
 
     @cached_property
     def _unscored(self) -> set[tuple[str, ...]]:
         every = {keys for runs in self.runs.values() for seeds in runs.values() for keys in seeds.values()}
         return every - set(self._scores)
+
+    @cached_property
+    def without_miou(self) -> set[tuple[str, ...]]:
+        """The runs without mIoU: where no cell has one, a class of the fold may lack that their episodes don't name."""
+        lacking = {seat.key for seat in self.seats if seat.miou != seat.miou}
+        every = (keys for runs in self.runs.values() for seeds in runs.values() for keys in seeds.values())
+        return {keys for keys in every if lacking.issuperset(keys)}
 
     def _paired(self, first: tuple[str, ...], second: tuple[str, ...], fold: int) -> tuple[Scores, Scores, int]:
         self._prepare()
@@ -362,6 +376,9 @@ class Study:
         if (first, second) not in self._differences:
             aligned = align(self.episodes(first), self.episodes(second))
             scores = bootstrap(aligned, resamples=self.resamples, seed=self.seed, stream=fold)
+            classes = {*self.episodes(first).class_id.tolist(), *self.episodes(second).class_id.tolist()}
+            if {first, second} & self.without_miou or classes != set(aligned[0].class_id.tolist()):
+                scores = [one.without_miou() for one in scores]
             self._differences[first, second] = (scores[0], scores[1])
         one, two = self._differences[first, second]
         return one, two, len(np.intersect1d(self.episodes(first).episode, self.episodes(second).episode))
@@ -383,14 +400,31 @@ def studies(results: Results, *, resamples: int = RESAMPLES, seed: int = 0) -> l
     return found
 
 
+def differs(gaps: Sequence[Number | None]) -> list[bool | None]:
+    """Which of several paired differences exclude 0 together: p-value below 1 - `LEVEL` after Holm's correction.
+
+    Args:
+        gaps: what is compared in one table or group. None, a pair that can't be compared, differs and doesn't count.
+
+    Returns:
+        one verdict each; `UNDECIDED` where no p-value that the images and resamples allow would be small enough.
+    """
+    adjusted = holm([float("nan") if gap is None else gap.p for gap in gaps])
+    verdicts: list[bool | None] = []
+    for gap, p in zip(gaps, adjusted):
+        known = gap is None or not p >= 1 - LEVEL or gap.p > gap.least_p
+        verdicts.append(not p >= 1 - LEVEL if known else UNDECIDED)
+    return verdicts
+
+
 def to_number(by_seed: Sequence[Estimate], keys: Sequence[str], episodes: int, *, difference: bool) -> Number:
     """The mean over training seeds of estimates, one a seed, with its interval and the seeds' spread."""
     mean = average(by_seed)
     low, high = mean.interval()
     values = [estimate.value for estimate in by_seed]
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    std = float(np.std(values, ddof=1)) if len(values) > 1 and mean.value == mean.value else None
     p = mean.p_value() if difference else float("nan")
     return Number(
         value=mean.value, low=low, high=high, std=std, seeds=len(values), episodes=episodes, keys=tuple(keys),
-        difference=difference, p=p,
+        difference=difference, p=p, least_p=mean.least_p if difference else 0.0,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from analysis.command import command, load, texts_of, warn, write_texts
 from analysis.places import Subject, Task
 from analysis.scores import Study, studies, to_number
 from analysis.stats import RESAMPLES, Estimate
-from analysis.tables import Column, Entry, Row, Table
+from analysis.tables import Column, Entry, Row, Table, defined
 from diffup.errors import UserError, command_line
 
 REFERENCE = "paired"
@@ -37,7 +37,7 @@ def _of_seed(study: Study, seed: int) -> Study:
 def _best(seeds: Sequence[Study], subject: Subject, task: Task) -> Entry:
     """The figure of the best of several episode seeds; none if there is one alone or one is missing."""
     found = [study.number(subject, task) for study in seeds] if len(seeds) > 1 else []
-    numbers = [number for number in found if number is not None]
+    numbers = [number for one in found if (number := defined(one)) is not None]
     return max(numbers, key=lambda number: number.value) if found and len(numbers) == len(found) else None
 
 
@@ -47,7 +47,9 @@ def _difference(ours: Study, theirs: Study, subject: Subject, task: Task) -> Ent
         return None
     numbers = [study.number(subject, task) for study in (ours, theirs)]
     # Drawn apart from each other: the streams of the two differ by `Study.seed`.
-    apart = [Estimate(a.value - b.value, a.draws - b.draws, "unpaired") for a, b in zip(one, two)]
+    apart = [
+        Estimate(a.value - b.value, a.draws - b.draws, "unpaired", min(a.freedom, b.freedom)) for a, b in zip(one, two)
+    ]
     keys = [key for number in numbers if number is not None for key in number.keys]
     episodes = numbers[0].episodes if numbers[0] is not None else 0
     return to_number(apart, keys, episodes, difference=True)

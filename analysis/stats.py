@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr
 
 from diffup.errors import UserError
 
 RESAMPLES = 2000
 LEVEL = 0.95
+COUNTED = 10  # draws beyond 0 whose share is a p-value; with fewer, the tail is estimated
 INTER_FG, UNION_FG, INTER_BG, UNION_BG = range(4)
 
 Floats = NDArray[np.float64]
@@ -83,11 +85,13 @@ class Estimate:
         value: the figure itself, from all episodes; nan where it is undefined.
         draws: [B] the same figure in each resample.
         sample: what was resampled; only estimates of one sample can be subtracted.
+        freedom: degrees of freedom of their spread: query images beyond the first of each class, folds together.
     """
 
     value: float
     draws: Floats
     sample: str
+    freedom: float = float("inf")
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
         """Percentile interval, both ends nan where the figure is undefined."""
@@ -97,14 +101,31 @@ class Estimate:
         return _quantile(ordered, (1 - level) / 2), _quantile(ordered, (1 + level) / 2)
 
     def p_value(self) -> float:
-        """Two-sided bootstrap p-value of the figure being 0; nan where it is undefined.
+        """Two-sided p-value of the figure being 0, at least `least_p`; nan where the figure is undefined.
 
-        Twice the smaller share of resamples on one side of 0, with one added to either count, so that it is never 0.
+        Twice the share of draws on the far side of 0, one added to either count (Davison and Hinkley, 1997, ch. 4). A
+        share can't be below 2 / (B + 1), however large the figure; so with fewer than `COUNTED` draws there it is the
+        tail of Student's t, of the figure over the standard deviation of its draws (Efron and Tibshirani, 1993, ch. 12:
+        sums over many images are close to normal). That share and tail meet where few draws are left is the idea of
+        Knijnenburg et al., 2009 (Bioinformatics 25, i161).
         """
         if np.isnan(self.value) or np.isnan(self.draws).any():
             return float("nan")
-        fewer = min(int((self.draws <= 0).sum()), int((self.draws >= 0).sum()))
-        return min(1.0, 2.0 * (fewer + 1) / (len(self.draws) + 1))
+        beyond = min(int((self.draws <= 0).sum()), int((self.draws >= 0).sum()))
+        p = 2.0 * (beyond + 1) / (len(self.draws) + 1)
+        if beyond < COUNTED and self.value and self._freedom:
+            spread = float(self.draws.std(ddof=1))
+            p = 2.0 * float(stdtr(self._freedom, -abs(self.value) / spread)) if spread else 0.0
+        return min(1.0, max(p, self.least_p))
+
+    @property
+    def least_p(self) -> float:
+        """The smallest p-value that so few images or draws allow: 2^-freedom, that of a sign-flip test of as many."""
+        return max(float(2.0**-self._freedom), float(np.finfo(np.float64).tiny))
+
+    @property
+    def _freedom(self) -> float:
+        return min(self.freedom, len(self.draws) - 1)
 
     def minus(self, other: Estimate) -> Estimate:
         """The paired difference.
@@ -116,7 +137,8 @@ class Estimate:
             raise ValueError(
                 "a paired difference needs two estimates over the same resampled episodes; align them first"
             )
-        return Estimate(self.value - other.value, self.draws - other.draws, self.sample)
+        freedom = min(self.freedom, other.freedom)
+        return Estimate(self.value - other.value, self.draws - other.draws, self.sample, freedom)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +147,10 @@ class Scores:
 
     miou: Estimate
     fb_iou: Estimate
+
+    def without_miou(self) -> Scores:
+        """The same with an undefined mIoU, where the episodes lack a class of the fold: it is no mean over fewer."""
+        return replace(self, miou=replace(self.miou, value=float("nan"), draws=np.full_like(self.miou.draws, np.nan)))
 
 
 def average(estimates: Sequence[Estimate]) -> Estimate:
@@ -138,12 +164,13 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
     if len(estimates) == 1:
         return estimates[0]
     samples = [estimate.sample for estimate in estimates]
-    sample = samples[0] if len(set(samples)) == 1 else "+".join(samples)
+    freedom = {estimate.sample: estimate.freedom for estimate in estimates}
+    sample = samples[0] if len(freedom) == 1 else "+".join(samples)
     value = sum(estimate.value for estimate in estimates) / len(estimates)
     total = estimates[0].draws.copy()
     for estimate in estimates[1:]:
         total += estimate.draws
-    return Estimate(value, total / len(estimates), sample)
+    return Estimate(value, total / len(estimates), sample, sum(freedom.values()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -213,7 +240,7 @@ def bootstrap(
     classes = np.unique(first.class_id)
     shape = (len(cells), resamples)
     miou_draws, pooled_draws, totals = np.zeros(shape), np.zeros((4, *shape)), np.empty((4, *shape))
-    miou_values = np.zeros(len(cells))
+    miou_values, freedom = np.zeros(len(cells)), 0
     for class_id in classes:
         of_class = np.flatnonzero(first.class_id == class_id)
         units = first.query[of_class] if clustered else first.episode[of_class]
@@ -225,13 +252,14 @@ def bootstrap(
         miou_draws += percent(totals[INTER_FG], totals[UNION_FG]) / len(classes)
         pooled_draws += totals
         whole = sums.sum(axis=1)
+        freedom += sums.shape[1] - 1
         miou_values += percent(whole[INTER_FG], whole[UNION_FG]) / len(classes)
     identity = f"{sample}:{seed}:{stream}:{clustered}"
     fb_values, fb_draws = _fb(counts.sum(axis=1)), _fb(pooled_draws)
     return [
         Scores(
-            Estimate(float(miou_values[s]), miou_draws[s], identity),
-            Estimate(float(fb_values[s]), fb_draws[s], identity),
+            Estimate(float(miou_values[s]), miou_draws[s], identity, freedom),
+            Estimate(float(fb_values[s]), fb_draws[s], identity, freedom),
         )
         for s in range(len(cells))
     ]

@@ -28,9 +28,11 @@ class Number:
         episodes: number of episodes, all folds together.
         keys: cells that it comes from.
         difference: it is a difference: signed, with a star where its interval excludes 0.
-        p: of a difference, two-sided by bootstrap; nan for other figures.
+        p: of a difference, two-sided (`analysis.stats.Estimate.p_value`); nan for other figures.
+        least_p: the smallest that `p` could be with so few images.
         best: among the best of its group.
         second: the highest of its group that is not among the best.
+        undecided: nothing of its group is marked, since too few images allow no p-value that would decide it.
         decimals: that are shown.
     """
 
@@ -43,8 +45,10 @@ class Number:
     keys: tuple[str, ...] = ()
     difference: bool = False
     p: float = float("nan")
+    least_p: float = 0.0
     best: bool = False
     second: bool = False
+    undecided: bool = False
     decimals: int = 1
 
     @property
@@ -54,6 +58,11 @@ class Number:
 
 
 Entry = Number | str | None
+
+
+def defined(number: Number | None) -> Number | None:
+    """The number, None where its figure is undefined."""
+    return None if number is None or number.value != number.value else number
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import tempfile
 import uuid
@@ -86,8 +87,16 @@ def _sync_folder(path: Path) -> None:
 
 
 def to_json(document: dict[str, Any]) -> bytes:
-    """A document as JSON with sorted keys."""
-    return (json.dumps(document, indent=1, sort_keys=True, allow_nan=True) + "\n").encode()
+    """A document as JSON with sorted keys; what is not finite, for which JSON has no number, is null."""
+    return (json.dumps(_finite(document), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def file_facts(path: Path) -> dict[str, Any]:

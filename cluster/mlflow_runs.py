@@ -11,7 +11,6 @@ store, and a result store completes, replaces and deletes its own runs alone.
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.mlflow_client import REFUSALS
 from cluster.store import CELL, EPISODES, RESULT, Record, Store
+from diffup.metrics import labels
 from experiments.cell import AnyCell, cell_to_dict
 from experiments.grids import describe
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PARENT, OWNER, RESULTS, LAUNCH = "mlflow.parentRunId", "store", "results", "launch.json"
 TAGS = ("kind", "dataset", "protocol", "fold", "shots", "annotation", "backbone", "trained_on", "variant", "train_seed")
 MADE_BY = ("git_commit", "code_hash", "host", "device")
+UNDEFINED, NOTHING = "undefined", "nothing to find and nothing found"
 TEXT_LENGTH = 500
 PARAMS_A_BATCH = 100  # MLflow's limit
 PAGE = 1000
@@ -77,11 +78,24 @@ def _flat(document: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def per_class(episodes: pd.DataFrame) -> pd.DataFrame:
-    """IoU in percent and number of episodes by class, from an episode table."""
-    sums = episodes.groupby("class_name", sort=True)[["inter_fg", "union_fg"]].sum()
-    table = (100 * sums["inter_fg"] / sums["union_fg"].clip(lower=1)).rename("iou").to_frame()
-    table["episodes"] = episodes.groupby("class_name", sort=True).size()
-    return table.reset_index()
+    """IoU in percent and number of episodes of each class, from an episode table.
+
+    Several classes of one name are told apart by their number. A class without anything to find or found has no IoU: a
+    column `undefined` says so where there is one.
+    """
+    by = "class_id" if "class_id" in episodes else "class_name"
+    groups = episodes.groupby(by, sort=True)
+    table = groups[["inter_fg", "union_fg"]].sum()
+    names = groups["class_name"].first().astype(str)
+    ids: list[Any] = names.index.tolist()
+    table["class_name"] = list(labels(dict(zip(ids, names))).values())
+    table["iou"] = (100 * table["inter_fg"] / table["union_fg"]).where(table["union_fg"] > 0)
+    table["episodes"] = groups.size()
+    columns = ["class_name", "iou", "episodes"]
+    if table["iou"].isna().any():
+        table["undefined"] = [NOTHING if union == 0 else "" for union in table["union_fg"]]
+        columns.append("undefined")
+    return table.sort_values("class_name", kind="stable")[columns].reset_index(drop=True)
 
 
 def belongs(run: Run, record: Record) -> bool:
@@ -217,8 +231,9 @@ def _complete(client: MlflowClient, run_id: str, store: Store, cell: AnyCell, re
     from mlflow.entities import Metric
 
     stamp = milliseconds(record.result["finished"])
-    finite = {name: float(value) for name, value in record.metrics.items() if math.isfinite(value)}
-    log_params(client, run_id, cell, [Metric(name, value, stamp, 0) for name, value in finite.items()])
+    log_params(client, run_id, cell, [Metric(name, float(v), stamp, 0) for name, v in record.metrics.items()])
+    for name, reason in record.undefined.items():
+        client.set_tag(run_id, f"{UNDEFINED}.{name}", reason[:TEXT_LENGTH])
     with tempfile.TemporaryDirectory(prefix="diffup-run-") as made:
         folder = Path(made)
         _artifacts(store.folder(record.key), folder)
@@ -260,6 +275,7 @@ def _artifacts(cell: Path, folder: Path) -> None:
         import pyarrow.parquet
 
         wanted = ["class_name", "inter_fg", "union_fg"]
-        if set(wanted) <= set(pyarrow.parquet.read_schema(cell / EPISODES).names):
-            episodes = pd.read_parquet(cell / EPISODES, columns=wanted)
+        there = set(pyarrow.parquet.read_schema(cell / EPISODES).names)
+        if set(wanted) <= there:
+            episodes = pd.read_parquet(cell / EPISODES, columns=[*wanted, *({"class_id"} & there)])
             per_class(episodes).to_csv(folder / "per_class.csv", index=False, float_format="%.4f")

@@ -34,6 +34,7 @@ from cluster.store import TUNE, WORK, Store, cell_document
 from cluster.tracking import Tracking, close_tracking, open_tracking, resolve_uri
 from cluster.trial import context_options, run_in_turn
 from cluster.tuning import Job, options_of, resources
+from diffup.errors import UserError
 from diffup.train import Paused, paused_at
 from experiments.cell import AnyCell, Cell, TrainingCell, cell_from_dict, cell_to_dict
 
@@ -155,6 +156,8 @@ def validate(task: dict[str, Any]) -> dict[str, float]:
         assert isinstance(cell, Cell)
         outcome = work.execute(cell, work.WorkContext(**options))
         check_seen(list(outcome.episodes["class_name"]), task["classes"], task["cell"]["key"])
+        if why := getattr(outcome, "undefined", {}).get("miou"):
+            raise UserError(f"validation cell {cell.key()}: mIoU is undefined, {why}")
         scores[f"{cell.input.input_size} px {cell.shots}-shot {cell.annotation}"] = float(outcome.metrics["miou"])
     return scores
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ CELL, EPISODES, RESULT, ERROR, LOGGED = "cell.json", "episodes.parquet", "result
 IDENTITY = "store.json"
 CHECKPOINT_FILES = ("checkpoint/model.safetensors", "checkpoint/config.json")
 WORK = "cluster.work"  # the module that trials run
+NO_REASON = "it came out as no finite number"
 LAUNCHES, WEIGHTS, LEASES, TUNE, PARTS = "launches", "weights", ".leases", ".tune", "parts"
 
 
@@ -61,9 +63,15 @@ class Record:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics of a finished cell, else empty."""
-        metrics: dict[str, float] = self.result.get("metrics", {})
-        return metrics
+        """Metrics of a finished cell, else empty; undefined ones are not among them."""
+        metrics: dict[str, float | None] = self.result.get("metrics", {})
+        return {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """Why metrics that a finished cell should have are undefined, by name."""
+        named = {name: NO_REASON for name in self.result.get("metrics", {}) if name not in self.metrics}  # NaN, before
+        return {**named, **self.result.get("undefined", {})}
 
 
 @dataclass(frozen=True)
@@ -235,10 +243,13 @@ class Store:
         metrics: dict[str, float],
         provenance: dict[str, Any],
         started: str,
+        undefined: Mapping[str, str] | None = None,
         episodes: pd.DataFrame | None = None,
         panels: dict[str, Image.Image] | None = None,
     ) -> bool:
         """Write all of a finished cell, ``result.json`` last and once.
+
+        Metrics that are not finite are left out of ``metrics`` and named in ``undefined``, with the reason given here.
 
         Returns:
             False if another writer had finished the cell before; then its files stay.
@@ -259,11 +270,14 @@ class Store:
             (folder / "panels").mkdir(exist_ok=True)
             image.save(folder / "panels" / f"{name}.jpg", quality=85)
         files = {name: file_facts(folder / name) for name in names if (folder / name).is_file()}
+        known = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        reasons = {name: (undefined or {}).get(name, NO_REASON) for name in metrics if name not in known}
         document = {
             "schema": SCHEMA,
             "key": key,
             "status": "finished",
-            "metrics": metrics,
+            "metrics": known,
+            **({"undefined": reasons} if reasons else {}),
             "provenance": provenance,
             "files": files,
             "started": started,

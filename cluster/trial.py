@@ -193,6 +193,7 @@ def _run(piece: Piece, task: dict[str, Any], store: Store, lease: Lease) -> dict
             metrics={name: float(value) for name, value in outcome.metrics.items()},
             provenance=made_by,
             started=started,
+            undefined=getattr(outcome, "undefined", None),
             episodes=outcome.episodes,
             panels=outcome.panels,
         )
@@ -218,8 +219,10 @@ def passes(error: Exception) -> bool:
 def _finished(key: str, record: Record, store: Store, cell: AnyCell, tracking: Tracking | None) -> dict[str, Any]:
     if tracking is not None:
         log_cell(tracking, store, cell, record)
-    metrics = record.metrics
-    headline = f"mIoU {metrics['miou']:.1f}" if "miou" in metrics else f"loss {metrics.get('loss', float('nan')):.4f}"
+    metrics, evaluated = record.metrics, isinstance(cell, Cell)
+    known = metrics.get("miou" if evaluated else "loss")
+    figure = "undefined" if known is None else f"{known:.1f}" if evaluated else f"{known:.4f}"
+    headline = f"{'mIoU' if evaluated else 'loss'} {figure}"
     episodes = cell.episodes if isinstance(cell, Cell) else 0
     return {"key": key, "status": FINISHED, "headline": headline, "episodes": episodes}
 

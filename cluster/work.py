@@ -37,7 +37,7 @@ from diffup.encode import FeatureCache
 from diffup.episodes import Episode, held_out_classes
 from diffup.errors import UserError
 from diffup.evaluate import Evaluation, evaluate, predict
-from diffup.metrics import fb_iou, miou
+from diffup.metrics import fb_iou, miou, undefined
 from diffup.pairs import PairPriors
 from diffup.panels import panel, shown_episodes
 from diffup.parallel import Team
@@ -58,6 +58,7 @@ class Outcome:
     episodes: pd.DataFrame | None
     provenance: dict[str, Any]
     panels: dict[str, Image.Image] = field(default_factory=dict)
+    undefined: dict[str, str] = field(default_factory=dict)  # why metrics are nan
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,11 @@ def _concluded(cell: Cell, context: WorkContext, setting: _Setting, parts: list[
         "episodes_per_s": len(table) / seconds,
         "seconds": seconds,
     }
+    names = {c: setting.cues.dataset.classes[c] for c in setting.what.class_indices}
+    reasons = undefined(table["class_id"], table[["inter_fg", "union_fg", "inter_bg", "union_bg"]], names)
     counts = {name: sum(part.provenance[name] for part in parts) for name in setting.made()}
     facts = {**setting.provenance, **counts, "cost": _cost(cell, setting)}
-    return _measured(Outcome(metrics, table, facts, panels), context)
+    return _measured(Outcome(metrics, table, facts, panels, reasons), context)
 
 
 def _panels(context: WorkContext, setting: _Setting, episodes: list[Episode]) -> dict[str, Image.Image]:

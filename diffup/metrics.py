@@ -14,13 +14,15 @@ same goes for FB-IoU where foreground or background never occur. Numpy only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 IGNORE = 255
+NAMED = 10  # classes in a message
 
 # Histograms of pixels that `diffup.evaluate` writes and `analysis.calibration` reads.
 PROB_BINS = 50  # equal widths over probabilities, 0 to 1
@@ -103,6 +105,42 @@ def fb_iou(inter_fg: ArrayLike, union_fg: ArrayLike, inter_bg: ArrayLike, union_
     """
     inter_f, union_f, inter_b, union_b = _columns(inter_fg, union_fg, inter_bg, union_bg)
     return (_percent(inter_f.sum(), union_f.sum()) + _percent(inter_b.sum(), union_b.sum())) / 2
+
+
+def undefined(class_ids: ArrayLike, counts_N4: ArrayLike, classes: Mapping[int, str]) -> dict[str, str]:
+    """Why ``miou`` or ``fb_iou`` of these episodes is undefined, by name; empty where both are defined.
+
+    Args:
+        class_ids: class of each episode, [N].
+        counts_N4: `counts` of each episode.
+        classes: the classes to report with their names.
+
+    Raises:
+        ValueError: as in `per_class_iou`.
+    """
+    inter_fg, union_fg, inter_bg, union_bg = np.asarray(counts_N4, dtype=np.int64).reshape(-1, 4).T
+    ids = set(np.asarray(class_ids, dtype=np.int64).reshape(-1).tolist())
+    lacking = [c for c, iou in per_class_iou(class_ids, inter_fg, union_fg, list(classes)).items() if iou != iou]
+    names, why, found = labels(classes), [], {}
+    for lacks, text in (
+        ([c for c in lacking if c not in ids], "no episode of {}: use more episodes"),
+        ([c for c in lacking if c in ids], "nothing to find and nothing found in any episode of {}"),
+    ):
+        if lacks:
+            more = f" and {len(lacks) - NAMED} more" if len(lacks) > NAMED else ""
+            listed = f"{', '.join(names[c] for c in lacks[:NAMED])}{more} ({len(lacks)} of {len(classes)} classes)"
+            why.append(text.format(listed))
+    if why or not classes:
+        found["miou"] = "; ".join(why) or "no class to report"
+    if np.isnan(fb_iou(inter_fg, union_fg, inter_bg, union_bg)):
+        found["fb_iou"] = "foreground or background occur in no episode, neither in truth nor in prediction"
+    return found
+
+
+def labels(names: Mapping[int, str]) -> dict[int, str]:
+    """Names that tell classes apart: those of several classes get their number, e.g. ``wren (class 3)``."""
+    often = Counter(names.values())
+    return {c: f"{name} (class {c})" if often[name] > 1 else name for c, name in names.items()}
 
 
 def episode_ious(inter_fg: ArrayLike, union_fg: ArrayLike) -> NDArray[np.float64]:

@@ -7,14 +7,17 @@ from pathlib import Path
 
 
 def print_tables(results: Path, keys: list[str]) -> None:
-    """Write tables, figures and the report of the cells `keys` below `results`; print the main table and the claims."""
+    """Write tables, figures and the report of all cells in `results`; print main table and claims of the cells `keys`.
+
+    All cells: those of another grid in the same folder stay in its tables.
+    """
     from analysis.paper import main_markdown, write_all
 
     out = results / "tables"
-    written = write_all(results, out, keys=keys)
+    written = write_all(results, out)
     print(f"\n{main_markdown(results, keys=keys).rstrip()}\n")
     names = sorted(path.name for path in written if path.suffix == ".md")
-    print(f"tables   {out}  ({', '.join(names)}; also .tex, .html and .csv)")
+    print(f"tables   {out}  ({', '.join(names)}; also .tex, .html and .csv), of all cells in the folder")
     print(f"report   {out / 'report.html'}")
     print(f"results  {results}")
     database = results / "mlflow.db"

@@ -95,3 +95,30 @@ def test_uris_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert resolve_uri("sqlite:///here.db", Path("/results")) == f"sqlite:///{tmp_path}/here.db"
     assert resolve_uri("sqlite:////there.db", Path("/results")) == "sqlite:////there.db"
     assert resolve_uri("https://mlflow.example", Path("/results")) == "https://mlflow.example"
+
+
+def test_undefined_is_absent_in_mlflow_and_equal_names_are_kept_apart(tmp_path: Path) -> None:
+    """No metric and no IoU of 0, but a tag and a column with the reason."""
+    store = Store(tmp_path / "results")
+    episodes = pd.DataFrame(
+        {"class_id": [3, 1, 3, 2], "class_name": ["wren", "wren", "wren", "heron"], "inter_fg": [1, 4, 3, 0],
+         "union_fg": [4, 4, 4, 0]}
+    )  # fmt: skip
+    metrics, reason = {"miou": float("nan"), "fb_iou": 40.0}, "nothing to find and nothing found in heron"
+    store.write_result(
+        CELL, metrics=metrics, provenance={}, started=now(), episodes=episodes, undefined={"miou": reason}
+    )
+    uri = resolve_uri("", store.root)
+    tracking = open_tracking(uri, "fake", "fake-1", store, {})
+    assert tracking is not None and log_cell(tracking, store, CELL)
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([tracking.experiment_id], f"tags.key = '{CELL.key()}'")
+    assert run.data.metrics == {"fb_iou": 40.0}
+    assert run.data.tags["undefined.miou"] == reason
+    table = Path(client.download_artifacts(run.info.run_id, "per_class.csv")).read_text().splitlines()
+    assert table == [
+        "class_name,iou,episodes,undefined",
+        "heron,,1,nothing to find and nothing found",
+        "wren (class 1),100.0000,1,",
+        "wren (class 3),50.0000,2,",
+    ]

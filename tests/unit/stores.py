@@ -122,8 +122,9 @@ def write_cell(
     *,
     finished: str = "2025-01-01T00:00:00+00:00",
     episodes_of: Callable[[Cell], pd.DataFrame] = episodes,
+    undefined: dict[str, str] | None = None,
 ) -> Path:
-    """Write one finished cell and return its folder."""
+    """Write one finished cell and return its folder; figures in `undefined` are absent with their reason."""
     folder = root / asked.key()
     folder.mkdir(parents=True)
     (folder / "cell.json").write_text(json.dumps({**cell_to_dict(asked), "key": asked.key(), "cell_version": 1}))
@@ -135,12 +136,14 @@ def write_cell(
         "fb_iou": fb_iou(table["inter_fg"], table["union_fg"], table["inter_bg"], table["union_bg"]),
         "seconds": 1.0,
     }
+    undefined = {name: reason for name, reason in (undefined or {}).items() if figures.pop(name)}
     content = (folder / "episodes.parquet").read_bytes()
     result = {
         "schema": 1,
         "key": asked.key(),
         "status": "finished",
         "metrics": figures,
+        **({"undefined": undefined} if undefined else {}),
         "provenance": {"git_commit": "0123456789abcdef", "code_hash": "feedfacecafe", "manifest_hash": "m0"},
         "files": {"episodes.parquet": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}},
         "started": finished,

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.frame import COLUMNS, load_results, read_episodes, where
-from experiments.cell import cell_to_dict
+from analysis.frame import COLUMNS, class_names, load_results, read_episodes, where
+from experiments.cell import Cell, cell_to_dict
 from tests.unit.stores import BETTER, cell, episodes, grid, write_cell, write_store
 
 
@@ -182,3 +182,26 @@ def test_no_such_directory(tmp_path: Path) -> None:
     """The message names it."""
     with pytest.raises(ValueError, match="no results directory"):
         load_results(tmp_path / "nowhere")
+
+
+def test_a_figure_is_absent_with_its_reason(tmp_path: Path) -> None:
+    """The other one is there; without a reason a figure that is not there is damage."""
+    folder = write_cell(tmp_path, cell(episodes=8), undefined={"miou": "no episode of heron"})
+    results = load_results(tmp_path)
+    row = results.cells.iloc[0]
+    assert np.isnan(row["miou"]) and row["fb_iou"] > 0
+    assert (row["status"], row["undefined"]) == ("finished", "mIoU: no episode of heron")
+    assert results.warnings == (f"{folder}: mIoU is undefined, no episode of heron",)
+    edit(folder, lambda document: document.pop("undefined"))
+    assert load_results(tmp_path).cells.iloc[0]["status"] == "damaged"
+
+
+def test_classes_of_one_name_are_two(tmp_path: Path) -> None:
+    def same(asked: Cell) -> pd.DataFrame:
+        table = episodes(asked)
+        return table.assign(class_name=table["class_name"].replace({"class 1": "wren", "class 3": "wren"}))
+
+    write_cell(tmp_path, cell(episodes=8), episodes_of=same)
+    results = load_results(tmp_path)
+    names = class_names(results, results.counts)
+    assert names == {0: "class 0", 1: "wren (class 1)", 2: "class 2", 3: "wren (class 3)"}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from diffup.metrics import counts, fb_iou, miou, per_class_iou
+from diffup.metrics import counts, fb_iou, labels, miou, per_class_iou, undefined
 
 Pixels = list[tuple[bool, int]]
 pixels = st.lists(st.tuples(st.booleans(), st.sampled_from([0, 1, 255])), min_size=1, max_size=60)
@@ -212,3 +212,33 @@ def test_edge_cases(prediction: str, truth: str, iou: float) -> None:
     np.testing.assert_equal(miou([4], [inter], [union], [4]), iou)
     background = math.nan if not union_bg else 100 * inter_bg / union_bg
     np.testing.assert_equal(fb_iou([inter], [union], [inter_bg], [union_bg]), (iou + background) / 2)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), *[st.integers(0, 2)] * 4), max_size=12))
+def test_what_is_undefined_has_a_reason_and_nothing_else_has(rows: list[tuple[int, ...]]) -> None:
+    """As nan says, whatever the episodes: classes never sampled, nothing to find or found, no background."""
+    table = np.array(rows, dtype=np.int64).reshape(-1, 5)
+    classes = {0: "wren", 1: "heron", 2: "wren"}
+    found = undefined(table[:, 0], table[:, 1:], classes)
+    mean = miou(table[:, 0], table[:, 1], table[:, 2], list(classes))
+    assert ("miou" in found) == math.isnan(mean)
+    assert ("fb_iou" in found) == math.isnan(fb_iou(*table[:, 1:].T))
+    for c, name in ((0, "wren (class 0)"), (1, "heron"), (2, "wren (class 2)")):
+        lacks = math.isnan(per_class_iou(table[:, 0], table[:, 1], table[:, 2], list(classes))[c])
+        assert (name in found.get("miou", "")) == lacks
+
+
+def test_reasons_name_ten_classes_at_most_and_count_them() -> None:
+    found = undefined([0], [[1, 2, 3, 4]], {c: f"c{c:02d}" for c in range(20)})
+    assert found["miou"].startswith("no episode of c01, c02,") and "c10 and 9 more (19 of 20 classes)" in found["miou"]
+    assert undefined([], np.zeros((0, 4)), {}) == {
+        "miou": "no class to report",
+        "fb_iou": undefined([], [], {})["fb_iou"],
+    }
+
+
+@given(st.dictionaries(st.integers(0, 9), st.sampled_from(["wren", "heron"])))
+def test_labels_tell_classes_apart(names: dict[int, str]) -> None:
+    made = labels(names)
+    assert set(made) == set(names) and len(set(made.values())) == len(names)
+    assert all(made[c] == name for c, name in names.items() if list(names.values()).count(name) == 1)

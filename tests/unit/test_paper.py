@@ -11,14 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analysis.claims import claims_table
 from analysis.frame import load_results, where
+from analysis.html import to_html
+from analysis.latex import to_latex
 from analysis.paper import all_tables, main, main_markdown, write_all
 from analysis.places import Subject, Task
 from analysis.questions import main_table, upgrade_table
-from analysis.scores import Study, studies
-from analysis.tables import Number, Table
+from analysis.scores import Study, differs, studies
+from analysis.stats import holm
+from analysis.tables import Number, Table, figure, to_markdown
 from diffup.config import InputConfig, SampleConfig
 from experiments.cell import Cell
 from tests.unit.stores import BETTER, CLIP, HOME, cell, grid, write_cell, write_store
@@ -107,6 +112,54 @@ def test_bold_is_what_cannot_be_told_from_the_best(tmp_path: Path) -> None:
     assert table is not None
     best = {row.labels[1]: row.entries[0].best for row in table.rows if isinstance(row.entries[0], Number)}
     assert best == {"DiffUp": True, "prior mean": False, "twin": True}
+
+
+@pytest.mark.parametrize(("resamples", "methods"), [(100, 4), (2000, 52)])
+def test_one_clear_winner_is_bold_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resamples: int, methods: int
+) -> None:
+    """However many it is compared with, and however few the resamples are."""
+    names = [f"method {i}" for i in range(methods)]
+    monkeypatch.setattr("tests.unit.stores.quality", lambda asked: 0.8 if asked.variant == names[0] else 0.3)
+    write_store(tmp_path, [cell(variant=name, checkpoint=name) for name in names])
+    (study,) = studies(load_results(tmp_path), resamples=resamples)
+    table = main_table(study)
+    assert table is not None
+    best = [row.labels[1] for row in table.rows if isinstance(row.entries[0], Number) and row.entries[0].best]
+    assert best == [names[0]]
+
+
+def test_what_cannot_be_decided_is_not_marked_and_says_so(tmp_path: Path) -> None:
+    """One query image a class: the difference is 10 points, and nobody knows whether another image would agree."""
+    write_store(tmp_path, [cell(episodes=4), cell(method="prior_mean", episodes=4)])
+    tables = tables_of(tmp_path)
+    figures = [row.entries[0] for row in tables["main"].rows]
+    assert all(isinstance(one, Number) and one.value > 0 and not one.best and not one.second for one in figures)
+    assert any(note.startswith("Groups without bold: no p-value") for note in tables["main"].notes)
+    assert [row.entries[3] for row in tables["claims"].rows] == ["undecided"]
+    assert any(note.startswith("Undecided: no p-value") for note in tables["claims"].notes)
+    write_store(tmp_path / "more", [cell(), cell(method="prior_mean")])
+    more = tables_of(tmp_path / "more")
+    assert not [note for table in more.values() for note in table.notes if note.startswith(("Groups", "Undecided"))]
+
+
+@given(st.lists(st.floats(1e-9, 1), min_size=1, max_size=8))
+def test_claims_and_bold_marks_share_one_correction(p_values: list[float]) -> None:
+    """What is above the level after Holm's correction differs neither for a claim nor for a mark."""
+    gaps = [Number(value=5.0, low=1.0, high=9.0, difference=True, p=p) for p in p_values]
+    assert differs(gaps) == [p < 0.05 for p in holm(p_values)]
+    assert differs([*gaps, None])[: len(gaps)] == differs(gaps)
+
+
+def test_claims_are_corrected_for_their_number(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four claims, each with p = 0.02 alone: none holds; one alone does."""
+    study = study_of(store)
+    gap = Number(value=5.0, low=1.0, high=9.0, difference=True, p=0.02)
+    monkeypatch.setattr(Study, "difference", lambda *_, **__: gap)
+    table = claims_table(study)
+    assert table is not None and [row.entries[3] for row in table.rows] == ["no"] * 4
+    asked = claims_table(replace(study, cells=study.cells[study.cells["backbone"] == HOME].reset_index(drop=True)))
+    assert asked is not None and [row.entries[3] for row in asked.rows] == ["yes"]
 
 
 def test_upgrade_is_paired_with_the_training_backbone(store: Path) -> None:
@@ -363,3 +416,64 @@ def test_subjects_are_told_apart_by_weights(tmp_path: Path) -> None:
     labels = [row.labels[0] for row in tables_of(tmp_path)["main"].rows]
     assert labels == [f"{HOME} [sha256:000000000000]", f"{HOME} [sha256:111111111111]"]
     assert len({Subject("a", "b", "c", "d", "e"), Subject("a", "x", "c", "d", "e")}) == 2
+
+
+def few(root: Path, *, reason: str = "no episode of class 3 (1 of 4 classes): use more episodes") -> Path:
+    """Three methods on two folds of four classes; on fold 1, three episodes, so that one class has none."""
+    for fold, count in ((0, 120), (1, 3)):
+        for method in ("diffup", "prior_mean", "prototype"):
+            undefined = {"miou": reason} if fold else None
+            write_cell(root, cell(fold=fold, method=method, episodes=count), undefined=undefined)
+    return root
+
+
+def test_an_undefined_mean_hides_nothing_else(tmp_path: Path) -> None:
+    """mIoU is a dash where a class has no episode, FB-IoU is there, and the foot says why."""
+    root = few(tmp_path)
+    tables = tables_of(root)
+    main = tables["main"]
+    here = (HOME, "DiffUp")
+    assert number(main, here, ("1-shot", "fold 0")).value > 0
+    for header in ("fold 1", "mean"):
+        missing = entry(main, here, ("1-shot", header))
+        assert isinstance(missing, Number) and np.isnan(missing.value) and figure(missing) == "–"
+    stored = where(load_results(root).cells, variant="diffup")
+    assert number(main, here, ("1-shot", "FB-IoU")).value == pytest.approx(stored["fb_iou"].mean())
+    assert not any("no cell of this table has finished" in note for note in main.notes)
+    assert (
+        "Undefined figures are shown as –. mIoU: no episode of class 3 (1 of 4 classes): use more episodes (3 cells)."
+        in main.notes
+    )
+    assert {row.entries[3] for row in tables["claims"].rows} == {"undefined"}
+    assert "±" not in to_markdown(main) and "nan" not in to_markdown(main) + to_latex(main) + to_html(main)
+
+
+def test_undefined_figures_stop_nothing(tmp_path: Path) -> None:
+    """Tables, figures and the report are written, and no figure draws what is undefined."""
+    root = few(tmp_path / "store")
+    write_cell(root, cell(fold=1, backbone=BETTER, episodes=3), undefined={"miou": "no episode"})
+    write_cell(root, cell(fold=0, backbone=BETTER))
+    write_all(root, tmp_path / "out", resamples=50)
+    drawn = "".join(path.read_text() for path in (tmp_path / "out").glob("figure_*.csv"))
+    assert drawn and "nan" not in drawn.lower()
+    assert "no episode of class 3" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_difference_over_fewer_classes_is_undefined(tmp_path: Path) -> None:
+    """The shorter of two manifests lacks a class: what they share says nothing of the mean over all."""
+    write_cell(tmp_path, cell(episodes=120))
+    write_cell(tmp_path, cell(method="prior_mean", episodes=3), undefined={"miou": "no episode of class 3"})
+    study = study_of(tmp_path)
+    ours, prior = study.subjects
+    task = Task(1, "mask")
+    gap, pooled = (study.difference((ours, task), (prior, task), metric) for metric in ("miou", "fb_iou"))
+    assert gap is not None and pooled is not None and np.isnan(gap.value) and pooled.value == pooled.value
+
+
+def test_one_complete_manifest_of_several_makes_the_mean_defined(tmp_path: Path) -> None:
+    """Episode seeds are pooled: a class that one of them lacks is in the other."""
+    write_cell(tmp_path, cell(episodes=40))
+    write_cell(tmp_path, cell(episodes=3, episode_seed=1), undefined={"miou": "no episode of class 3"})
+    study = study_of(tmp_path)
+    found = study.number(study.subjects[0], Task(1, "mask"))
+    assert found is not None and found.value > 0 and found.episodes == 43

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from analysis.command import WRITTEN, replace_files
 from analysis.frame import load_results
 from analysis.paper import compiled, write_all
 from analysis.tables import Number, Table
 from diffup.config import SampleConfig
+from experiments.report import print_tables
 from tests.unit.stores import BETTER, CLIP, HOME, cell, grid, write_store
 from tests.unit.test_paper import entry, number, store, tables_of
 from tests.unit.test_tables import RENDERERS
@@ -112,6 +117,87 @@ def test_a_document_that_does_not_compile_is_a_warning(
     (tmp_path / "paper.tex").write_text("\\documentclass{article}\\begin{document}\\nonsense\\end{document}")
     assert compiled(tmp_path) == []
     assert "does not compile (! Undefined control sequence" in capsys.readouterr().err
+
+
+def test_tables_say_which_packages_they_need(
+    store: Path, tmp_path: Path, require_program: Callable[[str], str]
+) -> None:
+    """In the first lines of tables.tex: with these they compile, without any one of them they don't."""
+    pdflatex = require_program("pdflatex")
+    write_all(write_store(tmp_path / "pascal", [replace(cell(), dataset="pascal5i")]), tmp_path / "cited", resamples=50)
+    assert (
+        "% Published figures are cited: \\bibliography{references}" in (tmp_path / "cited" / "tables.tex").read_text()
+    )
+    write_all(store, tmp_path, resamples=50)
+    first, second, *_ = (tmp_path / "tables.tex").read_text().splitlines()
+    named = re.findall(r"\\usepackage\{(\w+)\}", first)
+    assert first.startswith("%") and sorted(named) == ["booktabs", "graphicx"] and second == "\\input{main}"
+
+    def compiles(packages: list[str]) -> bool:
+        lines = [r"\documentclass{article}", *(rf"\usepackage{{{name}}}" for name in packages)]
+        lines += [r"\begin{document}", r"\input{tables}", r"\end{document}"]
+        (tmp_path / "mine.tex").write_text("\n".join(lines))
+        asked = [pdflatex, "-interaction=nonstopmode", "-halt-on-error", "mine.tex"]
+        return subprocess.run(asked, cwd=tmp_path, capture_output=True, timeout=60).returncode == 0
+
+    assert compiles(named)
+    assert not any(compiles([other for other in named if other != name]) for name in named)
+
+
+def test_a_users_latexmkrc_does_not_change_the_paper(
+    store: Path, tmp_path: Path, require_program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_program("latexmk")
+    (tmp_path / ".latexmkrc").write_text("$out_dir = 'build'; $pdf_mode = 0;\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_all(store, tmp_path / "out", resamples=50)
+    assert (tmp_path / "out" / "paper.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+def test_a_second_grid_in_a_folder_keeps_the_first_ones_cells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tables are of all cells of the folder; what the first write alone had is gone, what others put there stays."""
+    root, out = tmp_path / "store", tmp_path / "store" / "tables"
+    first, second = [cell(), cell(method="prior_mean")], [cell(backbone=BETTER), cell(dataset="msrc15")]
+    write_store(root, first)
+    print_tables(root, [asked.key() for asked in first])
+    assert HOME in (out / "main.csv").read_text() and (out / "claims.csv").is_file()
+    (out / "mine.tex").write_text("mine")
+    (out / "tables.md").write_text("edited")
+    (out / "claims.md").write_text("edited")
+    write_store(root, second)
+    capsys.readouterr()
+    print_tables(root, [asked.key() for asked in second])
+    printed = capsys.readouterr().out
+    assert BETTER in printed and "msrc15" in printed and f"{HOME} | prior mean" not in printed
+    names = {path.name for path in out.iterdir()}
+    assert {"main-shapes4i.csv", "main-msrc15.csv"} <= names and not {"main.csv", "main.tex", "claims.csv"} & names
+    both = (out / "main-shapes4i.csv").read_text()
+    assert HOME in both and "prior mean" in both and BETTER in both
+    assert (out / "mine.tex").read_text() == "mine" and (out / "claims.md").read_text() == "edited"
+    assert (out / "tables.md").read_text() != "edited"
+    fresh = {path.name: path.read_bytes() for path in write_all(root, tmp_path / "fresh")}
+    assert names - set(fresh) == {"mine.tex", "claims.md"}
+    assert all((out / name).read_bytes() == content for name, content in fresh.items())
+
+
+def test_files_are_replaced_even_after_a_kill(tmp_path: Path) -> None:
+    """The list is there before the files are; it is never taken for names outside the folder."""
+    replace_files(tmp_path / "out", {"a.csv": b"1", "b.csv": b"2"})
+    listed = (tmp_path / "out" / WRITTEN).read_text()
+    replace_files(tmp_path / "out", {"c.csv": b"3"})
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["c.csv", WRITTEN]
+    (tmp_path / "out" / "a.csv").write_bytes(b"1")  # as a process left it that was killed before it removed the rest
+    (tmp_path / "out" / WRITTEN).write_text(listed)
+    (tmp_path / "a.csv").write_bytes(b"1")
+    replace_files(tmp_path / "out", {})
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.name != "c.csv"] == [WRITTEN]
+    digest = hashlib.sha256(b"1").hexdigest()
+    for damaged in ("", "[]", '{"files": 3}', json.dumps({"files": {"../a.csv": digest}})):
+        (tmp_path / "out" / WRITTEN).write_text(damaged)
+        replace_files(tmp_path / "out", {})
+    assert (tmp_path / "a.csv").is_file()
 
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from experiments.cell import Cell
 from tests.unit.stores import BETTER, CLIP, HOME, cell, grid, write_cell, write_store
 
 FAST = 100
+ROOT = Path(__file__).resolve().parents[2]
 COSTS = {"backbone_mparams": 1.0, "encode_gflops": 2.0, "prior_gflops": 0.5, "decoder_mparams": 0.3}
 
 
@@ -136,3 +140,67 @@ def test_a_store_of_one_cell_has_no_comparison(tmp_path: Path, cells: list[Cell]
 def test_the_same_results_give_the_same_bytes(made: tuple[Results, Study]) -> None:
     first, again = upgrade_plot(made[1]), upgrade_plot(made[1])
     assert first is not None and again is not None and first.images == again.images
+
+
+DRAWN = (
+    "import hashlib\n"
+    "from analysis.plotting import canvas, finish\n"
+    "with canvas(2) as (figure, axes):\n"
+    "    axes[0].plot([1000.5, 2000], label='a')\n"
+    "    axes[0].set_title('mIoU')\n"
+    "    axes[0].legend()\n"
+    "    images = finish(figure, 'x', 'y', []).images\n"
+    "print(sorted((ending, hashlib.sha256(content).hexdigest()) for ending, content in images.items()))\n"
+)
+SETTINGS = (
+    "axes.facecolor: black\nfont.family: serif\ntext.usetex: True\nsavefig.bbox: tight\nsvg.fonttype: path\n"
+    "axes.formatter.use_locale: True\nbackend: TkAgg\nfigure.dpi: 300\npath.sketch: 1, 100, 2\nlines.marker: x\n"
+)
+HOSTILE: dict[str, tuple[str, bytes, dict[str, str]]] = {
+    "working directory": ("matplotlibrc", SETTINGS.encode(), {}),
+    "working directory, not text": ("matplotlibrc", b"\xff\xfe\x00", {}),
+    "home": (".config/matplotlib/matplotlibrc", SETTINGS.encode(), {}),
+    "MATPLOTLIBRC": ("mine.txt", SETTINGS.encode(), {"MATPLOTLIBRC": "mine.txt"}),
+    "MATPLOTLIBRC, not text": ("mine.txt", b"\xff\xfe\x00", {"MATPLOTLIBRC": "mine.txt"}),
+    "MATPLOTLIBRC, nonsense": ("mine.txt", b"axes: :\nno such thing\n", {"MATPLOTLIBRC": "mine.txt"}),
+    "MPLCONFIGDIR": ("conf/matplotlibrc", SETTINGS.encode(), {"MPLCONFIGDIR": "conf"}),
+    "a style, not text": ("conf/stylelib/mine.mplstyle", b"\xff\xfe\x00", {"MPLCONFIGDIR": "conf"}),
+    "a style called classic": ("conf/stylelib/classic.mplstyle", SETTINGS.encode(), {"MPLCONFIGDIR": "conf"}),
+    "no such backend": ("unused", b"", {"MPLBACKEND": "nonsense"}),
+    "a backend without a display": ("unused", b"", {"MPLBACKEND": "TkAgg", "DISPLAY": ""}),
+}
+
+
+def drawn_elsewhere(folder: Path, **environment: str) -> str:
+    """Hashes of a figure that another process draws in this folder, which is its home too."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MPL", "MATPLOTLIB", "XDG_"))}
+    env = kept | {"PYTHONPATH": str(ROOT), "HOME": str(folder)} | environment
+    done = subprocess.run([sys.executable, "-c", DRAWN], cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return drawn_elsewhere(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_users_matplotlib_settings_change_nothing(kind: str, plain: str, tmp_path: Path) -> None:
+    """Equal bytes of PNG, PDF and SVG, wherever the settings are, and where they would stop matplotlib's import."""
+    name, content, environment = HOSTILE[kind]
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    assert drawn_elsewhere(tmp_path, **environment) == plain
+
+
+def test_settings_of_this_process_change_nothing_and_are_left_alone(made: tuple[Results, Study]) -> None:
+    """As in a notebook that has matplotlib imported and set up."""
+    import matplotlib
+
+    before = upgrade_plot(made[1])
+    with matplotlib.rc_context({"axes.facecolor": "black", "font.size": 30, "text.usetex": True}):
+        after = upgrade_plot(made[1])
+        assert (matplotlib.rcParams["axes.facecolor"], matplotlib.rcParams["font.size"]) == ("black", 30)
+    assert before is not None and after is not None and before.images == after.images

@@ -270,6 +270,77 @@ def test_p_value_goes_with_the_interval() -> None:
     assert np.isnan(Estimate(float("nan"), draws, "x").p_value())
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 400), st.floats(0, 60))
+def test_small_p_values_have_no_floor_and_large_ones_are_shares(seed: int, resamples: int, shift: float) -> None:
+    """With ten draws beyond 0 the share counts; with fewer the p-value goes on falling as the figure grows."""
+    draws = np.random.default_rng(seed).normal(shift, 1, resamples)
+    estimate = Estimate(shift, draws, "x")
+    beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    p = estimate.p_value()
+    assert estimate.least_p <= p <= 1
+    if beyond >= 10:
+        assert p == min(1.0, max(2 * (beyond + 1) / (resamples + 1), estimate.least_p))
+    else:
+        assert Estimate(shift + 1, draws + 1, "x").p_value() <= p
+    if shift > 8 and resamples >= 50:
+        assert p < 1e-6
+
+
+def test_the_tail_is_near_the_share_that_many_draws_give() -> None:
+    """At the same figure: estimated from 200 draws, counted from 200,000."""
+    for shift in (1.5, 2.0, 2.5, 3.0):
+        many = np.random.default_rng(1).normal(shift, 1, 200_000)
+        counted = Estimate(shift, many, "x").p_value()
+        few = np.median([Estimate(shift, part, "x").p_value() for part in many.reshape(1000, 200)])
+        assert counted / 1.5 < few < 1.5 * counted, (shift, counted, few)
+
+
+@pytest.mark.parametrize(("resamples", "comparisons"), [(100, 3), (50, 10), (2000, 51), (200, 5000)])
+def test_holm_tells_large_differences_apart_whatever_their_number(resamples: int, comparisons: int) -> None:
+    """50 points; a p-value counted from so few resamples would be too large for so many comparisons."""
+    best = made_up()
+    counts = best.counts.copy()
+    counts[:, 0] = np.minimum(counts[:, 0], counts[:, 1] // 100)
+    worse = EpisodeCounts(best.episode, best.class_id, best.query, counts)
+    one, two = bootstrap([best, worse], resamples=resamples)
+    gap = one.miou.minus(two.miou)
+    assert gap.value > 40 and 2 / (resamples + 1) * comparisons > 0.05
+    assert max(holm([gap.p_value()] * comparisons)) < 0.05
+
+
+def test_few_images_allow_no_small_p_value() -> None:
+    """One image a class has no spread; two images of one class allow 1/2, as a sign-flip test of them does."""
+    for images, least in ((1, 1.0), (2, 0.5), (6, 2.0**-5)):
+        query = np.array([f"image {i}" for i in range(images)])
+        pair = [
+            EpisodeCounts(np.arange(images), np.zeros(images, int), query, np.tile([hits, 10, 5, 6], (images, 1)))
+            for hits in (9, 1)
+        ]
+        one, two = bootstrap(pair, resamples=500)
+        gap = one.miou.minus(two.miou)
+        assert gap.value == pytest.approx(80) and gap.p_value() == gap.least_p == least
+
+
+def test_freedom_counts_images_beyond_the_first_of_a_class() -> None:
+    """Folds add up, training seeds share theirs, a difference keeps it."""
+    cell = made_up()
+    images = sum(len(set(cell.query[cell.class_id == c])) - 1 for c in set(cell.class_id.tolist()))
+    first, second = (bootstrap([cell], resamples=20, stream=fold)[0].miou for fold in (0, 1))
+    assert first.freedom == images and first.minus(first).freedom == images
+    assert average([first, first]).freedom == images and average([first, second]).freedom == 2 * images
+
+
+def test_p_values_are_small_as_often_as_they_say() -> None:
+    """Two methods of one quality, 100 resamples: levels that a count could not reach either."""
+    from benchmarks.coverage import false_alarms
+
+    found = false_alarms(800, 150, 100, seed=1)
+    assert 0.03 < found[0.05] < 0.09
+    assert 0.004 < found[0.01] < 0.03
+    assert found[0.001] < 0.01
+
+
 def test_classes_share_the_resamples_of_their_mean() -> None:
     cells = [made_up(), made_up(own=1)]
     whole = bootstrap(cells, resamples=100, seed=SEED)

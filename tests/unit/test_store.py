@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -194,3 +196,59 @@ def test_logged_once_per_tracking_store(tmp_path: Path) -> None:
     store.mark_logged(CELL.key(), "sqlite:///a.db", "run")
     assert store.logged(CELL.key(), "sqlite:///a.db")
     assert not store.logged(CELL.key(), "sqlite:///b.db")
+
+
+def test_undefined_figures_are_absent_with_their_reason(tmp_path: Path) -> None:
+    """``result.json`` is JSON, and its checksum holds."""
+    store = Store(tmp_path)
+    metrics = {"miou": float("nan"), "fb_iou": 40.0, "loss": float("inf")}
+    store.write_result(
+        CELL, metrics=metrics, provenance={"cost": {"gflops": float("nan")}}, started=files.now(), episodes=EPISODES,
+        undefined={"miou": "no episode of heron"},
+    )  # fmt: skip
+    text = (store.folder(CELL.key()) / "result.json").read_text()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    written = json.loads(text, parse_constant=refuse)
+    assert written["metrics"] == {"fb_iou": 40.0}
+    assert written["undefined"] == {"miou": "no episode of heron", "loss": "it came out as no finite number"}
+    assert written["provenance"] == {"cost": {"gflops": None}}
+    record = store.read(CELL.key())
+    assert (record.status, record.metrics, record.undefined) == ("finished", {"fb_iou": 40.0}, written["undefined"])
+
+
+def test_results_of_earlier_versions_with_nan_are_read(tmp_path: Path) -> None:
+    """As they were written, checksum and all."""
+    store = Store(tmp_path)
+    finish(store)
+    path = store.folder(CELL.key()) / "result.json"
+    document = json.loads(path.read_bytes())
+    del document["checksum"]
+    document["metrics"]["fb_iou"] = float("nan")
+    text = json.dumps(document, indent=1, sort_keys=True) + "\n"
+    checksum = hashlib.sha256(text.encode()).hexdigest()[:12]
+    path.write_text(json.dumps({**document, "checksum": checksum}, indent=1, sort_keys=True) + "\n")
+    assert "NaN" in path.read_text()
+    record = store.read(CELL.key())
+    assert (record.status, record.metrics) == ("finished", {"miou": 50.0})
+    assert record.undefined == {"fb_iou": "it came out as no finite number"}
+
+
+JSON = st.recursive(
+    st.none() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_whatever_is_written_is_json(value: object) -> None:
+    """Read by a reader that knows no NaN, and written again as it was."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = files.to_json({"value": value})
+    assert files.to_json(json.loads(text, parse_constant=refuse)) == text
