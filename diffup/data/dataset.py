@@ -22,6 +22,7 @@ from diffup.data import coco, fss, voc
 from diffup.data.records import Record, fail, read_image, read_index, write_index
 from diffup.data.spec import DatasetSpec, read_spec
 from diffup.errors import UserError
+from diffup.home import home as diffup_home
 from diffup.protocols import Protocol, get_protocol
 
 INDEX_VERSION = 2
@@ -182,11 +183,6 @@ class Dataset:
         if image_id not in self._records:
             raise UserError(f"{self.name} has no image {image_id!r}")
         return self._records[image_id]
-
-
-def diffup_home() -> Path:
-    """``$DIFFUP_HOME``, else ``~/.diffup``; absolute."""
-    return Path(os.environ.get("DIFFUP_HOME") or Path.home() / ".diffup").absolute()
 
 
 def resolve_dataset(name: str, root: Path | None = None) -> Path:
