@@ -22,7 +22,7 @@ from diffup.data import coco, fss, voc
 from diffup.data.records import Record, fail, read_image, read_index, write_index
 from diffup.data.spec import DatasetSpec, read_spec
 from diffup.errors import UserError
-from diffup.home import home as diffup_home
+from diffup.home import home
 from diffup.protocols import Protocol, get_protocol
 
 INDEX_VERSION = 2
@@ -183,6 +183,11 @@ class Dataset:
         if image_id not in self._records:
             raise UserError(f"{self.name} has no image {image_id!r}")
         return self._records[image_id]
+
+
+def diffup_home() -> Path:
+    """See `diffup.home.home`."""
+    return home()
 
 
 def resolve_dataset(name: str, root: Path | None = None) -> Path:
