@@ -66,8 +66,9 @@ def _runs(uri: str, experiment: str) -> tuple[MlflowClient, list[Run]]:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
+    from sqlalchemy.engine import make_url
 
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+    if uri.startswith("sqlite:///") and not Path(make_url(uri).database or "").is_file():
         raise UserError(f"{uri}: no such file")  # MLflow would make an empty one
     client = MlflowClient(tracking_uri=uri)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,15 +12,18 @@ from cluster.mirror import mirror_folder
 from cluster.remote import is_uri
 from cluster.stores import size
 from diffup.errors import UserError
+from diffup.home import expanded, home
 from experiments.cell import AnyCell
 
 Report = Callable[[Path, list[str]], None]
 GridBuilder = Callable[[argparse.Namespace], tuple[list[AnyCell], dict[str, Path]]]
 
 
-def home() -> Path:
-    """Where data and results lie by default: ``$DIFFUP_HOME``, else ``~/.diffup``; never the working copy."""
-    return Path(os.environ.get("DIFFUP_HOME") or Path.home() / ".diffup").expanduser().absolute()
+def folder(text: str) -> Path:
+    """A folder of this machine, for argparse; ``s3://…`` would be taken for a folder ``s3:``."""
+    if is_uri(text):
+        raise argparse.ArgumentTypeError(f"give a folder of this machine, not {text}")
+    return Path(text)
 
 
 def _count(text: str) -> int:
@@ -31,7 +33,8 @@ def _count(text: str) -> int:
     return value
 
 
-def _results(text: str) -> Path | str:
+def results_place(text: str) -> Path | str:
+    """A folder, or the URI of an object store, for argparse."""
     return text if is_uri(text) else Path(text)
 
 
@@ -52,24 +55,25 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def parser(name: str, description: str, *, episodes: int) -> argparse.ArgumentParser:
+def parser(name: str, description: str, *, episodes: int | None) -> argparse.ArgumentParser:
     """The options of every grid script.
 
     Args:
         name: of the grid.
         description: the script's docstring.
-        episodes: default number of episodes per cell.
+        episodes: default number of episodes per cell; None: as many as the protocol has, which is `build`'s to find.
     """
     made = argparse.ArgumentParser(
         prog=f"experiments/{name}.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     made.add_argument("--select", default="", metavar="K=V,…", help="only cells with these values (K=V|W for several)")
-    made.add_argument("--episodes", type=_count, default=episodes, metavar="N", help=f"per cell (default {episodes})")
+    number = "as many as the protocol has" if episodes is None else episodes
+    made.add_argument("--episodes", type=_count, default=episodes, metavar="N", help=f"per cell (default: {number})")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="training seed; the episodes stay the same")
     made.add_argument(
         "--results",
-        type=_results,
+        type=results_place,
         default=None,
         metavar="DIR",
         help=f"a folder, or s3://bucket/prefix, gs://… (default $DIFFUP_HOME/results/{name}, else ~/.diffup/…)",
@@ -101,7 +105,7 @@ def parser(name: str, description: str, *, episodes: int) -> argparse.ArgumentPa
         help=f"cells of more episodes are cut and run in parallel (default {SHARD_EPISODES}; 0: never)",
     )
     made.add_argument(
-        "--features", type=Path, default=None, metavar="DIR", help="shards of features (default: in the results)"
+        "--features", type=folder, default=None, metavar="DIR", help="shards of features (default: in the results)"
     )
     made.add_argument("--no-features", action="store_true", help="no shards: every cell computes what it reads")
     made.add_argument(
@@ -113,7 +117,7 @@ def parser(name: str, description: str, *, episodes: int) -> argparse.ArgumentPa
     )
     made.add_argument("--verify", action="store_true", help="read all that finished cells hold before planning")
     made.add_argument(
-        "--past", type=Path, action="append", default=[], metavar="DIR", help="other results to estimate time from"
+        "--past", type=folder, action="append", default=[], metavar="DIR", help="other results to estimate time from"
     )
     made.add_argument(
         "--system-metrics", action="store_true", help="log CPU, memory and GPU of machines (needs psutil)"
@@ -132,16 +136,24 @@ def parser(name: str, description: str, *, episodes: int) -> argparse.ArgumentPa
 def add_data(made: argparse.ArgumentParser) -> None:
     """The options of a grid on one data set: where it lies, and where backbone weights do."""
     made.add_argument("--dataset", required=True, metavar="PATH", help="a dataset.json, or a known name")
-    made.add_argument("--weights-dir", type=Path, default=None, metavar="DIR", help="folder of backbone weights")
+    made.add_argument("--weights-dir", type=folder, default=None, metavar="DIR", help="folder of backbone weights")
 
 
 def add_protocol(made: argparse.ArgumentParser) -> None:
     """The options that say how episodes come about; their number is then the protocol's own by default."""
+    number = next(action for action in made._actions if action.dest == "episodes")
+    number.help = f"{number.help}; with another protocol than paired as many as it has"
     made.set_defaults(episodes=None)
     made.add_argument("--protocol", default="paired", metavar="NAME", help="see `python -m diffup.protocols list`")
-    made.add_argument("--lists", type=Path, default=None, metavar="DIR", help="HSNet's 'splits', for --protocol hsnet")
     made.add_argument(
-        "--manifests", type=Path, default=None, metavar="DIR", help="episodes to use: fold{F}_shots{K}.json or .parquet"
+        "--lists", type=folder, default=None, metavar="DIR", help="HSNet's 'splits', for hsnet"
+    )
+    made.add_argument(
+        "--manifests",
+        type=folder,
+        default=None,
+        metavar="DIR",
+        help="episodes: fold{F}_shots{K}.json or .parquet",
     )
 
 
@@ -174,10 +186,10 @@ def run(
     Returns:
         the exit code.
     """
-    where = args.results or home() / "results" / name
-    remote = where if isinstance(where, str) else ""
-    results = mirror_folder(where) if isinstance(where, str) else where.expanduser().absolute()
     try:
+        where = args.results or home() / "results" / name
+        remote = where if isinstance(where, str) else ""
+        results = mirror_folder(where) if isinstance(where, str) else expanded(where)
         cells, datasets = build(args)
         options = Options(
             results=results,

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+EXCLUSIVE_LOCK = ".exclusive.lock"
+
 
 def now() -> str:
     """The time in UTC, ISO 8601, to the millisecond."""
@@ -44,10 +46,11 @@ def write_atomically(path: Path, content: bytes, *, exclusive: bool = False) -> 
                 os.link(temporary, path)
             except FileExistsError:
                 return False
-            except OSError:  # a file system without hard links
-                if path.exists():
-                    return False
-                os.replace(temporary, path)
+            except OSError:  # a file system without hard links: a lock on a file beside it
+                with one_at_a_time(path.parent / EXCLUSIVE_LOCK):
+                    if os.path.lexists(path):
+                        return False
+                    os.replace(temporary, path)
         else:
             os.replace(temporary, path)
         _sync_folder(path.parent)

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.address import check_address
 from cluster.session import THREADS
 from cluster.stores import in_words
 from diffup.errors import UserError, command_line
@@ -91,6 +92,7 @@ def connect(address: str) -> JobSubmissionClient:
     Raises:
         UserError: it does not answer, or refuses the token.
     """
+    check_address(address, "--address or RAY_ADDRESS")
     from ray.job_submission import JobSubmissionClient
 
     try:

@@ -38,10 +38,12 @@ class Lease:
     generation: int
     content: bytes
     _ended: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
 
     def start(self, beat: float = BEAT) -> Lease:
         """Begin to beat, in a thread of its own."""
-        threading.Thread(target=self._beat, args=(beat,), daemon=True, name=f"lease {self.name}").start()
+        self._thread = threading.Thread(target=self._beat, args=(beat,), daemon=True, name=f"lease {self.name}")
+        self._thread.start()
         return self
 
     def _beat(self, every: float) -> None:
@@ -60,6 +62,8 @@ class Lease:
     def release(self) -> None:
         """Stop beating and let it go; generations before it go too, first."""
         self._ended.set()
+        if self._thread is not None:
+            self._thread.join()  # a beat in flight would write the file again after it is deleted
         with contextlib.suppress(OSError, ValueError):
             for generation in sorted(_generations(self.place, self.name)):
                 if generation <= self.generation:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import Any
 
 from cluster.files import one_at_a_time, to_json, write_atomically
 from cluster.remote import RemotePlace
-from cluster.store import CELL, CHECKPOINT_FILES, ERROR, IDENTITY, LAUNCHES, PARTS, RESULT, WEIGHTS
-from diffup.errors import command_line
+from cluster.store import CELL, CHECKPOINT_FILES, ERROR, IDENTITY, LAUNCHES, PARTS, RESULT, WEIGHTS, Store
+from diffup.errors import UserError, command_line
+from diffup.home import cache
 from experiments.cell import KEY_LENGTH
 
 INDEX = ".mirror.json"
@@ -29,8 +29,7 @@ INDEX = ".mirror.json"
 
 def mirror_folder(uri: str) -> Path:
     """This machine's folder for results in an object store: in ``$DIFFUP_CACHE``, else ``~/.cache/diffup``."""
-    base = Path(os.environ.get("DIFFUP_CACHE") or Path.home() / ".cache" / "diffup").expanduser().absolute()
-    return base / "results" / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:12]
+    return cache() / "results" / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:12]
 
 
 def _kept(name: str) -> bool:
@@ -180,17 +179,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             command.add_argument(each, type=Path if each == "folder" else str)
     args = parser.parse_args(argv)
     try:
-        place = RemotePlace(args.uri)
+        place, store = RemotePlace(args.uri), Store(args.folder.absolute())
         if args.command == "pull":
             count = pull(place, args.folder)
-            training = [path.parent.name for path in args.folder.glob(f"*/{RESULT}")]
-            for key in training:
-                document = json.loads((args.folder / key / CELL).read_bytes())
-                if document.get("kind") == "train":
+            for key in store.cell_keys():
+                if store.read_cell(key).get("kind") == "train":
                     fetch_checkpoint(place, args.folder, key)
             print(f"{count} files came down to {args.folder}")
             return 0
-        keys = sorted(path.parent.name for path in args.folder.glob(f"*/{RESULT}"))
+        records = [store.read(key) for key in store.cell_keys()]
+        keys = [record.key for record in records if record.status == "finished"]
+        damaged = [record.why for record in records if record.status == "damaged"]
         done = sum(push(place, args.folder, key) for key in keys)
         for folder in (LAUNCHES, WEIGHTS):
             for path in sorted((args.folder / folder).glob("*.json")):
@@ -198,8 +197,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (args.folder / IDENTITY).is_file():
             place.write(IDENTITY, (args.folder / IDENTITY).read_bytes(), exclusive=True)
         print(f"{done} of {len(keys)} finished cells went up, the others were there")
-        return 0
-    except (ValueError, OSError) as error:
+        if damaged:
+            print(f"warning: {len(damaged)} damaged results were left out: {damaged[0]}", file=sys.stderr)
+        return 1 if damaged else 0
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
@@ -55,7 +55,7 @@ def resolve_uri(uri: str, results: Path) -> str:
         UserError: a scheme that MLflow has no database or server for, or a secret where it can't be told from a name.
     """
     if not uri:
-        return f"sqlite:///{results / 'mlflow.db'}"
+        return sqlite_uri(results / "mlflow.db")
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme.split("+")[0] not in SCHEMES:
         raise UserError(
@@ -65,7 +65,7 @@ def resolve_uri(uri: str, results: Path) -> str:
     if re.search(r"[?&]password=", rest, re.IGNORECASE):
         raise UserError("--tracking-uri: write the password as user:password@, not behind the question mark")
     if scheme == "sqlite" and rest.startswith("///") and not rest.startswith("////"):
-        return f"sqlite:///{Path(rest.removeprefix('///')).absolute()}"
+        return f"{sqlite_uri(Path.cwd())}/{Path(rest.removeprefix('///'))}"
     found = USERINFO.match(uri)
     if not found:
         return uri
@@ -77,6 +77,30 @@ def resolve_uri(uri: str, results: Path) -> str:
     if scheme.startswith("http"):
         os.environ[USER] = unquote(user)
     return shown(uri)
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of a database file, with what would end or change the path in a URI escaped.
+
+    Raises:
+        UserError: the path has such a character, and this SQLAlchemy takes no escapes (before 2.1).
+    """
+    text = str(path)
+    for character in "%?#":
+        text = text.replace(character, f"%{ord(character):02X}")
+    uri = f"sqlite:///{text}"
+    if text != str(path) and sqlite_path(uri) != path:
+        raise UserError(f"{path}: this SQLAlchemy opens no path with '%', '?' or '#'; upgrade it to 2.1, or rename it")
+    return uri
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The database file of a sqlite URI, None for other URIs."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    from sqlalchemy.engine import make_url
+
+    return Path(make_url(uri).database or "")
 
 
 def shown(uri: str) -> str:
@@ -170,10 +194,10 @@ def locked(path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """One process at a time: of 8 that opened a fresh sqlite store at once, 7 failed (measured with MLflow 3.17)."""
-    if not uri.startswith("sqlite:///"):
+    path = sqlite_path(uri)
+    if path is None:
         yield
         return
-    path = Path(uri.removeprefix("sqlite:///"))
     with locked(path.with_name(f".{path.name}.lock")):
         yield
 
@@ -200,12 +224,23 @@ def open_store(uri: str) -> MlflowClient:
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else its pages are those of language models
 
 
-def open_experiment(client: MlflowClient, uri: str, name: str, results: Path) -> str:
-    """Id of the experiment of this name; made if it isn't there, restored if it was deleted."""
+def open_experiment(
+    client: MlflowClient, uri: str, name: str, results: Path, renamed: Callable[[], str] = lambda: ""
+) -> str:
+    """Id of the experiment of this name; made if it isn't there, restored if it was deleted.
+
+    Args:
+        client, uri: of the MLflow store.
+        name: of the experiment.
+        results: where artifacts go, unless a server keeps them.
+        renamed: is asked if there is none of this name: the id of the one that was given another name, or ``""``.
+    """
     from mlflow.exceptions import MlflowException
 
     with _alone(uri):
         found = client.get_experiment_by_name(name)
+        if found is None and (other := renamed()):
+            return other
         if found is None:
             # A server keeps artifacts where it is told to; beside a database they need an absolute place.
             place = None if uri.startswith("http") else (results / "mlartifacts").as_uri()
@@ -224,6 +259,7 @@ def open_experiment(client: MlflowClient, uri: str, name: str, results: Path) ->
 
 def upgrade(uri: str) -> None:
     """Bring an older sqlite store to this MLflow's schema; a copy of the old one is kept beside it."""
-    path = Path(uri.removeprefix("sqlite:///"))
+    path = sqlite_path(uri)
+    assert path is not None, uri
     shutil.copy2(path, path.with_name(f"{path.name}.before-upgrade-{int(time.time())}"))
     subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True)

@@ -106,9 +106,10 @@ def belongs(run: Run, record: Record) -> bool:
     return bool(run.info.start_time == milliseconds(record.result["started"]) and run.info.status != "FAILED")
 
 
-def find_runs(client: MlflowClient, experiment_ids: Sequence[str], key: str = "") -> list[Run]:
-    """All runs of the experiments, or those with this key; deleted ones are not among them."""
-    wanted = f"tags.key = '{key}'" if key else ""
+def find_runs(client: MlflowClient, experiment_ids: Sequence[str], key: str = "", where: str = "") -> list[Run]:
+    """All runs of the experiments, those with this key, or those `where` (MLflow's filter); deleted ones are not among
+    them."""
+    wanted = f"tags.key = '{key}'" if key else where
     found: list[Run] = []
     page = None
     while True:

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from cluster.files import now
 from cluster.mlflow_client import REFUSALS, locked, open_experiment, open_store, warn
 from cluster.mlflow_runs import (
     OWNER,
+    PAGE,
     PARENT,
     Place,
     belongs,
@@ -150,14 +152,18 @@ def sync(store: Store, uri: str, *, experiment: str = "") -> Synced:
 
 
 def _sync(client: MlflowClient, store: Store, uri: str, experiment: str) -> Synced:
-    launches = [replace(launch, grid=experiment or launch.grid) for launch in _launches(store.root)]
+    launches = [replace(launch, grid=experiment or launch.grid) for launch in launches_of(store.root)]
     rest = experiment or store.root.name
     known = {key for launch in launches for key in launch.keys}
     names = {launch.grid for launch in launches}
     if any(key not in known for key in store.cell_keys()):
         names.add(rest)
-    ids = {name: open_experiment(client, uri, name, store.root) for name in sorted(names)}
-    found = _Found.ask(client, list(ids.values()), store)
+    homes = {} if experiment else homes_of(client, store, launches)
+    ids = {
+        name: open_experiment(client, uri, name, store.root, partial(_newest, homes, name)) for name in sorted(names)
+    }
+    everywhere = dict.fromkeys([*ids.values(), *(home for found in homes.values() for home in found)])
+    found = _Found.ask(client, list(everywhere), store)
     counts: Counter[str] = Counter()
     parents = {launch.label: _parent(client, launch, ids[launch.grid], found, counts) for launch in launches}
     gone = threading.Event()
@@ -187,7 +193,39 @@ def _sync(client: MlflowClient, store: Store, uri: str, experiment: str) -> Sync
     return Synced(**counts)
 
 
-def _launches(root: Path) -> list[Launch]:
+def homes_of(client: MlflowClient, store: Store, launches: Sequence[Launch]) -> dict[str, list[str]]:
+    """Ids of the experiments that have runs of a result store's launches, by grid, in order of time: an experiment that
+    was renamed in MLflow's pages keeps its runs. Cells that no launch asked for count as of the results directory."""
+    grids = {launch.label: launch.grid for launch in launches}
+    experiments, page = list[str](), None
+    while True:
+        answer = client.search_experiments(max_results=PAGE, page_token=page)
+        experiments += [str(each.experiment_id) for each in answer]
+        page = answer.token
+        if not page:
+            break
+    homes: dict[str, dict[str, None]] = defaultdict(dict)
+    mine = f"tags.{OWNER} = '{store.identity()}'"
+    for run in sorted(find_runs(client, experiments, where=mine), key=lambda run: int(run.info.start_time)):
+        if run.data.tags.get("kind") == "launch":
+            grid = grids.get(str(run.info.run_name), "")
+        else:
+            grid = "" if PARENT in run.data.tags else store.root.name
+        if grid:
+            homes[grid][str(run.info.experiment_id)] = None
+    return {grid: list(found) for grid, found in homes.items()}
+
+
+def experiment_of(client: MlflowClient, store: Store, grid: str) -> str:
+    """Id of the newest experiment that has launches of a grid into a result store, ``""`` if there is none."""
+    return _newest(homes_of(client, store, launches_of(store.root)), grid)
+
+
+def _newest(homes: dict[str, list[str]], grid: str) -> str:
+    return homes.get(grid, [""])[-1]
+
+
+def launches_of(root: Path) -> list[Launch]:
     """All launches, by when they began; files that can't be read are passed over."""
     found = []
     for path in sorted((root / LAUNCHES).glob("*.json")):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -20,7 +20,7 @@ from typing import Any
 from cluster.files import write_atomically
 from diffup.errors import UserError
 
-URI = re.compile(r"[a-z][a-z0-9+.-]+://")
+URI = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 EXCLUSIVE = ("s3", "s3a", "gs", "gcs", "memory")
 AT_ONCE = 200  # objects that are downloaded together
 
@@ -185,20 +185,26 @@ def _written(info: dict[str, Any]) -> datetime:
 
 
 def check_access(place: RemotePlace) -> None:
-    """Write, write exclusively, list and delete a small object.
+    """Write, write exclusively, list and delete a small object, which is removed whatever fails.
 
     Raises:
         UserError: one of these fails; the message says which and what to do.
     """
     name = f".writable-{uuid.uuid4().hex[:8]}"
+    gone = False
     try:
         if not place.write(name, b"1", exclusive=True) or place.write(name, b"2", exclusive=True):
             raise UserError(f"{place.uri} does not honour conditional writes (If-None-Match); results need them")
         if name not in place.names(name) or place.read(name) != b"1":
             raise UserError(f"{place.uri} does not list or return what was just written there")
         place.delete(name)
+        gone = True
     except OSError as error:
         raise UserError(
             f"results {place.uri} can't be used: {error}. Check the bucket's name, and the credentials in the "
             f"environment (for a server of your own also AWS_ENDPOINT_URL)"
         ) from error
+    finally:
+        if not gone:
+            with suppress(OSError):
+                place.delete(name)

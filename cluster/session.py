@@ -11,10 +11,11 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cluster.address import DASHBOARDS, check_address
 from diffup.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,12 +50,28 @@ def _own_folder() -> tuple[Path, int]:
     base = Path(chosen or tempfile.gettempdir())
     if len(str(base)) > LONGEST_FOLDER - len(PREFIX) - 8:
         base = Path("/tmp")
-    base.mkdir(parents=True, exist_ok=True)
-    _remove_left_behind(base)
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        _remove_left_behind(base)
+        while (made := _locked_folder(base)) is None:
+            pass
+    except OSError as error:
+        raise UserError(f"{base} can't hold Ray's session ({error}); set RAY_TMPDIR to a folder that can") from error
+    return made
+
+
+def _locked_folder(base: Path) -> tuple[Path, int] | None:
+    """A new folder and its lock; None where another launch took the lock first, and so removes the folder."""
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
     handle = os.open(folder / "lock", os.O_CREAT | os.O_RDWR)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    return folder, handle
+    try:
+        if os.stat(folder / "lock").st_ino == os.fstat(handle).st_ino:
+            return folder, handle
+    except FileNotFoundError:
+        pass
+    os.close(handle)
+    return None
 
 
 def _remove_left_behind(base: Path) -> None:
@@ -89,15 +106,25 @@ def ray_session() -> Iterator[None]:
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the launch reports what failed, in one line each
     warnings.filterwarnings("ignore", module=r"ray\..*")
     silent: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    setup = {"worker_process_setup_hook": _worker_setup(str(ROOT))}
     if running_cluster():
+        address = os.environ["RAY_ADDRESS"]
+        if address.startswith(DASHBOARDS):
+            raise UserError(
+                f"RAY_ADDRESS={address} is a dashboard, for `python -m cluster.job`; name the head's HOST:6379, or "
+                "unset it to use this machine alone"
+            )
+        check_address(address, "RAY_ADDRESS")
         import ray
 
         try:
             with _hushed():
-                ray.init(address="auto", runtime_env={"env_vars": THREADS}, **silent)
-        except ConnectionError as error:
+                ray.init(address="auto", runtime_env={"env_vars": THREADS, **setup}, **silent)
+        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']}; unset it to use this machine alone"
+                f"the Ray cluster at RAY_ADDRESS={address} can't be joined ({why[:200]}); unset it to use this machine "
+                "alone"
             ) from error
         try:
             yield
@@ -116,6 +143,7 @@ def ray_session() -> Iterator[None]:
                     include_dashboard=False,
                     _temp_dir=str(folder),
                     object_store_memory=OBJECT_STORE_BYTES,
+                    runtime_env=setup,
                     **silent,
                 )
             yield
@@ -123,6 +151,27 @@ def ray_session() -> Iterator[None]:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
             os.close(handle)
+
+
+def _worker_setup(root: str) -> Callable[[], None]:
+    """What each worker process does first. Nested, so that it is sent by value: before it has run, ``import cluster``
+    may find a file of that name in the user's working directory, which Ray puts first on a worker's path."""
+
+    def prepare() -> None:
+        import importlib
+        import os
+        import sys
+
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
+        if os.path.isdir(os.path.join(root, "cluster")):  # else a node that has the code elsewhere
+            sys.path.insert(0, root)
+            for name in ("diffup", "experiments", "analysis", "cluster"):
+                importlib.import_module(name)  # what is imported stays, whatever comes first on the path
+            sys.path.remove(root)
+
+    return prepare
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from cluster.files import now
@@ -37,6 +38,7 @@ from cluster.mlflow_runs import OWNER, TEXT_LENGTH, Place, ensure_run, log_launc
 from cluster.remote import is_uri
 from cluster.store import Record, Store
 from diffup.errors import UserError, command_line
+from diffup.home import expanded
 from experiments.cell import AnyCell
 from experiments.grids import describe
 
@@ -77,9 +79,13 @@ def open_tracking(uri: str, experiment: str, launch: str, store: Store, tags: di
     Returns:
         None, with a warning, if tracking is down.
     """
+    from cluster.mlflow_sync import experiment_of
+
     try:
         client = open_store(uri)
-        experiment_id, owner = open_experiment(client, uri, experiment, store.root), store.identity()
+        owner = store.identity()
+        renamed = partial(experiment_of, client, store, experiment)
+        experiment_id = open_experiment(client, uri, experiment, store.root, renamed)
         run = client.create_run(experiment_id, tags={"kind": "launch", OWNER: owner, **tags}, run_name=launch)
         return Tracking(uri=shown(uri), experiment_id=experiment_id, parent_run=run.info.run_id, store=owner)
     except Exception as error:
@@ -189,7 +195,7 @@ def _store(results: str) -> Store:
         UserError: nothing is there, or the object store can't be reached.
     """
     if not is_uri(results):
-        store = Store(Path(results).expanduser().absolute())
+        store = Store(expanded(Path(results)))
     else:
         store = Store(mirror_folder(results), results)
         try:

@@ -169,7 +169,7 @@ def options() -> argparse.ArgumentParser:
     where = made.add_mutually_exclusive_group(required=True)
     where.add_argument("--dataset", metavar="PATH", help="a dataset.json, or a known name")
     where.add_argument("--embedded", action="store_true", help="shapes4i and embedded backbones")
-    made.add_argument("--weights-dir", type=Path, default=None, metavar="DIR", help="folder of backbone weights")
+    made.add_argument("--weights-dir", type=cli.folder, default=None, metavar="DIR", help="folder of backbone weights")
     made.add_argument(
         "--backbones", type=cli.names, default=None, metavar="A,B,…", help="tested; the first is trained on"
     )

@@ -111,7 +111,7 @@ def options() -> argparse.ArgumentParser:
     made = cli.parser(NAME, __doc__ or "", episodes=EPISODES)
     made.add_argument("--source", required=True, metavar="PATH", help="trained on: a dataset.json, or a known name")
     made.add_argument("--target", required=True, metavar="PATH", help="tested on: a dataset.json, or a known name")
-    made.add_argument("--weights-dir", type=Path, default=None, metavar="DIR", help="folder of backbone weights")
+    made.add_argument("--weights-dir", type=cli.folder, default=None, metavar="DIR", help="folder of backbone weights")
     made.add_argument("--protocol", default="paired", metavar="NAME", help="of the test; see diffup.protocols")
     made.add_argument("--folds", type=cli.numbers, default=None, metavar="0,1,…", help="of the source; default: all")
     made.add_argument(

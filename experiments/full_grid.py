@@ -89,7 +89,7 @@ def options() -> argparse.ArgumentParser:
         help="names, or paths of dataset.json with four folds",
     )
     cli.add_protocol(made)
-    made.add_argument("--weights-dir", type=Path, default=None, metavar="DIR", help="folder of backbone weights")
+    made.add_argument("--weights-dir", type=cli.folder, default=None, metavar="DIR", help="folder of backbone weights")
     made.add_argument(
         "--seeds", type=cli.numbers, default=None, metavar="0,1,…", help="training seeds; overrides --seed"
     )

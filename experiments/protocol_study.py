@@ -67,11 +67,10 @@ def grid(
 
 def options() -> argparse.ArgumentParser:
     """The script's command line."""
-    made = cli.parser(NAME, __doc__ or "", episodes=1)
-    made.set_defaults(episodes=0)
+    made = cli.parser(NAME, __doc__ or "", episodes=None)
     cli.add_data(made)
     made.add_argument("--protocols", type=cli.names, default=PROTOCOLS, metavar="A,B,…", help="the first one trains")
-    made.add_argument("--lists", type=Path, default=None, metavar="DIR", help="HSNet's 'splits', for hsnet")
+    made.add_argument("--lists", type=cli.folder, default=None, metavar="DIR", help="HSNet's 'splits', for hsnet")
     made.add_argument("--backbone", default=BACKBONE, metavar="NAME")
     made.add_argument("--folds", type=cli.numbers, default=None, metavar="0,1,…", help="default: all")
     return made
@@ -93,7 +92,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     if absent := [fold for fold in folds if fold not in range(data[0].folds)]:
         raise UserError(f"--folds: {data[0].name} has folds 0 to {data[0].folds - 1}, not {absent[0]}")
     backbone = named_backbone(args.backbone, weights_dir=args.weights_dir)
-    cells = grid(data, backbone, folds=folds, episodes=args.episodes, seed=args.seed)
+    cells = grid(data, backbone, folds=folds, episodes=args.episodes or 0, seed=args.seed)
     return cells, {name: path for part in data for name, path in part.files().items()}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+from cluster.mlflow_client import sqlite_uri
+
 
 def print_tables(results: Path, keys: list[str]) -> None:
     """Write tables, figures and the report of all cells in `results`; print main table and claims of the cells `keys`.
@@ -22,4 +24,4 @@ def print_tables(results: Path, keys: list[str]) -> None:
     print(f"results  {results}")
     database = results / "mlflow.db"
     if database.is_file():
-        print(f"runs     mlflow ui --backend-store-uri {shlex.quote(f'sqlite:///{database}')}", flush=True)
+        print(f"runs     mlflow ui --backend-store-uri {shlex.quote(sqlite_uri(database))}", flush=True)

@@ -34,6 +34,7 @@ from cluster.rungs import Candidate, Record, Search, best, halvings, validation_
 from cluster.store import Store
 from diffup import recipes
 from diffup.errors import UserError, command_line
+from diffup.home import expanded, home
 from diffup.recipes import Recipe
 from experiments.data import Data, open_data
 from experiments.grids import Backbone, evaluation_cells, named_backbone, training_cell
@@ -228,14 +229,20 @@ def options() -> argparse.ArgumentParser:
     where = made.add_mutually_exclusive_group(required=True)
     where.add_argument("--dataset", default="", metavar="PATH", help="a dataset.json, or a known name")
     where.add_argument("--embedded", action="store_true", help=f"shapes4i and {EMBEDDED_ON}")
-    made.add_argument("--weights-dir", type=Path, default=None, metavar="DIR", help="folder of backbone weights")
+    made.add_argument("--weights-dir", type=cli.folder, default=None, metavar="DIR", help="folder of backbone weights")
     made.add_argument("--train-backbone", default="", metavar="NAME", help=f"default {TRAINED_ON}")
     made.add_argument("--folds", type=cli.numbers, default=(0,), metavar="0,1,…", help="a search each (default 0)")
     made.add_argument("--trials", type=int, default=TRIALS, metavar="N", help=f"configurations (default {TRIALS})")
     made.add_argument("--steps", type=int, default=0, metavar="N", help="of training; default: the recipe's")
     made.add_argument("--episodes", type=int, default=EPISODES, metavar="N", help=f"a score (default 6 × {EPISODES})")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="configurations, training, classes held out")
-    made.add_argument("--results", type=Path, default=None, metavar="DIR", help=f"default $DIFFUP_HOME/results/{NAME}")
+    made.add_argument(
+        "--results",
+        type=cli.results_place,
+        default=None,
+        metavar="DIR",
+        help=f"a folder that all machines see (default $DIFFUP_HOME/results/{NAME})",
+    )
     made.add_argument("--tracking-uri", default="", metavar="URI", help="MLflow; default: sqlite in the results")
     made.add_argument("--max-concurrent", type=int, default=0, metavar="N", help="configurations at a time")
     made.add_argument("--retry-failed", action="store_true", help="let configurations go on that failed before")
@@ -279,6 +286,21 @@ def build(args: argparse.Namespace) -> tuple[list[Search], dict[str, Path]]:
     return searches, data.files()
 
 
+def results_of(args: argparse.Namespace) -> Path:
+    """The folder of the results.
+
+    Raises:
+        UserError: an object store is named, or no home directory is known.
+    """
+    if isinstance(args.results, str):
+        raise UserError(
+            f"--results {args.results}: a search goes on from its record and from paused trainings, which must be in "
+            "a folder; give one that all machines see. Its finished trainings can be copied to an object store: "
+            f"`python -m cluster.mirror push DIR {args.results}`"
+        )
+    return expanded(args.results or home() / "results" / NAME)
+
+
 def run(args: argparse.Namespace, searches: Sequence[Search], files: dict[str, Path], work: str) -> int:
     """Run searches and print their reports; returns the exit code.
 
@@ -287,7 +309,7 @@ def run(args: argparse.Namespace, searches: Sequence[Search], files: dict[str, P
     """
     from cluster.search import SearchOptions, run_searches
 
-    results = (args.results or cli.home() / "results" / NAME).expanduser().absolute()
+    results = results_of(args)
     how = SearchOptions(
         results=results,
         tracking_uri=args.tracking_uri,
@@ -306,6 +328,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     args = options().parse_args(argv)
     try:
+        results_of(args)
         searches, files = build(args)
         if args.dry_run:
             for search in searches:

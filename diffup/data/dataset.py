@@ -24,6 +24,7 @@ from diffup.data.records import Record, read_index, write_index
 from diffup.data.scan import SHOWN, Scan, fail, same_ids
 from diffup.data.spec import DatasetSpec, read_spec
 from diffup.errors import UserError
+from diffup.home import home
 from diffup.protocols import Protocol, get_protocol
 
 INDEX_VERSION = 3
@@ -188,8 +189,8 @@ class Dataset:
 
 
 def diffup_home() -> Path:
-    """``$DIFFUP_HOME``, else ``~/.diffup``; absolute."""
-    return Path(os.environ.get("DIFFUP_HOME") or Path.home() / ".diffup").absolute()
+    """See `diffup.home.home`."""
+    return home()
 
 
 def resolve_dataset(name: str, root: Path | None = None) -> Path:
