@@ -220,6 +220,8 @@ def _finished(key: str, record: Record, store: Store, cell: AnyCell, tracking: T
         log_cell(tracking, store, cell, record)
     metrics = record.metrics
     headline = f"mIoU {metrics['miou']:.1f}" if "miou" in metrics else f"loss {metrics.get('loss', float('nan')):.4f}"
+    if warnings := record.result.get("provenance", {}).get("warnings"):
+        headline += f"; warning: {'; '.join(warnings)}"
     episodes = cell.episodes if isinstance(cell, Cell) else 0
     return {"key": key, "status": FINISHED, "headline": headline, "episodes": episodes}
 

@@ -7,6 +7,7 @@ into episode shards: `execute` is `conclude` of the `evaluate_part` of all episo
 from __future__ import annotations
 
 import resource
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -230,6 +231,13 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     state = TrainingState(context.remote, context.results, cell.key())
     if team.rank == 0:
         state.bring()
+    warnings: list[str] = []
+
+    def other_code(why: str) -> None:
+        """The folder's name says what is trained, and nobody but the platform looks after the state."""
+        warnings.append(why)
+        print(f"warning: cell {cell.key()}: {why}", file=sys.stderr)
+
     metrics = train(
         sampler,
         cell.model,
@@ -247,8 +255,11 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
         device=context.device,
         team=team,
         saved=state.keep,
+        other_code=other_code,
     )
     if team.rank == 0:
         state.drop()
     facts = {**provenance(context, features, dataset), "train_workers": team.size}
+    if warnings:
+        facts["warnings"] = warnings
     return Outcome(metrics, None, {**facts, "images_encoded": features.encoded - before})
