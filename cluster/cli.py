@@ -95,7 +95,7 @@ def parser(name: str, description: str, *, episodes: int | None) -> argparse.Arg
         type=_share,
         default=0.0,
         metavar="F",
-        help="GPU share of an evaluation cell (default: by the memory that past cells took)",
+        help="GPU share of an evaluation cell (default: by the memory that past evaluation cells took)",
     )
     made.add_argument(
         "--shard-episodes",

@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.store import Record, Store
 from diffup.config import support_kinds
+from diffup.errors import UserError
 from experiments.cell import AnyCell, Cell, TrainingCell, cell_from_dict
 
 OTHERS = 1000  # finished cells of other grids that are looked at, at most
@@ -63,7 +64,7 @@ def past_cells(
             try:
                 names = ("key", "cell_version")
                 found.append((cell_from_dict({n: v for n, v in document.items() if n not in names}), record))
-            except ValueError:  # of another version of the identity
+            except UserError:  # of another version of the identity
                 continue
     known = []
     for cell, record in found:
@@ -104,6 +105,11 @@ def gpu_share(past: Iterable[Past], total_mb: float, *, margin: float = 1.25) ->
     if not peak or not total_mb:
         return 1.0
     return 1 / max(1, min(8, int(total_mb / (margin * peak))))
+
+
+def evaluation_share(past: Iterable[tuple[AnyCell, Past]], total_mb: float) -> float:
+    """`gpu_share` by what past evaluation cells took: training cells get a whole GPU, and their peaks say nothing."""
+    return gpu_share((cost for cell, cost in past if isinstance(cell, Cell)), total_mb)
 
 
 def wall_seconds(cells: Sequence[AnyCell], seconds: Mapping[str, float], workers: int) -> float:
@@ -167,7 +173,7 @@ def disk(cells: Sequence[AnyCell], images: Mapping[str, int] = IMAGES) -> Disk:
         count = min(count, images.get(name, count))
         try:
             sizes, _ = channels(backbone)
-        except (ValueError, KeyError):
+        except UserError:  # the name of no backbone that can be built: nothing is known of its size
             complete = False
             continue
         features += count * (sum(sizes) * grid * grid * DTYPE_BYTES[dtype] + INFO_BYTES)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.checks import check_workers, git_commit, preflight
-from cluster.estimate import disk, gpu_share
+from cluster.estimate import disk, evaluation_share
 from cluster.files import now, to_json, write_atomically
 from cluster.leases import acquire, held
 from cluster.plan import Plan, make_plan, render
@@ -59,7 +59,7 @@ class Options:
         batch_size: episodes at a time in evaluation.
         shard_episodes: the most episodes that a worker is given at a time; 0: cells stay whole.
         gpus_per_trial: share of a GPU that an evaluation cell gets, where there are GPUs; training gets a whole one. 0:
-            by the memory that past cells took.
+            by the memory that past evaluation cells took.
         train_workers: processes that share a training cell's steps (`cluster.training`).
         verify: read all that finished cells hold before planning, see `cluster.store.Store.read`.
         past: other results directories to estimate from.
@@ -169,7 +169,7 @@ def launch(
                 features=features,
                 batch_size=options.batch_size,
                 shard_episodes=options.shard_episodes,
-                gpus_per_trial=options.gpus_per_trial or gpu_share([cost for _, cost in plan.past], gpu_memory_mb()),
+                gpus_per_trial=options.gpus_per_trial or evaluation_share(plan.past, gpu_memory_mb()),
                 max_concurrent=options.max_concurrent,
                 train_workers=options.train_workers,
                 git_commit=commit,

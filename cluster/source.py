@@ -1,34 +1,28 @@
-"""Which code made a result: hashes of the method's source files."""
+"""Which code made a result or a feature; see `diffup.source` for what counts as the same code."""
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
-from pathlib import Path
+
+from diffup.source import code_hash, hash_of, reached
+
+__all__ = ["code_hash", "encoding_hash"]
 
 ENCODING_PACKAGES = ("torch", "torchvision", "timm", "open_clip_torch", "pillow")
-
-
-@lru_cache(maxsize=1)
-def code_hash() -> str:
-    """First 12 hex digits of the sha256 over the method's source files (``diffup/**/*.py``): names and contents."""
-    return _source_hash("**/*.py")
+ENCODING_MODULES = ("encode", "backbones", "data")  # and those below, as far as an encoder or a data set uses them
 
 
 @lru_cache(maxsize=1)
 def encoding_hash() -> str:
-    """The same over the source files and library versions that turn an image into features."""
+    """As `code_hash`, of the code and the library versions that turn an image file into features.
+
+    Which weights were loaded is checked when shards are opened, so that those that are shipped don't enter.
+    """
     from diffup.card import versions
 
-    return _source_hash("encode.py", "backbones/*.py", "data/records.py", extra=repr(versions(ENCODING_PACKAGES)))
-
-
-def _source_hash(*patterns: str, extra: str = "") -> str:
-    import diffup
-
-    root = Path(next(iter(diffup.__path__)))
-    digest = hashlib.sha256(extra.encode())
-    for path in sorted({path for pattern in patterns for path in root.glob(pattern)}):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:12]
+    files = {
+        name: path
+        for name, path in reached(("encode", "data.dataset")).items()
+        if name.partition(".")[0] in ENCODING_MODULES
+    }
+    return hash_of(files, extra=repr(versions(ENCODING_PACKAGES)))

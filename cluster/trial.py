@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import importlib
 import json
 import platform
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -223,6 +221,8 @@ def _finished(key: str, record: Record, store: Store, cell: AnyCell, tracking: T
     known = metrics.get("miou" if evaluated else "loss")
     figure = "undefined" if known is None else f"{known:.1f}" if evaluated else f"{known:.4f}"
     headline = f"{'mIoU' if evaluated else 'loss'} {figure}"
+    if warnings := record.result.get("provenance", {}).get("warnings"):
+        headline += f"; warning: {'; '.join(warnings)}"
     episodes = cell.episodes if isinstance(cell, Cell) else 0
     return {"key": key, "status": FINISHED, "headline": headline, "episodes": episodes}
 
@@ -249,14 +249,6 @@ def _in_memory(cell: AnyCell, options: dict[str, Any], do: Any) -> tuple[Any, in
             if not full or isinstance(cell, TrainingCell) or options["batch_size"] < 2:
                 raise
             options["batch_size"] //= 2
-            _give_back()
-
-
-def _give_back() -> None:
-    """Let the GPU have the memory again that torch keeps for later."""
-    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
-        gc.collect()
-        torch.cuda.empty_cache()
 
 
 def _evaluate_part(piece: Piece, task: dict[str, Any], store: Store) -> tuple[Any, int] | None:

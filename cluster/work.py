@@ -6,7 +6,8 @@ into episode shards: `execute` is `conclude` of the `evaluate_part` of all episo
 
 from __future__ import annotations
 
-import resource
+import dataclasses
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ from cluster.context import (
     training_pools_of,
 )
 from cluster.depot import TrainingState
+from cluster.memory import Peak, peak_memory
 from diffup.adapter import load_method
 from diffup.card import versions
 from diffup.config import parse_annotation, support_kinds
@@ -46,6 +48,8 @@ from diffup.sampler import EpisodeSampler
 from diffup.supply import CueSource
 from diffup.train import train
 from experiments.cell import AnyCell, Cell, TrainingCell, cell_to_dict
+
+PEAK = "peak"  # of a part, in its provenance
 
 __all__ = ["Outcome", "Part", "WorkContext", "conclude", "evaluate_part", "execute"]
 
@@ -76,15 +80,16 @@ def execute(cell: AnyCell, context: WorkContext) -> Outcome:
     Raises:
         UserError: data, weights or checkpoint are missing or not those the cell names.
     """
-    if isinstance(cell, Cell):
-        torch.set_num_threads(context.threads)
-        setting = _Setting.of(cell, context)
-        return _concluded(cell, context, setting, [_part(context, setting, 0, cell.episodes)])
     torch.set_num_threads(context.threads)
-    started = time.perf_counter()
-    outcome = _train(cell, context)
-    outcome.metrics.setdefault("seconds", time.perf_counter() - started)
-    return _measured(outcome, context)
+    with peak_memory(context.device) as peak:
+        if isinstance(cell, Cell):
+            setting = _Setting.of(cell, context)
+            outcome = _concluded(cell, context, setting, [_part(context, setting, 0, cell.episodes)])
+        else:
+            started = time.perf_counter()
+            outcome = _train(cell, context)
+            outcome.metrics.setdefault("seconds", time.perf_counter() - started)
+    return _measured(outcome, context, [peak])
 
 
 def evaluate_part(cell: Cell, context: WorkContext, start: int, end: int) -> Part:
@@ -96,7 +101,9 @@ def evaluate_part(cell: Cell, context: WorkContext, start: int, end: int) -> Par
         UserError: data, weights or checkpoint are missing or not those the cell names.
     """
     torch.set_num_threads(context.threads)
-    return _part(context, _Setting.of(cell, context), start, end)
+    with peak_memory(context.device) as peak:
+        part = _part(context, _Setting.of(cell, context), start, end)
+    return Part(part.episodes, {**part.provenance, PEAK: dataclasses.asdict(peak)}, part.seconds)
 
 
 def _part(context: WorkContext, setting: _Setting, start: int, end: int) -> Part:
@@ -117,7 +124,9 @@ def conclude(cell: Cell, context: WorkContext, parts: list[Part]) -> Outcome:
     Raises:
         UserError: they are not all of its episodes.
     """
-    return _concluded(cell, context, _Setting.of(cell, context), parts)
+    with peak_memory(context.device) as peak:
+        outcome = _concluded(cell, context, _Setting.of(cell, context), parts)
+    return _measured(outcome, context, [peak, *(Peak(**part.provenance.get(PEAK, {})) for part in parts)])
 
 
 def _concluded(cell: Cell, context: WorkContext, setting: _Setting, parts: list[Part]) -> Outcome:
@@ -136,7 +145,7 @@ def _concluded(cell: Cell, context: WorkContext, setting: _Setting, parts: list[
     reasons = undefined(table["class_id"], table[["inter_fg", "union_fg", "inter_bg", "union_bg"]], names)
     counts = {name: sum(part.provenance[name] for part in parts) for name in setting.made()}
     facts = {**setting.provenance, **counts, "cost": _cost(cell, setting)}
-    return _measured(Outcome(metrics, table, facts, panels, reasons), context)
+    return Outcome(metrics, table, facts, panels, reasons)
 
 
 def _panels(context: WorkContext, setting: _Setting, episodes: list[Episode]) -> dict[str, Image.Image]:
@@ -162,11 +171,11 @@ def _cost(cell: Cell, setting: _Setting) -> dict[str, float]:
         return {}
 
 
-def _measured(outcome: Outcome, context: WorkContext) -> Outcome:
-    outcome.metrics["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _measured(outcome: Outcome, context: WorkContext, peaks: list[Peak]) -> Outcome:
+    """With the largest of the peaks: each worker that had a part of the cell holds one of them."""
+    outcome.metrics["peak_memory_mb"] = max(peak.memory_mb for peak in peaks)
     if context.device.startswith("cuda"):
-        outcome.metrics["peak_gpu_memory_mb"] = torch.cuda.max_memory_reserved() / 2**20
-        torch.cuda.reset_peak_memory_stats()
+        outcome.metrics["peak_gpu_memory_mb"] = max(peak.gpu_memory_mb for peak in peaks)
     return outcome
 
 
@@ -233,6 +242,13 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     state = TrainingState(context.remote, context.results, cell.key())
     if team.rank == 0:
         state.bring()
+    warnings: list[str] = []
+
+    def other_code(why: str) -> None:
+        """The folder's name says what is trained, and nobody but the platform looks after the state."""
+        warnings.append(why)
+        print(f"warning: cell {cell.key()}: {why}", file=sys.stderr)
+
     metrics = train(
         sampler,
         cell.model,
@@ -250,8 +266,11 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
         device=context.device,
         team=team,
         saved=state.keep,
+        other_code=other_code,
     )
     if team.rank == 0:
         state.drop()
     facts = {**provenance(context, features, dataset), "train_workers": team.size}
+    if warnings:
+        facts["warnings"] = warnings
     return Outcome(metrics, None, {**facts, "images_encoded": features.encoded - before})

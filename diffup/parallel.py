@@ -71,6 +71,14 @@ class Team:
         told: T = box[0]
         return told
 
+    def gather(self, what: T) -> list[T]:
+        """What each process passes, by rank; all get the same list."""
+        if self.size == 1:
+            return [what]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, what)
+        return found
+
     def add_up(self, tensors: Iterable[Tensor | None]) -> None:
         """Replace each tensor by its sum over all processes, in one exchange; None stays None (for all alike)."""
         if self.size == 1:

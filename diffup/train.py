@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import io
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -26,12 +25,11 @@ from tqdm import tqdm
 
 from diffup import losses
 from diffup.config import ModelConfig, TrainConfig
-from diffup.errors import UserError
-from diffup.files import write_in_full
 from diffup.losses import Chances
 from diffup.model import DiffUpNet, save_checkpoint
 from diffup.parallel import Team
 from diffup.sampler import Batch, EpisodeSampler
+from diffup.training_state import identity, not_resumable, resumable, write_state
 
 SAVE_EVERY = 100  # steps between resumable states
 WARM_UP = 50
@@ -113,11 +111,13 @@ def train(
     device: str | torch.device = "cpu",
     team: Team = ALONE,
     saved: Callable[[], None] | None = None,
+    other_code: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
     """Train to ``config.steps`` and write a checkpoint of the averaged weights to `folder`.
 
     A state file beside the checkpoint (model, averaged weights, optimizer, step) is written every `SAVE_EVERY` steps;
-    an interrupted training goes on from it and ends in the same bytes (on a CPU). It is removed at the end.
+    an interrupted training goes on from it and ends in the same bytes (on a CPU). It is removed at the end. The file
+    says what is trained (`diffup.training_state.identity`) and by which code; a state of anything else is refused.
 
     Args:
         sampler: of the same `config`.
@@ -128,14 +128,17 @@ def train(
         progress: whether to draw a bar.
         report: is told steps and mean loss after each step, in rank 0.
         device: where the network runs.
-        saved: is called after each writing of the state file, in rank 0.
         team: the processes that share each step's episodes; all of them call this function, rank 0 uses `folder`.
+        saved: is called after each writing of the state file, in rank 0.
+        other_code: if given, a state written by other code is not refused: the function is told so, in rank 0, and the
+            training starts over. For a folder whose name already says what is trained.
 
     Returns:
         ``loss`` (mean of the last 50 steps), ``seconds`` of all calls whose steps were kept, and ``steps_per_s``.
 
     Raises:
-        UserError: the state file is of another configuration or damaged; or more processes than episodes a step.
+        UserError: the state file is of another training or other code, or damaged; the processes of a team do not
+            train the same; or there are more processes than episodes a step.
         FloatingPointError: the loss is no longer finite.
         Paused: see `paused_at`.
     """
@@ -147,15 +150,21 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     state_file = folder / "state.pt"
     first, recent, spent = 0, [], 0.0
-    if state := team.tell(_load_state(state_file) if team.rank == 0 else None):
+    what = identity(sampler, model_config, config, seed)
+    if state := resumable(state_file, what, team, other_code):
         try:
             model.load_state_dict(state["model"])
             average.load_state_dict(state["average"])
             optimizer.load_state_dict(state["optimizer"])
-            first, recent = int(state["step"]), list(state["losses"])
-            spent = float(state.get("seconds", 0.0))
+            first, recent, spent = int(state["step"]), list(state["losses"]), float(state["seconds"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise _no_resuming(state_file, error) from error
+            raise not_resumable(state_file, error) from error
+
+    def save(step: int) -> None:
+        parts = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+        seconds = time.perf_counter() - started
+        write_state(state_file, what, {**parts, "step": step, "losses": recent, "seconds": seconds})
+
     last = min((step for step in _PAUSES.get() if first <= step < config.steps), default=config.steps)
     shares = _shares(sampler, model_config, config, team, first)
     started = time.perf_counter() - spent
@@ -182,13 +191,13 @@ def train(
         if report is not None and leads:
             report(step + 1, float(np.mean(recent)))
         if leads and (step + 1) % SAVE_EVERY == 0 and step + 1 < config.steps:
-            _save_state(state_file, model, average, optimizer, step + 1, recent, time.perf_counter() - started)
+            save(step + 1)
             if saved is not None:
                 saved()
     seconds = time.perf_counter() - started
     if last < config.steps:
         if leads:
-            _save_state(state_file, model, average, optimizer, last, recent, seconds)
+            save(last)
             save_checkpoint(average.cpu(), folder, {**facts, "unfinished": f"{last} of {config.steps} steps"})
         raise Paused(last)
     if leads:
@@ -233,36 +242,3 @@ def add_gradients(model: DiffUpNet, share: Share, config: TrainConfig, device: t
         loss.backward()
         total += loss.detach()
     return total
-
-
-def _load_state(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise _no_resuming(path, error) from error
-    return state
-
-
-def _no_resuming(path: Path, error: Exception) -> UserError:
-    return UserError(f"training state {path} cannot be resumed: {error}. Delete it to start over")
-
-
-def _save_state(
-    path: Path, model: DiffUpNet, average: DiffUpNet, optimizer: torch.optim.Optimizer, step: int, recent: list[float],
-    seconds: float,
-) -> None:  # fmt: skip
-    buffer = io.BytesIO()
-    torch.save(
-        {
-            "model": model.state_dict(),
-            "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "step": step,
-            "losses": recent,
-            "seconds": seconds,
-        },
-        buffer,
-    )
-    write_in_full(path, buffer.getvalue())

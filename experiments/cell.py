@@ -220,5 +220,7 @@ def cell_from_dict(document: dict[str, Any]) -> AnyCell:
         sample = SampleConfig(**values.pop("sample"))
         values |= {name: tuple(values[name]) for name in ("tested", "seen") if name in values}
         return Cell(**values, sample=sample)
-    except (TypeError, KeyError) as error:
+    except UserError:
+        raise
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"cell document does not fit this version of DiffUp: {error}") from error
