@@ -28,7 +28,7 @@ from diffup.data.dataset import Dataset, open_dataset
 from diffup.encode import Encoder, FeatureCache
 from diffup.episodes import Manifest, held_out_classes, make_manifest, training_pools
 from diffup.errors import UserError
-from diffup.manifests import listed_manifest, listed_pairs, read_manifest
+from diffup.manifests import fitted, listed_manifest, listed_pairs, read_manifest
 from diffup.memo import Keep, PriorMemo
 from diffup.model import DiffUpNet, load_checkpoint
 from diffup.pairs import PairPriors
@@ -269,7 +269,7 @@ def manifest_for_cell(cell: Cell, dataset: Dataset, classes: Sequence[int], cont
     if strange := sorted({e.class_index for e in manifest.episodes} - set(classes)):
         raise UserError(f"{where}: classes {strange[:5]} are not among those of {cell.dataset}, fold {cell.fold}")
     # One from a file may be longer than what is asked for.
-    return replace(manifest, episodes=manifest.episodes[: cell.episodes]).named_as(dataset.image_ids, where)
+    return fitted(replace(manifest, episodes=manifest.episodes[: cell.episodes]), dataset, protocol, where)
 
 
 def checkpoint_of(cell: Cell, tested: Sequence[str], context: WorkContext) -> DiffUpNet | None:

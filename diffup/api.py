@@ -25,10 +25,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from diffup.backbones.load import Backbone, load_backbone
+from diffup.arguments import as_path, check_list, check_names, whole
+from diffup.backbones.load import Backbone, load_backbone, usable_device
 from diffup.config import InputConfig, SampleConfig
 from diffup.cues import cue_weights
 from diffup.encode import Encoder, Features
@@ -72,6 +72,9 @@ class DiffUp:
     """
 
     def __init__(self, encoder: Encoder, net: DiffUpNet, facts: Mapping[str, Any] | None = None) -> None:
+        for part, kind in ((encoder, Encoder), (net, DiffUpNet)):
+            if not isinstance(part, kind):
+                raise UserError(f"DiffUp() takes a {kind.__name__}, not {type(part).__name__}; DiffUp.load() makes it")
         self.encoder, self.net = encoder, net.eval()
         backbone, config = encoder.backbone, dataclasses.asdict(encoder.config)
         here = {"backbone": backbone.name, "weights": backbone.weights, "input": config}
@@ -103,16 +106,20 @@ class DiffUp:
                 it had one; ``""`` to read no text at all.
 
         Raises:
-            UserError: no such checkpoint, a damaged one, or a backbone that can't be had; the message says what to do.
+            UserError: no such checkpoint, a damaged one, a backbone that can't be had, or a device that isn't there;
+                the message says what to do.
         """
         folder = _folder(path_or_hub_id)
+        directory = None if weights_dir is None else as_path(weights_dir, "weights_dir")
+        device = usable_device(device)
+        check_names(backbone=backbone, companion=companion)
         net = load_checkpoint(folder)
-        facts = json.loads((folder / "config.json").read_text())["facts"]
+        facts = json.loads((folder / "config.json").read_text()).get("facts")
         trained_on, trained_weights, config = _training(facts, folder)
-        directory = None if weights_dir is None else Path(weights_dir)
         try:
             weights = trained_weights if backbone is None else "auto"
-            visual = load_backbone(backbone or trained_on, weights, weights_dir=directory, device=device)
+            name = trained_on if backbone is None else backbone
+            visual = load_backbone(name, weights, weights_dir=directory, device=device)
         except UserError as error:
             if backbone is not None:
                 raise
@@ -146,7 +153,8 @@ class DiffUp:
         Raises:
             UserError: a backbone that can't be had.
         """
-        directory = None if weights_dir is None else Path(weights_dir)
+        directory = None if weights_dir is None else as_path(weights_dir, "weights_dir")
+        check_names(companion=companion)
         device = self.encoder.device
         visual = load_backbone(name, weights_dir=directory, device=device)
         text_model = visual if visual.has_text else self.encoder.text_model
@@ -158,8 +166,15 @@ class DiffUp:
         """Write a checkpoint folder: weights, configuration and a model card; the backbone is not in it.
 
         ``huggingface_hub.upload_folder(repo_id="owner/name", folder_path=folder)`` publishes it.
+
+        Raises:
+            UserError: the folder can't be written.
         """
-        save_checkpoint(self.net, Path(folder), self.facts)
+        path = as_path(folder, "folder")
+        try:
+            save_checkpoint(self.net, path, self.facts)
+        except OSError as error:
+            raise UserError(f"{path} can't be written ({error}); choose another folder or make room") from error
 
     def encode(self, images: Sequence[AnyImage], *, batch_size: int = 8) -> list[Features]:
         """Encode images with the frozen backbone: the heavy half, whose results can be kept and used again.
@@ -171,8 +186,8 @@ class DiffUp:
         Raises:
             UserError: something that is no such image; its place in the list is named.
         """
-        if isinstance(images, str | Path | np.ndarray | Image.Image):
-            raise UserError("encode() takes a list of images; put a single one in brackets")
+        check_list(images, "encode() takes a list of images; put a single one in brackets")
+        batch_size = whole(batch_size, "batch_size", 1)
         found: list[Features] = []
         for start in range(0, len(images), batch_size):
             chunk = range(start, min(start + batch_size, len(images)))
@@ -207,11 +222,9 @@ class DiffUp:
         batch_size: int = 8,
     ) -> list[Result]:
         """`segment` for many queries with the same cues, `batch_size` at a time; gives what `segment` gives each."""
-        if isinstance(queries, str | Path | np.ndarray | Image.Image | Features):
-            raise UserError("segment_batch() takes a list of queries; use segment() for a single one")
-        for what, value in {"steps": steps, "samples": samples, "batch_size": batch_size}.items():
-            if value < 1:
-                raise UserError(f"{what} must be 1 or more, not {value}")
+        check_list(queries, "segment_batch() takes a list of queries; use segment() for a single one")
+        steps, samples = whole(steps, "steps", 1), whole(samples, "samples", 1)
+        batch_size, seed = whole(batch_size, "batch_size", 1), whole(seed, "seed", 0)
         supports, kinds, weights_K2hw, names = self._cues(cues)
         results: list[Result] = []
         for start in range(0, len(queries), batch_size):
@@ -253,8 +266,7 @@ class DiffUp:
 
     def _cues(self, cues: Sequence[Cue]) -> tuple[list[Features], tuple[str, ...], Tensor, Tensor | None]:
         """Features and kinds of the K supports, their weights [K, 2, h, w], and embedded names, the class first."""
-        if isinstance(cues, Support | Text):
-            raise UserError("cues is a list; put a single cue in brackets")
+        check_list(cues, "cues is a list; put a single cue in brackets")
         for i, cue in enumerate(cues):
             if not isinstance(cue, Support | Text):
                 raise UserError(f"cues[{i}] is a {type(cue).__name__}; a cue is a Support or a Text")
@@ -297,7 +309,7 @@ class DiffUp:
 
 def _folder(path_or_hub_id: str | Path) -> Path:
     """The checkpoint's folder, on this machine or in the hub's cache."""
-    path = Path(path_or_hub_id).expanduser()
+    path = as_path(path_or_hub_id, "path_or_hub_id")
     if path.is_dir():
         for folder in (path / CHECKPOINT_FOLDER, path):
             if (folder / CHECKPOINT_FILES[0]).is_file():
@@ -322,13 +334,13 @@ def _folder(path_or_hub_id: str | Path) -> Path:
     return Path(found)
 
 
-def _training(facts: Mapping[str, Any], folder: Path) -> tuple[str, str, InputConfig]:
+def _training(facts: Any, folder: Path) -> tuple[str, str, InputConfig]:
     """Backbone, weights identity and input configuration of the training."""
     try:
         cell = facts["cell"]
         values = {**cell["input"], "prompts": tuple(cell["input"]["prompts"])}
         return str(cell["backbone"]), str(cell["weights"]), InputConfig(**values)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, UserError) as error:
         raise UserError(
             f"checkpoint {folder} does not say how its images are to be encoded, or says it in the terms of another "
             f"version ({error!r}); train it with this version"

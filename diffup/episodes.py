@@ -249,12 +249,18 @@ def training_pools(
     its list files in `lists`.
 
     Raises:
-        UserError: see `diffup.manifests.listed_pairs`.
+        UserError: see `diffup.manifests.listed_pairs`; or listed images that do not show their class.
     """
     if protocol.needs_lists(dataset.name):
         from diffup.manifests import listed_pairs
 
         pairs = listed_pairs(dataset.name, protocol, fold, "trn", lists).named_as(dataset.image_ids, lists)
+        hidden = [f"{i}, class {dataset.classes[c]!r}" for i, c in pairs.entries if c not in dataset.areas[i]]
+        if hidden:
+            raise UserError(
+                f"{lists}: {len(hidden)} of {len(pairs.entries)} training images of fold {fold} do not show their "
+                f"class, the first {'; '.join(hidden[:3])}. Take the lists that were made for this data set"
+            )
         return {c: tuple(sorted(set(pairs.classes.get(c, ())))) for c in dataset.base_classes(fold)}
     novel = set(dataset.novel_classes(fold))
     drop = protocol.training_images == "without novel classes"
@@ -289,12 +295,12 @@ def make_manifest(
     """
     chosen = dataset.novel_classes(fold) if classes is None else classes
     if protocol.needs_lists(dataset.name):
-        from diffup.manifests import listed_manifest
+        from diffup.manifests import fitted, listed_manifest
 
         if set(chosen) != set(dataset.novel_classes(fold)):
             raise UserError(f"protocol {protocol.name} has lists of the fold's classes only; take another protocol")
         listed = listed_manifest(dataset.name, protocol, fold, shots, episodes, seed, lists)
-        return listed.named_as(dataset.image_ids, lists)
+        return fitted(listed, dataset, protocol, lists)
     pools = {c: dataset.eligible(c, protocol) for c in chosen}
     for class_index, pool in pools.items():
         if len(pool) < shots + 1:

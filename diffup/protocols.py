@@ -125,6 +125,11 @@ class Protocol:
         longest = max(size)
         return max(1, round(size[0] * side / longest)), max(1, round(size[1] * side / longest))
 
+    @property
+    def repeats(self) -> bool:
+        """Whether an episode may have the same support twice: HSNet draws supports independently."""
+        return self.draw == DRAWS[2]
+
     def needs_lists(self, dataset: str) -> bool:
         """Whether the images of a data set come from list files that the user must have."""
         return bool(self.lists) and dataset in BENCHMARKS

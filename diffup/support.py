@@ -5,9 +5,10 @@ Letters: H W an image's own size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +20,7 @@ from diffup.data.images import read_photo, rgb
 from diffup.encode import Features
 from diffup.errors import UserError
 
+FRACTIONS = 1.5  # a box in fractions may go beyond its image by as much as half of it
 AnyImage = Image.Image | NDArray[np.uint8] | str | Path
 
 
@@ -33,7 +35,7 @@ class Support:
             ``"mask"``: [H, W], bool, or uint8 with 0 background, 1 the class, 2 unknown;
             ``"scribble"``: [H, W], bool or 0 and 1, the strokes; what is not scribbled is unknown;
             ``"box"``: boxes (x0, y0, x1, y1) in pixels, one or several; x1 and y1 lie just outside, so that
-            (0, 0, W, H) is the whole image. Parts beyond the image are cut off.
+            (0, 0, W, H) is the whole image. Parts beyond the image are cut off. Fractions of the image are refused.
         kind: ``"mask"``, ``"box"`` or ``"scribble"``.
 
     Raises:
@@ -69,7 +71,7 @@ class Text:
         others: names of what else may be in the image; the class is told apart from these.
 
     Raises:
-        UserError: an empty name, or `name` among `others`.
+        UserError: an empty name, `name` among `others`, or no texts.
     """
 
     name: str
@@ -78,7 +80,12 @@ class Text:
     def __post_init__(self) -> None:
         if isinstance(self.others, str):
             raise UserError(f"Text.others is a list of names; write others=({self.others!r},)")
+        if not isinstance(self.others, Iterable):
+            raise UserError(f"Text.others is a list of names, not {_what(self.others)}")
         object.__setattr__(self, "others", tuple(self.others))
+        for place, name in (("name", self.name), *((f"others[{i}]", other) for i, other in enumerate(self.others))):
+            if not isinstance(name, str):
+                raise UserError(f"Text.{place} is a name, not {_what(name)}")
         if not all(name.strip() for name in (self.name, *self.others)):
             raise UserError("a text cue has an empty name")
         if self.name in self.others:
@@ -112,36 +119,92 @@ def to_rgb(image: AnyImage, place: str) -> NDArray[np.uint8]:
     return image
 
 
+def _what(value: object) -> str:
+    return f"{value!r:.60} ({type(value).__name__})"
+
+
+def _numbers(annotation: ArrayLike, what: str) -> NDArray[Any]:
+    """An annotation as an array of numbers or truth values."""
+    try:
+        found = np.asarray(annotation)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged rows, a tensor on a GPU or with gradients
+        raise UserError(f"{what} can't be read as one array ({error}); pass a NumPy array of numbers") from error
+    if found.dtype.kind not in "biuf":
+        raise UserError(f"{what} holds {found.dtype} values; pass numbers, not texts or objects")
+    return found
+
+
 def _pixels(annotation: ArrayLike, kind: str, size: tuple[int, int]) -> NDArray[np.uint8]:
     """A mask or strokes as 0, 1, 2."""
-    drawn = np.asarray(annotation)
+    drawn = _numbers(annotation, f"the {kind}")
     if drawn.shape != size:
-        raise UserError(f"the {kind} has shape {drawn.shape}, but its image is {size[0]} × {size[1]} (H × W)")
+        raise UserError(
+            f"the {kind} has shape {drawn.shape}, but its image is {size[0]} × {size[1]} (H × W)"
+            f"{_shape_hint(drawn.shape, size)}"
+        )
     allowed = [BACKGROUND, FOREGROUND, UNKNOWN] if kind == "mask" else [BACKGROUND, FOREGROUND]
     if drawn.dtype != np.bool_ and not np.isin(drawn, allowed).all():
         strange = np.setdiff1d(drawn, allowed)[:4].tolist()
         raise UserError(
             f"the {kind} holds values {', '.join(map(str, strange))}; it takes a bool array, or the numbers "
-            f"{', '.join(map(str, allowed))} (for a picture of 0 and 255 pass it as: picture > 0)"
+            f"{', '.join(map(str, allowed))} (for a picture of 0 and 255 pass it as: picture > 0, for labels as: "
+            f"labels == the class's number, for probabilities as: probabilities > 0.5)"
         )
     if kind == "scribble":
         return np.where(drawn == FOREGROUND, np.uint8(FOREGROUND), np.uint8(UNKNOWN))
     return drawn.astype(np.uint8)
 
 
+def _shape_hint(shape: tuple[int, ...], size: tuple[int, int]) -> str:
+    """What probably happened to an annotation whose shape is not its image's (H, W)."""
+    if shape == size[::-1]:
+        return "; it looks transposed: pass its .T, or rotate it if the image is stored rotated (EXIF)"
+    if len(shape) == 3 and tuple(side for side in shape if side != 1) == size:
+        return "; take the axis of length one away with .squeeze()"
+    if len(shape) == 3 and shape[:2] == size:
+        return "; it is a colour picture: pass one value for each pixel, such as (picture == colour).all(-1)"
+    if len(shape) == 2:
+        return "; annotate the image at its own size, or resize the annotation by nearest neighbour"
+    return "; pass one value for each pixel, [H, W]"
+
+
 def _boxes(annotation: ArrayLike, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Boxes filled, [H, W]."""
-    boxes = np.atleast_2d(np.asarray(annotation, dtype=np.float64))
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
-        raise UserError(f"boxes are rows of four numbers x0, y0, x1, y1; got shape {boxes.shape}")
+    boxes = _numbers(annotation, "boxes")
+    if not boxes.size:
+        raise UserError("boxes are rows of four numbers x0, y0, x1, y1; there is no box")
+    boxes = boxes[None] if boxes.ndim == 1 else boxes
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype == np.bool_:
+        raise UserError(f"boxes are rows of four numbers x0, y0, x1, y1; got {boxes.dtype} of shape {boxes.shape}")
     drawn = np.zeros(size, np.uint8)
-    for x0, y0, x1, y1 in boxes:
+    for x0, y0, x1, y1 in boxes.astype(np.float64):
+        box = f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g})"
+        if not np.isfinite([x0, y0, x1, y1]).all():
+            raise UserError(f"boxes are rows of four numbers x0, y0, x1, y1; {box} has one that is not finite")
+        if _in_fractions((x0, y0, x1, y1), boxes.dtype, size):
+            raise UserError(
+                f"{box} looks like fractions of the image, and covers less than a pixel or one pixel if it is in "
+                f"pixels; multiply x by the width, {size[1]}, and y by the height, {size[0]}"
+            )
         left, top = max(int(np.floor(x0)), 0), max(int(np.floor(y0)), 0)
         right, bottom = min(int(np.ceil(x1)), size[1]), min(int(np.ceil(y1)), size[0])
         if right <= left or bottom <= top:
-            raise UserError(
-                f"box ({x0:g}, {y0:g}, {x1:g}, {y1:g}) covers nothing of its image, which is {size[1]} wide and "
-                f"{size[0]} high; write x0 < x1 and y0 < y1 in pixels"
+            turned = x1 <= x0 or y1 <= y0
+            remedy = (
+                "; write x0 < x1 and y0 < y1 in pixels (for x, y, width, height pass x, y, x + width, y + height)"
+                if turned
+                else ": all of it is outside; is it of another image, or of the image at another size?"
             )
+            raise UserError(f"{box} covers nothing of its image, which is {size[1]} wide and {size[0]} high{remedy}")
         drawn[top:bottom, left:right] = FOREGROUND
     return drawn
+
+
+def _in_fractions(box: tuple[float, float, float, float], dtype: np.dtype[Any], size: tuple[int, int]) -> bool:
+    """Whether a box that is not empty is surely meant in fractions of its image.
+
+    Written as floats, (0., 0., 1., 1.) is the whole image; written as integers, it is the first pixel.
+    """
+    x0, y0, x1, y1 = box
+    near = all(abs(value) <= FRACTIONS for value in box) and max(size) > FRACTIONS and x1 > x0 and y1 > y0
+    return near and ((x1 - x0) * (y1 - y0) < 1 or dtype.kind == "f")

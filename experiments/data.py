@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -13,7 +14,9 @@ from diffup.errors import UserError
 
 if TYPE_CHECKING:
     from diffup.data.dataset import Dataset
+    from diffup.protocols import Protocol
 
+SHOWN = 10  # problems that a message names
 GIVEN = re.compile(r"fold(?P<fold>\d+)_shots(?P<shots>\d+)\.(json|parquet)")
 
 
@@ -96,12 +99,9 @@ def open_data(
 
     rules = get_protocol(protocol)
     dataset = dataset or open_dataset(path)
-    given = {} if manifests is None else _given(dataset, protocol, manifests)
+    given = {} if manifests is None else _given(dataset, rules, manifests)
     if rules.needs_lists(dataset.name):  # for training too, wherever the episodes come from
-        from diffup.manifests import listed_pairs
-
-        for fold in range(len(dataset.folds)):
-            listed_pairs(dataset.name, rules, fold, "val", lists).named_as(dataset.image_ids, lists)
+        _check_lists(dataset, rules, lists, shots)
     elif manifests is None:
         dataset.check(shots, rules)
     return Data(
@@ -116,25 +116,56 @@ def open_data(
     )
 
 
-def _given(dataset: Dataset, protocol: str, folder: Path) -> dict[tuple[int, int], Given]:
-    from diffup.manifests import read_manifest
+def _check_lists(dataset: Dataset, protocol: Protocol, lists: Path | None, shots: int) -> None:
+    """Make sure that the list files name images of the data set, and that the episodes drawn from them can be used."""
+    from diffup.manifests import fitted, listed_manifest, listed_pairs
+
+    for fold in range(len(dataset.folds)):
+        listed_pairs(dataset.name, protocol, fold, "val", lists).named_as(dataset.image_ids, lists)
+        number, seed = protocol.episode_count(dataset.name), protocol.seeds[0]
+        for most in sorted({1, max(shots, 1)}):  # other numbers of shots draw other images
+            drawn = listed_manifest(dataset.name, protocol, fold, most, number, seed, lists)
+            fitted(drawn, dataset, protocol, f"{lists}, fold {fold}, {most} shots")
+
+
+def _given(dataset: Dataset, protocol: Protocol, folder: Path) -> dict[tuple[int, int], Given]:
+    """The manifests of a folder by fold and shots; what is wrong with any of them is collected."""
+    from diffup.manifests import REMEDY, episode_problems, read_manifest, small_images
 
     found: dict[tuple[int, int], Given] = {}
+    problems: list[str] = []
     for path in sorted(folder.glob("fold*_shots*")) if folder.is_dir() else []:
         match = GIVEN.fullmatch(path.name)
         if match is None or int(match["fold"]) >= len(dataset.folds):
-            raise UserError(f"{path}: expected is fold{{F}}_shots{{K}}.json or .parquet, F below {len(dataset.folds)}")
+            problems.append(f"{path}: expected is fold{{F}}_shots{{K}}.json or .parquet, F below {len(dataset.folds)}")
+            continue
         fold, shots = int(match["fold"]), int(match["shots"])
         if (fold, shots) in found:
-            raise UserError(f"{path}: there is {found[fold, shots].path.name} for the same fold and shots; keep one")
-        manifest = read_manifest(path, dataset=dataset.name, protocol=protocol, fold=fold)
-        manifest.named_as(dataset.image_ids, path)
-        strange = sorted({e.class_index for e in manifest.episodes} - set(dataset.novel_classes(fold)))
+            problems.append(f"{path}: there is {found[fold, shots].path.name} for the same fold and shots; keep one")
+            continue
+        try:
+            manifest = read_manifest(path, dataset=dataset.name, protocol=protocol.name, fold=fold)
+            named = manifest.named_as(dataset.image_ids, path)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        wrong = episode_problems(named, dataset, protocol)
+        strange = sorted({e.class_index for e in named.episodes} - set(dataset.novel_classes(fold)))
         if strange:
-            raise UserError(f"{path}: classes {strange[:5]} are not novel in fold {fold} of {dataset.name}")
-        if any(len(e.supports) < shots for e in manifest.episodes):
-            raise UserError(f"{path}: an episode has fewer than {shots} supports")
+            wrong.append(f"classes {strange[:5]} are not novel in fold {fold} of {dataset.name}")
+        if few := [e.index for e in named.episodes if len(e.supports) < shots]:
+            wrong.append(f"{len(few)} episodes have fewer than {shots} supports, the first is episode {few[0]}")
+        problems += [f"{path}: {what}" for what in wrong]
+        if not wrong and (small := small_images(named, dataset, protocol)):
+            warnings.warn(
+                f"{path}: protocol {protocol.name} would not draw {small}, where the class is too small for it",
+                stacklevel=4,
+            )
         found[fold, shots] = Given(path.absolute(), manifest.hash(), len(manifest.episodes))
+    if problems:
+        rest = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        listed = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
+        raise UserError(f"{folder}: {len(problems)} problems with the episodes:{listed}{rest}\n{REMEDY}")
     if not found:
         raise UserError(
             f"{folder} holds no fold{{F}}_shots{{K}}.json or .parquet; python -m diffup.episodes writes such"

@@ -139,6 +139,22 @@ class Backbone:
         return F.normalize(embedded_texts.view(len(texts), len(prompts), -1).mean(dim=1), dim=1)
 
 
+def usable_device(device: str | torch.device) -> str:
+    """The name of a device on which torch can compute here.
+
+    Raises:
+        UserError: no device's name, or one that this machine or this build of torch does not have.
+    """
+    try:
+        torch.zeros(1, device=device).item()
+        return str(torch.device(device))
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError, ImportError) as error:
+        gist = (str(error).strip() or type(error).__name__).splitlines()[0]
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        gpus = f"there are CUDA GPUs 0-{there - 1}" if there else "no CUDA GPU is available"
+        raise UserError(f"device {device!r} can't be used ({gist:.200}); {gpus}; device='cpu' always works") from error
+
+
 def load_backbone(
     name: str, weights: str = "auto", *, weights_dir: Path | None = None, device: str | torch.device = "cpu"
 ) -> Backbone:
@@ -151,10 +167,11 @@ def load_backbone(
         device: where the model and its outputs live.
 
     Raises:
-        UserError: unknown name, no such file, a file whose hash is another than `weights` or that doesn't fit, or a
-            download that failed.
+        UserError: unknown name or device, no such file, a file whose hash is another than `weights` or that doesn't
+            fit, or a download that failed.
     """
     parsed = check_backbone(name)
+    device = usable_device(device)
     identity = weights_identity(name, weights_dir=weights_dir, weights=weights)
     if identity.startswith("random:"):
         with torch.random.fork_rng(devices=[]):

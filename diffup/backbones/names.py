@@ -43,8 +43,13 @@ def parse_backbone(name: str) -> BackboneName:
     """Split a backbone name into kind, model and tag; existence is not checked (see `check_backbone`).
 
     Raises:
-        UserError: the name is empty or has an empty part.
+        UserError: no text, or the name is empty or has an empty part.
     """
+    if not isinstance(name, str):
+        raise UserError(
+            f"a backbone is given by its name, a timm one, 'open_clip:MODEL/TAG' or one of {', '.join(EMBEDDED)}; not "
+            f"as a {type(name).__name__} (modules of your own can't be backbones in this version)"
+        )
     if name in EMBEDDED:
         return BackboneName(kind="embedded", model=name)
     if name.startswith(OPEN_CLIP_PREFIX):

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffup.arguments import as_path
 from diffup.backbones.embedded import weights_path
 from diffup.backbones.names import BackboneName, parse_backbone
 from diffup.errors import UserError
@@ -44,6 +45,7 @@ def find_weights(name: str, weights_dir: Path | None) -> Path | None:
     """
     if weights_dir is None:
         return None
+    weights_dir = as_path(weights_dir, "weights_dir")
     if not weights_dir.is_dir():
         raise UserError(f"weights directory {weights_dir} does not exist; give one that holds <backbone>.safetensors")
     for stem in file_stems(parse_backbone(name)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cluster.context import manifest_for_cell
 from cluster.work import WorkContext, execute
 from diffup.backbones.weights_io import weights_identity
 from diffup.config import InputConfig, ModelConfig, TrainConfig
 from diffup.data.dataset import open_dataset
 from diffup.data.lists import PASCAL, Pairs, fold_classes, hsnet_list
 from diffup.episodes import Manifest, make_manifest, training_pools
+from diffup.errors import UserError
 from diffup.hsnet import hsnet_episodes
 from diffup.manifests import main, rows
 from diffup.protocols import get_protocol
@@ -120,6 +123,55 @@ def test_a_list_with_images_that_are_not_there_is_refused(pascal: tuple[Path, Pa
         (folder / f"fold{f}.txt").write_text(f"2030_000001__{5 * f + 1:02d}\n2007_{5 * f:06d}__{5 * f + 1:02d}\n")
     with pytest.raises(ValueError, match=r"1 of 2 images are not in the data set, the first 2030_000001"):
         open_data(pascal[0], shots=1, protocol="hsnet", lists=tmp_path)
+
+
+def mislabelled(lists: Path, folder: Path, split: str) -> Path:
+    """A copy of lists in which two images stand under a class of fold 0 that they don't show."""
+    copy = Path(shutil.copytree(lists, folder / "lists"))
+    with (copy / "pascal" / split / "fold0.txt").open("a") as file:
+        file.write("2007_000005__01\n2007_000006__01\n")
+    return copy
+
+
+def test_a_validation_list_whose_images_do_not_show_their_class_is_refused(
+    pascal: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path, lists = pascal
+    wrong = mislabelled(lists, tmp_path, "val")
+    with pytest.raises(
+        UserError, match=r"fold 0, 1 shots: .*; 116 of 1000 episodes have a query that does not show"
+    ) as said:
+        open_data(path, shots=1, protocol="hsnet", lists=wrong)
+    assert "2007_000005, class 'class 0'" in str(said.value) and "more" in str(said.value)
+    with pytest.raises(UserError, match=r"1 of 16 episodes have a query that does not show"):
+        make_manifest(open_dataset(path), HSNET, 0, 1, 16, 0, lists=wrong)
+    named = make_manifest(open_dataset(path), HSNET, 1, 1, 16, 0, lists=wrong)
+    assert len(named.episodes) == 16, "other folds have no such image"
+
+
+def test_a_training_list_whose_images_do_not_show_their_class_is_refused(
+    pascal: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path, lists = pascal
+    wrong = mislabelled(lists, tmp_path, "trn")
+    assert training_pools(open_dataset(path), 0, HSNET, wrong), "fold 0 trains on the lists of the others"
+    with pytest.raises(UserError, match=r"2 of 47 training images of fold 1 do not show their class, the first 2007_0"):
+        training_pools(open_dataset(path), 1, HSNET, wrong)
+
+
+def test_a_worker_refuses_episodes_whose_image_no_longer_shows_the_class(
+    pascal: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The plan is checked by `open_data`; a worker with other files of the same data set checks for itself."""
+    path, _ = pascal
+    (tmp_path / "fold0_shots1.json").write_text(json.dumps([["2007_000000", ["2008_000000"], 0]]))
+    data = open_data(path, shots=1, manifests=tmp_path)
+    (cell,) = evaluation_cells(data, 0, [RESNET], [(1, "mask")], config=INPUT, episodes=9, sample=PRIOR_MEAN)
+    dataset = open_dataset(path)
+    dataset.areas["2008_000000"] = {7: 100}
+    with pytest.raises(UserError, match="1 of 1 episodes have a support that does not show the class"):
+        context = WorkContext(results=tmp_path, datasets={name: str(file) for name, file in data.files().items()})
+        manifest_for_cell(cell, dataset, (0,), context)
 
 
 def test_coco_paths_find_their_images_under_either_name() -> None:
