@@ -145,9 +145,7 @@ def add_protocol(made: argparse.ArgumentParser) -> None:
     number.help = f"{number.help}; with another protocol than paired as many as it has"
     made.set_defaults(episodes=None)
     made.add_argument("--protocol", default="paired", metavar="NAME", help="see `python -m diffup.protocols list`")
-    made.add_argument(
-        "--lists", type=folder, default=None, metavar="DIR", help="HSNet's 'splits', for hsnet"
-    )
+    made.add_argument("--lists", type=folder, default=None, metavar="DIR", help="HSNet's 'splits', for hsnet")
     made.add_argument(
         "--manifests",
         type=folder,

@@ -17,6 +17,7 @@ from PIL import Image
 from diffup.config import VISUAL_CUES
 from diffup.cues import BACKGROUND, FOREGROUND, UNKNOWN
 from diffup.data.images import read_photo, rgb
+from diffup.data.labels import read_drawn
 from diffup.encode import Features
 from diffup.errors import UserError
 
@@ -29,11 +30,12 @@ class Support:
     """An annotated image that shows the class.
 
     Attributes:
-        image: picture (PIL, uint8 [H, W, 3], or a path) or its `Features`. EXIF rotation is not applied to a path:
-            annotations refer to the pixels as they are stored.
+        image: picture (PIL, uint8 [H, W, 3], or a path) or its `Features`. A path's picture is turned upright, as its
+            EXIF orientation asks; PIL pictures and arrays are taken as they are.
         annotation: by `kind`:
-            ``"mask"``: [H, W], bool, or uint8 with 0 background, 1 the class, 2 unknown;
-            ``"scribble"``: [H, W], bool or 0 and 1, the strokes; what is not scribbled is unknown;
+            ``"mask"``: [H, W], bool, or uint8 with 0 background, 1 the class, 2 unknown; or the path of a PNG
+            (`diffup.data.labels.read_drawn`), drawn on the upright picture;
+            ``"scribble"``: [H, W], bool or 0 and 1, the strokes, or such a path; what is not scribbled is unknown;
             ``"box"``: boxes (x0, y0, x1, y1) in pixels, one or several; x1 and y1 lie just outside, so that
             (0, 0, W, H) is the whole image. Parts beyond the image are cut off. Fractions of the image are refused.
         kind: ``"mask"``, ``"box"`` or ``"scribble"``.
@@ -43,7 +45,7 @@ class Support:
     """
 
     image: AnyImage | Features
-    annotation: ArrayLike
+    annotation: ArrayLike | str | Path
     kind: str = "mask"
 
     def __post_init__(self) -> None:
@@ -54,9 +56,13 @@ class Support:
         """The annotation as `diffup.cues.cue_weights` reads it, [H, W]: 0 background, 1 the class, 2 unknown.
 
         Raises:
-            UserError: it does not fit an image of `size`, shows nothing of the class, or holds other values.
+            UserError: it does not fit an image of `size`, shows nothing of the class, holds other values, or is a file
+                that can't be read.
         """
-        drawn = _boxes(self.annotation, size) if self.kind == "box" else _pixels(self.annotation, self.kind, size)
+        annotation = self.annotation
+        if isinstance(annotation, str | Path):
+            annotation = _drawn_file(annotation, self.kind)
+        drawn = _boxes(annotation, size) if self.kind == "box" else _pixels(annotation, self.kind, size)
         if not (drawn == FOREGROUND).any():
             raise UserError(f"the {self.kind} of a support is empty: it marks no pixel of the class")
         return drawn
@@ -117,6 +123,16 @@ def to_rgb(image: AnyImage, place: str) -> NDArray[np.uint8]:
     if not image.size:
         raise UserError(f"{place} has no pixel: its shape is {image.shape}")
     return image
+
+
+def _drawn_file(path: str | Path, kind: str) -> NDArray[np.uint8]:
+    """A mask or scribble from its file."""
+    if kind == "box":
+        raise UserError(f"a box is four numbers x0, y0, x1, y1, not the path {str(path)!r}")
+    try:
+        return read_drawn(Path(path).expanduser())
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _what(value: object) -> str:
