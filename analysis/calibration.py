@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis.stats import EpisodeCounts, Estimate, Floats, episode_multiplicities
 from diffup.errors import UserError
-from diffup.metrics import STD_BINS
+from diffup.metrics import STD_BINS, episode_ious
 
 BINS = 10  # of a calibration error
 HISTOGRAMS = (
@@ -81,7 +81,6 @@ def read_quality(
             raise UserError(f"{path} has episodes without a predicted IoU: the method makes no such estimate")
         tables.append(table)
     whole = pd.concat(tables, ignore_index=True)
-    pixels = np.concatenate([part.counts for part in counts]).astype(np.float64)
     # Of several episode seeds only class and query matter here; ids need to ascend.
     episodes = EpisodeCounts(
         np.arange(len(whole)),
@@ -90,10 +89,8 @@ def read_quality(
         np.concatenate([part.counts for part in counts]),
     )
     drawn = episode_multiplicities(episodes, resamples=resamples, seed=seed, stream=stream)
-    union = pixels[:, 1]
     return Quality(
-        # Nothing to find and nothing found: a perfect answer.
-        true_iou=np.divide(pixels[:, 0], union, out=np.ones(len(whole)), where=union > 0),
+        true_iou=episode_ious(episodes.counts[:, 0], episodes.counts[:, 1]),
         predicted_iou=whole["predicted_iou"].to_numpy(np.float64),
         fg_probability=whole["fg_probability"].to_numpy(np.float64),
         histograms={name: np.stack(whole[name].to_list()).astype(np.float64) for name in HISTOGRAMS},

@@ -34,12 +34,16 @@ class Chances:
         return Chances(feed_back, fresh, torch.rand(len(fresh), generator=generator))
 
 
-def _iou(probability_BRR: Tensor, truth_BRR: Tensor, valid_BRR: Tensor) -> Tensor:
+def batch_iou(probability_BRR: Tensor, truth_BRR: Tensor, valid_BRR: Tensor) -> Tensor:
+    """IoU of each episode, what DQM learns to predict, [B]: as `diffup.metrics.episode_ious` has it.
+
+    That is 1 where there was nothing to find and nothing was found.
+    """
     predicted, actual = probability_BRR > 0.5, truth_BRR > 0.5
     inside = valid_BRR > 0.5
     both = (predicted & actual & inside).sum((1, 2)).float()
     either = ((predicted | actual) & inside).sum((1, 2)).float()
-    return both / either.clamp_min(1.0)
+    return torch.where(either > 0, both / either.clamp_min(1.0), 1.0)
 
 
 def _weighted_bce(logits_BRR: Tensor, target_BRR: Tensor, valid_BRR: Tensor) -> Tensor:
@@ -95,8 +99,8 @@ def step_loss(model: DiffUpNet, batch: Batch, chances: Chances) -> Tensor:
         "mask": _weighted_bce(logits, truth, valid) + _dice(logits, truth, valid),
         "error": _weighted_bce(error, (estimate - truth).abs(), valid)
         + _weighted_bce(final_error, (final - truth).abs(), valid),
-        "iou": F.mse_loss(torch.sigmoid(iou), _iou(estimate, truth, valid))
-        + F.mse_loss(torch.sigmoid(final_iou), _iou(final, truth, valid)),
+        "iou": F.mse_loss(torch.sigmoid(iou), batch_iou(estimate, truth, valid))
+        + F.mse_loss(torch.sigmoid(final_iou), batch_iou(final, truth, valid)),
     }
     if config.uapf:
         clamped = mean.clamp(1e-3, 1 - 1e-3)

@@ -39,7 +39,7 @@ def tables(results: Path, out: Path) -> dict[str, str]:
     if done.returncode:
         return {}
     # Times and dates differ from run to run, and the cost table and what shows all tables have them.
-    timed = ("cost.", "figure_cost.", "numbers.", "tables.", "report.", "paper.")
+    timed = ("cost.", "figure_cost.", "files.", "numbers.", "tables.", "report.", "paper.")
     made = [path for path in sorted(out.iterdir()) if not path.name.startswith(timed)]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in made}
 

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from analysis.frame import load_results
 from cluster import context as opened
 from cluster import work
+from cluster.files import now
+from cluster.store import Store
 from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
 from diffup.episodes import held_out_classes
 from experiments.cell import Cell, TrainingCell
@@ -84,6 +87,28 @@ def test_a_baseline_is_evaluated_on_the_same_episodes(dataset: ToyDataset, tmp_p
     baseline = dataclasses.replace(HELD_OUT, checkpoint="", sample=SampleConfig(method="prior_mean"))
     hashes = {work.execute(cell, context(tmp_path)).provenance["manifest_hash"] for cell in (HELD_OUT, baseline)}
     assert len(hashes) == 1
+
+
+def test_fewer_episodes_than_classes_leave_mean_iou_undefined_and_say_which(
+    dataset: ToyDataset, tmp_path: Path
+) -> None:
+    """From the episodes to ``result.json``: the class that has none is named, FB-IoU is there."""
+    asked = Cell(**PLACE, shots=1, annotation="mask", episodes=1, sample=SampleConfig(method="prior_mean"))
+    outcome = work.execute(asked, context(tmp_path))
+    assert outcome.episodes is not None
+    left = set(dataset.novel_classes(0)) - set(outcome.episodes["class_id"])
+    names = ", ".join(dataset.classes[c] for c in sorted(left))
+    reason = f"no episode of {names} ({len(left)} of {len(left) + 1} classes): use more episodes"
+    assert outcome.undefined == {"miou": reason}
+    assert outcome.metrics["fb_iou"] >= 0
+    store = Store(tmp_path)
+    store.write_result(
+        asked, metrics=outcome.metrics, provenance={}, started=now(), episodes=outcome.episodes,
+        undefined=outcome.undefined,
+    )  # fmt: skip
+    row = load_results(tmp_path).cells.iloc[0]
+    assert (row["status"], row["undefined"]) == ("finished", f"mIoU: {outcome.undefined['miou']}")
+    assert row["fb_iou"] == outcome.metrics["fb_iou"]
 
 
 @pytest.mark.parametrize("change", [{"hold_out": 1}, {"train_seed": 0}])

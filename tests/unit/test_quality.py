@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats as reference
 
 from analysis.calibration import auroc, estimates, iou_error, read_quality, spearman
@@ -18,7 +20,8 @@ from analysis.scores import studies
 from analysis.stats import EpisodeCounts, episode_multiplicities
 from analysis.tables import Number
 from diffup.evaluate import Prediction, score
-from diffup.metrics import STD_BINS
+from diffup.losses import batch_iou
+from diffup.metrics import STD_BINS, counts, episode_ious
 from experiments.cell import Cell
 from tests.unit.stores import BETTER, HOME, cell, episodes, write_cell
 
@@ -218,3 +221,16 @@ def test_cells_of_an_earlier_version_are_named_and_shown_as_missing(
     write_cell(only_prior, replace(cell(method="prior_mean")))
     with pytest.raises(ValueError, match="no evaluation of a trained model"):
         write_quality(only_prior, tmp_path / "out2", resamples=FAST)
+
+
+@given(st.integers(0, 2**32), st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from([0.0, 0.3, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_the_loss_and_the_metric_mean_the_same_iou(seed: int, found: float, void: float) -> None:
+    """Nothing to find and nothing found, or nothing but void, is 1 in both."""
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(np.array([0, 1], np.uint8), (4, 3, 5), p=[1 - found, found])
+    truth[rng.random(truth.shape) < void] = 255
+    prediction = rng.random(truth.shape) < rng.choice([0.0, 0.5])
+    planes = (torch.from_numpy(plane.astype(np.float32)) for plane in (prediction, truth == 1, truth != 255))
+    rows = np.array([counts(p, t) for p, t in zip(prediction, truth)])
+    np.testing.assert_allclose(batch_iou(*planes).numpy(), episode_ious(rows[:, 0], rows[:, 1]), rtol=1e-6)
