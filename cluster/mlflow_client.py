@@ -112,7 +112,13 @@ def shown(uri: str) -> str:
 
 
 def tracking_uri(uri: str) -> str:
-    """What MLflow gets for a URI as shown: a server's user and password it takes from the environment."""
+    """What MLflow gets for a URI as shown: a server's user and password it takes from the environment.
+
+    It makes the folder of a ``sqlite:///`` path without undoing escapes, which would be a second, empty one: with the
+    driver named it makes none.
+    """
+    if uri.startswith("sqlite:///") and "%" in uri:
+        return f"sqlite+pysqlite{uri.removeprefix('sqlite')}"
     found = USERINFO.match(uri)
     if not found:
         return uri
@@ -262,4 +268,6 @@ def upgrade(uri: str) -> None:
     path = sqlite_path(uri)
     assert path is not None, uri
     shutil.copy2(path, path.with_name(f"{path.name}.before-upgrade-{int(time.time())}"))
-    subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "mlflow", "db", "upgrade", tracking_uri(uri)], check=True, capture_output=True
+    )
