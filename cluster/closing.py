@@ -85,12 +85,14 @@ def close_killed(store: Store, alive: set[str]) -> None:
             continue
         try:
             note = json.loads(path.read_bytes())
-            if note["ended"] is None:
-                write_atomically(path, to_json({**note, "ended": now(), "status": "KILLED"}))
-                if note["tracking"]:
-                    close_tracking(Tracking(**note["tracking"]), "KILLED", {}, path)
-        except (OSError, ValueError, KeyError, TypeError):
+            ended, tracking = note["ended"], Tracking(**note["tracking"]) if note["tracking"] else None
+        except (OSError, ValueError, KeyError, TypeError):  # damaged
             continue
+        if ended is None:
+            with contextlib.suppress(OSError):
+                write_atomically(path, to_json({**note, "ended": now(), "status": "KILLED"}))
+            if tracking is not None:
+                close_tracking(tracking, "KILLED", {}, path)
     for folder in (store.root / TUNE).glob("*"):
         if folder.name not in alive:
             shutil.rmtree(folder, ignore_errors=True)

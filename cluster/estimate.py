@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.store import Record, Store
 from diffup.config import support_kinds
+from diffup.errors import UserError
 from experiments.cell import AnyCell, Cell, TrainingCell, cell_from_dict
 
 OTHERS = 1000  # finished cells of other grids that are looked at, at most
@@ -63,7 +64,7 @@ def past_cells(
             try:
                 names = ("key", "cell_version")
                 found.append((cell_from_dict({n: v for n, v in document.items() if n not in names}), record))
-            except ValueError:  # of another version of the identity
+            except UserError:  # of another version of the identity
                 continue
     known = []
     for cell, record in found:
@@ -167,7 +168,7 @@ def disk(cells: Sequence[AnyCell], images: Mapping[str, int] = IMAGES) -> Disk:
         count = min(count, images.get(name, count))
         try:
             sizes, _ = channels(backbone)
-        except (ValueError, KeyError):
+        except UserError:  # it can't be built by name
             complete = False
             continue
         features += count * (sum(sizes) * grid * grid * DTYPE_BYTES[dtype] + INFO_BYTES)

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -285,6 +286,7 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, job: Job, features_lim
             print("stopped; finished cells are kept, and the same command does the rest", file=sys.stderr)
         return SOME_FAILED if bad else DONE
     except GaveUp as error:
+        traceback.print_exception(error.__cause__)
         print(f"error: {error}; finished cells are kept, and the same command does the rest", file=sys.stderr)
         status = "FAILED"
         return SOME_FAILED

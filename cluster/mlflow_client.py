@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 import urllib.error
 import urllib.request
 import warnings
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from diffup.errors import UserError
+from diffup.errors import REPORT, UserError
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -143,8 +144,18 @@ def client_of(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=tracking_uri(uri))
 
 
+def is_trouble(error: Exception) -> bool:
+    """Whether an error is of MLflow, its database, the network or a file, as tracking meets them; others are bugs."""
+    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    known = isinstance(error, OSError | ImportError | UserError | subprocess.SubprocessError)
+    return known or not packages.isdisjoint(("mlflow", "sqlalchemy", "sqlite3", "alembic", "requests", "pyarrow"))
+
+
 def warn(what: str, error: Exception) -> None:
-    """Say that tracking failed and that nothing else did."""
+    """Say that tracking failed and that nothing else did; a bug shows its traceback too."""
+    if not is_trouble(error):
+        traceback.print_exception(error)
+        print(REPORT, file=sys.stderr)
     lines = str(error).strip().splitlines()
     text = lines[0][:200] if lines else type(error).__name__
     for name in (PASSWORD, TOKEN):

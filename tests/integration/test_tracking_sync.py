@@ -425,3 +425,39 @@ def test_results_may_have_any_name(name: str, tmp_path: Path) -> None:
     assert main(["sync", "--results", str(store.root)]) == 0
     assert [path.name for path in tmp_path.iterdir()] == [name]  # no second folder beside it, not even an empty one
     check(mlflow_client.tracking_uri(uri), store)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), TypeError("x"), AttributeError("x"), ValueError("operands"), IndexError()]
+)
+def test_a_bug_in_a_sync_shows_itself(
+    error: Exception, store: Store, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cluster.mlflow_sync._sync", broken)
+    with pytest.raises(type(error)):
+        sync(store, uri)
+
+
+def test_a_bug_while_a_cell_is_logged_shows_its_traceback_and_fails_no_cell(
+    store: Store, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("a bug")
+
+    tracking = open_tracking(uri, "fake", "fake-1", store, {})
+    assert tracking is not None
+    monkeypatch.setattr("cluster.tracking.ensure_run", broken)
+    with pytest.warns(UserWarning, match="can't be logged"):
+        assert not log_cell(tracking, store, cells(1)[0])
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "KeyError: 'a bug'" in said and "This is a bug" in said
+
+
+def test_a_database_that_can_not_be_opened_is_no_bug(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    (store.root / "mlflow.db").write_bytes(b"not a database" * 100)
+    with pytest.warns(UserWarning, match="can't be used"):
+        assert sync(store, resolve_uri("", store.root)).failed == COUNT
+    assert "Traceback" not in capsys.readouterr().err
