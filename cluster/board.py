@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from cluster.mlflow_client import client_of
 from cluster.mlflow_runs import OWNER, PARENT
 from cluster.plan import clock
 from cluster.rungs import FAILED, FINISHED, STOPPED, Candidate, Record, Search
@@ -37,10 +38,8 @@ class Runs:
 
     def _client(self) -> MlflowClient:
         if self._made is None:
-            from mlflow.tracking import MlflowClient
-
             assert self._tracking is not None
-            self._made = MlflowClient(tracking_uri=self._tracking.uri)
+            self._made = client_of(self._tracking.uri)
         return self._made
 
     def log(self, candidate: Candidate, label: str, rung: dict[str, Any]) -> None:

@@ -7,13 +7,16 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cluster.closing import failures
 from cluster.launch import BAD_INPUT, SHARD_EPISODES, SOME_FAILED, Options, launch
 from cluster.mirror import mirror_folder
 from cluster.remote import is_uri
+from cluster.store import Store
 from cluster.stores import size
-from diffup.errors import UserError
+from diffup.errors import UserError, replace_unprintable
 from diffup.home import expanded, home
-from experiments.cell import AnyCell
+from experiments.cell import AnyCell, Cell
+from experiments.grids import select, unique
 
 Report = Callable[[Path, list[str]], None]
 GridBuilder = Callable[[argparse.Namespace], tuple[list[AnyCell], dict[str, Path]]]
@@ -184,8 +187,10 @@ def run(
     Returns:
         the exit code.
     """
+    replace_unprintable()
+    where: Path | str = args.results or ""
     try:
-        where = args.results or home() / "results" / name
+        where = where or home() / "results" / name
         remote = where if isinstance(where, str) else ""
         results = mirror_folder(where) if isinstance(where, str) else expanded(where)
         cells, datasets = build(args)
@@ -216,14 +221,33 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except OSError as error:  # such as a full disk
-        print(f"error: {error}; finished cells are kept, and the same command does the rest", file=sys.stderr)
+        what = str(error) if error.filename is not None else f"{where}: {error}"
+        print(f"error: {what}; finished cells are kept, re-run to resume", file=sys.stderr)
         return SOME_FAILED
-    if report is not None and not args.dry_run:
-        try:
-            report(results, [cell.key() for cell in cells])
-        except UserError as error:  # such as: no cell has finished
-            print(f"error: no tables: {error}", file=sys.stderr)
-            return code or SOME_FAILED
+    if args.dry_run:
+        return code
+    chosen = select(cells, args.select)
+    if report is not None:
+        code = _report(report, results, cells, chosen, code)
+    if code:
+        for line in failures(Store(results, remote), unique(chosen)):
+            print(line, flush=True)
+    return code
+
+
+def _report(report: Report, results: Path, cells: list[AnyCell], chosen: list[AnyCell], code: int) -> int:
+    """Make tables, where there is something to put into them; returns the exit code."""
+    if not any(isinstance(cell, Cell) for cell in chosen):
+        print("no tables: there are no evaluation cells among these, only training", flush=True)
+        return code
+    try:
+        report(results, [cell.key() for cell in cells])
+    except UserError as error:  # such as: no cell has finished
+        if code:
+            print(f"no tables: {error}", flush=True)
+            return code
+        print(f"error: no tables: {error}", file=sys.stderr)
+        return SOME_FAILED
     return code
 
 

@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DASHBOARD = "http://127.0.0.1:8265"
 LIMIT_BYTES = 100 * 2**20  # of a working directory, zipped or not: what Ray's head takes
 FAILED, BAD_INPUT = 1, 2
+NO_ANSWER = (OSError, RuntimeError, ValueError)  # what Ray raises for a job server that is away, or refuses
 AGAIN, PATIENCE = 3.0, 20  # seconds between attempts to reach the head again, and attempts without a new line
 REFUSED = re.compile(r"\b(401|403)\b|unauthorized|unauthenticated|authentication|forbidden", re.IGNORECASE)
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
@@ -97,7 +98,7 @@ def connect(address: str) -> JobSubmissionClient:
 
     try:
         return JobSubmissionClient(address)
-    except Exception as error:  # Ray raises several kinds for a server that does not answer
+    except NO_ANSWER as error:
         raise UserError(_why(address, error)) from error
 
 
@@ -141,7 +142,7 @@ def submit(args: argparse.Namespace) -> int:
             submission_id=args.name or None,
             runtime_env={"working_dir": str(root), "excludes": excludes(root), "env_vars": variables},
         )
-    except Exception as error:
+    except NO_ANSWER as error:
         raise UserError(_why(address, error)) from error
     print(f"job {job} on {address}", file=sys.stderr, flush=True)
     return 0 if args.no_wait else follow(client, job)

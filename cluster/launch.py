@@ -6,34 +6,38 @@ A launch can be killed at any moment: the next one runs exactly the cells whose 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import secrets
 import shutil
 import sys
-from collections.abc import Sequence
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.checks import check_workers, git_commit, preflight
+from cluster.closing import close_killed, conclude, log_finished, log_missing, record_crash
 from cluster.estimate import disk, evaluation_share
+from cluster.feasible import check_feasible
 from cluster.files import now, to_json, write_atomically
 from cluster.leases import acquire, held
 from cluster.plan import Plan, make_plan, render
 from cluster.remote import RemotePlace, check_access
+from cluster.session import ray_session, running_cluster
 from cluster.source import code_hash
 from cluster.stopping import Stop, stoppable
 from cluster.store import LAUNCHES, TUNE, WORK, Store, cell_document
 from cluster.stores import in_words
-from cluster.tracking import Tracking, close_tracking, log_cell, log_failure, open_tracking, resolve_uri
+from cluster.tracking import close_tracking, open_tracking, resolve_uri
+from diffup.errors import UserError
 from experiments.cell import AnyCell, TrainingCell
 from experiments.grids import select
 
 if TYPE_CHECKING:  # Ray is imported only when there is something to run
-    from cluster.progress import Progress
     from cluster.tuning import Job
 
 DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2
@@ -108,36 +112,23 @@ def launch(
         UserError: a user's mistake, found before anything is run or written.
     """
     store = Store(options.results.absolute(), options.remote)
+    uri = resolve_uri(options.tracking_uri, store.root)
+    cells = select(cells, options.select)
+    if options.dry_run:
+        with _read_only(store) as seen:
+            _render_disk(_planned(name, cells, seen, options, datasets, work), options.use_features)
+        return DONE
     if store.remote:
         check_access(RemotePlace(store.remote))
     store.update()
-    uri = resolve_uri(options.tracking_uri, store.root)
-    cells = select(cells, options.select)
-    plan = make_plan(
-        cells,
-        store,
-        retry_failed=options.retry_failed,
-        force=options.force,
-        forced=_forced(cells, options.select),
-        verify=options.verify,
-        past=[Store(path.absolute()) for path in options.past],
-    )
-    workers = options.workers or options.max_concurrent or os.cpu_count() or 1
-    print(render(plan, name, workers=workers, details=options.dry_run), flush=True)
-    for damaged in plan.damaged:
-        print(f"warning: {damaged.why}; cell {damaged.key} is made again", file=sys.stderr)
-    if options.dry_run:
-        _render_disk(plan, options.use_features)
-        return DONE
+    plan = _planned(name, cells, store, options, datasets, work)
     if not plan.todo:
-        _close_killed(store, held(store.leases))
-        _log_missing(plan, store, uri, name)
+        close_killed(store, held(store.leases))
+        log_missing(plan, store, uri, name)
         return SOME_FAILED if plan.count("failed") + plan.count("blocked") else DONE
     check_workers(plan.todo, options.train_workers)
     paths = preflight(plan.todo, datasets, options.weights_dir)
     store.make_writable()
-    from cluster.session import ray_session
-
     features = (options.features or store.root / "features").absolute() if options.use_features else None
     with ray_session(), stoppable() as stop:
         from cluster.nodes import check_nodes, gpu_memory_mb, shared_by_nodes, wait_for_nodes
@@ -152,7 +143,7 @@ def launch(
         lease = acquire(leases, launch_name, platform.node())
         assert lease is not None, launch_name
         try:
-            _close_killed(store, held(leases))
+            close_killed(store, held(leases))
             commit = git_commit()
             tags = {"git_commit": commit, "code_hash": code_hash(), "results": str(store.root), "host": platform.node()}
             opened = open_tracking(uri, name, launch_name, store, tags)
@@ -177,12 +168,62 @@ def launch(
             )
             code = _run(name, cells, plan, job, options.features_limit, stop)
             if store.remote and opened is not None and job.tracking is None:
-                _log_finished(make_plan(cells, store), store, opened)
+                log_finished(make_plan(cells, store), store, opened)
                 note = store.root / LAUNCHES / f"{launch_name}.json"
                 close_tracking(opened, "FAILED" if code else "FINISHED", {}, note)
             return code
         finally:
             lease.release()
+
+
+@contextlib.contextmanager
+def _read_only(store: Store) -> Iterator[Store]:
+    """The store; where it is in an object store, a copy in a temporary folder, as nothing may be written there."""
+    if not store.remote:
+        yield store
+        return
+    from cluster.mirror import preview
+
+    with tempfile.TemporaryDirectory(prefix="diffup-dry-run-") as folder:
+        try:
+            preview(RemotePlace(store.remote), store.root, Path(folder))
+        except OSError as error:
+            raise UserError(
+                f"results {store.remote} can't be read: {error}. Check the bucket's name and the credentials in the "
+                "environment (for a server of your own also AWS_ENDPOINT_URL)"
+            ) from error
+        yield Store(Path(folder), store.remote)
+
+
+def _planned(
+    name: str, cells: Sequence[AnyCell], store: Store, options: Options, datasets: dict[str, Path], work: str
+) -> Plan:
+    """The plan, printed.
+
+    Raises:
+        UserError: it has cells that can't run.
+    """
+    plan = make_plan(
+        cells,
+        store,
+        retry_failed=options.retry_failed,
+        force=options.force,
+        forced=_forced(cells, options.select),
+        verify=options.verify,
+        past=[Store(path.absolute()) for path in options.past],
+    )
+    workers = options.workers or options.max_concurrent or os.cpu_count() or 1
+    print(render(plan, name, workers=workers, details=options.dry_run), flush=True)
+    for damaged in plan.damaged:
+        print(f"warning: {damaged.why}; cell {damaged.key} is made again", file=sys.stderr)
+    if work == WORK:
+        found = check_feasible(plan.todo, datasets, options.weights_dir, elsewhere=running_cluster())
+        if options.dry_run:
+            for what, unchecked in found.unchecked.items():
+                print(f"  not checked: {len(unchecked)} cells: {what}", flush=True)
+        if found.wrong:
+            raise found.error()
+    return plan
 
 
 def _render_disk(plan: Plan, used: bool) -> None:
@@ -219,7 +260,7 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, job: Job, features_lim
     write_atomically(path, to_json(note))
     store.publish_file(f"{LAUNCHES}/{path.name}")
     if job.tracking is not None:
-        _log_finished(plan, store, job.tracking)
+        log_finished(plan, store, job.tracking)
     status, counts = "KILLED", dict[str, float]()
     stage: dict[str, Any] = {}
     try:
@@ -230,7 +271,7 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, job: Job, features_lim
         store.update()
         for cell in plan.todo:
             if cell.key() in progress.crashed:
-                _record_crash(cell, progress.crashed[cell.key()], job)
+                record_crash(cell, progress.crashed[cell.key()], job)
         unfinished = [cell.key() for cell in plan.todo if store.read(cell.key(), verify=False).status != "finished"]
         bad = len(unfinished) + plan.count("failed") + plan.count("blocked")
         status = "KILLED" if stop.begun() else "FAILED" if bad else "FINISHED"
@@ -240,11 +281,12 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, job: Job, features_lim
             "episodes_per_s": progress.episodes / max(progress.seconds, 1e-9),
             "seconds": progress.seconds,
         }
-        _conclude(name, plan, unfinished, dropped, progress, store)
+        conclude(name, plan, unfinished, dropped, progress)
         if stop.begun() and unfinished:
             print("stopped; finished cells are kept, and the same command does the rest", file=sys.stderr)
         return SOME_FAILED if bad else DONE
     except GaveUp as error:
+        traceback.print_exception(error.__cause__)
         print(f"error: {error}; finished cells are kept, and the same command does the rest", file=sys.stderr)
         status = "FAILED"
         return SOME_FAILED
@@ -276,65 +318,3 @@ def _forget(plan: Plan, store: Store, launch: str) -> None:
                 store.forget_result(key)
         finally:
             lease.release()
-
-
-def _record_crash(cell: AnyCell, why: str, job: Job) -> None:
-    with contextlib.suppress(OSError):
-        job.store.write_error(cell, why, "")
-        job.store.publish(cell.key())
-    if job.tracking is not None:
-        log_failure(job.tracking, cell, why, "", now())
-
-
-def _conclude(
-    name: str, plan: Plan, unfinished: list[str], dropped: list[str], progress: Progress, store: Store
-) -> None:
-    finished = len(plan.todo) - len(unfinished) + plan.count("finished")
-    words = [f"{name}: {finished} of {len(plan.todo) + len(plan.left_out)} cells finished"]
-    if progress.failed:
-        words.append(f"{len(progress.failed)} failed")
-    if dropped:
-        words.append(f"{len(dropped)} not run because their training failed")
-    rate = f", {progress.episodes / progress.seconds:.0f} episodes/s" if progress.episodes else ""
-    print(f"{'; '.join(words)} ({progress.seconds:.0f} s{rate})", flush=True)
-    for key in progress.failed:
-        print(f"  failed: {key}: see {store.folder(key) / 'error.json'}", flush=True)
-    if progress.failed:
-        print("  --retry-failed runs failed cells again", flush=True)
-
-
-def _log_finished(plan: Plan, store: Store, tracking: Tracking) -> None:
-    """Log finished cells that tracking has missed so far."""
-    for left in plan.left_out:
-        missing = left.status == "finished" and not store.logged(left.cell.key(), tracking.uri)
-        if missing and not log_cell(tracking, store, left.cell):
-            return
-
-
-def _log_missing(plan: Plan, store: Store, uri: str, name: str) -> None:
-    """With nothing to run: log what tracking has missed, under a parent run of its own; mostly there is nothing."""
-    finished = [left.cell for left in plan.left_out if left.status == "finished"]
-    if all(store.logged(cell.key(), uri) for cell in finished):
-        return
-    tracking = open_tracking(uri, name, f"{name}-sync-{datetime.now(UTC):%Y%m%d-%H%M%S}", store, {"sync": "true"})
-    if tracking is not None:
-        _log_finished(plan, store, tracking)
-        close_tracking(tracking, "FINISHED", {})
-
-
-def _close_killed(store: Store, alive: set[str]) -> None:
-    """End the parent runs of launches that were killed: those that hold no lease, `alive` are those that do."""
-    for path in sorted((store.root / LAUNCHES).glob("*.json")):
-        if path.stem in alive:
-            continue
-        try:
-            note = json.loads(path.read_bytes())
-            if note["ended"] is None:
-                write_atomically(path, to_json({**note, "ended": now(), "status": "KILLED"}))
-                if note["tracking"]:
-                    close_tracking(Tracking(**note["tracking"]), "KILLED", {}, path)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    for folder in (store.root / TUNE).glob("*"):
-        if folder.name not in alive:
-            shutil.rmtree(folder, ignore_errors=True)

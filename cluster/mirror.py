@@ -74,6 +74,30 @@ def pull(place: RemotePlace, root: Path, keys: Iterable[str] | None = None) -> i
     return len(new)
 
 
+def preview(place: RemotePlace, root: Path, folder: Path) -> None:
+    """Make in `folder`, which is empty, what `pull` would make of a mirror, and write nothing else anywhere.
+
+    Files that the mirror has are linked, others come down; panels, which no plan reads, are left out.
+
+    Args:
+        place: the results.
+        root: the mirror, which need not be there.
+        folder: a temporary one.
+    """
+    index = _index(root)
+    there = {name: facts for name, facts in place.names().items() if _kept(name) and "/panels/" not in name}
+    here = [name for name, facts in there.items() if index.get(name) == facts.tag and (root / name).is_file()]
+    for path in root.glob(f"*/{RESULT}"):  # finished here by a process that was killed before it could say so
+        name = f"{path.parent.name}/{RESULT}"
+        if name not in there and name not in index:
+            here += [f"{path.parent.name}/{file.name}" for file in path.parent.iterdir() if file.is_file()]
+    place.fetch([name for name in there if name not in set(here)], folder)
+    for name in here:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(root / name)
+
+
 def push(place: RemotePlace, root: Path, key: str) -> bool:
     """Upload a finished cell, ``result.json`` last.
 

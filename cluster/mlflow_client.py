@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 import urllib.error
 import urllib.request
 import warnings
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from diffup.errors import UserError
+from diffup.errors import REPORT, UserError
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -112,7 +113,13 @@ def shown(uri: str) -> str:
 
 
 def tracking_uri(uri: str) -> str:
-    """What MLflow gets for a URI as shown: a server's user and password it takes from the environment."""
+    """What MLflow gets for a URI as shown: a server's user and password it takes from the environment.
+
+    It makes the folder of a ``sqlite:///`` path without undoing escapes, which would be a second, empty one: with the
+    driver named it makes none.
+    """
+    if uri.startswith("sqlite:///") and "%" in uri:
+        return f"sqlite+pysqlite{uri.removeprefix('sqlite')}"
     found = USERINFO.match(uri)
     if not found:
         return uri
@@ -137,8 +144,18 @@ def client_of(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=tracking_uri(uri))
 
 
+def is_trouble(error: Exception) -> bool:
+    """Whether an error is of MLflow, its database, the network or a file, as tracking meets them; others are bugs."""
+    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    known = isinstance(error, OSError | ImportError | UserError | subprocess.SubprocessError)
+    return known or not packages.isdisjoint(("mlflow", "sqlalchemy", "sqlite3", "alembic", "requests", "pyarrow"))
+
+
 def warn(what: str, error: Exception) -> None:
-    """Say that tracking failed and that nothing else did."""
+    """Say that tracking failed and that nothing else did; a bug shows its traceback too."""
+    if not is_trouble(error):
+        traceback.print_exception(error)
+        print(REPORT, file=sys.stderr)
     lines = str(error).strip().splitlines()
     text = lines[0][:200] if lines else type(error).__name__
     for name in (PASSWORD, TOKEN):
@@ -262,4 +279,6 @@ def upgrade(uri: str) -> None:
     path = sqlite_path(uri)
     assert path is not None, uri
     shutil.copy2(path, path.with_name(f"{path.name}.before-upgrade-{int(time.time())}"))
-    subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "mlflow", "db", "upgrade", tracking_uri(uri)], check=True, capture_output=True
+    )

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import NoReturn
 
-from cluster.mlflow_client import PATIENCE, QUIET, open_store, resolve_uri
+from cluster.mlflow_client import PATIENCE, QUIET, open_store, resolve_uri, tracking_uri
 
 # Without the seven processes that MLflow 3 starts to run jobs of its own: nothing here asks for one.
 NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -34,7 +34,7 @@ def serve(results: Path, host: str, port: int) -> NoReturn:
     for name, value in (PATIENCE | QUIET | NO_JOBS).items():
         os.environ.setdefault(name, value)
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
-    command += ["--backend-store-uri", uri, "--artifacts-destination", str(results / "mlartifacts")]
+    command += ["--backend-store-uri", tracking_uri(uri), "--artifacts-destination", str(results / "mlartifacts")]
     print(f"MLflow at http://{host}:{port}  ({uri}); use --tracking-uri http://{host}:{port}", flush=True)
     sys.stdout.flush()
     os.execv(sys.executable, [*command, "--workers", str(WORKERS)])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.files import now
-from cluster.mlflow_client import REFUSALS, locked, open_experiment, open_store, warn
+from cluster.mlflow_client import REFUSALS, is_trouble, locked, open_experiment, open_store, warn
 from cluster.mlflow_runs import (
     OWNER,
     PAGE,
@@ -146,6 +146,8 @@ def sync(store: Store, uri: str, *, experiment: str = "") -> Synced:
             client = open_store(uri)
             return _sync(client, store, uri, experiment)
         except Exception as error:
+            if not is_trouble(error):
+                raise
             warn(f"{uri} can't be used", error)
             count = sum(1 for _ in _records(store))
             return Synced(finished=count, failed=count)

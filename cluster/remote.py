@@ -169,8 +169,8 @@ class RemotePlace:
     def _errors(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (RemoteError, ValueError, FileNotFoundError):
-            raise
+        except (RemoteError, ValueError, FileNotFoundError, AttributeError, NameError, TypeError, AssertionError):
+            raise  # the caller's to handle, or a bug
         except Exception as error:  # boto and its kin have many, for what is one fact here
             words = str(error).strip().splitlines() or [type(error).__name__]
             raise RemoteError(f"{self.uri}/{name}: {type(error).__name__}: {words[0][:200]}") from error

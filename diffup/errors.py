@@ -6,6 +6,7 @@ where to report it, and exits with 1 (`command_line`).
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Callable
@@ -24,6 +25,13 @@ class UserError(ValueError):
     """
 
 
+def replace_unprintable() -> None:
+    """Have stdout and stderr print ``?`` for a character that their encoding lacks, in place of an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
+
+
 def command_line(main: Callable[[], int]) -> int:
     """Run the body of a command and turn its exceptions into messages and an exit code.
 
@@ -33,6 +41,7 @@ def command_line(main: Callable[[], int]) -> int:
     Returns:
         What `main` returns; 2 after a `UserError`; 1 after any other exception.
     """
+    replace_unprintable()
     try:
         return main()
     except UserError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from cluster.mlflow_client import sqlite_uri
+from cluster.mlflow_client import sqlite_uri, tracking_uri
 
 
 def print_tables(results: Path, keys: list[str]) -> None:
@@ -24,4 +24,4 @@ def print_tables(results: Path, keys: list[str]) -> None:
     print(f"results  {results}")
     database = results / "mlflow.db"
     if database.is_file():
-        print(f"runs     mlflow ui --backend-store-uri {shlex.quote(sqlite_uri(database))}", flush=True)
+        print(f"runs     mlflow ui --backend-store-uri {shlex.quote(tracking_uri(sqlite_uri(database)))}", flush=True)

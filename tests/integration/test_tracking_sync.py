@@ -327,3 +327,137 @@ def test_system_metrics_stand_in_the_launch_where_psutil_is_and_are_asked_for_wh
         time.sleep(3)
     metrics = MlflowClient(uri).get_run(tracking.parent_run).data.metrics
     assert any(name.endswith("cpu_utilization_percentage") for name in metrics), metrics
+
+
+def all_runs(uri: str) -> Counter[tuple[str, str]]:
+    """(key, status) of the runs of cells, wherever they are; without deleted ones."""
+    client = MlflowClient(uri)
+    found = find_runs(client, [each.experiment_id for each in client.search_experiments()])
+    return Counter((run.data.tags["key"], run.info.status) for run in found if "key" in run.data.tags)
+
+
+def once(store: Store) -> Counter[tuple[str, str]]:
+    return Counter((key, "FINISHED") for key in store.cell_keys())
+
+
+def rename(uri: str, name: str, new: str) -> str:
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(name)
+    assert found is not None
+    client.rename_experiment(found.experiment_id, new)
+    return str(found.experiment_id)
+
+
+def test_a_renamed_experiment_keeps_its_runs_in_a_sync(store: Store, uri: str) -> None:
+    sync(store, uri)
+    home = rename(uri, "fake", "renamed by hand")
+    done = sync(store, uri)
+    assert (done.logged, done.removed, done.launches, done.failed) == (0, 0, 0, 0)
+    assert all_runs(uri) == once(store)
+    assert MlflowClient(uri).get_experiment_by_name("fake") is None
+    finish(store, cells(COUNT + 1)[-1])  # a cell that no launch asked for has an experiment of its own
+    assert sync(store, uri).logged == 1
+    rename(uri, store.root.name, "the rest")
+    assert sync(store, uri).logged == 0
+    assert all_runs(uri) == once(store)
+    assert (
+        len(runs_of(uri, "renamed by hand")) == COUNT + 1
+        and runs_of(uri, "renamed by hand")[0].info.experiment_id == home
+    )
+
+
+def test_a_launch_goes_on_in_the_experiment_that_was_renamed(store: Store, uri: str) -> None:
+    sync(store, uri)
+    home = rename(uri, "fake", "renamed by hand")
+    tracking = open_tracking(uri, "fake", "fake-2", store, {})
+    assert tracking is not None and tracking.experiment_id == home
+    for cell in cells(COUNT):
+        assert log_cell(tracking, store, cell)
+    assert all_runs(uri) == once(store)
+
+
+def test_runs_in_the_renamed_experiment_and_in_a_new_one_become_one(store: Store, uri: str) -> None:
+    sync(store, uri)
+    rename(uri, "fake", "renamed by hand")
+    client = MlflowClient(uri)
+    tracking = Tracking(uri=uri, experiment_id=client.create_experiment("fake"), parent_run="", store=store.identity())
+    for cell in cells(COUNT):
+        _create(client, tracking.place, cell, store.read(cell.key()))
+    sync(store, uri)
+    assert all_runs(uri) == once(store)
+
+
+@pytest.mark.parametrize("first", ["fake", "renamed by hand"])
+def test_a_deleted_experiment_or_deleted_runs_come_back_once(first: str, store: Store, uri: str) -> None:
+    sync(store, uri)
+    if first != "fake":
+        rename(uri, "fake", first)
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(first)
+    assert found is not None
+    client.delete_experiment(found.experiment_id)
+    assert sync(store, uri).failed == 0
+    assert all_runs(uri) == once(store)
+    for experiment in client.search_experiments():
+        for run in find_runs(client, [experiment.experiment_id])[::2]:
+            client.delete_run(run.info.run_id)
+    assert sync(store, uri).failed == 0
+    assert all_runs(uri) == once(store)
+    assert str(sync(store, uri)) == f"{COUNT} of {COUNT} finished cells have their run"
+
+
+def test_a_stranger_that_took_the_name_of_a_result_stores_experiment_is_left_alone(store: Store, uri: str) -> None:
+    other = make_store(store.root.parent / "other", COUNT)
+    sync(store, uri)
+    sync(other, uri)  # the same cells of another result store, in the same experiment
+    rename(uri, "fake", "renamed by hand")
+    for each in (store, other, store, other):
+        sync(each, uri)
+    assert all_runs(uri) == Counter({key: 2 for key in once(store)})
+
+
+@pytest.mark.parametrize("name", ["what is it?x=1", "a#b", "100%", "a%3Fb", "a & b", "q'u\"o", "a@b:c;d", "ü+é"])
+def test_results_may_have_any_name(name: str, tmp_path: Path) -> None:
+    store = make_store(tmp_path / name / "results", 1)
+    uri = resolve_uri("", store.root)
+    assert sync(store, uri).logged == 1
+    assert (store.root / "mlflow.db").is_file()
+    assert main(["sync", "--results", str(store.root)]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [name]  # no second folder beside it, not even an empty one
+    check(mlflow_client.tracking_uri(uri), store)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), TypeError("x"), AttributeError("x"), ValueError("operands"), IndexError()]
+)
+def test_a_bug_in_a_sync_shows_itself(
+    error: Exception, store: Store, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cluster.mlflow_sync._sync", broken)
+    with pytest.raises(type(error)):
+        sync(store, uri)
+
+
+def test_a_bug_while_a_cell_is_logged_shows_its_traceback_and_fails_no_cell(
+    store: Store, uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("a bug")
+
+    tracking = open_tracking(uri, "fake", "fake-1", store, {})
+    assert tracking is not None
+    monkeypatch.setattr("cluster.tracking.ensure_run", broken)
+    with pytest.warns(UserWarning, match="can't be logged"):
+        assert not log_cell(tracking, store, cells(1)[0])
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "KeyError: 'a bug'" in said and "This is a bug" in said
+
+
+def test_a_database_that_can_not_be_opened_is_no_bug(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    (store.root / "mlflow.db").write_bytes(b"not a database" * 100)
+    with pytest.warns(UserWarning, match="can't be used"):
+        assert sync(store, resolve_uri("", store.root)).failed == COUNT
+    assert "Traceback" not in capsys.readouterr().err

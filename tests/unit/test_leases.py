@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,6 +13,9 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
+from cluster.files import write_atomically
 from cluster.leases import acquire, held
 from cluster.place import FolderPlace
 
@@ -100,3 +104,65 @@ def test_a_damaged_lease_ends_by_itself(tmp_path: Path) -> None:
     assert acquire(place, "cell", "a") is None
     os.utime(tmp_path / "cell.1", (0, 0))
     assert acquire(place, "cell", "a") is not None
+
+
+def test_a_beat_in_flight_does_not_bring_a_released_lease_back(tmp_path: Path) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    class SlowPlace(FolderPlace):
+        def write(self, name: str, content: bytes, *, exclusive: bool = False) -> bool:
+            if not exclusive:  # a beat
+                writing.set()
+                go_on.wait(10)
+            return super().write(name, content, exclusive=exclusive)
+
+    lease = acquire(SlowPlace(tmp_path), "cell", beat=0.01)
+    assert lease is not None and writing.wait(10)
+    release = threading.Thread(target=lease.release)
+    release.start()
+    release.join(0.2)  # long enough for a release that waits for nothing
+    go_on.set()
+    release.join(10)
+    time.sleep(0.1)
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS])
+def test_of_many_exclusive_writers_one_wins_on_a_file_system_without_hard_links(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    real = os.replace
+
+    def slow(old: Path, new: Path) -> None:  # the time between a look and a rename, in which both won
+        time.sleep(0.01)
+        real(old, new)
+
+    monkeypatch.setattr(os, "link", refused)
+    monkeypatch.setattr(os, "replace", slow)
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(10):
+            path, barrier = tmp_path / f"{number}.json", threading.Barrier(8)
+
+            def write(who: int, path: Path = path, barrier: threading.Barrier = barrier) -> bool:
+                barrier.wait()
+                return write_atomically(path, b"%d" % who, exclusive=True)
+
+            won = list(pool.map(write, range(8)))
+            assert Counter(won) == {True: 1, False: 7}
+            assert path.read_bytes() == b"%d" % won.index(True)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_leases_on_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refused)
+    place = FolderPlace(tmp_path)
+    first = acquire(place, "cell", "one")
+    assert first is not None and acquire(place, "cell", "two") is None and held(place) == {"cell"}
+    first.release()
+    assert held(place) == set() and acquire(place, "cell", "two") is not None

@@ -1,0 +1,98 @@
+"""What a launch leaves behind: its last words, runs that tracking has missed, and launches that were killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cluster.files import now, to_json, write_atomically
+from cluster.plan import Plan
+from cluster.store import ERROR, LAUNCHES, TUNE, Store
+from cluster.tracking import Tracking, close_tracking, log_cell, log_failure, open_tracking
+from experiments.cell import AnyCell
+from experiments.grids import describe
+
+if TYPE_CHECKING:  # Ray is imported only when there is something to run
+    from cluster.progress import Progress
+    from cluster.tuning import Job
+
+SHOWN = 10
+
+
+def record_crash(cell: AnyCell, why: str, job: Job) -> None:
+    with contextlib.suppress(OSError):
+        job.store.write_error(cell, why, "")
+        job.store.publish(cell.key())
+    if job.tracking is not None:
+        log_failure(job.tracking, cell, why, "", now())
+
+
+def conclude(name: str, plan: Plan, unfinished: list[str], dropped: list[str], progress: Progress) -> None:
+    finished = len(plan.todo) - len(unfinished) + plan.count("finished")
+    words = [f"{name}: {finished} of {len(plan.todo) + len(plan.left_out)} cells finished"]
+    if progress.failed:
+        words.append(f"{len(progress.failed)} failed")
+    if dropped:
+        words.append(f"{len(dropped)} not run because their training failed")
+    rate = f", {progress.episodes / progress.seconds:.0f} episodes/s" if progress.episodes else ""
+    print(f"{'; '.join(words)} ({progress.seconds:.0f} s{rate})", flush=True)
+
+
+def failures(store: Store, cells: Sequence[AnyCell]) -> list[str]:
+    """The last lines after a launch in which cells failed: how many, the first error, and where tracebacks are."""
+    records = {cell.key(): store.read(cell.key(), verify=False) for cell in cells}
+    failed = [(cell, records[cell.key()].result) for cell in cells if records[cell.key()].status == "failed"]
+    if not failed:
+        return []
+    cell, first = min(failed, key=lambda each: str(each[1].get("time", "")))
+    reason = " ".join(str(first["error"]).split())
+    shown = [str(store.folder(cell.key()) / ERROR) for cell, _ in failed[:SHOWN]]
+    more = f" (and {len(failed) - SHOWN} more)" if len(failed) > SHOWN else ""
+    return [
+        f"{len(failed)} of {len(records)} cells failed; --retry-failed runs them again",
+        f"  first error: {cell.key()} {describe(cell)}: {reason if len(reason) <= 300 else reason[:300] + '…'}",
+        f"  tracebacks: {'  '.join(shown)}{more}",
+    ]
+
+
+def log_finished(plan: Plan, store: Store, tracking: Tracking) -> None:
+    """Log finished cells that tracking has missed so far."""
+    for left in plan.left_out:
+        missing = left.status == "finished" and not store.logged(left.cell.key(), tracking.uri)
+        if missing and not log_cell(tracking, store, left.cell):
+            return
+
+
+def log_missing(plan: Plan, store: Store, uri: str, name: str) -> None:
+    """With nothing to run: log what tracking has missed, under a parent run of its own; mostly there is nothing."""
+    finished = [left.cell for left in plan.left_out if left.status == "finished"]
+    if all(store.logged(cell.key(), uri) for cell in finished):
+        return
+    tracking = open_tracking(uri, name, f"{name}-sync-{datetime.now(UTC):%Y%m%d-%H%M%S}", store, {"sync": "true"})
+    if tracking is not None:
+        log_finished(plan, store, tracking)
+        close_tracking(tracking, "FINISHED", {})
+
+
+def close_killed(store: Store, alive: set[str]) -> None:
+    """End the parent runs of launches that were killed: those that hold no lease, `alive` are those that do."""
+    for path in sorted((store.root / LAUNCHES).glob("*.json")):
+        if path.stem in alive:
+            continue
+        try:
+            note = json.loads(path.read_bytes())
+            ended, tracking = note["ended"], Tracking(**note["tracking"]) if note["tracking"] else None
+        except (OSError, ValueError, KeyError, TypeError):  # damaged
+            continue
+        if ended is None:
+            with contextlib.suppress(OSError):
+                write_atomically(path, to_json({**note, "ended": now(), "status": "KILLED"}))
+            if tracking is not None:
+                close_tracking(tracking, "KILLED", {}, path)
+    for folder in (store.root / TUNE).glob("*"):
+        if folder.name not in alive:
+            shutil.rmtree(folder, ignore_errors=True)
