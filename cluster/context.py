@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -180,13 +180,15 @@ _brought: set[Path] = set()  # folders of shards; a launch's workers start after
 
 
 def _bring(context: WorkContext, *specs: Spec | None) -> None:
-    """Have the shards of an object store here, once a process; what can't be brought is computed."""
+    """Have the shards of an object store here, once per process; what can't be brought is computed, with a warning."""
     assert context.features is not None
     for spec in specs:
         if context.remote and spec is not None and (folder := context.features / spec.name) not in _brought:
             _brought.add(folder)
-            with suppress(OSError):
+            try:
                 Depot(context.remote, context.features).pull(spec.name)
+            except OSError as error:
+                print(f"warning: {spec.name} is not brought from {context.remote}: {error}", file=sys.stderr)
 
 
 def priors_of(

@@ -6,7 +6,9 @@ prior maps are computed once, whatever the number of variants, training seeds an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from diffup.shards import ShardStore
 from experiments.cell import AnyCell, Cell, TrainingCell
 
 IMAGES_A_TASK, TRIPLES_A_TASK = 32, 512
+REASONS = 10  # that are shown
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,23 @@ class Need:
         return self.spec.kind in (VISUAL, TEXT)
 
 
-def needs(cells: Iterable[AnyCell], context: WorkContext) -> list[Need]:
+def to_stderr(warning: str) -> None:
+    """Print a warning."""
+    print(f"warning: {warning}", file=sys.stderr, flush=True)
+
+
+def needs(cells: Iterable[AnyCell], context: WorkContext, warn: Callable[[str], None] = to_stderr) -> list[Need]:
     """What `cells` read, in their order: features first, then prior maps.
 
     A cell that can't be read (its data set has changed, say) is left out: it fails by itself, with its reason.
+
+    Args:
+        cells: whose needs.
+        context: where their data are.
+        warn: is told, once per reason, how many cells were left out and why; of at most `REASONS` reasons.
     """
     found: dict[str, Need] = {}
+    left_out: Counter[str] = Counter()
 
     def add(spec: Spec | None, cell: AnyCell, items: Iterable[Any]) -> None:
         if spec is not None:
@@ -77,7 +91,8 @@ def needs(cells: Iterable[AnyCell], context: WorkContext) -> list[Need]:
                 continue
             classes = classes_of(cell, dataset)
             episodes = manifest_for_cell(cell, dataset, classes, context).episodes
-        except UserError:
+        except UserError as error:
+            left_out[str(error)] += 1
             continue
         what = Evaluation(
             model=None, sample=cell.sample, annotation=cell.annotation, shots=cell.shots,
@@ -89,6 +104,10 @@ def needs(cells: Iterable[AnyCell], context: WorkContext) -> list[Need]:
         if cell.sample.method != "prototype":
             add(of.priors, cell, (cue for cue in cues if cue.kind != "text"))
             add(of.text_priors, cell, (cue for cue in cues if cue.kind == "text"))
+    for reason, count in left_out.most_common(REASONS):
+        warn(f"{count} cells are left out of what is encoded in advance: {reason}")
+    if len(left_out) > REASONS:
+        warn(f"{len(left_out)} reasons in all; {left_out.total()} cells are left out of what is encoded in advance")
     return sorted(found.values(), key=lambda need: not need.encodes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,30 +13,46 @@ from typing import Any
 from cluster.context import WorkContext
 from cluster.depot import Depot
 from cluster.leases import waited_for
-from cluster.needs import missing, needs
+from cluster.needs import missing, needs, to_stderr
 from cluster.place import FolderPlace
-from cluster.stages import Report, run_stage
+from cluster.stages import Report, bytes_held, run_stage, storage_problem
 from cluster.store import LEASES
 from cluster.stores import KEPT_FREE, in_words, mark_used
 from cluster.trial import context_options
 from cluster.tuning import Job, Resources, options_of
+from diffup.errors import REPORT, UserError
+
+INSTEAD = "cells compute what they read themselves"
 
 
 def limit_of(features: Path, asked: int) -> int:
     """Bytes that shards may take in all: as asked, and so that a part of the disk stays free."""
-    held = sum(path.stat().st_size for path in features.glob("*/*.safetensors"))
+    held = bytes_held(features)
     room = held + int(shutil.disk_usage(features).free * (1 - KEPT_FREE))
     return min(asked, room) if asked else room
 
 
 def prepared(job: Job, given: Resources, limit_bytes: int, stopping: Callable[[], bool]) -> dict[str, Any]:
-    """What `prepare` did with the same arguments, as plain JSON types; whatever goes wrong there costs time only."""
+    """What `prepare` did with the same arguments, as plain JSON types; whatever goes wrong there costs time only.
+
+    Storage that is full or unavailable is a warning. Anything else is a bug and shows its traceback, once; the cells
+    are run all the same, since they compute what is in no shard, and fail by themselves if the bug is theirs too.
+    """
     say = partial(print, "features:", flush=True)
     try:
         return prepare(job, given, limit_bytes, say=say, stopping=stopping).to_dict()
     except Exception as error:
-        print(f"features: not in shards, cells compute them ({type(error).__name__}: {error})", file=sys.stderr)
-        return {"error": f"{type(error).__name__}: {error}"}
+        why = f"{type(error).__name__}: {error}"
+        if isinstance(error, UserError) or storage_problem(error):
+            to_stderr(f"features are not in shards ({error}); {INSTEAD}")
+        else:
+            traceback.print_exc()
+            _say_bug(why)
+        return {"error": why}
+
+
+def _say_bug(what: str) -> None:
+    print(f"features are not in shards ({what}); {INSTEAD}. {REPORT}", file=sys.stderr, flush=True)
 
 
 def prepare(
@@ -91,4 +108,9 @@ def prepare(
         )
     for what, why in list(report.failed.items())[:5]:
         say(f"not made: {what}: {why}")
+    for why, count in report.unshared.most_common(5):
+        to_stderr(f"{count} shards are on this machine alone, others compute them: {why}")
+    if report.bugs:
+        print(report.traceback, file=sys.stderr)
+        _say_bug(f"{report.bugs} tasks ended with such an error, the first is above")
     return report

@@ -2,7 +2,8 @@
 
 A stage is a stream of small tasks through a pool of workers that keep their models; each task writes one shard and
 returns a few figures, so memory is bounded whatever the data set's size, and what a killed stage has written stays. The
-stage only saves time: whatever it could not do (a full disk, an image that can't be read) the cells do themselves.
+stage only saves time: whatever it could not do (a full disk, an image that can't be read) the cells do themselves. An
+error that is no user's mistake does not end a stage either, but its traceback is kept and shown.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import json
 import logging
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -26,7 +28,7 @@ from cluster.depot import Depot
 from cluster.needs import Missing
 from cluster.pieces import read_cell
 from cluster.stores import TEXT, TEXT_PRIORS, VISUAL, in_words
-from cluster.trial import context_options
+from cluster.trial import context_options, passes
 from diffup.data.dataset import Dataset
 from diffup.encode import FeatureCache, to_rows
 from diffup.errors import UserError
@@ -35,6 +37,7 @@ from diffup.shards import DATA, ShardStore, shard_name
 from diffup.supply import CueSource
 from experiments.cell import AnyCell, Cell
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 RECOUNT = 10.0  # seconds after which a worker looks again how much all have written
 
 
@@ -47,6 +50,8 @@ class Report:
         seconds: of model work in all workers, by kind.
         bytes: written.
         failed: what could not be made, with the error; each is left to the cells.
+        unshared: number of shards that the object store did not take, and why.
+        bugs: number of tasks that ended with an error that is no user's mistake, and the first one's traceback.
         full: number of rows that the limit or the disk had no room for.
         wall: seconds.
     """
@@ -55,6 +60,9 @@ class Report:
     seconds: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    unshared: Counter[str] = field(default_factory=Counter)
+    bugs: int = 0
+    traceback: str = ""
     full: int = 0
     wall: float = 0.0
 
@@ -62,8 +70,24 @@ class Report:
         """As plain JSON types."""
         return {
             "made": dict(self.made), "seconds": dict(self.seconds), "bytes": self.bytes,
-            "failed": len(self.failed), "full": self.full, "wall": self.wall,
+            "failed": len(self.failed), "bugs": self.bugs, "full": self.full, "wall": self.wall,
         }  # fmt: skip
+
+
+def bytes_held(root: Path) -> int:
+    """Bytes of all shards; some may be removed meanwhile."""
+    held = 0
+    for path in root.glob(f"*/*{DATA}"):
+        with suppress(FileNotFoundError):
+            held += path.stat().st_size
+    return held
+
+
+def storage_problem(error: BaseException) -> bool:
+    """Whether an error is of the storage, which a user can mend, and not of the code."""
+    return (isinstance(error, OSError) and error.errno in (*NO_ROOM, errno.EPERM)) or (
+        isinstance(error, Exception) and passes(error)
+    )
 
 
 class Maker:
@@ -73,6 +97,7 @@ class Maker:
         """Args: options of `WorkContext`, as plain types, with ``features``; bytes that all shards may take."""
         self.context = WorkContext(**context_options(options, options["results"]))
         self.limit, self._held, self._counted = limit_bytes, 0, float("-inf")
+        self._unshared = ""
         torch.set_num_threads(self.context.threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -81,6 +106,7 @@ class Maker:
 
     def do(self, task: dict[str, Any]) -> dict[str, Any]:
         """Make one shard; errors are returned rather than raised, so that one image does not end the stage."""
+        what = f"{task['kind']} of {task['cell']['backbone']}"
         count = len(task["images"]) + len(task["triples"])
         began = time.perf_counter()
         result: dict[str, Any] = {"kind": task["kind"], "made": 0, "bytes": 0, "failed": {}, "full": 0}
@@ -90,19 +116,24 @@ class Maker:
             made = self._encode(task) if task["images"] else self._match(task)
             result |= made
             self._held += made["bytes"]
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-                raise
-            result["full"] = count
+        except UserError as error:
+            result["failed"] = {what: str(error)}
         except Exception as error:
-            result["failed"] = {f"{task['kind']} of {task['cell']['backbone']}": f"{type(error).__name__}: {error}"}
-        return {**result, "seconds": time.perf_counter() - began}
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                result["full"] = count
+            elif storage_problem(error):
+                result["failed"] = {what: f"storage unavailable: {error}"}
+            else:
+                result["failed"] = {what: f"{type(error).__name__}: {error}"}
+                result["traceback"] = traceback.format_exc()
+        unshared, self._unshared = self._unshared, ""
+        return {**result, "unshared": unshared, "seconds": time.perf_counter() - began}
 
     def _no_room(self) -> bool:
         if time.monotonic() - self._counted > RECOUNT:
             root = self.context.features
             assert root is not None
-            self._held = sum(path.stat().st_size for path in root.glob(f"*/*{DATA}"))
+            self._held = bytes_held(root)
             self._counted = time.monotonic()
         return self._held >= self.limit
 
@@ -148,8 +179,10 @@ class Maker:
         """Add a shard, for the machines that share an object store too; returns its bytes."""
         written = store.write(ids, rows)
         if self.context.remote:
-            with suppress(OSError):  # then others compute these rows
+            try:
                 Depot(self.context.remote, store.folder.parent).push(store.folder.name, shard_name(ids))
+            except OSError as error:  # then others compute these rows
+                self._unshared = f"{type(error).__name__}: {error}"
         return written
 
     def _open(self, task: dict[str, Any]) -> _Opened:
@@ -205,6 +238,10 @@ def run_stage(
             report.bytes += done["bytes"]
             report.failed |= done["failed"]
             report.full += done["full"]
+            report.bugs += "traceback" in done
+            report.traceback = report.traceback or done.get("traceback", "")
+            if done.get("unshared"):
+                report.unshared[done["unshared"]] += 1
             if time.monotonic() - spoke > 15:
                 spoke = time.monotonic()
                 say(f"{name}: {_count(report, encodes)} of {total} ({in_words(report.bytes)})")

@@ -20,6 +20,7 @@ import re
 import shutil
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,14 +99,19 @@ class Spec:
         return _opened(folder)
 
 
-_stores: dict[Path, ShardStore] = {}
+OPEN = 16  # stores that a process keeps: the list of a large one's rows takes hundreds of megabytes
+_stores: OrderedDict[Path, ShardStore] = OrderedDict()
 
 
 def _opened(folder: Path) -> ShardStore:
-    """One store a folder and process: its maps and its list of shards are kept."""
+    """One store per folder and process: its maps and its list of shards are kept, of those used last."""
     from diffup.shards import ShardStore
 
-    return _stores.setdefault(folder, ShardStore(folder))
+    store = _stores.setdefault(folder, ShardStore(folder))
+    _stores.move_to_end(folder)
+    while len(_stores) > OPEN:
+        _stores.popitem(last=False)
+    return store
 
 
 def mark_used(root: Path, spec: Spec) -> None:
@@ -196,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return _do(args)
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

@@ -5,7 +5,6 @@ Letters: C channels · D image-text dimensions · h w feature grid · R side of 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -19,11 +18,13 @@ from diffup.backbones.load import Backbone
 from diffup.config import InputConfig
 from diffup.data.class_names import readable
 from diffup.errors import UserError
+from diffup.lru import ByteLRU, nbytes
 from diffup.shards import ShardStore
 
 INFO_GRID = 40  # side of the low-resolution RGB that query infos are computed from
 STAGES = ("stage0", "stage1", "stage2")  # names of a stored row's tensors; beside them rgb, size, and apart text
 GPU_BATCH = 32
+NAMES_BYTES = 16 << 20  # of embedded class names that are kept
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Encoder:
         if text_model is not None and not text_model.has_text:
             raise UserError(f"backbone {text_model.name!r} has no text encoder; name an open_clip companion model")
         self.backbone, self.config, self.text_model, self.device = backbone, config, text_model, device
-        self._names: dict[tuple[str, ...], Tensor] = {}
+        self._names: ByteLRU[tuple[str, ...], Tensor] = ByteLRU(NAMES_BYTES, lambda names: nbytes([names]))
         size, grid, dtype = config.input_size, config.feature_grid, config.feature_dtype
         on = f"at {size} px on a {grid}-grid in {dtype}"
         self.visual = f"{backbone.name} [{backbone.loaded_hash}] {on}"
@@ -139,13 +140,13 @@ class Encoder:
         if self.text_model is None:
             raise UserError(f"no text model beside backbone {self.backbone.name!r}; set InputConfig.companion")
         key = tuple(names)
-        if key not in self._names:
-            rows = []
-            for name in names:
-                prompts = [template.format(readable(name)) for template in self.config.prompts]
-                rows.append(F.normalize(self.text_model.embed_text(prompts).float().mean(0), dim=0))
-            self._names[key] = torch.stack(rows).cpu()
-        return self._names[key]
+        if (known := self._names.get(key)) is not None:
+            return known
+        rows = []
+        for name in names:
+            prompts = [template.format(readable(name)) for template in self.config.prompts]
+            rows.append(F.normalize(self.text_model.embed_text(prompts).float().mean(0), dim=0))
+        return self._names.put(key, torch.stack(rows).cpu())
 
 
 def _square(image_HW3: NDArray[np.uint8], size: int) -> Tensor:
@@ -154,7 +155,7 @@ def _square(image_HW3: NDArray[np.uint8], size: int) -> Tensor:
 
 
 class FeatureCache:
-    """Features by image id: from shards, else encoded on first use and kept up to some bytes (oldest leave first).
+    """Features by image id: from shards, else encoded on first use and kept up to some bytes.
 
     Args:
         encoder: makes what is not there.
@@ -176,15 +177,15 @@ class FeatureCache:
         visual: ShardStore | None = None,
         text: ShardStore | None = None,
     ) -> None:
-        self.encoder, self.read, self.limit = encoder, read, limit_bytes
+        self.encoder, self.read = encoder, read
         self.stores = (visual, text)
-        self._kept: OrderedDict[str, Features] = OrderedDict()
-        self._bytes = 0
+        self._kept: ByteLRU[str, Features] = ByteLRU(limit_bytes, Features.nbytes)
         self.encoded = self.texts_encoded = 0
 
     def get(self, image_ids: Sequence[str]) -> list[Features]:
         """Features of `image_ids`, in order; an id may repeat."""
-        found = {image_id: self._kept[image_id] for image_id in image_ids if image_id in self._kept}
+        kept = ((image_id, self._kept.get(image_id)) for image_id in dict.fromkeys(image_ids))
+        found = {image_id: features for image_id, features in kept if features is not None}
         missing = [image_id for image_id in dict.fromkeys(image_ids) if image_id not in found]
         for start in range(0, len(missing), self.encoder.batch):
             found |= self._make(missing[start : start + self.encoder.batch])
@@ -206,15 +207,8 @@ class FeatureCache:
         made = {i: replace(visual[i], text=texts.get(i), made_by=encoder.identity) for i in image_ids}
         for image_id, features in made.items():
             if image_id not in mapped:
-                self._keep(image_id, features)
+                self._kept.put(image_id, features)
         return made
-
-    def _keep(self, image_id: str, features: Features) -> None:
-        self._kept[image_id] = features
-        self._bytes += features.nbytes()
-        while self._bytes > self.limit and len(self._kept) > 1:
-            _, oldest = self._kept.popitem(last=False)
-            self._bytes -= oldest.nbytes()
 
 
 def _rows(store: ShardStore | None, image_ids: Sequence[str]) -> dict[str, dict[str, Tensor]]:

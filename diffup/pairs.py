@@ -21,12 +21,14 @@ from diffup.baft import pair_priors, self_affinity, settle_boxes, text_priors
 from diffup.config import CUES
 from diffup.encode import FeatureCache
 from diffup.errors import UserError
+from diffup.lru import ByteLRU, nbytes
 from diffup.shards import ShardStore
 from diffup.supply import CueSource
 
 PRIOR = "prior"  # name of a stored row's only tensor
 ID_DIGITS = 24
 IMAGES_AT_HAND = 32  # in float32
+BOXES_BYTES = 64 << 20  # of settled boxes that are kept
 
 
 @dataclass(frozen=True, order=True)
@@ -80,7 +82,7 @@ class PairPriors:
         self.cues, self.features = cues, features
         self.stores = {True: text, False: visual}
         self.computed = 0
-        self._boxes: dict[tuple[str, int], tuple[Tensor, Tensor]] = {}
+        self._boxes: ByteLRU[tuple[str, int], tuple[Tensor, Tensor]] = ByteLRU(BOXES_BYTES, nbytes)
         self._images: OrderedDict[str, list[Tensor]] = OrderedDict()
 
     def batch(self, rows: Sequence[Sequence[Triple]]) -> Prepared:
@@ -145,13 +147,13 @@ class PairPriors:
             foreground, background = self.cues.weights(support, class_index, kind).to(device)
             return foreground, background
         key = (support, class_index)
-        if key not in self._boxes:
-            stages = [stage[None, None] for stage in self._stages(support)]
-            boxed = torch.ones(1, 1, dtype=torch.bool, device=device)
-            weights = self.cues.weights(support, class_index, kind).to(device)
-            foreground, background = settle_boxes(stages, weights[None, None, 0], weights[None, None, 1], boxed)
-            self._boxes[key] = (foreground[0, 0], background[0, 0])
-        return self._boxes[key]
+        if (known := self._boxes.get(key)) is not None:
+            return known
+        stages = [stage[None, None] for stage in self._stages(support)]
+        boxed = torch.ones(1, 1, dtype=torch.bool, device=device)
+        weights = self.cues.weights(support, class_index, kind).to(device)
+        foreground, background = settle_boxes(stages, weights[None, None, 0], weights[None, None, 1], boxed)
+        return self._boxes.put(key, (foreground[0, 0], background[0, 0]))
 
     def _text(self, cue: Triple) -> Tensor:
         (features,) = self.features.get([cue.query])

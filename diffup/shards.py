@@ -3,7 +3,7 @@
 A shard is a safetensors file of N rows and a JSON file beside it, which names its rows and holds the CRC-32 of each.
 Both are written under another name, synced and renamed, the JSON last: a shard is there in full or not at all. A row
 is checked when a process first reads it; a damaged one counts as absent, so that whoever needs it makes it again, and
-leaves a mark beside the shard.
+leaves a mark beside the shard. A shard that was written again since is read anew.
 Deleting shards loses nothing but time.
 """
 
@@ -33,6 +33,9 @@ DTYPES: dict[str, torch.dtype] = {
 }  # fmt: skip
 
 
+Version = tuple[tuple[int, int, int], ...]  # inode, time and size of a shard's two files; () if one is not there
+
+
 @dataclass(frozen=True)
 class Shard:
     """One mapped file: by name, dtype, shape of a row and offset of the first, and the CRC-32 of each row."""
@@ -41,6 +44,7 @@ class Shard:
     content: NDArray[np.uint8]
     tensors: dict[str, tuple[torch.dtype, tuple[int, ...], int, int]]
     crc: list[int]
+    version: Version
     good: set[int] = field(default_factory=set)  # rows that were checked
 
     def row(self, index: int) -> dict[str, Tensor] | None:
@@ -63,7 +67,8 @@ class ShardStore:
 
     Attributes:
         folder: made when first written to.
-        damaged: shards in which this process found a damaged row, or that it could not read.
+        damaged: shards in which this process found a damaged row, or that it could not read, and that nobody has
+            written again since.
     """
 
     folder: Path
@@ -71,50 +76,91 @@ class ShardStore:
     _places: dict[str, tuple[str, int]] = field(default_factory=dict)
     _known: set[str] = field(default_factory=set)
     _shards: dict[str, Shard | None] = field(default_factory=dict)
+    _bad: dict[str, Version] = field(default_factory=dict)  # of the damaged shards, when they were found so
+    _lost: dict[str, str] = field(default_factory=dict)  # the damaged shard of a row that was damaged
 
     def refresh(self) -> None:
-        """Learn of shards that were added or removed since; costs one listing and what is new."""
+        """Learn of shards that were added, removed or written again since; costs one listing and what is new."""
         there = {path.name.removesuffix(INDEX) for path in self.folder.glob(f"*{INDEX}")}
-        if gone := self._known - there:
-            self._known -= gone
-            self._places = {key: place for key, place in self._places.items() if place[0] not in gone}
-            for name in gone:
-                self._shards.pop(name, None)
+        self._forget(self._known - there)
+        for name in [name for name in self.damaged if self._version(name) != self._bad.get(name)]:
+            self._forget({name})
         for name in sorted(there - self._known - self.damaged):
-            try:
-                index = json.loads((self.folder / f"{name}{INDEX}").read_bytes())
-                ids = index["ids"]
-                if (self.folder / f"{name}{DATA}").stat().st_size != index["bytes"]:
-                    raise ValueError("its size is wrong")
-            except (OSError, ValueError, KeyError, TypeError):
-                self.damaged.add(name)
-                continue
-            self._known.add(name)
-            for row, key in enumerate(ids):
-                self._places.setdefault(key, (name, row))
+            self._learn(name)
+
+    def _learn(self, name: str) -> None:
+        version = self._version(name)
+        try:
+            index = json.loads((self.folder / f"{name}{INDEX}").read_bytes())
+            ids = list(index["ids"])
+            if (self.folder / f"{name}{DATA}").stat().st_size != index["bytes"]:
+                raise ValueError("its size is wrong")
+        except (OSError, ValueError, KeyError, TypeError):
+            self.damaged.add(name)
+            self._bad[name] = version
+            return
+        self._known.add(name)
+        for row, key in enumerate(ids):
+            self._places.setdefault(key, (name, row))
+
+    def _forget(self, names: set[str]) -> None:
+        if names:
+            self._places = {key: place for key, place in self._places.items() if place[0] not in names}
+            self._lost = {key: name for key, name in self._lost.items() if name not in names}
+            self._known -= names
+            self.damaged -= names
+            for name in names:
+                self._shards.pop(name, None)
+                self._bad.pop(name, None)
+
+    def _version(self, name: str) -> Version:
+        try:
+            files = [(self.folder / f"{name}{suffix}").stat() for suffix in (DATA, INDEX)]
+        except OSError:
+            return ()
+        return tuple((file.st_ino, file.st_mtime_ns, file.st_size) for file in files)
+
+    def _again(self, name: str) -> bool:
+        """Whether a shard was written again since it was found damaged, or opened; then it is read anew."""
+        now, shard = self._version(name), self._shards.get(name)
+        if not now or now == self._bad.get(name, shard.version if shard is not None else ()):
+            return False
+        self._forget({name})
+        self._learn(name)
+        return True
 
     def missing(self, ids: Iterable[str]) -> list[str]:
         """Those of `ids` that no shard holds, each once, in order."""
-        return [key for key in dict.fromkeys(ids) if key not in self._places]
+        wanted = dict.fromkeys(ids)
+        for name in {self._lost[key] for key in wanted if key in self._lost}:
+            self._again(name)
+        return [key for key in wanted if key not in self._places]
 
     def __len__(self) -> int:
         return len(self._places)
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """The row of an id as read-only views on the file; None if it is absent or damaged."""
+        if key in self._lost:
+            self._again(self._lost[key])
         if (place := self._places.get(key)) is None:
             return None
         name, index = place
         if name not in self._shards:
-            self._shards[name] = _open(self.folder / name)
+            self._shards[name] = _open(self.folder / name, self._version(name))
         shard = self._shards[name]
         row = shard.row(index) if shard is not None else None
-        if row is None:
-            self.damaged.add(name)
-            del self._places[key]
-            with suppress(OSError):  # for the next launch, which makes the shard's rows again
-                (self.folder / f"{name}{MARK}").touch()
-        return row
+        if row is not None:
+            return row
+        if shard is not None and name not in self.damaged and self._again(name):
+            return self.get(key)  # what this process had opened was replaced since
+        self.damaged.add(name)
+        self._bad.setdefault(name, shard.version if shard is not None else self._version(name))
+        del self._places[key]
+        self._lost[key] = name
+        with suppress(OSError):  # for the next launch, which makes the shard's rows again
+            (self.folder / f"{name}{MARK}").touch()
+        return None
 
     def marked(self) -> set[str]:
         """Names of the shards in which some process found a damaged row."""
@@ -140,6 +186,7 @@ class ShardStore:
         index = {"ids": list(ids), "bytes": len(content), "crc": _row_sums(tensors)}
         write_in_full(self.folder / f"{name}{DATA}", content)
         write_in_full(self.folder / f"{name}{INDEX}", json.dumps(index).encode())
+        (self.folder / f"{name}{MARK}").unlink(missing_ok=True)
         return len(content)
 
     def remove(self, names: Iterable[str]) -> None:
@@ -153,7 +200,7 @@ class ShardStore:
         self.refresh()
         bad = self.damaged | self.marked()
         for name in self._known:
-            shard = _open(self.folder / name)
+            shard = _open(self.folder / name, self._version(name))
             if shard is None or any(shard.row(index) is None for index in range(len(shard.crc))):
                 bad.add(name)
         return sorted(bad)
@@ -181,7 +228,7 @@ def _meaning(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> bytes:
     return f"{name} {dtype} {shape}".encode()
 
 
-def _open(stem: Path) -> Shard | None:
+def _open(stem: Path, version: Version) -> Shard | None:
     path = stem.with_name(stem.name + DATA)
     try:
         index = json.loads(stem.with_name(stem.name + INDEX).read_bytes())
@@ -195,6 +242,6 @@ def _open(stem: Path) -> Shard | None:
             if count != len(index["crc"]) or 8 + length + end > len(content):
                 return None
             tensors[name] = (DTYPES[header[name]["dtype"]], tuple(shape), 8 + length + start, (end - start) // count)
-        return Shard(path, content, tensors, index["crc"])
+        return Shard(path, content, tensors, index["crc"], version)
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return None

@@ -134,3 +134,88 @@ def test_a_store_learns_of_new_and_removed_shards(tmp_path: Path) -> None:
         path.unlink()
     opened.refresh()
     assert opened.missing(["a"]) == ["a"] and opened.get("a") is None
+
+
+def damage(folder: Path, suffix: str = DATA) -> Path:
+    """Change the last row of the folder's only shard."""
+    (path,) = folder.glob(f"*{suffix}")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 255
+    path.write_bytes(content)
+    return path
+
+
+def repair(folder: Path, how: str) -> None:
+    """As another process makes a damaged shard's rows again."""
+    other = store(folder)
+    if how != "overwritten":
+        other.remove([path.name.removesuffix(DATA) for path in folder.glob(f"*{DATA}")])
+    other.write(["a", "b"], rows(2))
+
+
+@pytest.mark.parametrize("how", ["removed and written", "overwritten"])
+@pytest.mark.parametrize("look", ["get", "missing", "refresh"])
+def test_a_repaired_shard_is_found_again_by_who_saw_the_damage(tmp_path: Path, how: str, look: str) -> None:
+    good = rows(2)
+    store(tmp_path).write(["a", "b"], good)
+    damage(tmp_path)
+    opened = store(tmp_path)
+    assert opened.get("b") is None and opened.get("b") is None and opened.missing(["a", "b"]) == ["b"]
+    opened.refresh()
+    assert opened.get("b") is None and opened.damaged, "as long as nobody has repaired it"
+    repair(tmp_path, how)
+    if look == "refresh":
+        opened.refresh()
+        assert not opened.damaged
+    elif look == "missing":
+        assert opened.missing(["a", "b"]) == []
+    found = opened.get("b")
+    assert found is not None and all(torch.equal(found[name], good[name][1]) for name in good)
+    assert not opened.damaged and not opened.marked() and opened.missing(["a", "b"]) == []
+
+
+@pytest.mark.parametrize("suffix", [DATA, INDEX])
+def test_a_shard_that_could_not_be_read_is_found_once_it_is_repaired(tmp_path: Path, suffix: str) -> None:
+    store(tmp_path).write(["a", "b"], rows(2))
+    (path,) = tmp_path.glob(f"*{suffix}")
+    path.write_bytes(path.read_bytes()[:-20])
+    opened = store(tmp_path)
+    opened.refresh()
+    assert opened.damaged and opened.missing(["a"]) == ["a"]
+    repair(tmp_path, "overwritten")
+    opened.refresh()
+    assert not opened.damaged and opened.get("a") is not None
+
+
+def test_a_shard_that_was_replaced_while_it_was_open_is_not_marked(tmp_path: Path) -> None:
+    store(tmp_path).write(["a", "b"], rows(2))
+    damage(tmp_path)
+    opened = store(tmp_path)
+    assert opened.get("a") is not None, "the damaged file is open"
+    repair(tmp_path, "removed and written")
+    assert opened.get("b") is not None
+    assert not opened.damaged and not opened.marked()
+
+
+def test_damage_that_comes_back_is_seen_again(tmp_path: Path) -> None:
+    store(tmp_path).write(["a", "b"], rows(2))
+    opened = store(tmp_path)
+    for _ in range(3):
+        damage(tmp_path)
+        opened = store(tmp_path) if not opened.damaged else opened
+        assert opened.get("b") is None and opened.marked()
+        repair(tmp_path, "removed and written")
+        assert opened.get("b") is not None and not opened.marked()
+        opened = store(tmp_path)
+
+
+def test_a_header_that_can_not_be_read_ends_in_absence(tmp_path: Path) -> None:
+    store(tmp_path).write(["a", "b"], rows(2))
+    (path,) = tmp_path.glob(f"*{DATA}")
+    content = bytearray(path.read_bytes())
+    content[8:12] = b"oops"
+    path.write_bytes(content)
+    opened = store(tmp_path)
+    assert opened.get("a") is None and opened.get("b") is None and opened.damaged
+    repair(tmp_path, "overwritten")
+    assert opened.get("a") is not None and opened.get("b") is not None
