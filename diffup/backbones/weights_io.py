@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffup.arguments import as_path
 from diffup.backbones.embedded import weights_path
 from diffup.backbones.names import BackboneName, check_tag, parse_backbone
 from diffup.errors import UserError
+from diffup.files import as_path
 
 if TYPE_CHECKING:
     import torch
