@@ -195,7 +195,8 @@ class TrainConfig:
         learning_rate, weight_decay: AdamW, cosine decay after a short warm-up.
         ema: decay of the averaged weights that are saved.
         max_shots: K is drawn from 1 … max_shots.
-        cue_weights: relative frequency of mask, box, scribble and text cues (text needs a text encoder).
+        cue_weights: relative frequency of mask, box and scribble among visual cues; and of text, which a step has with
+            twice the share of its weight, 0.2 by default (text needs a text encoder; `diffup.sampler.step_cues`).
         virtual_backbones: distort priors in training so that the decoder does not learn one backbone's looks.
         flip: mirror episodes at random.
         precision: ``"float32"``, or ``"bfloat16"``: the network under autocast; weights, priors and loss stay float32.

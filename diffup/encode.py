@@ -100,11 +100,19 @@ class Encoder:
         return [replace(v, text=text, made_by=self.identity) for v, text in zip(visual, texts, strict=True)]
 
     @torch.inference_mode()
-    def encode_visual(self, images: Sequence[NDArray[np.uint8]]) -> list[Features]:
-        """The features without text of one or more images: a forward pass of the backbone."""
+    def encode_visual(self, images: Sequence[NDArray[np.uint8]], names: Sequence[str] = ()) -> list[Features]:
+        """The features without text of one or more images: a forward pass of the backbone.
+
+        Args:
+            images: RGB [H, W, 3] of any sizes.
+            names: what the images are called in a message.
+
+        Raises:
+            UserError: features that are not finite.
+        """
         squares = self._squares(images)
         rgb = F.interpolate(squares, size=(INFO_GRID, INFO_GRID), mode="bilinear", antialias=True).cpu()
-        stages = [self._finished(stage) for stage in self.backbone.stages(squares)]
+        stages = [self._finished(stage, self.backbone, names) for stage in self.backbone.stages(squares)]
         return [
             Features(
                 stages=tuple(stage[i].clone() for stage in stages),
@@ -117,22 +125,25 @@ class Encoder:
         ]
 
     @torch.inference_mode()
-    def encode_text(self, images: Sequence[NDArray[np.uint8]]) -> list[Tensor]:
+    def encode_text(self, images: Sequence[NDArray[np.uint8]], names: Sequence[str] = ()) -> list[Tensor]:
         """Dense image-text embeddings [D, h, w] of one or more images: a forward pass of the text model.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or embeddings that are not finite.
         """
         if self.text_model is None:
             raise UserError(f"no text model beside backbone {self.backbone.name!r}; set InputConfig.companion")
-        return [text.clone() for text in self._finished(self.text_model.dense_text(self._squares(images)))]
+        dense = self.text_model.dense_text(self._squares(images))
+        return [text.clone() for text in self._finished(dense, self.text_model, names)]
 
     def _squares(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
         return torch.cat([_square(image, self.config.input_size) for image in images]).to(self.device)
 
-    def _finished(self, maps_BChw: Tensor) -> Tensor:
+    def _finished(self, maps_BChw: Tensor, model: Backbone, names: Sequence[str]) -> Tensor:
         dtype = getattr(torch, self.config.feature_dtype)
-        return F.normalize(_to_grid(maps_BChw, self.config.feature_grid).float(), dim=1).to(dtype).cpu()
+        maps = _to_grid(maps_BChw, self.config.feature_grid).float()
+        _check_finite(maps, model, "features", names)
+        return F.normalize(maps, dim=1).to(dtype).cpu()
 
     @torch.inference_mode()
     def embed_names(self, names: Sequence[str]) -> Tensor:
@@ -145,8 +156,28 @@ class Encoder:
         rows = []
         for name in names:
             prompts = [template.format(readable(name)) for template in self.config.prompts]
-            rows.append(F.normalize(self.text_model.embed_text(prompts).float().mean(0), dim=0))
+            row = self.text_model.embed_text(prompts).float().mean(0)
+            _check_finite(row[None], self.text_model, "a text embedding", [name])
+            rows.append(F.normalize(row, dim=0))
         return self._names.put(key, torch.stack(rows).cpu())
+
+
+def _check_finite(rows_BC: Tensor, model: Backbone, what: str, names: Sequence[str]) -> None:
+    """Stop at rows [B, C, …] whose length over C is not finite: normalised, they would be NaN or zero.
+
+    Raises:
+        UserError: model, weights and the first rows are named.
+    """
+    finite = rows_BC.norm(dim=1).reshape(len(rows_BC), -1).isfinite().all(1)
+    if finite.all():
+        return
+    bad = (~finite).nonzero().flatten().tolist()
+    called = ", ".join(repr(names[i]) if i < len(names) else f"number {i} of its batch" for i in bad[:3])
+    raise UserError(
+        f"backbone {model.name!r} with weights {model.source} gives {what} that are not finite, for {called}"
+        f"{f' and {len(bad) - 3} more' if len(bad) > 3 else ''}: the weights are damaged or don't belong to this "
+        f"architecture. Fetch them again, or take another backbone"
+    )
 
 
 def _square(image_HW3: NDArray[np.uint8], size: int) -> Tensor:
@@ -199,10 +230,10 @@ class FeatureCache:
         mapped = {i for i in visual if not encoder.reader or i in texts}
         pixels = {i: self.read(i) for i in image_ids if i not in mapped}
         if absent := [i for i in image_ids if i not in visual]:
-            visual |= zip(absent, encoder.encode_visual([pixels[i] for i in absent]), strict=True)
+            visual |= zip(absent, encoder.encode_visual([pixels[i] for i in absent], absent), strict=True)
             self.encoded += len(absent)
         if absent := [i for i in image_ids if encoder.reader and i not in texts]:
-            texts |= zip(absent, encoder.encode_text([pixels[i] for i in absent]), strict=True)
+            texts |= zip(absent, encoder.encode_text([pixels[i] for i in absent], absent), strict=True)
             self.texts_encoded += len(absent)
         made = {i: replace(visual[i], text=texts.get(i), made_by=encoder.identity) for i in image_ids}
         for image_id, features in made.items():

@@ -25,6 +25,7 @@ from diffup.model import Episodes, priors
 from diffup.supply import CueSource
 from diffup.uqdd import query_infos
 
+TEXT_STEPS = 2  # a step has text with this many times the share of text among `TrainConfig.cue_weights`
 TEXT_ONLY_SHARE = 0.25  # of the steps that have a text cue
 
 
@@ -101,6 +102,20 @@ def virtual_backbone(prior_BKSPhw: Tensor, truth_B1hw: Tensor, generator: torch.
     return min_max(out)
 
 
+def step_cues(rng: np.random.Generator, config: TrainConfig, with_text: bool) -> tuple[bool, int]:
+    """Whether a step's episodes have a text cue, and how many visual ones they have.
+
+    A step has text with probability min(1, 2 w / Σ), w being the weight of text in ``config.cue_weights``: 0.2 by
+    default, where w / Σ is 0.1. (Once for a step, while visual cues are drawn one by one, two a step on average.) A
+    quarter of these steps have text alone. Otherwise the number of visual cues is drawn from 1 … ``max_shots`` with
+    probabilities in proportion to 1 / number.
+    """
+    text = with_text and rng.random() < config.cue_weights[3] / sum(config.cue_weights) * TEXT_STEPS
+    text_only = text and rng.random() < TEXT_ONLY_SHARE
+    inverse = 1 / np.arange(1, config.max_shots + 1)
+    return bool(text), 0 if text_only else int(rng.choice(config.max_shots, p=inverse / inverse.sum())) + 1
+
+
 class EpisodeSampler:
     """Training episodes of one fold's base classes, as `Batch`es by step.
 
@@ -157,10 +172,7 @@ class EpisodeSampler:
         seed = int(rng.integers(2**62))
         config = self.config
         classes = sorted(self.pools)
-        text = self.with_text and rng.random() < config.cue_weights[3] / sum(config.cue_weights) * 2
-        text_only = text and rng.random() < TEXT_ONLY_SHARE
-        inverse = 1 / np.arange(1, config.max_shots + 1)
-        shots = 0 if text_only else int(rng.choice(config.max_shots, p=inverse / inverse.sum())) + 1
+        text, shots = step_cues(rng, config, self.with_text)
         visual = np.asarray(config.cue_weights[:3]) / sum(config.cue_weights[:3])
 
         query, supports, weights, kinds, truths, valids, targets = [], [], [], [], [], [], []

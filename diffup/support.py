@@ -1,10 +1,11 @@
-"""Cues as users give them in Python: annotated images and names, checked and brought into one form.
+"""Cues and other arguments as users give them in Python, checked and brought into one form.
 
 Letters: H W an image's own size.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,37 @@ class Text:
 
 
 Cue = Support | Text
+
+
+def check_list(value: object, message: str) -> None:
+    """Raise a UserError that says `message` unless `value` is a list, a tuple or another sequence."""
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise UserError(f"{message} (got a {type(value).__name__})")
+
+
+def check_names(**arguments: object) -> None:
+    """Raise a UserError for an argument that is neither None nor a text."""
+    for argument, name in arguments.items():
+        if name is not None and not isinstance(name, str):
+            raise UserError(
+                f"{argument} must be a name such as 'resnet50' or 'open_clip:ViT-B-16/openai', not a "
+                f"{type(name).__name__} (modules of your own can't be backbones in this version)"
+            )
+
+
+def whole(value: object, argument: str, least: int) -> int:
+    """A whole number of at least `least`, also one of NumPy's.
+
+    Raises:
+        UserError: anything else; the message names the argument.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise UserError(f"{argument} must be a whole number, not {value!r:.60} ({type(value).__name__})") from None
+    if number < least:
+        raise UserError(f"{argument} must be {least} or more, not {number}")
+    return number
 
 
 def to_rgb(image: AnyImage, place: str) -> NDArray[np.uint8]:

@@ -3,8 +3,11 @@
 Letters: B batch · K cues · S stages · P prior maps · h w feature grid. The paper fixes the outputs (mean, variance);
 the precision-weighted form below is ours:
 
-    mean     = Σ_k w_k μ_k, stretched to [0, 1],   w_k = e^{-s_k} / Σ_j e^{-s_j}
-    variance = 1 / Σ_k e^{-s_k} + Σ_k w_k (μ_k - mean)²
+    m        = Σ_k w_k μ_k,   w_k = e^{-s_k} / Σ_j e^{-s_j}
+    mean     = m stretched to [0, 1] (min-max over the map)
+    variance = 1 / Σ_k e^{-s_k} + Σ_k w_k (μ_k - m)²
+
+The variance is around m, before stretching: it is in the cues' own units, whatever the contrast of the map.
 
 Maps have a meaning that no backbone changes, so each kind of cue learns one weight a map. Stages have not: they are
 read by one shared network and pooled symmetrically (mean and spread), so that no weight is tied to "the stage that is
@@ -73,7 +76,8 @@ class UAPF(nn.Module):
             kind_BK: index of each cue's kind in `diffup.config.CUES`.
 
         Returns:
-            mean [B, h, w] in [0, 1] and variance [B, h, w] > 0.
+            mean [B, h, w] in [0, 1], stretched to that range, and variance [B, h, w] > 0 around the mean before it is
+            stretched (in the plain variant: of all the cues' maps, at each position, around their own mean).
         """
         batch, cues = kind_BK.shape
         if not self.learned:

@@ -7,15 +7,17 @@ Letters: B batch · C channels · H W image · h w grid of a stage · N texts ·
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from diffup.backbones import embedded
-from diffup.backbones.names import BackboneName, check_backbone
+from diffup.backbones.names import BackboneName, check_backbone, check_tag
 from diffup.backbones.weights_io import (
     file_identity,
     file_stems,
@@ -30,6 +32,8 @@ from diffup.backbones.weights_io import (
 )
 from diffup.errors import UserError
 
+RANGE_SLACK = 1e-3  # of images in [0, 1]: what resizing may add
+
 
 class Backbone:
     """A frozen backbone: three feature stages of an image and, with a text encoder, a dense text map.
@@ -41,13 +45,17 @@ class Backbone:
         weights: identity of the weights that were asked for.
         has_text: whether `dense_text` and `embed_text` work.
         text_dim: D, or None without text.
+        source: the file that the weights came from, or their identity again.
         loaded_hash: first 12 hex digits of the sha256 over the weights that were really loaded.
         mean, std: the normalisation applied inside.
     """
 
-    def __init__(self, name: str, weights: str, features: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, name: str, weights: str, features: Any, mean: tuple[float, ...], std: tuple[float, ...], source: str = ""
+    ) -> None:
         """Freeze `features`, a `TimmFeatures` or `ClipFeatures`; use `load_backbone` instead of calling this."""
         self.name, self.weights, self.mean, self.std = name, weights, mean, std
+        self.source = source or weights
         self._features = features.eval().requires_grad_(False)
         self.loaded_hash = state_hash(features.model, features.heads)
         self.device = next(features.parameters()).device
@@ -74,6 +82,12 @@ class Backbone:
                 f"{tuple(images_BCHW.shape)}; divide uint8 images by 255 and put channels first"
             )
         images = images_BCHW.to(self.device, torch.float32)
+        low, high = (float(edge) for edge in images.aminmax())
+        if not (low >= -RANGE_SLACK and high <= 1 + RANGE_SLACK):  # true for NaN as well
+            raise UserError(
+                f"backbone {self.name!r} takes images in [0, 1], not from {low:g} to {high:g}; divide values of 0-255 "
+                f"by 255, and don't subtract a mean: that is done inside"
+            )
         size = self.input_size(images.shape[-2], images.shape[-1])
         if size != tuple(images.shape[-2:]):
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
@@ -88,7 +102,7 @@ class Backbone:
             images_BCHW: float images in [0, 1], any H and W.
 
         Raises:
-            UserError: not a batch of float RGB images.
+            UserError: not a batch of float RGB images in [0, 1].
         """
         first, second, third = self._features.stages(self._prepare(images_BCHW))
         return first, second, third
@@ -173,6 +187,7 @@ def load_backbone(
     parsed = check_backbone(name)
     device = usable_device(device)
     identity = weights_identity(name, weights_dir=weights_dir, weights=weights)
+    source = ""
     if identity.startswith("random:"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_seed(identity))
@@ -186,8 +201,25 @@ def load_backbone(
         features = _build(name, parsed, identity)
         fit_state_dict(features.model, load_state_dict(path), path, features.heads)
         normalisation = normalisation_beside(name, path)
+        if normalisation is None:
+            _check_normalisation(parsed, path, features.mean, features.std)
+        source = str(path)
     mean, std = normalisation or (features.mean, features.std)
-    return Backbone(name, identity, features.to(device), mean, std)
+    return Backbone(name, identity, features.to(device), mean, std, source)
+
+
+def _check_normalisation(parsed: BackboneName, path: Path, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Warn where neither name nor file says how images are normalised and timm knows several ways."""
+    if parsed.kind != "timm" or parsed.tag:
+        return
+    configs = [timm.get_pretrained_cfg(name) for name in timm.list_pretrained(f"{parsed.model}.*")]
+    if len({(tuple(config.mean), tuple(config.std)) for config in configs if config is not None}) > 1:
+        warnings.warn(
+            f"weights file {path}: images are normalised with mean {mean} and std {std}, but some weights of "
+            f"{parsed.model} want others. Name the tag ({parsed.model}.TAG), or put {parsed.model}.json beside the "
+            f'file with {{"mean": [r, g, b], "std": [r, g, b]}}',
+            stacklevel=3,
+        )
 
 
 def build(name: str) -> Any:
@@ -239,6 +271,7 @@ def _checked_file(name: str, parsed: BackboneName, identity: str, weights_dir: P
             f"backbone {name!r} was asked for with weights {identity}, but {where} file "
             f"{file_stems(parsed)[0]}.safetensors (or .pth); put it there and pass --weights-dir"
         )
+    check_tag(name, path)
     found = file_identity(path, normalisation_beside(name, path))
     if found != identity:
         raise UserError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 
 from diffup.backbones.embedded import EMBEDDED
 from diffup.errors import UserError
@@ -129,3 +130,31 @@ def check_backbone(name: str) -> BackboneName:
             near = [f"{OPEN_CLIP_PREFIX}{parsed.model}/{tag}" for tag in near]
             raise _unknown(name, f"open_clip's {parsed.model} has no pretrained tag {parsed.tag!r}", near)
     return parsed
+
+
+def check_tag(name: str, path: Path) -> None:
+    """Make sure that a name says which activation the weights in a file want.
+
+    The same open_clip architecture is trained with GELU by some and with QuickGELU by others, OpenAI first; the shapes
+    are the same, so that the wrong activation goes unnoticed and spoils every feature. Only the tag tells.
+
+    Raises:
+        UserError: an open_clip name without a tag whose tags differ from the architecture's own activation.
+    """
+    parsed = parse_backbone(name)
+    if parsed.kind != "open_clip" or parsed.tag:
+        return
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(parsed.model)
+    quick = [tag for tag in tags if open_clip.get_pretrained_cfg(parsed.model, tag).get("quick_gelu")]
+    if not quick or (open_clip.get_model_config(parsed.model) or {}).get("quick_gelu"):
+        return
+    plain = [tag for tag in tags if tag not in quick]
+    others = f"; plain GELU goes with {', '.join(plain[:SUGGESTIONS])}" if plain else ""
+    whose = " for OpenAI's weights" if quick[0] == "openai" else ""
+    raise UserError(
+        f"backbone {name!r} with weights file {path}: the name doesn't say whose weights these are, and those of "
+        f"{', '.join(quick[:SUGGESTIONS])} want QuickGELU in place of GELU{others}. Name the tag they were trained "
+        f"as, '{name}/{quick[0]}'{whose}"
+    )

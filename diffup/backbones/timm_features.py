@@ -76,7 +76,10 @@ class TimmFeatures(nn.Module):
         self.std = tuple(float(value) for value in config["std"])
         reductions = [int(info["reduction"]) for info in infos]
         self.indices, self.norm = stage_indices(reductions)
-        self.multiple = max(reductions)
+        # Attention in blocks (HaloNet, BAT) divides the coarsest map into whole blocks.
+        sides: list[Any] = [getattr(module, "block_size", None) for module in model.modules()]
+        blocks: list[int] = [side for side in sides if isinstance(side, int)]
+        self.multiple = max(reductions) * max(blocks, default=1)
         self.fixed_size = _fixed_size(model, config)
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
@@ -84,12 +87,30 @@ class TimmFeatures(nn.Module):
         return self.fixed_size or (nearest_multiple(height, self.multiple), nearest_multiple(width, self.multiple))
 
     def stages(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Three maps [B, C_s, h_s, w_s] from normalised images whose size `input_size` returned."""
-        maps = self.model.forward_intermediates(  # type: ignore[operator]
-            images_BCHW, indices=self.indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True
-        )
-        assert len(maps) == STAGES and all(stage.ndim == 4 for stage in maps)
+        """Three maps [B, C_s, h_s, w_s] from normalised images whose size `input_size` returned.
+
+        Raises:
+            UserError: the architecture refuses the size, or gives something else than three maps of the image's shape.
+        """
+        height, width = images_BCHW.shape[-2:]
+        named = f"timm's {type(self.model).__name__} at {height} × {width} pixels"
+        try:
+            maps = self.model.forward_intermediates(  # type: ignore[operator]
+                images_BCHW, indices=self.indices, norm=self.norm, output_fmt="NCHW", intermediates_only=True
+            )
+        except (AssertionError, ValueError, NotImplementedError) as error:  # how timm's models refuse an input
+            gist = (str(error).strip() or "it takes another size").splitlines()[0]
+            raise UserError(f"{named} gives no features: {gist:.200}. Choose another backbone") from error
+        shapes = [tuple(stage.shape) for stage in maps]
+        if len(maps) != STAGES or not all(len(s) == 4 and _same_aspect(s[2:], (height, width)) for s in shapes):
+            raise UserError(f"{named} gives no three maps of the image's shape but {shapes}. Choose another backbone")
         return tuple(maps)
+
+
+def _same_aspect(grid: tuple[int, ...], image: tuple[int, int]) -> bool:
+    """Whether a map's sides are in the ratio of the image's, give or take one and a half positions."""
+    (h, w), (height, width) = grid, image
+    return abs(h * width - w * height) <= 1.5 * max(height, width)
 
 
 def nearest_multiple(size: int, multiple: int) -> int:

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffup.arguments import as_path
 from diffup.backbones.embedded import weights_path
-from diffup.backbones.names import BackboneName, parse_backbone
+from diffup.backbones.names import BackboneName, check_tag, parse_backbone
 from diffup.errors import UserError
+from diffup.files import as_path
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,8 @@ HASH_LENGTH = 12
 SHOWN_KEYS = 4
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
+PIXELS = " (they are for images in [0, 1]: divide those for images in 0-255 by 255)"
+OPENAI_NOTES = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's own state dicts, beside the weights
 ADVICE = "save its state dict again with safetensors.torch.save_file(state, path) or torch.save(state, path)"
 
 
@@ -71,13 +73,15 @@ def normalisation_beside(name: str, path: Path) -> Normalisation | None:
     if not sidecar.is_file():
         return None
     try:
-        document = json.loads(sidecar.read_text())
+        document = json.loads(sidecar.read_bytes())
         mean, std = (tuple(float(value) for value in document[key]) for key in ("mean", "std"))
     except (ValueError, KeyError, TypeError) as error:
         told = f'{sidecar}: expected {{"mean": [r, g, b], "std": [r, g, b]}} but reading it gave {error!r}; correct it'
         raise UserError(told) from error
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise UserError(f"{sidecar}: mean and std need three numbers each, std above 0; got {mean} and {std}")
+    if len(mean) != 3 or len(std) != 3 or not all(0 <= value <= 1 for value in mean):
+        raise UserError(f"{sidecar}: mean needs three numbers from 0 to 1 and std three; got {mean} and {std}{PIXELS}")
+    if not all(0 < value <= 1 for value in std):
+        raise UserError(f"{sidecar}: std needs numbers above 0, at most 1; got {std}{PIXELS}")
     return mean, std
 
 
@@ -124,7 +128,8 @@ def weights_identity(name: str, *, weights_dir: Path | None = None, weights: str
         ``"sha256:<12 hex>"``, ``"hub"`` or ``"random:SEED"``.
 
     Raises:
-        UserError: unknown choice, bad directory, or a shipped file that is missing.
+        UserError: unknown choice, bad directory, a shipped file that is missing, or a file under a name that does not
+            say which activation it wants (`check_tag`).
     """
     if weights == "random" or weights.startswith("random:"):
         return f"random:{random_seed(weights)}"
@@ -139,6 +144,7 @@ def weights_identity(name: str, *, weights_dir: Path | None = None, weights: str
         return "hub"
     if not path.is_file():
         raise UserError(f"shipped weights {path} of backbone {name!r} are missing; install the package again")
+    check_tag(name, path)
     return file_identity(path, normalisation_beside(name, path))
 
 
@@ -146,11 +152,12 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Read a state dict onto the CPU; no code in the file is ever run.
 
     ``.safetensors`` holds tensors only. Anything else goes through ``torch.load(weights_only=True)``. A state dict
-    inside the usual wrappers (``{"state_dict": …}``) is taken out, and a ``module.`` prefix of data-parallel training
-    is removed.
+    inside one of the usual wrappers (``{"state_dict": …}``) is taken out, a ``module.`` prefix of data-parallel
+    training is removed, and so are the sizes that OpenAI's state dicts of CLIP have beside the weights.
 
     Raises:
-        UserError: unreadable, truncated, not a state dict, or a pickle that wants more than tensors (refused).
+        UserError: unreadable, truncated, not a state dict, several of them (such as weights and their moving average),
+            or a pickle that wants more than tensors (refused).
     """
     import torch
     from safetensors import SafetensorError
@@ -184,18 +191,24 @@ def _gist(error: Exception) -> str:
 def _as_state_dict(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
     import torch
 
-    for key in WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
+    while isinstance(loaded, Mapping):
+        inside = [key for key in WRAPPERS if isinstance(loaded.get(key), Mapping) and loaded[key]]
+        if len(inside) > 1:
+            raise UserError(
+                f"weights file {path} holds several state dicts ({', '.join(inside)}), which give other features; save "
+                f"the one that you mean: torch.save(torch.load(path)[{inside[0]!r}], path)"
+            )
+        if not inside:
+            break
+        loaded = loaded[inside[0]]
     if not isinstance(loaded, Mapping):
         raise UserError(f"weights file {path} is not a state dict but a {type(loaded).__name__}; {ADVICE}")
     bad = [str(key) for key, value in loaded.items() if not isinstance(key, str) or not torch.is_tensor(value)]
     if bad or not loaded:
         found = f"entries that are no tensors: {_some(bad)}" if bad else "nothing in it"
         raise UserError(f"weights file {path} is not a state dict ({found}); {ADVICE}")
-    if all(key.startswith("module.") for key in loaded):
-        return {key.removeprefix("module."): value for key, value in loaded.items()}
-    return dict(loaded)
+    prefix = "module." if all(key.startswith("module.") for key in loaded) else ""
+    return {key.removeprefix(prefix): value for key, value in loaded.items() if key not in OPENAI_NOTES}
 
 
 def _some(keys: Sequence[str]) -> str:
@@ -215,14 +228,15 @@ def _is_counter(key: str) -> bool:
 def fit_state_dict(
     model: torch.nn.Module, state: Mapping[str, torch.Tensor], source: Path, heads: Sequence[str] = ()
 ) -> None:
-    """Copy `state` into `model`; every parameter and buffer must be there in the right shape.
+    """Copy `state` into `model`; every parameter and buffer must be there, finite and in the right shape.
 
     Args:
         heads: module names of the classifier, whose entries may be missing, surplus or of another number of classes:
             a frozen backbone never uses them.
 
     Raises:
-        UserError: keys missing, unexpected or mis-shaped; the message names the first few.
+        UserError: keys missing, unexpected or mis-shaped, numbers that are not finite, or integers (quantised weights)
+            where the model has real numbers; the message names the first few.
     """
     wanted = {key: value for key, value in model.state_dict().items() if not _is_head(key, heads)}
     given = {key: value for key, value in state.items() if not _is_head(key, heads)}
@@ -239,6 +253,16 @@ def fit_state_dict(
         raise UserError(
             f"weights file {source} does not fit {type(model).__name__} (found {len(given)} entries, need "
             f"{len(wanted)}; {told}). Check that the file's name names the architecture it was saved from"
+        )
+    real = [key for key, value in wanted.items() if value.is_floating_point() and key in given]
+    quantised = [f"{key} {given[key].dtype}" for key in real if not given[key].is_floating_point()]
+    if quantised:
+        raise UserError(f"weights file {source} is quantised ({_some(quantised)}); give the weights as real numbers")
+    damaged = [key for key in real if not given[key].isfinite().all()]
+    if damaged:
+        raise UserError(
+            f"weights file {source} is damaged: {len(damaged)} of {len(given)} entries hold numbers that are not "
+            f"finite ({_some(damaged)}); fetch it again"
         )
     model.load_state_dict(given, strict=False)
 

@@ -98,3 +98,27 @@ def test_plain_variant_needs_no_weights() -> None:
     mean, variance = fusion(*cues(2))
     assert mean.shape == (2, 10, 10)
     assert variance.min() > 0
+
+
+def test_the_variance_is_around_the_mean_before_it_is_stretched() -> None:
+    """A map of little contrast: the mean is stretched to [0, 1], the variance stays that of the cues themselves."""
+    fusion = UAPF()
+    flat = min_max(torch.rand(1, 2, 3, MAPS, 10, 10, generator=torch.Generator().manual_seed(3)))
+    value = min_max(flat.mean((2, 3))).clamp(EDGE, 1 - EDGE)
+    precision = 1 / (value * (1 - value) + DOUBT)
+    weight = precision / precision.sum(1, keepdim=True)
+    before = (weight * value).sum(1)
+    with torch.no_grad():
+        mean, variance = fusion(flat, torch.zeros(1, 2, dtype=torch.long))
+    assert float(mean.min()) == 0 and float(mean.max()) == 1
+    assert (mean - before).abs().max() > 0.05, "this test needs a mean that stretching changes"
+    around = {name: 1 / precision.sum(1) + (weight * (value - m[:, None]) ** 2).sum(1) for name, m in
+              (("before", before), ("after", mean))}  # fmt: skip
+    torch.testing.assert_close(variance, around["before"], atol=1e-6, rtol=1e-6)
+    assert (variance - around["after"]).abs().max() > 1e-3
+
+
+def test_the_plain_variants_variance_is_that_of_all_maps() -> None:
+    prior, kind = cues(2)
+    _, variance = UAPF(learned=False)(prior, kind)
+    torch.testing.assert_close(variance, prior.flatten(1, 3).var(dim=1, unbiased=False) + 1e-3)
