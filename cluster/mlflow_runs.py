@@ -88,14 +88,15 @@ def per_class(episodes: pd.DataFrame) -> pd.DataFrame:
     table = groups[["inter_fg", "union_fg"]].sum()
     names = groups["class_name"].first().astype(str)
     ids: list[Any] = names.index.tolist()
+    table = table.reset_index(drop=True)
     table["class_name"] = list(labels(dict(zip(ids, names))).values())
     table["iou"] = (100 * table["inter_fg"] / table["union_fg"]).where(table["union_fg"] > 0)
-    table["episodes"] = groups.size()
+    table["episodes"] = groups.size().tolist()
     columns = ["class_name", "iou", "episodes"]
     if table["iou"].isna().any():
         table["undefined"] = [NOTHING if union == 0 else "" for union in table["union_fg"]]
         columns.append("undefined")
-    return table.sort_values("class_name", kind="stable")[columns].reset_index(drop=True)
+    return table[columns].sort_values("class_name", kind="stable", ignore_index=True)
 
 
 def belongs(run: Run, record: Record) -> bool:

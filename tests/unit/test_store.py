@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from cluster import files
 from cluster.source import code_hash
-from cluster.store import ERROR, IDENTITY, RESULT, Store
+from cluster.store import ERROR, IDENTITY, RESULT, Record, Store
 from diffup.config import SampleConfig
 from experiments.cell import Cell, TrainingCell
 
@@ -252,3 +252,14 @@ def test_whatever_is_written_is_json(value: object) -> None:
 
     text = files.to_json({"value": value})
     assert files.to_json(json.loads(text, parse_constant=refuse)) == text
+
+
+@pytest.mark.parametrize(
+    ("metrics", "headline"), [({"miou": 12.34}, "mIoU 12.3"), ({"fb_iou": 40.0}, "mIoU undefined")]
+)
+def test_a_launch_says_that_a_figure_is_undefined(tmp_path: Path, metrics: dict[str, float], headline: str) -> None:
+    """In the line of the cell, and not as a loss that it has not."""
+    from cluster.trial import _finished
+
+    record = Record(key=CELL.key(), status="finished", result={"metrics": metrics})
+    assert _finished(CELL.key(), record, Store(tmp_path), CELL, None)["headline"] == headline
