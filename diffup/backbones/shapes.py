@@ -35,7 +35,7 @@ def channels(name: str) -> tuple[tuple[int, int, int], int]:
     from diffup.backbones.load import build
 
     with torch.device("meta"), torch.inference_mode():
-        model = build(name)
+        model = build(name).eval()
         height, width = model.input_size(PROBE, PROBE)
         images = torch.empty(1, 3, height, width)
         first, second, third = (int(stage.shape[1]) for stage in model.stages(images))

@@ -12,6 +12,7 @@ import timm
 import torch
 
 from diffup.backbones.load import Backbone, load_backbone
+from diffup.backbones.shapes import channels
 from diffup.backbones.timm_features import TimmFeatures, stage_indices
 from diffup.errors import UserError
 
@@ -129,3 +130,11 @@ def test_what_a_model_asks_of_the_size_is_told() -> None:
     with pytest.raises(UserError, match=r"Gemma4VitEncoder at 224 × 320 pixels gives no features: .*48"):
         model = timm.create_model("gemma4_vit_167m_enc", depth=3)
         TimmFeatures(model).stages(torch.ones(1, 3, HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize("name", ["skresnet18", "test_resnet"])
+def test_channels_are_told_without_a_batch(name: str) -> None:
+    """In training mode, batch normalisation of a single position refuses a batch of one."""
+    assert channels(name)[0] == tuple(
+        s.shape[1] for s in load_backbone(name, "random").stages(torch.rand(1, 3, 64, 64))
+    )
