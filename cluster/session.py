@@ -34,6 +34,7 @@ QUIET = {
 # Ray puts Unix sockets below its folder, in session_<26 characters>_<pid>/sockets/; their paths end at 107 characters.
 LONGEST_FOLDER = 42
 PREFIX = "diffup-"
+PACKAGES = ("diffup", "experiments", "analysis", "cluster")
 OBJECT_STORE_BYTES = 100 * 2**20  # trials pass nothing through it
 
 
@@ -133,7 +134,8 @@ def ray_session() -> Iterator[None]:
         return
     folder, handle = _own_folder()
     paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    with _environment({**THREADS, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), **_own_token()}):
+    output = {"PYTHONIOENCODING": "utf-8:replace"}  # into log files
+    with _environment({**THREADS, **output, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), **_own_token()}):
         import ray  # only now: Ray reads the mode of its authentication once, when it is imported
 
         try:
@@ -143,7 +145,8 @@ def ray_session() -> Iterator[None]:
                     include_dashboard=False,
                     _temp_dir=str(folder),
                     object_store_memory=OBJECT_STORE_BYTES,
-                    runtime_env=setup,
+                    # Ray's own workers, which are there already, can't take one: seconds, for what is seldom needed.
+                    runtime_env=setup if _shadowed() else None,
                     **silent,
                 )
             yield
@@ -153,9 +156,17 @@ def ray_session() -> Iterator[None]:
             os.close(handle)
 
 
+def _shadowed() -> bool:
+    """Whether a folder that Ray puts first on a worker's path has modules with the names of our packages."""
+    folders = {Path.cwd(), Path(sys.argv[0]).resolve().parent} - {ROOT}
+    return any((folder / f"{name}{end}").exists() for folder in folders for name in PACKAGES for end in ("", ".py"))
+
+
 def _worker_setup(root: str) -> Callable[[], None]:
     """What each worker process does first. Nested, so that it is sent by value: before it has run, ``import cluster``
     may find a file of that name in the user's working directory, which Ray puts first on a worker's path."""
+
+    packages = PACKAGES
 
     def prepare() -> None:
         import importlib
@@ -167,7 +178,7 @@ def _worker_setup(root: str) -> Callable[[], None]:
                 stream.reconfigure(errors="replace")
         if os.path.isdir(os.path.join(root, "cluster")):  # else a node that has the code elsewhere
             sys.path.insert(0, root)
-            for name in ("diffup", "experiments", "analysis", "cluster"):
+            for name in packages:
                 importlib.import_module(name)  # what is imported stays, whatever comes first on the path
             sys.path.remove(root)
 

@@ -148,10 +148,11 @@ def test_jobs_are_told_of_a_dead_cluster_too(
     assert "no Ray cluster answers" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("package", ["cluster", "analysis", "experiments", "diffup"])
-@pytest.mark.parametrize("as_folder", [False, True])
+@pytest.mark.parametrize(
+    ("package", "as_folder"), [("cluster", False), ("analysis", False), ("experiments", True), ("diffup", True)]
+)
 def test_workers_find_our_packages_whatever_the_working_directory_holds(
-    package: str, as_folder: bool, tmp_path: Path
+    package: str, as_folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if as_folder:
         (tmp_path / package).mkdir()
@@ -159,6 +160,10 @@ def test_workers_find_our_packages_whatever_the_working_directory_holds(
     else:
         (tmp_path / f"{package}.py").write_text("x = 1\n")
     (tmp_path / "my_method.py").write_text("y = 2\n")
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert session._shadowed()
+    assert not session._shadowed()
     setup = tmp_path / "setup.pickle"
     setup.write_bytes(cloudpickle.dumps(session._worker_setup(str(ROOT))))
     code = (
