@@ -17,7 +17,7 @@ from PIL import Image
 
 from diffup.config import VISUAL_CUES
 from diffup.cues import BACKGROUND, FOREGROUND, UNKNOWN
-from diffup.data.images import read_photo, rgb
+from diffup.data.images import DAMAGE, read_photo, rgb
 from diffup.data.labels import read_drawn
 from diffup.encode import Features
 from diffup.errors import UserError
@@ -144,9 +144,11 @@ def to_rgb(image: AnyImage, place: str) -> NDArray[np.uint8]:
             return rgb(image)
         except UserError as error:
             raise UserError(f"{place} is refused: {error}") from error
+        except DAMAGE as error:  # a file that is closed or cut off, or a mode that Pillow can't convert
+            raise UserError(f"{place} can't be read ({error}); pass it as an array or the path of its file") from error
     if isinstance(image, str | Path):
         try:
-            return read_photo(Path(image).expanduser(), upright=True).pixels
+            return read_photo(_path(image), upright=True).pixels
         except UserError as error:
             raise UserError(f"{place}, {image}: {error}") from error
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -162,9 +164,21 @@ def _drawn_file(path: str | Path, kind: str) -> NDArray[np.uint8]:
     if kind == "box":
         raise UserError(f"a box is four numbers x0, y0, x1, y1, not the path {str(path)!r}")
     try:
-        return read_drawn(Path(path).expanduser())
+        return read_drawn(_path(path))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _path(path: str | Path) -> Path:
+    """A path with ``~`` replaced.
+
+    Raises:
+        UserError: there is no such home; the message does not name the path.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"can't be read ({error}); write the path without ~") from error
 
 
 def _what(value: object) -> str:

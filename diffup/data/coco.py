@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +28,21 @@ from pycocotools import mask as masks
 from diffup.data.images import read_photo
 from diffup.data.instances import Instance, inside, read_instances
 from diffup.data.records import Record
-from diffup.data.scan import TURNED, Folder, Remarks, Scan, beside, index_all, relative, same_ids, turned
+from diffup.data.scan import TURNED, Folder, Remarks, Scan, beside, index_all, listed, relative, same_ids, turned
 from diffup.data.spec import VOID, DatasetSpec
 from diffup.errors import UserError
 
 REMEDY = "Repair or remove the files or entries named above, then run again; nothing was written"
 NOTHING = (
     "no pixel of the image is covered by {n} of the annotations: {names}. Check their coordinates, which are pixels"
+)
+BEYOND = (
+    "{n} of the annotations reach beyond their images by a tenth or more: {names}. Check that coordinates are those of "
+    "these images, and not of the same images at another size"
+)
+CROWDS = (
+    "all annotations of these classes are crowd regions ('iscrowd' 1), which are void, so that no image shows them: "
+    "{names}. Some programs mark each run-length mask so; if they are objects, set 'iscrowd' to 0"
 )
 NUMBERED = re.compile(r"COCO_(train|val|test)\d{4}_(?P<number>\d{12}\.jpg)")
 
@@ -100,7 +109,12 @@ def scan(root: Path, spec: DatasetSpec) -> Scan:
         records += found
         problems += bad
     where = ", ".join(str(part.annotations) for part in _parts(root, spec))
-    return Scan(records, problems + [f"{where}: {problem}" for problem in same_ids(records)], remarks.notes())
+    notes = remarks.notes()
+    crowds = {c for record in records for c, (_, crowd) in record.rles.items() if crowd}
+    void = crowds - {c for record in records for c in record.areas}
+    if names := [name for c, name in enumerate(spec.classes) if c in void]:
+        notes.append(CROWDS.format(names=listed(names)))
+    return Scan(records, problems + [f"{where}: {problem}" for problem in same_ids(records)], notes)
 
 
 def read_mask(root: Path, record: Record, class_index: int, spec: DatasetSpec) -> NDArray[np.uint8]:
@@ -118,7 +132,7 @@ def read_mask(root: Path, record: Record, class_index: int, spec: DatasetSpec) -
 def _locate(folder: Path, file_name: str, there: Folder) -> Path:
     """The image's path: as the JSON names it, else by another case of its suffix or its bare number (COCO 2017's)."""
     path = folder / file_name
-    if path.is_file():
+    if _is_file(path):
         return path
     name = PurePosixPath(file_name)
     same = there.named(str(name.with_suffix("")), (name.suffix.lower(),))
@@ -126,7 +140,31 @@ def _locate(folder: Path, file_name: str, there: Folder) -> Path:
         return same[0]
     number = NUMBERED.fullmatch(path.name)
     bare = path.with_name(number["number"]) if number else path
-    return bare if bare.is_file() else path
+    return bare if _is_file(bare) else path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def _elsewhere(root: Path, folder: Path, file_name: str) -> str:
+    """For an image that is missing: where one of that name is, as part of a message."""
+    if _is_file(root / file_name):
+        return f"; the names in the JSON begin at {root}: set 'images' of dataset.json to '.'"
+    other = folder / unquote(file_name).strip()
+    if _is_file(other):
+        return f"; there is {other.name!r}: correct the name in the JSON, which has blanks or '%' in another way"
+    return beside(folder / file_name)
+
+
+def _side(stated: Any) -> Any:
+    """A side of an image as an entry states it, None if it does not: null or 0."""
+    if isinstance(stated, str) and stated.isdecimal() and len(stated) < 10:
+        stated = int(stated)
+    return None if stated == 0 else stated
 
 
 def _slashed(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +174,7 @@ def _slashed(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
         UserError: the name then leads out of the image folder.
     """
     name = str(entry["file_name"])
-    if "\\" not in name or (folder / name).is_file():
+    if "\\" not in name or _is_file(folder / name):
         return entry
     return {**entry, "file_name": inside(name.replace("\\", "/"))}
 
@@ -162,10 +200,11 @@ def _index_one(
     try:
         photo = read_photo(path)
     except UserError as error:
-        return f"{path}: {error}" + (beside(path) if "missing" in str(error) else "")
+        where = _elsewhere(root, part.images, str(entry["file_name"])) if "missing" in str(error) else ""
+        return f"{path}: {error}{where}"
     height, width = photo.pixels.shape[:2]
-    given = {"height": height, "width": width} | {k: v for k, v in entry.items() if v is not None and v != 0}
-    stated = (given["height"], given["width"])  # null and 0 are no statement
+    sides = (_side(entry.get("height")), _side(entry.get("width")))
+    stated = tuple(real if side is None else side for side, real in zip(sides, (height, width), strict=True))
     if stated != (height, width):
         where = part.annotations.name
         says = "x".join(map(reprlib.repr, reversed(stated)))
@@ -176,6 +215,8 @@ def _index_one(
         runs = instance.runs(height, width)
         if isinstance(runs, str):
             return f"{path}: annotation {instance.annotation} has no valid segmentation ({runs})"
+        if instance.reaches_beyond(height, width):
+            remarks.add(BEYOND, f"annotation {instance.annotation} of {entry['file_name']}")
         made = {"size": [height, width], "counts": runs}
         if not masks.area(made):
             remarks.add(NOTHING, f"annotation {instance.annotation} of {entry['file_name']}")

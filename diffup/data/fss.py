@@ -6,6 +6,8 @@ folder. Ids are ``class/1``.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from diffup.data.images import IMAGE_SUFFIXES
 from diffup.data.labels import MASK_SUFFIX, read_binary
 from diffup.data.records import Record
 from diffup.data.scan import Folder, Remarks, Scan, index_all, listed, read_pair, relative
-from diffup.data.spec import DatasetSpec
+from diffup.data.spec import DatasetSpec, is_plain
 from diffup.errors import UserError
 
 REMEDY = "Repair or remove the files named above, then run again; nothing was written"
@@ -50,14 +52,18 @@ def scan(root: Path, spec: DatasetSpec) -> Scan:
     present = {class_index for class_index, _, _, _ in pairs}
     absent = [name for c, name in enumerate(spec.classes) if c not in present]
     problems += [f"{root / spec.images / name}: no images of class {name!r}" for name in absent]
+    problems += _names(root, spec, pairs)
     notes = remarks.notes()
     served = {mask for _, _, _, mask in pairs}
     for name in spec.classes:
         folder = Folder(root / spec.images / name)
-        notes += folder.unread()
+        notes += folder.unread() + folder.deeper()
         lone = [p.name for p in folder.files() if p.suffix.lower() == MASK_SUFFIX and p not in served]
         if lone:
-            notes.append(f"{folder.root}: {len(lone)} masks have no image of their name: {listed(lone)}")
+            notes.append(
+                f"{folder.root}: {len(lone)} .png files are no masks of an image, and PNG files are taken for masks: "
+                f"{listed(lone)}. Save photographs as JPEG, and call masks as their images"
+            )
     return Scan(records, problems, notes)
 
 
@@ -80,6 +86,18 @@ def _pairs(root: Path, spec: DatasetSpec) -> list[Pair]:
                 masks = folder.named(path.stem, (MASK_SUFFIX,))
                 found.append((class_index, f"{name}/{path.stem}", path, (masks or [path.with_suffix(MASK_SUFFIX)])[0]))
     return found
+
+
+def _names(root: Path, spec: DatasetSpec, pairs: Sequence[Pair]) -> list[str]:
+    """Problems: names that are no text, and images with two masks."""
+    problems = [f"{str(image)!a}: a name that is no text" for _, _, image, _ in pairs if not is_plain(image.stem)]
+    for name in spec.classes:
+        folder = Folder(root / spec.images / name)
+        stems = Counter(p.stem for p in folder.files() if p.suffix.lower() == MASK_SUFFIX)
+        for stem in [stem for stem, n in stems.items() if n > 1]:
+            both = folder.named(stem, (MASK_SUFFIX,))
+            problems.append(f"{both[1]}: same name as {both[0].name}")
+    return problems
 
 
 def _index_one(root: Path, remarks: Remarks, pair: Pair) -> Record | str:

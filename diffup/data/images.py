@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from diffup.errors import UserError
 
@@ -30,6 +30,9 @@ TURNS = {
 }  # fmt: skip
 DEEP = 65535  # white in 16 bits
 SHALLOW = 4096  # 16-bit files below this hold 12 bits or less
+BITS, SUBFILE = 258, 254  # TIFF tags: bits of each channel; 1 is a reduced copy of another picture of the file
+DEPTH = 24  # place of a PNG's bit depth (IHDR, its first chunk)
+POINTER = b"version https://git-lfs"
 # What Pillow raises for damaged files, of all the formats above.
 DAMAGE = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, AttributeError, OverflowError,
@@ -66,6 +69,10 @@ def read_photo(path: Path, *, upright: bool = False) -> Photo:
     image, content, orientation = open_picture(path, "image")
     try:
         pixels = rgb(image.transpose(TURNS[orientation]) if upright and orientation != 1 else image)
+        if (
+            not image.mode.startswith("I") and has_16_bits(image, content) and int(pixels.max(initial=0)) < SHALLOW >> 8
+        ):  # Pillow keeps the upper 8 bits
+            raise UserError("a picture of 16 bits a channel that uses 12 or less, nearly black in 8; save it with 8")
     except UserError as error:
         raise UserError(f"image is refused: {error}") from None
     except DAMAGE as error:  # such as a conversion that Pillow doesn't have
@@ -88,18 +95,31 @@ def open_picture(path: Path, what: str) -> tuple[Image.Image, bytes, int]:
         image = Image.open(io.BytesIO(content))
         if image.format not in FORMATS:
             raise UserError(f"{what} is refused: a {image.format} file is not read; save it as PNG or JPEG")
-        pages = int(getattr(image, "n_frames", 1)) if image.format in SINGLE else 1
-        if pages > 1:
-            raise UserError(f"{what} is refused: the file holds {pages} pictures; save the one that is meant by itself")
+        pages = _pages(image)
+        if pages != 1:
+            holds = f"{pages} pictures" if pages else "a preview of a picture alone, as raw files do"
+            raise UserError(f"{what} is refused: the file holds {holds}; save the one that is meant by itself")
         orientation = _orientation(image)
         if image.format == "TIFF":
             image.getexif()[ORIENTATION] = 1  # Pillow turns TIFFs, and no others, as they are decoded
         image.load()
     except UserError:
         raise
+    except UnidentifiedImageError:
+        if content.startswith(POINTER):
+            raise UserError(f"{what} can't be decoded: it is a pointer of Git LFS; run: git lfs pull") from None
+        found = "is no picture of a known format" if content else "is empty"
+        raise UserError(f"{what} can't be decoded: the file {found}; get it anew") from None
     except DAMAGE as error:
         raise UserError(f"{what} can't be decoded ({error})") from error
     return image, content, orientation
+
+
+def has_16_bits(image: Image.Image, content: bytes) -> bool:
+    """Whether a PNG or TIFF has 16 bits a channel, of which Pillow may have kept the upper 8."""
+    if image.format == "PNG":
+        return content[DEPTH] == 16
+    return image.format == "TIFF" and max(getattr(image, "tag_v2", {}).get(BITS, (8,))) > 8
 
 
 def read_content(path: Path, what: str) -> bytes:
@@ -112,10 +132,25 @@ def read_content(path: Path, what: str) -> bytes:
         if path.exists() and not path.is_file():  # a pipe or a device may never end
             raise UserError(f"{what} can't be read (it is no file)")
         return path.read_bytes()
+    except UserError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{what} is missing") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{what} can't be read ({error})") from error
+
+
+def _pages(image: Image.Image) -> int:
+    """Pictures in a file, those that are previews or thumbnails of another left out; 0 if the first is a preview."""
+    pages = int(getattr(image, "n_frames", 1)) if image.format in SINGLE else 1
+    if image.format != "TIFF":
+        return pages
+    whole = []
+    for page in range(pages):
+        image.seek(page)
+        whole.append(not int(getattr(image, "tag_v2", {}).get(SUBFILE, 0)) & 1)
+    image.seek(0)
+    return sum(whole) if whole[0] else 0
 
 
 def _orientation(image: Image.Image) -> int:

@@ -29,6 +29,8 @@ DEPTHS = np.zeros(256, np.int8)
 DEPTHS[[ord("["), ord("{")]], DEPTHS[[ord("]"), ord("}")]] = 1, -1
 PARTS = ("images", "annotations", "categories")
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")  # of an absolute path on Windows
+SLACK = 0.1  # by this share of its sides polygons may reach beyond an image
+FRACTIONS = (-0.5, 1.5)  # all of whose coordinates are in this range, and not whole, is given in shares of the image
 LARGEST = 1 << 15  # side of an image that runs are made for before it is opened
 
 
@@ -42,17 +44,24 @@ class Instance:
         annotation: its id as a text, for messages.
         segmentation: compressed runs (bytes), what is wrong with it (str), or a tuple with the segmentation as it
             stands in the JSON, where this states no size of the image.
+        beyond: whether it reaches beyond the image by more than `SLACK` of its sides, as far as this states its size.
     """
 
     class_index: int
     crowd: bool
     annotation: str
     segmentation: Any
+    beyond: bool = False
 
     def runs(self, height: int, width: int) -> bytes | str:
         """Compressed runs, or what is wrong with the segmentation."""
         found = self.segmentation
         return found if isinstance(found, bytes | str) else _compressed(found[0], height, width)
+
+    def reaches_beyond(self, height: int, width: int) -> bool:
+        """Whether a polygon reaches beyond the image, as those of an image of another size do."""
+        found = self.segmentation
+        return self.beyond if isinstance(found, bytes | str) else _beyond(found[0], height, width)
 
 
 @dataclass(frozen=True)
@@ -124,8 +133,11 @@ class _NotJSON(UserError):
 def _instance(entry: dict[str, Any], class_index: int, crowd: bool, height: Any, width: Any) -> Instance:
     raw = entry.get("segmentation")
     known = type(height) is int and type(width) is int and 0 < height <= LARGEST and 0 < width <= LARGEST
-    held = _compressed(raw, height, width) if known else (raw,)
-    return Instance(class_index, crowd, reprlib.repr(entry.get("id")), held)
+    number = reprlib.repr(entry.get("id"))
+    if not known:
+        return Instance(class_index, crowd, number, (raw,))
+    held = _compressed(raw, height, width)
+    return Instance(class_index, crowd, number, held, isinstance(held, bytes) and _beyond(raw, height, width))
 
 
 def _compressed(segmentation: Any, height: int, width: int) -> bytes | str:
@@ -133,6 +145,16 @@ def _compressed(segmentation: Any, height: int, width: int) -> bytes | str:
         return bytes(_runs(segmentation, height, width)["counts"])
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         return str(error)
+
+
+def _beyond(segmentation: Any, height: int, width: int) -> bool:
+    if not isinstance(segmentation, list):
+        return False
+    return any(
+        max(polygon[start::2]) > (1 + SLACK) * side or min(polygon[start::2]) < -SLACK * side
+        for polygon in segmentation
+        for start, side in ((0, width), (1, height))
+    )
 
 
 def _stream(path: Path, part: str) -> Iterator[Any]:
@@ -238,9 +260,15 @@ def inside(name: str) -> str:
 
 def _runs(segmentation: Any, height: int, width: int) -> Any:
     """Compressed runs of a polygon list, of uncompressed or of compressed runs."""
+    if not segmentation:
+        raise UserError(
+            "it is empty, and a polygon needs at least three points: a box alone is no mask; draw or remove it"
+        )
+    if not isinstance(segmentation, list | dict):
+        raise UserError("it must be a list of polygons, or runs with 'size' and 'counts'")
     if isinstance(segmentation, list):
         if not all(isinstance(polygon, list) and set(map(type, polygon)) <= {int, float} for polygon in segmentation):
-            raise UserError("a polygon is a list of numbers")
+            raise UserError("it must be a list of polygons, and a polygon a list of numbers: [[x, y, x, y, x, y], …]")
         polygons = [np.asarray(polygon, np.float64) for polygon in segmentation]
         if not polygons or any(p.ndim != 1 or len(p) < 6 or len(p) % 2 for p in polygons):
             raise UserError("a polygon needs x, y of at least three points")
@@ -249,11 +277,14 @@ def _runs(segmentation: Any, height: int, width: int) -> Any:
         if not all((np.abs(polygon) <= limit).all() for polygon in polygons):
             raise UserError("a polygon lies far outside the image")
         # Of one pixel at a corner whole numbers may tell; fractions can only be shares of the image.
-        if all(((polygon >= 0) & (polygon <= 1)).all() for polygon in polygons) and any(
+        low, high = FRACTIONS
+        if all(((polygon >= low) & (polygon <= high)).all() for polygon in polygons) and any(
             (polygon % 1 != 0).any() for polygon in polygons
         ):
             raise UserError("its coordinates are fractions of the image; multiply x by the width and y by the height")
         return masks.merge(masks.frPyObjects([polygon.tolist() for polygon in polygons], height, width))
+    if lacking := [name for name in ("size", "counts") if name not in segmentation]:
+        raise UserError(f"its runs have no {' and no '.join(map(repr, lacking))}")
     if list(segmentation["size"]) != [height, width]:
         raise UserError(f"its size is {reprlib.repr(segmentation['size'])}, the image's [{height}, {width}]")
     counts = segmentation["counts"]

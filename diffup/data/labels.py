@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffup.data.images import open_picture
+from diffup.data.images import has_16_bits, open_picture
 from diffup.errors import UserError
 
 MASK_SUFFIX = ".png"  # in any case
@@ -30,6 +30,7 @@ MIDDLE = (32, 223)  # between them a pixel is neither black nor white
 MOST_GREY, MOST_LEVELS = 0.25, 32  # share of such pixels, and number of values, from which it is a photograph
 MOST_LABELS, MOST_EDGES = 8, 0.2  # more values on fewer pixels are the soft edges of one class, not labels
 MOST_COLOUR = 0.1  # share of the pixels that are bright in some channel, but not in all, from which it is a colour map
+FEWEST_SMEARED = 3  # labels of a mask that are nowhere larger than an edge
 
 Colour = tuple[int, int, int]
 
@@ -79,7 +80,13 @@ def read_binary(path: Path) -> Labels:
     """
     image, content = _open(path)
     if _is_deep(image):
-        channels = np.asarray(image).astype(np.int64)[:, :, None] >> 8
+        channels = np.asarray(image).astype(np.int64)[:, :, None]
+        if 0 < int(channels.max(initial=0)) <= 255:
+            raise UserError(
+                f"mask is refused: it has 16 bits, in which white is 65535, but its largest value is {channels.max()}; "
+                "save it with 8 bits, the class white (255) and all else black (0)"
+            )
+        channels >>= 8
     else:
         clear = "A" in image.getbands() or "transparency" in image.info
         if clear and int(np.asarray(image.convert("RGBA"))[:, :, 3].min(initial=255)) < 255:
@@ -88,6 +95,10 @@ def read_binary(path: Path) -> Labels:
                 "black and white, without an alpha channel"
             )
         channels = np.asarray(image.convert("RGB")).astype(np.int64)
+        if has_16_bits(image, content) and not channels.any():  # the lower 8 bits, which Pillow leaves out, may hold it
+            raise UserError(
+                "mask is refused: it has 16 bits a channel and is black in the upper 8; save it with 8 bits"
+            )
     white = channels > FOREGROUND
     anywhere, everywhere = white.any(axis=2), white.all(axis=2)
     grey = ((channels > MIDDLE[0]) & (channels < MIDDLE[1])).all(axis=2)
@@ -124,19 +135,32 @@ def read_drawn(path: Path) -> NDArray[np.uint8]:
             raise
         return read_binary(path).values
     found = [int(v) for v in np.unique(values)]
-    if found[-1] <= 2:
+    if found[-1] <= 2 and found != [0, 2]:  # 0 and 2 are a label's
         return values
     alone = len(found) == 1 or (len(found) == 2 and found[0] == 0)
     beside_void = len(found) == 3 and found[0] == 0 and found[1] <= FOREGROUND and found[2] == 255
     if alone or beside_void:
         return np.where(values == found[min(len(found) - 1, 1)], np.uint8(1), np.uint8(0))
     edges = float(((values != found[0]) & (values != found[-1])).mean())
-    if len(found) > MOST_LABELS and edges < MOST_EDGES:
+    soft = len(found) > MOST_LABELS or (found[0] == 0 and found[-1] == 255 and found[-2] > FOREGROUND)
+    if soft and edges < MOST_EDGES:
         return read_binary(path).values
     raise UserError(
         f"mask is refused: it holds the labels {', '.join(map(str, found[:5]))}, of which one is the class; pass that "
         "one's pixels as an array"
     )
+
+
+def smeared(values_HW: NDArray[np.uint8]) -> bool:
+    """Whether several labels are nowhere as large as 3 by 3 pixels, as interpolation or JPEG leaves them."""
+    inner = values_HW[1:-1, 1:-1]
+    solid = np.ones(inner.shape, np.bool_)
+    height, width = inner.shape
+    for row in range(3):
+        for column in range(3):
+            solid &= values_HW[row : row + height, column : column + width] == inner
+    here, whole = np.bincount(values_HW.reshape(-1), minlength=256), np.bincount(inner[solid], minlength=256)
+    return int(((here > 0) & (whole == 0)).sum()) >= FEWEST_SMEARED
 
 
 def palette_faults(

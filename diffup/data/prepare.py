@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from tqdm import tqdm
 
 from diffup.data.class_names import COCO_CLASSES, VOC_CLASSES
 from diffup.data.dataset import Dataset, open_dataset, scan_dataset
+from diffup.data.images import IMAGE_SUFFIXES
+from diffup.data.labels import MASK_SUFFIX
 from diffup.data.lists import COCO, FOLDS, PASCAL, fold_classes
 from diffup.data.records import PART, replacing
 from diffup.data.report import describe
@@ -168,7 +171,17 @@ def _link(place: Path, target: Path) -> None:
 
 def _ids(path: Path) -> list[str]:
     """Image ids of a list file: the first word of each line."""
-    return [line.split()[0] for line in read_lines(path)]
+    ids = [line.split()[0] for line in read_lines(path)]
+    problems = [f"{i}: it is named {n} times" for i, n in Counter(ids).items() if n > 1]
+    problems += [f"{i}: it is a path, and not the name of an image such as 2007_000033" for i in ids if "/" in i]
+    fail(path, problems, "Correct the list, or get it anew")
+    return ids
+
+
+def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Files of a folder by their names without suffix, which may be in any case; hidden ones are left out."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {p.stem: p for p in paths if p.suffix.lower() in suffixes and not p.name.startswith(".")}
 
 
 def _write(path: Path, ids: Iterable[str]) -> None:
@@ -199,10 +212,11 @@ def _pascal(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
     masks = out / "SegmentationClass"
     if masks.is_symlink():
         masks.unlink()
-    pngs = {i: voc / "SegmentationClass" / f"{i}.png" for i in {*own, *val}}
+    drawn = _by_stem(voc / "SegmentationClass", (MASK_SUFFIX,))
+    pngs = {i: drawn.get(i, voc / "SegmentationClass" / f"{i}.png") for i in {*own, *val}}
     extra: set[str] = set()
     if aug is not None:
-        more = {path.stem: path for path in sorted(aug.glob("*.png"))}
+        more = _by_stem(aug, (MASK_SUFFIX,))
         extra = set(more) - set(pngs)
         lent = sorted(i for i, path in pngs.items() if not path.is_file() and i in more)
         if tested := [i for i in lent if i in set(val)]:
@@ -212,7 +226,7 @@ def _pascal(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
             )
         pngs |= {i: more[i] for i in {*extra, *lent}}
     elif sbd is not None:
-        mats = {path.stem: path for path in (sbd / "cls").glob("*.mat")}
+        mats = _by_stem(sbd / "cls", (".mat",))
         extra = set(mats)
         bad = _convert({i: path for i, path in sorted(mats.items()) if i not in pngs}, masks, progress)
     else:
@@ -309,14 +323,17 @@ def _fss(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
             f"FSS-1000's test classes are not in {' or '.join(map(str, places))}. Pass --lists with the folder of its "
             f"test.txt ({FSS_TEST} names, one a line; HSNet's splits/fss has it)"
         )
-    classes = sorted(folder.name for folder in base.iterdir() if folder.is_dir() and any(folder.glob("*.jpg")))
+    photos = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != MASK_SUFFIX)
+    held = {folder.name: len(_by_stem(folder, photos)) for folder in base.iterdir() if folder.is_dir()}
+    classes = sorted(name for name, images in held.items() if images)
     test = read_lines(path)
+    twice = [f"{name}: it is named {n} times" for name, n in Counter(test).items() if n > 1]
+    fail(path, twice if test else ["no class is named"], "Correct the list, or get it anew")
     unknown = [name for name in test if name not in set(classes)]
     fail(path, [f"{base / name}: no such folder of images" for name in unknown], REMEDY)
     _link(out / "images", base)
     document = {"name": FSS, "layout": "fss", "images": "images", "classes": classes, "folds": [test]}
-    images = sum(1 for name in classes for _ in (base / name).glob("*.jpg"))
     expected = {"classes": FSS_CLASSES, "test classes": FSS_TEST, "images": FSS_CLASSES * FSS_IMAGES}
-    found = {"classes": len(classes), "test classes": len(test), "images": images}
+    found = {"classes": len(classes), "test classes": len(test), "images": sum(held.values())}
     wrong = [f"{found[what]} {what}; the official data have {n}" for what, n in expected.items() if found[what] != n]
     return Plan(document, expected, wrong)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import unicodedata
 import zlib
 from collections import Counter
@@ -133,7 +135,7 @@ class Folder:
         """Notes on folders with images below the folder, which are not looked into."""
         deep = [
             path.name for path in self.files()
-            if path.is_dir() and any(each.suffix.lower() in IMAGE_SUFFIXES for each in path.iterdir())
+            if path.is_dir() and any(each.suffix.lower() in IMAGE_SUFFIXES for each in Folder(path).files())
         ]  # fmt: skip
         if not deep:
             return []
@@ -148,15 +150,27 @@ def _composed(name: str) -> str:
 
 
 def beside(path: Path) -> str:
-    """For a file that is missing: files of its name with another suffix or in other letters, as part of a message."""
+    """For a file that is missing: files whose names are nearly its own, as part of a message."""
+    if path.is_symlink():
+        return "; it is a link to a file that is not there"
     try:
-        there = sorted(
-            other.name for other in path.parent.iterdir()
-            if _composed(other.stem).casefold() == _composed(path.stem).casefold() or other.name == path.stem
-        )  # fmt: skip
+        near = _near(path.parent, path.parent.stat().st_mtime_ns)
     except OSError:
         return ""
-    return f"; there is {listed(there)}" if there else ""
+    found = near.get(_composed(path.stem).casefold(), [])
+    return f"; there is {listed(found)}" if found else ""
+
+
+@functools.lru_cache(maxsize=4)  # a folder may be asked for each of its files
+def _near(folder: Path, changed: int) -> dict[str, list[str]]:
+    """Names in a folder by what a file may have been looked for as: without suffix, or ``_mask``, or two suffixes."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(other.name for other in folder.iterdir()):
+        stem = PurePosixPath(_composed(name).casefold()).stem
+        wanted = (stem, _composed(name).casefold(), PurePosixPath(stem).stem, re.sub(r"[_-][^_-]*$", "", stem))
+        for key in dict.fromkeys(wanted):
+            found.setdefault(key, []).append(name)
+    return found
 
 
 def read_pair(image_path: Path, mask_path: Path, read_mask: Callable[[Path], Labels], remarks: Remarks) -> Labels | str:

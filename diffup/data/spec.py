@@ -22,7 +22,14 @@ SPLIT_FIELDS = {"train_list": "voc", "test_list": "voc", "train_annotations": "c
 IMAGE_FIELDS = ("train_images", "test_images")
 LONGEST = 200  # bytes of a name or of a part of a path: files are called so, and file systems end at 255
 SHOWN = 10  # problems that a message names
-NO_CLASS = ("background", "ignore", "void")  # that label lists of other tools begin with
+NO_CLASS = (
+    "background",
+    "bg",
+    "ignore",
+    "unlabeled",
+    "unlabelled",
+    "void",
+)  # that label lists of other tools begin with
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, halves of surrogate pairs
 
 
@@ -107,7 +114,7 @@ def read_spec(path: Path) -> DatasetSpec:
     if layout and layout not in DEFAULT_IMAGES:
         problems.append(f"'layout' is {layout!r}; it must be 'voc', 'coco' or 'fss'")
     classes = _names(document.get("classes"), "classes", problems)
-    if classes and classes[0].strip("_").lower() in NO_CLASS:
+    if classes and classes[0].strip("_ ").lower() in NO_CLASS:
         problems.append(
             f"'classes' begins with {classes[0]!r}, which would become a class to be learnt: label 0 is background and "
             "is not listed; take it out, so that the first name is that of label 1"

@@ -44,5 +44,8 @@ def read_lines(path: Path) -> list[str]:
 
 
 def lines(text: str) -> list[str]:
-    """A text cut at the ends of its lines, and nowhere else: `str.splitlines` cuts at form feeds too."""
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    """A text cut at the ends of its lines, and nowhere else: `str.splitlines` cuts at form feeds too.
+
+    Byte order marks that begin a line, as joined files have them, are taken off.
+    """
+    return [line.lstrip("\ufeff") for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]

@@ -7,7 +7,10 @@ of ``train_list`` and ``test_list``.
 
 from __future__ import annotations
 
+import os
+import re
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffup.data.images import IMAGE_SUFFIXES
-from diffup.data.labels import MASK_SUFFIX, Colour, palette_faults, read_labels
+from diffup.data.labels import MASK_SUFFIX, Colour, palette_faults, read_labels, smeared
+from diffup.data.lists import SUFFIX
 from diffup.data.records import Record
 from diffup.data.scan import Folder, Remarks, Scan, fail, index_all, listed, read_pair, relative
 from diffup.data.spec import LONGEST, VOID, DatasetSpec, is_plain
@@ -31,10 +35,18 @@ VOID_ONLY = (
     "{n} of the masks hold 0 and 255, which is void, and no class: {names}. If they are black-and-white masks, write "
     "the label of their class in place of 255"
 )
+SMEARED = (
+    "{n} of the masks hold labels that are nowhere larger than the edge of another: {names}. Resizing with "
+    "interpolation and JPEG make such labels, which nobody drew; resize masks by nearest neighbour"
+)
 OTHER_COLOURS = (
     "a label has another colour than in most other files in {n} of the palettes: {names}. Check that labels mean the "
     "same classes in all files, or save all masks with one palette"
 )
+
+ODD = re.compile(r"[,;\"'#]")  # in a line that is no image: rather several words
+
+FLAGS = ("-1", "0", "1")  # after names in VOC's lists of ImageSets/Main
 
 # Image id, image, mask, split.
 Pair = tuple[str, Path, Path, str]
@@ -110,22 +122,28 @@ def _lists(root: Path, spec: DatasetSpec) -> dict[Path, str]:
     """The files that name images, and the split of each."""
     if spec.split:
         return {root / spec.train_list: "train", root / spec.test_list: "test"}
-    return dict.fromkeys(sorted((root / spec.lists).glob("*.txt")), "")
+    lists = sorted((root / spec.lists).glob("*.txt"))
+    return dict.fromkeys((path for path in lists if not path.name.startswith(".")), "")  # macOS: ._train.txt
 
 
 def _pairs(root: Path, spec: DatasetSpec) -> list[Pair]:
     images, masks = Folder(root / spec.images), Folder(root / spec.masks)
+    mixed = os.path.realpath(images.root) == os.path.realpath(masks.root)  # there, PNG files are masks
+    suffixes = tuple(suffix for suffix in IMAGE_SUFFIXES if not mixed or suffix != MASK_SUFFIX)
     found: dict[str, list[Path]] = {}
     for path in images.files():
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+        if path.suffix.lower() in suffixes:
             found.setdefault(path.stem, []).append(path)
     problems = [f"{paths[1]}: same name as {paths[0].name}" for paths in found.values() if len(paths) > 1]
     problems += [f"{str(paths[0])!a}: a name that is no text" for stem, paths in found.items() if not is_plain(stem)]
     named: dict[str, str] = {}
     lists = _lists(root, spec)
     for path, split in lists.items():
-        names = _names(path, images)
-        problems += [f"{path}: {name!r:.80} is not the name of an image" for name in names if not _is_name(name)]
+        names, strange = _names(path, images, suffixes)
+        problems += [
+            f"{path}: {name!r:.80} is not the name of an image in {images.root}; write a name per line, such as im_1"
+            for name in strange
+        ]
         problems += [f"{path}: names {name!r} {n} times" for name, n in Counter(names).items() if n > 1]
         both = sorted(name for name in set(names) if split and named.get(name, split) != split)
         problems += [f"{path}: {name!r} is a training image too" for name in both]
@@ -133,13 +151,13 @@ def _pairs(root: Path, spec: DatasetSpec) -> list[Pair]:
     ids = sorted(named) if lists else sorted(found)
     pairs = []
     for image_id in ids if not problems else ():
-        there, drawn = images.named(image_id, IMAGE_SUFFIXES), masks.named(image_id, (MASK_SUFFIX,))
+        there, drawn = images.named(image_id, suffixes), masks.named(image_id, (MASK_SUFFIX,))
         for paths in (there, drawn):
             if len(paths) > 1:
                 problems.append(f"{paths[1]}: same name as {paths[0].name}")
         image = there[0] if there else images.root / f"{image_id}.jpg"
         pairs.append((image_id, image, drawn[0] if drawn else masks.root / f"{image_id}.png", named.get(image_id, "")))
-    fail(root, problems, "Names of images must be unique: rename or remove the files or lines named above")
+    fail(root, problems, "Names must be those of images, and unique: correct or remove the files or lines named above")
     if not ids:
         where = (
             f"the lists in {root / spec.lists} are empty"
@@ -150,27 +168,35 @@ def _pairs(root: Path, spec: DatasetSpec) -> list[Pair]:
     return pairs
 
 
-def _names(path: Path, images: Folder) -> list[str]:
-    """Image names of a list: a name per line, with or without suffix; or several per line, where one is an image."""
+def _names(path: Path, images: Folder, suffixes: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Image names of a list, and words and lines that can be none.
+
+    A line is a name, with or without suffix and folder; or holds several, where one of them is an image.
+    """
     names: list[str] = []
+    strange: list[str] = []
     for line in read_lines(path):
-        words = line.split()
-        if len(words) > 1 and not _known(line, images) and any(_known(word, images) for word in words):
-            names += [_known(word, images) or word for word in words]
+        words = [line] if _known(line, images, suffixes) else line.split()
+        known = [_known(word, images, suffixes) for word in words]
+        if len(words) == 1 or not any(known):
+            missing = not any(known) and (ODD.search(line) or not _is_name(line))
+            (strange if missing else names).append(known[0] or (line if missing else SUFFIX.sub("", line)))
         else:
-            names.append(_known(line, images) or line)
-    return names
+            for word, name in zip(words, known, strict=True):
+                other = not name and ("/" in word or word in FLAGS)  # a label's path, whether a class is in the image
+                (strange if other else names).append(f"{word} in {line}" if other else name or word)
+    return names, strange
 
 
-def _known(name: str, images: Folder) -> str:
+def _known(name: str, images: Folder, suffixes: Sequence[str]) -> str:
     """The id of the image that a name in a list stands for, ``""`` if there is none."""
-    if not _is_name(name):
-        return ""
-    path = PurePosixPath(name)
-    bare = str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else name
-    for each in dict.fromkeys((name, bare)):
-        if found := images.named(each, IMAGE_SUFFIXES):
-            return str(PurePosixPath(each).with_name(found[0].stem))
+    for each in dict.fromkeys((name, name.replace("\\", "/"))):
+        path = PurePosixPath(each)
+        bare = str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else each
+        below = bare.lstrip("/").removeprefix(f"{images.root.name}/")  # JPEGImages/im_1.jpg
+        for candidate in dict.fromkeys((each, bare, below)):
+            if _is_name(candidate) and (found := images.named(candidate, suffixes)):
+                return str(PurePosixPath(candidate).with_name(found[0].stem))
     return ""
 
 
@@ -203,6 +229,8 @@ def _index_one(root: Path, spec: DatasetSpec, seen: _Seen, pair: Pair) -> Record
         name = relative(mask_path, root)
         seen.palettes[name] = {v: c for v, c in read.palette.items() if v <= len(spec.classes) or v in present}
         seen.used[name] = present
+    if smeared(read.values):
+        seen.remarks.add(SMEARED, mask_path.name)
     if spec.ignore_index == WHITE and WHITE in present <= {0, WHITE}:
         seen.remarks.add(VOID_ONLY, mask_path.name)
     return Record(
