@@ -152,11 +152,21 @@ class Maker:
         steps = range(0, len(ids), encoder.batch)
         if task["kind"] == VISUAL:
             store = of.visual.make(made_for.root, encoder.visual)
-            rows = to_rows([f for s in steps for f in encoder.encode_visual(pixels[s : s + encoder.batch])])
+            rows = to_rows(
+                [
+                    f
+                    for s in steps
+                    for f in encoder.encode_visual(pixels[s : s + encoder.batch], ids[s : s + encoder.batch])
+                ]
+            )
         else:
             assert of.text is not None
             store = of.text.make(made_for.root, encoder.reader)
-            texts = [text for s in steps for text in encoder.encode_text(pixels[s : s + encoder.batch])]
+            texts = [
+                text
+                for s in steps
+                for text in encoder.encode_text(pixels[s : s + encoder.batch], ids[s : s + encoder.batch])
+            ]
             rows = {"text": torch.stack(texts)}
         return {"made": len(ids), "bytes": self._write(store, ids, rows), "failed": failed}
 
