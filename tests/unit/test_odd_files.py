@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -125,9 +126,14 @@ def test_masks_of_another_name_are_shown_and_a_folder_is_listed_once_for_all(
     path = write_voc(tmp_path / "toy")
     for mask in (path.parent / "SegmentationClass").iterdir():
         mask.rename(mask.with_name(f"{mask.stem}_mask.png"))
-    calls = []
+    calls: list[Path] = []
     iterdir = Path.iterdir
-    monkeypatch.setattr(Path, "iterdir", lambda self: calls.append(self) or iterdir(self))
+
+    def counted(self: Path) -> Iterator[Path]:
+        calls.append(self)
+        return iterdir(self)
+
+    monkeypatch.setattr(Path, "iterdir", counted)
     problems = scan_dataset(path).problems
     assert len(problems) == 12 and "dog_0.png: mask is missing; there is dog_0_mask.png" in "\n".join(problems)
     assert len(calls) < 10  # threads that ask at the same time may each list it once
