@@ -148,6 +148,7 @@ def test_a_palette_of_one_colour_says_nothing() -> None:
     assert not moved
 
 
+@settings(deadline=None)
 @given(
     order=st.permutations(range(1, 5)),
     files=st.lists(st.sets(st.integers(1, 4), min_size=1), min_size=3, max_size=6),

@@ -129,9 +129,9 @@ def test_masks_of_another_name_are_shown_and_a_folder_is_listed_once_for_all(
     calls: list[Path] = []
     iterdir = Path.iterdir
 
-    def counted(folder: Path) -> Iterator[Path]:
-        calls.append(folder)
-        return iterdir(folder)
+    def counted(self: Path) -> Iterator[Path]:
+        calls.append(self)
+        return iterdir(self)
 
     monkeypatch.setattr(Path, "iterdir", counted)
     problems = scan_dataset(path).problems
