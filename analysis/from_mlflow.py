@@ -13,6 +13,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from analysis.frame import Results, load_results
 from diffup.errors import UserError
@@ -66,9 +67,8 @@ def _runs(uri: str, experiment: str) -> tuple[MlflowClient, list[Run]]:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
-    from sqlalchemy.engine import make_url
 
-    if uri.startswith("sqlite:///") and not Path(make_url(uri).database or "").is_file():
+    if uri.startswith("sqlite:///") and not Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0])).is_file():
         raise UserError(f"{uri}: no such file")  # MLflow would make an empty one
     client = MlflowClient(tracking_uri=uri)
     try:

@@ -20,6 +20,7 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
@@ -90,7 +91,7 @@ def sqlite_uri(path: Path) -> str:
     for character in "%?#":
         text = text.replace(character, f"%{ord(character):02X}")
     uri = f"sqlite:///{text}"
-    if text != str(path) and sqlite_path(uri) != path:
+    if text != str(path) and tuple(map(int, version("sqlalchemy").split(".")[:2])) < (2, 1):
         raise UserError(f"{path}: this SQLAlchemy opens no path with '%', '?' or '#'; upgrade it to 2.1, or rename it")
     return uri
 
@@ -99,9 +100,7 @@ def sqlite_path(uri: str) -> Path | None:
     """The database file of a sqlite URI, None for other URIs."""
     if not uri.startswith("sqlite:///"):
         return None
-    from sqlalchemy.engine import make_url
-
-    return Path(make_url(uri).database or "")
+    return Path(unquote(uri.removeprefix("sqlite:///").partition("?")[0]))
 
 
 def shown(uri: str) -> str:
