@@ -5,6 +5,7 @@ A model that can't do this is refused with its reason; it never gives features o
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -22,20 +23,26 @@ QUICK = (
     "edgenext_xx_small", "efficientvit_b0", "efficientvit_m0", "ghostnet_100", "mobilevit_xxs", "pit_ti_224",
     "regnety_002", "shvit_s1", "starnet_s1", "swiftformer_xs", "test_resnet", "test_vit",
 )  # fmt: skip
-SLOW = (
-    "bat_resnext26ts", "beit_base_patch16_224", "botnet26t_256", "cait_xxs24_224", "coat_tiny", "coatnet_nano_rw_224",
-    "convit_tiny", "convmixer_768_32", "convnext_atto", "crossvit_tiny_240", "cspresnet50", "davit_tiny",
-    "deit3_small_patch16_224", "densenet121", "dla34", "dpn68", "efficientformer_l1", "efficientformerv2_s0",
-    "eva02_tiny_patch14_224", "fastvit_t8", "focalnet_tiny_srf", "gcvit_xxtiny", "gmlp_s16_224", "halonet26t",
-    "haloregnetz_b", "hgnetv2_b0", "hiera_tiny_224", "hieradet_small", "hrnet_w18_small", "inception_next_atto",
-    "inception_v3", "lambda_resnet26t", "levit_128", "mambaout_femto", "maxvit_tiny_rw_224", "mixer_s32_224",
-    "mobilenetv4_hybrid_medium", "mvitv2_tiny", "nest_tiny", "nextvit_small", "nfnet_l0", "poolformer_s12",
-    "pvt_v2_b0", "rdnet_tiny", "repvgg_a0", "repvit_m0_9", "res2net50d", "resmlp_12_224", "samvit_base_patch16",
-    "selecsls42b", "sequencer2d_s", "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "tiny_vit_5m_224",
-    "tnt_s_patch16_224", "twins_svt_small", "vgg11", "visformer_tiny", "vit_relpos_small_patch16_224",
-    "vit_small_patch14_reg4_dinov2", "vit_small_patch16_dinov3", "vitamin_small_224", "volo_d1_224", "xception41",
+SLOW: tuple[str, ...] = (
+    "convnext_atto", "crossvit_tiny_240", "eva02_tiny_patch14_224", "fastvit_t8", "halonet26t", "hiera_tiny_224",
+    "levit_128", "pvt_v2_b0", "swin_tiny_patch4_window7_224", "vit_small_patch14_reg4_dinov2",
     "xcit_nano_12_p8_224",
 )  # fmt: skip
+# A quarter of an hour more: all of them under DIFFUP_FAMILIES=all.
+MORE = (
+    "bat_resnext26ts", "beit_base_patch16_224", "botnet26t_256", "cait_xxs24_224", "coat_tiny",
+    "coatnet_nano_rw_224", "convit_tiny", "convmixer_768_32", "cspresnet50", "davit_tiny",
+    "deit3_small_patch16_224", "densenet121", "dla34", "dpn68", "efficientformer_l1", "efficientformerv2_s0",
+    "focalnet_tiny_srf", "gcvit_xxtiny", "gmlp_s16_224", "haloregnetz_b", "hgnetv2_b0", "hieradet_small",
+    "hrnet_w18_small", "inception_next_atto", "inception_v3", "lambda_resnet26t", "mambaout_femto",
+    "maxvit_tiny_rw_224", "mixer_s32_224", "mobilenetv4_hybrid_medium", "mvitv2_tiny", "nest_tiny", "nextvit_small",
+    "nfnet_l0", "poolformer_s12", "rdnet_tiny", "repvgg_a0", "repvit_m0_9", "res2net50d", "resmlp_12_224",
+    "samvit_base_patch16", "selecsls42b", "sequencer2d_s", "swinv2_tiny_window8_256", "tiny_vit_5m_224",
+    "tnt_s_patch16_224", "twins_svt_small", "vgg11", "visformer_tiny", "vit_relpos_small_patch16_224",
+    "vit_small_patch16_dinov3", "vitamin_small_224", "volo_d1_224", "xception41",
+)  # fmt: skip
+if os.environ.get("DIFFUP_FAMILIES") == "all":
+    SLOW += MORE
 # With fresh weights the deeper stages of these hold next to nothing of a place: mixing over the whole map, or rounding.
 FIRST_STAGE_ALONE = ("convmixer_768_32", "levit_128", "repvgg_a0", "tiny_vit_5m_224")
 
