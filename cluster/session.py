@@ -25,6 +25,7 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
@@ -34,6 +35,7 @@ QUIET = {
 # Ray puts Unix sockets below its folder, in session_<26 characters>_<pid>/sockets/; their paths end at 107 characters.
 LONGEST_FOLDER = 42
 PREFIX = "diffup-"
+STARTS = 3
 PACKAGES = ("diffup", "experiments", "analysis", "cluster")
 OBJECT_STORE_BYTES = 100 * 2**20  # trials pass nothing through it
 
@@ -139,21 +141,45 @@ def ray_session() -> Iterator[None]:
         import ray  # only now: Ray reads the mode of its authentication once, when it is imported
 
         try:
-            with _hushed():
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    _temp_dir=str(folder),
-                    object_store_memory=OBJECT_STORE_BYTES,
-                    # Ray's own workers, which are there already, can't take one: seconds, for what is seldom needed.
-                    runtime_env=setup if _shadowed() else None,
-                    **silent,
-                )
+            _start(
+                include_dashboard=False,
+                _temp_dir=str(folder),
+                object_store_memory=OBJECT_STORE_BYTES,
+                # Ray's own workers, which are there already, can't take one: seconds, for what is seldom needed.
+                runtime_env=setup if _shadowed() else None,
+                **silent,
+            )
             yield
         finally:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
             os.close(handle)
+
+
+def _start(**how: Any) -> None:
+    """Start Ray on this machine. It waits 30 s for its own processes, too little where many others want the CPUs: then
+    it is started again.
+
+    Raises:
+        UserError: it does not start.
+    """
+    import ray
+
+    for attempt in range(1, STARTS + 1):
+        try:
+            with _hushed():
+                ray.init(address="local", **how)
+            return
+        except (TypeError, ValueError, AttributeError, NameError):  # a bug
+            raise
+        except Exception as error:  # of several kinds, `Exception` itself among them
+            ray.shutdown()
+            if attempt == STARTS:
+                why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise UserError(
+                    f"Ray did not start on this machine in {STARTS} attempts ({why[:200]}); it may be overloaded, or "
+                    "short of memory. Re-run to resume"
+                ) from error
 
 
 def _shadowed() -> bool:

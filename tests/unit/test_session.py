@@ -175,3 +175,37 @@ def test_workers_find_our_packages_whatever_the_working_directory_holds(
     env: dict[str, Any] = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_ray_is_started_again_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    tried: list[dict[str, Any]] = []
+
+    def init(**how: Any) -> None:
+        tried.append(how)
+        if len(tried) < late:
+            raise Exception("The current node timed out during startup. This could happen because …")
+
+    monkeypatch.setattr(ray, "init", init)
+    for late in (1, 2, session.STARTS):
+        tried.clear()
+        session._start(include_dashboard=False)
+        assert tried == [{"address": "local", "include_dashboard": False}] * late
+    late = session.STARTS + 1
+    tried.clear()
+    with pytest.raises(UserError, match=r"did not start .* timed out during startup"):
+        session._start()
+    assert len(tried) == session.STARTS
+
+
+def test_a_wrong_argument_to_ray_is_no_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def init(**_: Any) -> None:
+        raise ValueError("no such option")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(ValueError, match="no such option") as caught:
+        session._start()
+    assert not isinstance(caught.value, UserError)
