@@ -46,7 +46,7 @@ def launch(results: Path, *more: str) -> subprocess.CompletedProcess[str]:
         cwd=results.parent,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
     )
 
 
