@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DASHBOARD = "http://127.0.0.1:8265"
 LIMIT_BYTES = 100 * 2**20  # of a working directory, zipped or not: what Ray's head takes
 FAILED, BAD_INPUT = 1, 2
-NO_ANSWER = (OSError, RuntimeError, ValueError)  # what Ray raises for a job server that is away, or refuses
+NO_ANSWER = (OSError, RuntimeError, ValueError)  # beside RayError (a refused token), for a job server that is away
 AGAIN, PATIENCE = 3.0, 20  # seconds between attempts to reach the head again, and attempts without a new line
 REFUSED = re.compile(r"\b(401|403)\b|unauthorized|unauthenticated|authentication|forbidden", re.IGNORECASE)
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL)", re.IGNORECASE)
@@ -94,11 +94,12 @@ def connect(address: str) -> JobSubmissionClient:
         UserError: it does not answer, or refuses the token.
     """
     check_address(address, "--address or RAY_ADDRESS")
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     try:
         return JobSubmissionClient(address)
-    except NO_ANSWER as error:
+    except (RayError, *NO_ANSWER) as error:
         raise UserError(_why(address, error)) from error
 
 
@@ -134,6 +135,8 @@ def submit(args: argparse.Namespace) -> int:
                 "themselves (an instance role, a Kubernetes secret, the environment of ray start)"
             )
         variables[name] = value
+    from ray.exceptions import RayError
+
     address = _address(args)
     client = connect(address)
     try:
@@ -142,7 +145,7 @@ def submit(args: argparse.Namespace) -> int:
             submission_id=args.name or None,
             runtime_env={"working_dir": str(root), "excludes": excludes(root), "env_vars": variables},
         )
-    except NO_ANSWER as error:
+    except (RayError, *NO_ANSWER) as error:
         raise UserError(_why(address, error)) from error
     print(f"job {job} on {address}", file=sys.stderr, flush=True)
     return 0 if args.no_wait else follow(client, job)
