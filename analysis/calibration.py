@@ -1,9 +1,9 @@
 """How well a model's own estimates of quality hold: rank correlation, AUROC and calibration error, with intervals.
 
-Everything comes from the episode table (`diffup.evaluate.evaluate`): one true and one predicted IoU an episode, and
-histograms of pixels. A weighting says how often each episode occurs: all ones for the figure itself, the clustered
-resamples of `analysis.stats` for its bootstrap, so that all figures of a cell share their resamples and can be
-subtracted.
+Everything comes from the episode table (`diffup.evaluation.evaluate.evaluate`): one true and one predicted IoU an
+episode, and histograms of pixels. A weighting says how often each episode occurs: all ones for the figure itself, the
+clustered resamples of `analysis.stats` for its bootstrap, so that all figures of a cell share their resamples and can
+be subtracted.
 
 Letters: N episodes · W weightings · L levels of a histogram · G distinct values.
 """
@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis.stats import EpisodeCounts, Estimate, Floats, episode_multiplicities
 from diffup.errors import UserError
-from diffup.metrics import STD_BINS, episode_ious
+from diffup.evaluation.metrics import STD_BINS, episode_ious
 
 BINS = 10  # of a calibration error
 HISTOGRAMS = (

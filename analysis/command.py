@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from analysis.frame import Results, launch_keys, load_results, only
-from analysis.html import to_html
-from analysis.latex import to_latex
+from analysis.results import Results, launch_keys, load_results, only
 from analysis.stats import RESAMPLES
-from analysis.tables import Table, to_csv, to_markdown
+from analysis.tables.html import to_html
+from analysis.tables.latex import to_latex
+from analysis.tables.table import Table, to_csv, to_markdown
 from diffup.errors import UserError
 
 SHOWN = 10  # warnings
@@ -45,7 +45,7 @@ class Write(Protocol):
 
 
 def load(results: Path, keys: Iterable[str] | None) -> Results:
-    """A store, or only the cells `keys` of it; errors of `analysis.frame.load_results` pass through."""
+    """A store, or only the cells `keys` of it; errors of `analysis.results.load_results` pass through."""
     store = load_results(results)
     return store if keys is None else only(store, keys)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from analysis.frame import Results, load_results
+from analysis.results import Results, load_results
 from diffup.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def load_mlflow(uri: str, experiment: str, folder: Path, *, store: str = "", cla
         experiment: name; that of the grid, where it wasn't named otherwise.
         folder: where the files go; those that are there already are not fetched again.
         store: id of the result store (the runs' tag ``store``), where the experiment has runs of several.
-        classes: as in `analysis.frame.load_results`.
+        classes: as in `analysis.results.load_results`.
 
     Raises:
         UserError: no such MLflow store or experiment, no finished cell in it, several result stores, or runs that were

@@ -3,7 +3,8 @@
 Writes one table per question as LaTeX, Markdown, HTML and CSV; figures as PDF and PNG, with the numbers they draw; a
 sheet of panels a task (JPEG); ``tables.md`` and ``tables.tex`` with all tables; ``numbers.csv``, which names the cells
 and episodes behind every number of every table; ``references.bib``; ``paper.tex``, a document with all of it, and
-``paper.pdf`` where latexmk is installed; ``report.html`` (`analysis.report`); and ``files.json``, which names them all.
+``paper.pdf`` where latexmk is installed; ``report.html`` (`analysis.report.page`); and ``files.json``, which
+names them all.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from analysis.claims import claims_table
-from analysis.collection import Collected, collect, plots_of
 from analysis.command import add_file, command, load, replace_files, texts_of, warn
-from analysis.frame import Results
-from analysis.gallery import RULE, gallery, sheets
-from analysis.latex import escape_latex
 from analysis.plotting import Plot
-from analysis.questions import main_table
-from analysis.report import page
-from analysis.scores import studies
+from analysis.report.gallery import RULE, gallery, sheets
+from analysis.report.page import page
+from analysis.results import Results
 from analysis.stats import RESAMPLES
-from analysis.tables import Table, to_csv, to_markdown
+from analysis.tables.build import Collected, collect, plots_of
+from analysis.tables.claims import claims_table
+from analysis.tables.latex import escape_latex
+from analysis.tables.main import main_table
+from analysis.tables.scores import studies
+from analysis.tables.table import Table, to_csv, to_markdown
 from diffup.errors import command_line
 
 PAPER = r"""% Compile with latexmk -pdf paper.tex
@@ -54,7 +55,7 @@ FIGURE = r"""\begin{figure}[htbp]
 \end{figure}
 """
 REFERENCES = "\\bibliographystyle{plain}\n\\bibliography{references}\n"
-BIB = Path(__file__).parent / "references.bib"
+BIB = Path(__file__).parent / "published" / "references.bib"
 WIDTH = 130  # characters of a line in a terminal
 COMPILE_SECONDS = 300
 NO_DATE = {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}  # the same results give the same bytes

@@ -65,7 +65,7 @@ def _matplotlib() -> tuple[Any, Any, Any]:
         if "matplotlib" not in sys.modules:
             stack.enter_context(patch.dict(os.environ, MPLBACKEND="agg", MATPLOTLIBRC=os.devnull))
             if Path("matplotlibrc").is_file():  # which matplotlib prefers to $MATPLOTLIBRC
-                stack.enter_context(chdir(Path(__file__).parent / "assets"))
+                stack.enter_context(chdir(Path(__file__).parent / "report" / "assets"))
         import matplotlib
         from matplotlib.backends import backend_agg
         from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from analysis.frame import Results
+from analysis.results import Results
 
 
 def facts(results: Results) -> dict[str, str]:

@@ -13,17 +13,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from analysis import captions
 from analysis.calibration import Quality, estimates, read_quality
 from analysis.command import command, load, texts_of, warn, write_texts, writing_to
-from analysis.figures import Curve, calibration_plot
-from analysis.frame import Results
-from analysis.places import Subject, Task
+from analysis.plots.calibration import Curve, calibration_plot
 from analysis.plotting import Plot
-from analysis.questions import ordered, shown
-from analysis.scores import Study, studies, to_number
+from analysis.results import Results
 from analysis.stats import RESAMPLES, Estimate, average
-from analysis.tables import Column, Entry, Number, Row, Table, to_markdown
+from analysis.tables import captions
+from analysis.tables.main import ordered, shown
+from analysis.tables.places import Subject, Task
+from analysis.tables.scores import Study, studies, to_number
+from analysis.tables.table import Column, Entry, Number, Row, Table, to_markdown
 from diffup.errors import UserError, command_line
 
 DECIMALS = 3

@@ -299,7 +299,7 @@ def multiplicities(units: int, resamples: int, rng: np.random.Generator) -> Floa
 
 
 def percent(inter: Floats, union: Floats) -> Floats:
-    """100 · I / U; nan where the union is empty, as in `diffup.metrics`."""
+    """100 · I / U; nan where the union is empty, as in `diffup.evaluation.metrics`."""
     if (union > 0).all():
         return 100.0 * (inter / union)
     return 100.0 * np.divide(inter, union, out=np.full_like(inter, np.nan), where=union > 0)

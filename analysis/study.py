@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analysis import captions
 from analysis.command import command, load, texts_of, warn, write_texts
-from analysis.places import METHODS, Subject, Task
-from analysis.scores import Study, studies
 from analysis.stats import RESAMPLES
-from analysis.tables import Column, Number, Row, Table
+from analysis.tables import captions
+from analysis.tables.places import METHODS, Subject, Task
+from analysis.tables.scores import Study, studies
+from analysis.tables.table import Column, Number, Row, Table
 from diffup.errors import UserError, command_line
 
 LOOKED_AT, UNOPENED = (0, 1), (2, 3)

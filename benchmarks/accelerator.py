@@ -25,11 +25,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.decode_speed import Photographs, episodes, network, task
 from diffup.backbones.load import load_backbone
-from diffup.card import versions
 from diffup.config import InputConfig
-from diffup.encode import Encoder, FeatureCache
-from diffup.evaluate import evaluate
-from diffup.supply import CueSource
+from diffup.episodes.cue_source import CueSource
+from diffup.evaluation.encode import Encoder, FeatureCache
+from diffup.evaluation.evaluate import evaluate
+from diffup.models.card import versions
 
 BACKBONES = ("resnet50", "vit_base_patch16_224")
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}

@@ -1,8 +1,8 @@
 """Speed and memory of decoding against encoding, as ratios: ``python benchmarks/decode_speed.py``.
 
-The heavy half (`diffup.encode`) is paid once an image, the light half (`diffup.evaluate`: BAFT, UAPF, UQDD, upsampling,
-metric) once an episode. This measures, on made-up photographs and a backbone with random weights (their values do not
-change the time):
+The heavy half (`diffup.evaluation.encode`) is paid once an image, the light half (`diffup.evaluation.evaluate`: BAFT,
+UAPF, UQDD, upsampling, metric) once an episode. This measures, on made-up photographs and a backbone with random
+weights (their values do not change the time):
 
 * decoding an episode, 1-shot, against encoding its two images; 5-shot against 1-shot;
 * a cold fold, images encoded on the way, against encoding its images alone;
@@ -34,13 +34,13 @@ import torch
 from numpy.typing import NDArray
 
 from diffup.backbones.load import load_backbone
-from diffup.card import versions
 from diffup.config import InputConfig, ModelConfig, SampleConfig
-from diffup.encode import INFO_GRID, Encoder, FeatureCache, Features
-from diffup.episodes import Episode, paired_episodes
-from diffup.evaluate import Evaluation, evaluate
-from diffup.model import DiffUpNet
-from diffup.supply import CueSource
+from diffup.episodes.cue_source import CueSource
+from diffup.episodes.episode import Episode, paired_episodes
+from diffup.evaluation.encode import INFO_GRID, Encoder, FeatureCache, Features
+from diffup.evaluation.evaluate import Evaluation, evaluate
+from diffup.models.card import versions
+from diffup.models.diffup import DiffUpNet
 
 FOLD_IMAGES, FOLD_EPISODES = 345, 1000
 MEMORY_SHOTS = 10

@@ -19,12 +19,12 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks import launches
-from cluster.source import code_hash
-from cluster.store import Store
-from diffup import recipes
-from experiments.cell import AnyCell, Cell
-from experiments.data import open_data
-from experiments.grids import evaluation_cells, named_backbone, tasks, training_cell
+from cluster.code_version import code_hash
+from cluster.storage.results import Store
+from diffup.grid.axes import evaluation_cells, named_backbone, tasks, training_cell
+from diffup.grid.cell import AnyCell, Cell
+from diffup.grid.datasets import open_data
+from diffup.training import recipes
 
 NAME = "determinism"
 BACKBONES = ("resnet50", "mobilenetv2_100", "deit_tiny_patch16_224")
@@ -66,7 +66,7 @@ def serial(
     args: argparse.Namespace, results: Path, cells: Sequence[AnyCell], paths: dict[str, str]
 ) -> dict[str, pd.DataFrame]:
     """All cells one after the other in this process; kept, so that a second call is quick."""
-    from cluster.work import WorkContext, execute
+    from cluster.execution.run_cell import WorkContext, execute
 
     context = WorkContext(
         results=results, datasets=paths, weights_dir=args.weights_dir, batch_size=int(BATCH), threads=1

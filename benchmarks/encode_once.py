@@ -3,9 +3,10 @@
     python -m benchmarks.encode_once --dataset DIR/dataset.json --weights-dir DIR --out DIR [--trained RESULTS]
 
 Runs the grid of 3 backbones × all folds × 1 and 5 shots × mask, box and scribble (72 evaluation cells on four folds)
-with the shards of `cluster.stores`, in a launch of its own; then some of its cells again, each as a launch of its own
-without shards, as a loop over scripts does. ``--trained`` takes finished training cells from another results directory,
-so that the figures are of evaluation alone. Counts: what the workers report, against what the manifests name.
+with the shards of `cluster.storage.feature_cache`, in a launch of its own; then some of its cells again, each as a
+launch of its own without shards, as a loop over scripts does. ``--trained`` takes finished training cells from another
+results directory, so that the figures are of evaluation alone. Counts: what the workers report, against
+what the manifests name.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import launches
-from cluster.source import code_hash
-from cluster.store import Store
-from diffup import recipes
-from experiments.cell import AnyCell, Cell
-from experiments.data import open_data
-from experiments.grids import evaluation_cells, named_backbone, tasks, training_cell
+from cluster.code_version import code_hash
+from cluster.storage.results import Store
+from diffup.grid.axes import evaluation_cells, named_backbone, tasks, training_cell
+from diffup.grid.cell import AnyCell, Cell
+from diffup.grid.datasets import open_data
+from diffup.training import recipes
 
 NAME = "encode_once"
 BACKBONES = ("resnet50", "mobilenetv2_100", "deit_tiny_patch16_224")
@@ -60,8 +61,8 @@ def options() -> argparse.ArgumentParser:
 
 def report(args: argparse.Namespace, cells: Sequence[AnyCell], datasets: dict[str, Path]) -> list[str]:
     """Run everything; the lines of the report."""
-    from cluster.context import WorkContext
-    from cluster.needs import needs
+    from cluster.execution.context import WorkContext
+    from cluster.precompute.tasks import needs
 
     results = args.out / "grid"
     launches.take(args.trained, results, cells)

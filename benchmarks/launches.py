@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cluster import cli
-from experiments.cell import AnyCell, TrainingCell
+from diffup.grid.cell import AnyCell, TrainingCell
 
 Benchmark = Callable[[argparse.Namespace], int]
 

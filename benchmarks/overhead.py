@@ -21,14 +21,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.frame import load_results
+from analysis.results import load_results
 from cluster import cli
-from cluster.files import now
-from cluster.plan import make_plan, render
-from cluster.source import code_hash
-from cluster.store import RESULT, Store, cell_document
+from cluster.code_version import code_hash
+from cluster.planning.plan import make_plan, render
+from cluster.storage.atomic import now
+from cluster.storage.results import RESULT, Store, cell_document
 from diffup.config import InputConfig, SampleConfig
-from experiments.cell import AnyCell, Cell
+from diffup.grid.cell import AnyCell, Cell
 
 BASE = Cell(
     dataset="fake", fold=0, shots=1, annotation="mask", backbone="resnet18", weights="random:0", variant="prior_mean",
@@ -67,8 +67,8 @@ def finish(store: Store, cell: Cell, like: Path | None) -> Path:
             episodes=table,
         )
         return store.folder(key)
-    from cluster.files import to_json
-    from cluster.store import _checksum
+    from cluster.storage.atomic import to_json
+    from cluster.storage.results import _checksum
 
     folder = store.folder(key)
     folder.mkdir(parents=True)
@@ -140,7 +140,7 @@ def launch(argv: Sequence[str]) -> int:
     options.add_argument("--cells", type=int, default=500)
     args = options.parse_args(argv)
     datasets = {"fake": Path("/nowhere/dataset.json")}
-    return cli.run("noop", args, lambda args: (cells(args.cells), datasets), work="tests.integration.fake_work")
+    return cli.run("noop", args, lambda args: (cells(args.cells), datasets), work="tests.helpers.fake_work")
 
 
 def main() -> int:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.frame import load_results
-from analysis.questions import beside, shown
-from analysis.scores import Study, studies
+from analysis.results import load_results
+from analysis.tables.main import beside, shown
+from analysis.tables.scores import Study, studies
 
 
 def widths(study: Study, other: Study) -> list[tuple[str, float, float]]:

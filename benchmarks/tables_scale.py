@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.collection import QUESTIONS
-from analysis.frame import COLUMNS, COSTS, NO_RESULT, TRAINING, Results
-from analysis.scores import studies
+from analysis.results import COLUMNS, COSTS, NO_RESULT, TRAINING, Results
 from analysis.stats import EpisodeCounts
-from analysis.tables import to_csv, to_markdown
+from analysis.tables.build import QUESTIONS
+from analysis.tables.scores import studies
+from analysis.tables.table import to_csv, to_markdown
 
 DATASETS, FOLDS, BACKBONES = 4, 4, 25
 METHODS = ("diffup", "prior_mean", "prototype", *(f"variant_{n}" for n in range(7)))

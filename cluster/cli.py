@@ -9,14 +9,14 @@ from pathlib import Path
 
 from cluster.closing import failures
 from cluster.launch import BAD_INPUT, SHARD_EPISODES, SOME_FAILED, Options, launch
-from cluster.mirror import mirror_folder
-from cluster.remote import is_uri
-from cluster.store import Store
-from cluster.stores import size
+from cluster.storage.feature_cache import size
+from cluster.storage.mirror import mirror_folder
+from cluster.storage.remote import is_uri
+from cluster.storage.results import Store
 from diffup.errors import UserError, replace_unprintable
+from diffup.grid.axes import select, unique
+from diffup.grid.cell import AnyCell, Cell
 from diffup.home import expanded, home
-from experiments.cell import AnyCell, Cell
-from experiments.grids import select, unique
 
 Report = Callable[[Path, list[str]], None]
 GridBuilder = Callable[[argparse.Namespace], tuple[list[AnyCell], dict[str, Path]]]
@@ -147,7 +147,9 @@ def add_protocol(made: argparse.ArgumentParser) -> None:
     number = next(action for action in made._actions if action.dest == "episodes")
     number.help = f"{number.help}; with another protocol than paired as many as it has"
     made.set_defaults(episodes=None)
-    made.add_argument("--protocol", default="paired", metavar="NAME", help="see `python -m diffup.protocols list`")
+    made.add_argument(
+        "--protocol", default="paired", metavar="NAME", help="see `python -m diffup.episodes.protocols list`"
+    )
     made.add_argument("--lists", type=folder, default=None, metavar="DIR", help="HSNet's 'splits', for hsnet")
     made.add_argument(
         "--manifests",
@@ -160,7 +162,7 @@ def add_protocol(made: argparse.ArgumentParser) -> None:
 
 def episodes(args: argparse.Namespace, dataset: str, default: int) -> int:
     """Episodes per cell of a grid with `add_protocol`: as asked, else the grid's `default`, or what a protocol has."""
-    from diffup.protocols import get_protocol
+    from diffup.episodes.protocols import get_protocol
 
     if args.episodes is not None:
         return int(args.episodes)
@@ -173,7 +175,7 @@ def run(
     build: GridBuilder,
     report: Report | None = None,
     *,
-    work: str = "cluster.work",
+    work: str = "cluster.execution.run_cell",
 ) -> int:
     """Build the grid, launch it and report.
 

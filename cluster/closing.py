@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from cluster.files import now, to_json, write_atomically
-from cluster.plan import Plan
-from cluster.store import ERROR, LAUNCHES, TUNE, Store
-from cluster.tracking import Tracking, close_tracking, log_cell, log_failure, open_tracking
-from experiments.cell import AnyCell
-from experiments.grids import describe
+from cluster.planning.plan import Plan
+from cluster.storage.atomic import now, to_json, write_atomically
+from cluster.storage.results import ERROR, LAUNCHES, TUNE, Store
+from cluster.tracking.launch_runs import Tracking, close_tracking, log_cell, log_failure, open_tracking
+from diffup.grid.axes import describe
+from diffup.grid.cell import AnyCell
 
 if TYPE_CHECKING:  # Ray is imported only when there is something to run
-    from cluster.progress import Progress
-    from cluster.tuning import Job
+    from cluster.execution.progress import Progress
+    from cluster.execution.tuner import Job
 
 SHOWN = 10
 

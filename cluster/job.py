@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.address import check_address
-from cluster.session import THREADS
-from cluster.stores import in_words
+from cluster.execution.address import check_address
+from cluster.execution.session import THREADS
+from cluster.storage.feature_cache import in_words
 from diffup.errors import UserError, command_line
 
 if TYPE_CHECKING:

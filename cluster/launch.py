@@ -19,26 +19,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.checks import check_workers, git_commit, preflight
 from cluster.closing import close_killed, conclude, log_finished, log_missing, record_crash
-from cluster.estimate import disk, evaluation_share
-from cluster.feasible import check_feasible
-from cluster.files import now, to_json, write_atomically
-from cluster.leases import acquire, held
-from cluster.plan import Plan, make_plan, render
-from cluster.remote import RemotePlace, check_access
-from cluster.session import ray_session, running_cluster
-from cluster.source import code_hash
-from cluster.stopping import Stop, stoppable
-from cluster.store import LAUNCHES, TUNE, WORK, Store, cell_document
-from cluster.stores import in_words
-from cluster.tracking import close_tracking, open_tracking, resolve_uri
+from cluster.code_version import code_hash
+from cluster.execution.session import ray_session, running_cluster
+from cluster.execution.signals import Stop, stoppable
+from cluster.planning.estimate import disk, evaluation_share
+from cluster.planning.feasible import check_feasible
+from cluster.planning.plan import Plan, make_plan, render
+from cluster.planning.preflight import check_workers, git_commit, preflight
+from cluster.storage.atomic import now, to_json, write_atomically
+from cluster.storage.feature_cache import in_words
+from cluster.storage.leases import acquire, held
+from cluster.storage.remote import RemotePlace, check_access
+from cluster.storage.results import LAUNCHES, TUNE, WORK, Store, cell_document
+from cluster.tracking.launch_runs import close_tracking, open_tracking, resolve_uri
 from diffup.errors import UserError
-from experiments.cell import AnyCell, TrainingCell
-from experiments.grids import select
+from diffup.grid.axes import select
+from diffup.grid.cell import AnyCell, TrainingCell
 
 if TYPE_CHECKING:  # Ray is imported only when there is something to run
-    from cluster.tuning import Job
+    from cluster.execution.tuner import Job
 
 DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2
 SHARD_EPISODES = 5000
@@ -52,20 +52,21 @@ class Options:
         results: result store; with `remote`, this machine's mirror of it.
         remote: URI of an object store that holds the results, ``""``: `results` does.
         tracking_uri: MLflow; ``""`` = a sqlite file in `results`.
-        select: see `experiments.grids.select`.
+        select: see `diffup.grid.axes.select`.
         dry_run: print the plan and stop.
         max_concurrent: trials at a time; 0 = one for each CPU (or GPU share).
-        retry_failed, force: see `cluster.plan.make_plan`.
+        retry_failed, force: see `cluster.planning.plan.make_plan`.
         weights_dir: folder of local backbone weights.
-        features: folder of shards of features and prior maps (`cluster.stores`); None: ``features`` in `results`.
+        features: folder of shards of features and prior maps (`cluster.storage.feature_cache`); None:
+            ``features`` in `results`.
         use_features: off: every cell computes what it reads.
         features_limit: bytes that shards may take; 0: what the disk has room for.
         batch_size: episodes at a time in evaluation.
         shard_episodes: the most episodes that a worker is given at a time; 0: cells stay whole.
         gpus_per_trial: share of a GPU that an evaluation cell gets, where there are GPUs; training gets a whole one. 0:
             by the memory that past evaluation cells took.
-        train_workers: processes that share a training cell's steps (`cluster.training`).
-        verify: read all that finished cells hold before planning, see `cluster.store.Store.read`.
+        train_workers: processes that share a training cell's steps (`cluster.execution.multi_gpu`).
+        verify: read all that finished cells hold before planning, see `cluster.storage.results.Store.read`.
         past: other results directories to estimate from.
         workers: that a dry run reckons with; 0: this machine's.
         system_metrics: log CPU, memory and GPU of each machine to the launch's run.
@@ -131,8 +132,8 @@ def launch(
     store.make_writable()
     features = (options.features or store.root / "features").absolute() if options.use_features else None
     with ray_session(), stoppable() as stop:
-        from cluster.nodes import check_nodes, gpu_memory_mb, shared_by_nodes, wait_for_nodes
-        from cluster.tuning import Job
+        from cluster.execution.tuner import Job
+        from cluster.planning.nodes import check_nodes, gpu_memory_mb, shared_by_nodes, wait_for_nodes
 
         wait_for_nodes(stopping=stop.begun)
         used = {cell.dataset: paths[cell.dataset] for cell in plan.todo}
@@ -182,7 +183,7 @@ def _read_only(store: Store) -> Iterator[Store]:
     if not store.remote:
         yield store
         return
-    from cluster.mirror import preview
+    from cluster.storage.mirror import preview
 
     with tempfile.TemporaryDirectory(prefix="diffup-dry-run-") as folder:
         try:
@@ -242,8 +243,8 @@ def _forced(cells: Sequence[AnyCell], selection: str) -> frozenset[str]:
 
 
 def _run(name: str, cells: Sequence[AnyCell], plan: Plan, job: Job, features_limit: int, stop: Stop) -> int:
-    from cluster.preparing import prepared
-    from cluster.tuning import GaveUp, resources, run_trials
+    from cluster.execution.tuner import GaveUp, resources, run_trials
+    from cluster.precompute.stage import prepared
 
     store = job.store
     _forget(plan, store, job.name)

@@ -29,12 +29,12 @@ from torch import Tensor
 
 from diffup.backbones.load import Backbone, load_backbone, usable_device
 from diffup.config import InputConfig, SampleConfig
-from diffup.cues import cue_weights
-from diffup.encode import Encoder, Features
+from diffup.episodes.cues import cue_weights
 from diffup.errors import UserError
-from diffup.evaluate import episode_noise
+from diffup.evaluation.encode import Encoder, Features
+from diffup.evaluation.evaluate import episode_noise
 from diffup.files import as_path
-from diffup.model import DiffUpNet, Episodes, load_checkpoint, priors, save_checkpoint
+from diffup.models.diffup import DiffUpNet, Episodes, load_checkpoint, priors, save_checkpoint
 from diffup.support import AnyImage, Cue, Support, Text, check_list, check_names, to_rgb, whole
 
 CHECKPOINT_FOLDER = "checkpoint"  # of a training cell in a result store

@@ -148,7 +148,7 @@ class ModelConfig:
     Attributes:
         decoder_grid: side of the grid that the mask is generated on.
         width: channels of the U-Net's first block.
-        schedule: how training builds x_t; see `diffup.schedule`.
+        schedule: how training builds x_t; see `diffup.models.schedule`.
         bit_scale: masks are diffused as ±bit_scale.
         residual: predict a correction to UAPF's mean rather than the mask itself.
         uapf: learned fusion; off = plain mean of the priors with the spread of the cues as variance.
@@ -196,7 +196,7 @@ class TrainConfig:
         ema: decay of the averaged weights that are saved.
         max_shots: K is drawn from 1 … max_shots.
         cue_weights: relative frequency of mask, box and scribble among visual cues; and of text, which a step has with
-            twice the share of its weight, 0.2 by default (text needs a text encoder; `diffup.sampler.step_cues`).
+            twice the share of its weight, 0.2 by default (text needs a text encoder; `training.sampler.step_cues`).
         virtual_backbones: distort priors in training so that the decoder does not learn one backbone's looks.
         flip: mirror episodes at random.
         precision: ``"float32"``, or ``"bfloat16"``: the network under autocast; weights, priors and loss stay float32.
@@ -205,7 +205,7 @@ class TrainConfig:
         draws: number of different steps that are drawn, then distorted again, every second time mirrored; 0: every step
             draws its own. Prior maps are most of a step's cost: 800 steps of 400 draws cost little more than 400.
         hold_out: number of base classes that are left out of training, to choose between variants without looking at
-            novel classes; which ones: `diffup.episodes.held_out_classes`.
+            novel classes; which ones: `diffup.episodes.episode.held_out_classes`.
     """
 
     steps: int = 500
@@ -245,7 +245,7 @@ class SampleConfig:
 
     Attributes:
         method: ``"diffup"``, a training-free baseline (``"prior_mean"``, ``"prototype"``), or ``"adapter"``: a foreign
-            method (`diffup.adapter`).
+            method (`diffup.evaluation.adapter`).
         steps: DDIM steps (1-8 are sensible).
         strength: factor of the decoder's correction of the prior. Half of what training asked for was measured to cost
             nothing on held-out classes with the training backbone, and to gain on others (docs/method.md).

@@ -16,11 +16,11 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from diffup.config import VISUAL_CUES
-from diffup.cues import BACKGROUND, FOREGROUND, UNKNOWN
 from diffup.data.images import DAMAGE, read_photo, rgb
 from diffup.data.labels import read_drawn
-from diffup.encode import Features
+from diffup.episodes.cues import BACKGROUND, FOREGROUND, UNKNOWN
 from diffup.errors import UserError
+from diffup.evaluation.encode import Features
 
 FRACTIONS = 1.5  # a box in fractions may go beyond its image by as much as half of it
 AnyImage = Image.Image | NDArray[np.uint8] | str | Path
@@ -54,7 +54,7 @@ class Support:
             raise UserError(f"a support's kind must be one of {', '.join(VISUAL_CUES)}; not {self.kind!r}")
 
     def drawn(self, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """The annotation as `diffup.cues.cue_weights` reads it, [H, W]: 0 background, 1 the class, 2 unknown.
+        """The annotation as `diffup.episodes.cues.cue_weights` reads it, [H, W]: 0 background, 1 the class, 2 unknown.
 
         Raises:
             UserError: it does not fit an image of `size`, shows nothing of the class, holds other values, or is a file

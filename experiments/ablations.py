@@ -24,17 +24,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import cli
-from diffup import recipes
 from diffup.config import MAP_NAMES, PRIOR_MAPS, SampleConfig
 from diffup.errors import UserError, command_line
-from diffup.recipes import Recipe
-from experiments.cell import AnyCell
-from experiments.data import Data, open_data
-from experiments.grids import Backbone, evaluation_cells, named_backbone, training_cell
-from experiments.variants import VARIANTS, Change, applied, changes_training
+from diffup.grid.axes import Backbone, evaluation_cells, named_backbone, training_cell
+from diffup.grid.cell import AnyCell
+from diffup.grid.datasets import Data, open_data
+from diffup.grid.variants import VARIANTS, Change, applied, changes_training
+from diffup.training import recipes
+from diffup.training.recipes import Recipe
 
 if TYPE_CHECKING:
-    from analysis.tables import Table
+    from analysis.tables.table import Table
 
 NAME = "ablations"
 BASE = "diffup"
@@ -148,9 +148,9 @@ def table(results: Path, keys: Sequence[str]) -> Table:
     Raises:
         UserError: none of them is an evaluation cell.
     """
-    from analysis.ablation import ablation_table
-    from analysis.frame import load_results, only
-    from analysis.scores import studies
+    from analysis.results import load_results, only
+    from analysis.tables.ablation import ablation_table
+    from analysis.tables.scores import studies
 
     (study,) = studies(only(load_results(results), keys))
     return ablation_table(study, base=BASE, order=tuple(ABLATIONS))
@@ -158,7 +158,7 @@ def table(results: Path, keys: Sequence[str]) -> Table:
 
 def print_table(results: Path, keys: list[str]) -> None:
     """Print the table of `grid`'s cells."""
-    from analysis.tables import to_markdown
+    from analysis.tables.table import to_markdown
 
     print(f"\n{to_markdown(table(results, keys)).rstrip()}\n\nresults  {results}", flush=True)
 
@@ -186,7 +186,8 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Check data set and backbones, and describe the grid on them.
 
     Raises:
-        UserError: see `experiments.data.open_data` and `experiments.grids.named_backbone`; or no such fold or variant.
+        UserError: see `diffup.grid.datasets.open_data` and `diffup.grid.axes.named_backbone`; or no such fold
+            or variant.
     """
     from diffup.data.dataset import resolve_dataset
 

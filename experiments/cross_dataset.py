@@ -21,12 +21,12 @@ from functools import partial
 from pathlib import Path
 
 from cluster import cli
-from diffup import recipes
 from diffup.data.class_names import overlap
 from diffup.errors import UserError, command_line
-from experiments.cell import AnyCell
-from experiments.data import Data, open_data
-from experiments.grids import PRIOR_MEAN, Backbone, evaluation_cells, named_backbone, tasks, training_cell
+from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, named_backbone, tasks, training_cell
+from diffup.grid.cell import AnyCell
+from diffup.grid.datasets import Data, open_data
+from diffup.training import recipes
 
 NAME = "cross_dataset"
 SHOTS = (1, 5)
@@ -112,7 +112,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--source", required=True, metavar="PATH", help="trained on: a dataset.json, or a known name")
     made.add_argument("--target", required=True, metavar="PATH", help="tested on: a dataset.json, or a known name")
     made.add_argument("--weights-dir", type=cli.folder, default=None, metavar="DIR", help="folder of backbone weights")
-    made.add_argument("--protocol", default="paired", metavar="NAME", help="of the test; see diffup.protocols")
+    made.add_argument("--protocol", default="paired", metavar="NAME", help="of the test; see diffup.episodes.protocols")
     made.add_argument("--folds", type=cli.numbers, default=None, metavar="0,1,…", help="of the source; default: all")
     made.add_argument(
         "--test-classes",
@@ -133,7 +133,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
         UserError: anything wrong with them; see `tested_classes`.
     """
     from diffup.data.dataset import open_dataset, resolve_dataset
-    from diffup.protocols import get_protocol
+    from diffup.episodes.protocols import get_protocol
 
     paths = [resolve_dataset(name) for name in (args.source, args.target)]
     trained_on, tested_on = map(open_dataset, paths)

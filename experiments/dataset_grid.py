@@ -24,12 +24,12 @@ from pathlib import Path
 from cluster import cli
 from diffup.config import SampleConfig
 from diffup.errors import command_line
-from diffup.recipes import msrc15
-from experiments.cell import AnyCell
-from experiments.data import Data, open_data
-from experiments.grids import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, named_backbone, training_cell, unique
+from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, named_backbone, training_cell, unique
+from diffup.grid.cell import AnyCell
+from diffup.grid.datasets import Data, open_data
+from diffup.grid.variants import resolve
+from diffup.training.recipes import msrc15
 from experiments.report import print_tables
-from experiments.variants import resolve
 
 NAME = "dataset_grid"
 TRAINED_ON = "resnet50"
@@ -105,7 +105,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Check data set and backbones, and describe the grid on them.
 
     Raises:
-        UserError: see `experiments.data.open_data` and `experiments.grids.named_backbone`.
+        UserError: see `diffup.grid.datasets.open_data` and `diffup.grid.axes.named_backbone`.
     """
     from diffup.data.dataset import resolve_dataset
 

@@ -2,10 +2,10 @@
 
     python experiments/foreign_method.py
 
-A foreign method is a function ``(query, supports, cues) → probability`` (`diffup.adapter`) in a module that can be
-imported; `experiments.grids.adapter` makes a cell's configuration of its name. Here 4 evaluation cells of 300 episodes
-on fold 0, 1 and 5 shots with masks: the matcher, which stands in the row ``own`` since it uses none of our backbones,
-and the prior mean on ``tiny_resnet``. Nothing is trained; about a minute on 2 cores.
+A foreign method is a function ``(query, supports, cues) → probability`` (`diffup.evaluation.adapter`) in a module that
+can be imported; `diffup.grid.axes.adapter` makes a cell's configuration of its name. Here 4 evaluation cells of 300
+episodes on fold 0, 1 and 5 shots with masks: the matcher, which stands in the row ``own`` since it uses none of our
+backbones, and the prior mean on ``tiny_resnet``. Nothing is trained; about a minute on 2 cores.
 
 Expect: the matcher far from useless, since a class of ``shapes4i`` has a colour: mIoU 30.8 with 1 shot and 44.1 with 5,
 against 27.2 and 27.5 for the prior mean, though it sees no form and no pattern.
@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster import cli
-from diffup.adapter import Cue
 from diffup.config import InputConfig
 from diffup.errors import command_line
-from experiments.cell import AnyCell
-from experiments.data import Data, open_data
-from experiments.grids import OWN, PRIOR_MEAN, adapter, evaluation_cells, named_backbone, tasks
+from diffup.evaluation.adapter import Cue
+from diffup.grid.axes import OWN, PRIOR_MEAN, adapter, evaluation_cells, named_backbone, tasks
+from diffup.grid.cell import AnyCell
+from diffup.grid.datasets import Data, open_data
 from experiments.report import print_tables
 
 NAME = "foreign_method"

@@ -21,11 +21,11 @@ from functools import partial
 from pathlib import Path
 
 from cluster import cli
-from diffup import recipes
 from diffup.errors import UserError, command_line
-from experiments.cell import AnyCell
-from experiments.data import Data, named_data, open_data
-from experiments.grids import Backbone, evaluation_cells, named_backbone, tasks, training_cell
+from diffup.grid.axes import Backbone, evaluation_cells, named_backbone, tasks, training_cell
+from diffup.grid.cell import AnyCell
+from diffup.grid.datasets import Data, named_data, open_data
+from diffup.training import recipes
 
 NAME = "full_grid"
 RECIPES = {"pascal5i": recipes.pascal5i(), "coco20i": recipes.coco20i()}

@@ -23,12 +23,12 @@ from pathlib import Path
 from cluster import cli
 from diffup.config import SampleConfig
 from diffup.errors import command_line
-from diffup.recipes import msrc15
-from experiments.cell import AnyCell, TrainingCell
-from experiments.data import Data, open_data
-from experiments.grids import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, named_backbone, training_cell, unique
+from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, named_backbone, training_cell, unique
+from diffup.grid.cell import AnyCell, TrainingCell
+from diffup.grid.datasets import Data, open_data
+from diffup.grid.variants import VARIANTS, needs_training, resolve
+from diffup.training.recipes import msrc15
 from experiments.report import print_tables
-from experiments.variants import VARIANTS, needs_training, resolve
 
 NAME = "method_study"
 PARTS = ("main", "ablation")
@@ -90,7 +90,7 @@ def main_grid(data: Data, source: Backbone, upgrades: Sequence[Backbone], *, epi
 
 
 def ablation_grid(data: Data, source: Backbone, upgrades: Sequence[Backbone], *, episodes: int) -> list[AnyCell]:
-    """Every variant of `experiments.variants` on the training backbone and the first upgrade, 1 and 5 masks."""
+    """Every variant of `diffup.grid.variants` on the training backbone and the first upgrade, 1 and 5 masks."""
     cells: list[AnyCell] = []
     shown = [source, *upgrades[:1]]
     for fold in ABLATED_FOLDS:
@@ -117,7 +117,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Check data set and backbones, and describe the grid on them.
 
     Raises:
-        UserError: see `experiments.data.open_data` and `experiments.grids.named_backbone`.
+        UserError: see `diffup.grid.datasets.open_data` and `diffup.grid.axes.named_backbone`.
     """
     from diffup.data.dataset import resolve_dataset
 

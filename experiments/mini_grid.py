@@ -22,11 +22,11 @@ from functools import partial
 from pathlib import Path
 
 from cluster import cli
-from diffup import recipes
 from diffup.errors import UserError, command_line
-from experiments.cell import AnyCell
-from experiments.data import Data, open_data
-from experiments.grids import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, named_backbone, tasks, training_cell
+from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, named_backbone, tasks, training_cell
+from diffup.grid.cell import AnyCell
+from diffup.grid.datasets import Data, open_data
+from diffup.training import recipes
 from experiments.report import print_tables
 
 NAME = "mini_grid"
@@ -93,7 +93,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Check data set and backbones, and describe the grid on them.
 
     Raises:
-        UserError: see `experiments.data.open_data` and `experiments.grids.named_backbone`; or no such fold.
+        UserError: see `diffup.grid.datasets.open_data` and `diffup.grid.axes.named_backbone`; or no such fold.
     """
     from diffup.data.dataset import resolve_dataset
 

@@ -1,7 +1,7 @@
 """What a protocol alone does to a figure: one checkpoint a fold, evaluated under several protocols.
 
     python experiments/protocol_study.py --dataset DIR/dataset.json --weights-dir DIR --results DIR
-    python -m analysis.spread --results DIR --out DIR
+    python -m analysis.tables.protocol_spread --results DIR --out DIR
 
 With the defaults, a fold: 1 training cell (under ``paired``), and for each protocol its own number of episodes and all
 of its episode seeds: 1 and 5 masks, DiffUp and the prior mean, tested on the backbone of the training. On a data set of
@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cluster import cli
-from diffup import recipes
 from diffup.errors import UserError, command_line
-from experiments.cell import AnyCell
-from experiments.data import Data, open_data
-from experiments.grids import PRIOR_MEAN, Backbone, evaluation_cells, named_backbone, tasks, training_cell
+from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, named_backbone, tasks, training_cell
+from diffup.grid.cell import AnyCell
+from diffup.grid.datasets import Data, open_data
+from diffup.training import recipes
 
 NAME = "protocol_study"
 PROTOCOLS = ("paired", "hsnet", "pfenet", "bam", "panet")
@@ -44,7 +44,7 @@ def grid(
         episodes: per evaluation cell; 0: as many as the protocol has.
         seed: of training.
     """
-    from diffup.protocols import get_protocol
+    from diffup.episodes.protocols import get_protocol
 
     recipe = RECIPES.get(data[0].name, OTHER)()
     cells: list[AnyCell] = []
@@ -98,8 +98,8 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
 
 def report(results: Path, keys: list[str]) -> None:
     """Write and print the table of the protocols."""
-    from analysis.spread import spread_tables
-    from analysis.tables import to_markdown
+    from analysis.tables.protocol_spread import spread_tables
+    from analysis.tables.table import to_markdown
 
     for table in spread_tables(results, keys=keys):
         print(f"\n{to_markdown(table)}")

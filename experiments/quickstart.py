@@ -23,12 +23,12 @@ from functools import partial
 from pathlib import Path
 
 from cluster import cli
-from diffup import recipes
 from diffup.backbones.embedded import EMBEDDED
 from diffup.errors import command_line
-from experiments.cell import AnyCell
-from experiments.data import Data, open_data
-from experiments.grids import PRIOR_MEAN, PROTOTYPE, evaluation_cells, named_backbone, tasks, training_cell
+from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, evaluation_cells, named_backbone, tasks, training_cell
+from diffup.grid.cell import AnyCell
+from diffup.grid.datasets import Data, open_data
+from diffup.training import recipes
 from experiments.report import print_tables
 
 NAME = "quickstart"

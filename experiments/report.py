@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from cluster.mlflow_client import sqlite_uri, tracking_uri
+from cluster.tracking.client import sqlite_uri, tracking_uri
 
 
 def print_tables(results: Path, keys: list[str]) -> None:

@@ -30,17 +30,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cluster import cli
-from cluster.rungs import Candidate, Record, Search, best, halvings, validation_classes
-from cluster.store import Store
-from diffup import recipes
+from cluster.hpo.trials import Candidate, Record, Search, best, halvings, validation_classes
+from cluster.storage.results import Store
 from diffup.errors import UserError, command_line
+from diffup.grid.axes import Backbone, evaluation_cells, named_backbone, training_cell
+from diffup.grid.datasets import Data, open_data
 from diffup.home import expanded, home
-from diffup.recipes import Recipe
-from experiments.data import Data, open_data
-from experiments.grids import Backbone, evaluation_cells, named_backbone, training_cell
+from diffup.training import recipes
+from diffup.training.recipes import Recipe
 
 if TYPE_CHECKING:
-    from analysis.tables import Table
+    from analysis.tables.table import Table
 
 NAME = "search"
 HOLD_OUT = 3
@@ -167,7 +167,7 @@ def virtual_sizes(size: int) -> tuple[int, int]:
 
 def table(search: Search, record: Record) -> Table:
     """Configurations with their scores at each rung, the best first, and how they ended."""
-    from analysis.tables import Column, Number, Row, Table
+    from analysis.tables.table import Column, Number, Row, Table
 
     names = list(dict.fromkeys(name for candidate in search.candidates for name in candidate.values))
     winner = best(record)
@@ -197,7 +197,7 @@ def _short(value: Any) -> str:
 
 def report(search: Search, record: Record) -> str:
     """The table, what was saved, the best configuration to paste into a recipe, and what its score is worth."""
-    from analysis.tables import to_markdown
+    from analysis.tables.table import to_markdown
 
     steps, entries = search.rungs[-1], record.entries.values()
     full, rungs = steps * len(search.candidates), [rung for entry in entries for rung in entry["rungs"]]
@@ -254,7 +254,7 @@ def build(args: argparse.Namespace) -> tuple[list[Search], dict[str, Path]]:
     """Check data set and backbone, and draw a search for each fold.
 
     Raises:
-        UserError: see `experiments.data.open_data` and `cluster.rungs`; or no such fold.
+        UserError: see `diffup.grid.datasets.open_data` and `cluster.hpo.trials`; or no such fold.
     """
     from diffup.data.dataset import open_dataset, resolve_dataset
 
@@ -296,7 +296,7 @@ def results_of(args: argparse.Namespace) -> Path:
         raise UserError(
             f"--results {args.results}: a search goes on from its record and from paused trainings, which must be in "
             "a folder; give one that all machines see. Its finished trainings can be copied to an object store: "
-            f"`python -m cluster.mirror push DIR {args.results}`"
+            f"`python -m cluster.storage.mirror push DIR {args.results}`"
         )
     return expanded(args.results or home() / "results" / NAME)
 
@@ -305,9 +305,9 @@ def run(args: argparse.Namespace, searches: Sequence[Search], files: dict[str, P
     """Run searches and print their reports; returns the exit code.
 
     Raises:
-        UserError: see `cluster.search.run_searches`.
+        UserError: see `cluster.hpo.search.run_searches`.
     """
-    from cluster.search import SearchOptions, run_searches
+    from cluster.hpo.search import SearchOptions, run_searches
 
     results = results_of(args)
     how = SearchOptions(
@@ -336,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for number, candidate in enumerate(search.candidates):
                     print(f"  {number}: {candidate.cell.key()} {candidate.in_words()}")
             return 0
-        return run(args, searches, files, "cluster.work")
+        return run(args, searches, files, "cluster.execution.run_cell")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

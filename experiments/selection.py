@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import cli
-from diffup import recipes
 from diffup.errors import UserError, command_line
-from diffup.recipes import Recipe
-from experiments.cell import AnyCell
-from experiments.data import Data, open_data
-from experiments.grids import PRIOR_MEAN, Backbone, evaluation_cells, named_backbone, training_cell
+from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, named_backbone, training_cell
+from diffup.grid.cell import AnyCell
+from diffup.grid.datasets import Data, open_data
+from diffup.training import recipes
+from diffup.training.recipes import Recipe
 
 if TYPE_CHECKING:
-    from analysis.tables import Table
+    from analysis.tables.table import Table
 
 NAME = "selection"
 HOLD_OUT = 3
@@ -101,10 +101,10 @@ def table(results: Path, keys: Sequence[str]) -> Table:
     """
     import numpy as np
 
-    from analysis.frame import load_results, only
-    from analysis.places import METHODS
+    from analysis.results import load_results, only
     from analysis.stats import Estimate, average, bootstrap
-    from analysis.tables import Column, Number, Row, Table
+    from analysis.tables.places import METHODS
+    from analysis.tables.table import Column, Number, Row, Table
 
     found = only(load_results(results, classes="held_out"), keys)
     sizes = {key: int(document["input"]["input_size"]) for key, document in found.documents.items()}
@@ -154,7 +154,7 @@ def table(results: Path, keys: Sequence[str]) -> Table:
 
 def print_table(results: Path, keys: list[str]) -> None:
     """Print the table of `grid`'s cells."""
-    from analysis.tables import to_markdown
+    from analysis.tables.table import to_markdown
 
     print(f"\n{to_markdown(table(results, keys)).rstrip()}\n\nresults  {results}", flush=True)
 
@@ -175,7 +175,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     """Check data set and backbone, and describe the grid on them.
 
     Raises:
-        UserError: see `experiments.data.open_data` and `experiments.grids.named_backbone`; or no such fold.
+        UserError: see `diffup.grid.datasets.open_data` and `diffup.grid.axes.named_backbone`; or no such fold.
     """
     from diffup.data.dataset import resolve_dataset
 

@@ -4,7 +4,7 @@ A skip is lawful for two reasons only, and both are counted before pytest's last
 (real photographs and weights that the product does not ship). Under ``DIFFUP_CI=1`` any other skip is a failure, so
 that a test of LaTeX or of a page can't silently stop running.
 
-Fixtures: `require_program`, `shared_data`, `shared_lists`, `shared_weights`, `one_thread`.
+Fixtures of all packages; heavy imports wait until one is asked for.
 """
 
 from __future__ import annotations
@@ -17,8 +17,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from cluster.storage.remote import RemotePlace
+    from diffup import DiffUp
+    from diffup.data.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_GPU = "no CUDA GPU"
@@ -181,3 +187,76 @@ def one_thread() -> Generator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A small shapes4i."""
+    from tests.helpers.trained import make_data
+
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def results(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A result store with one training cell, `tests.helpers.trained.CELL`."""
+    from tests.helpers.trained import make_results
+
+    return make_results(data, tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def model(results: Path) -> DiffUp:
+    """That cell's checkpoint, loaded."""
+    from diffup import DiffUp
+    from tests.helpers.trained import CELL
+
+    return DiffUp.load(results / CELL.key())
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Folder of indexes."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def json_path(tmp_path: Path) -> Path:
+    """``dataset.json`` of a sound data set in VOC layout."""
+    from tests.helpers.folders import write_voc
+
+    return write_voc(tmp_path / "toy")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Generator[str]:
+    """The address of a local S3 server: one for all tests of a process, as file systems are kept per process."""
+    server = pytest.importorskip("moto.server")
+    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def endpoint(s3_server: str) -> Generator[str]:
+    """The server, with an empty bucket where there is none, and the environment that points to it."""
+    from tests.helpers.object_store import SECRET
+
+    boto3 = pytest.importorskip("boto3")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", s3_server)
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="results")
+        yield s3_server
+
+
+@pytest.fixture
+def place(endpoint: str, tmp_path: Path) -> RemotePlace:
+    """A prefix that is the test's alone."""
+    from cluster.storage.remote import RemotePlace
+
+    return RemotePlace(f"s3://results/{tmp_path.name}")

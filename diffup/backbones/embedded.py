@@ -1,6 +1,6 @@
 """The three tiny backbones that are shipped with the package, so that everything runs with no network.
 
-They were trained by `diffup.backbones.train_embedded` on combinations of form and appearance that are not classes of
+They were trained by `tools.train_embedded` on combinations of form and appearance that are not classes of
 `shapes4i`. No torch at import.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "embedded_weights"
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 CONTEXT = 12

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from diffup.backbones.names import parse_backbone
+from diffup.backbones.registry import parse_backbone
 
 
 def offline() -> bool:

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from diffup.backbones import embedded
-from diffup.backbones.names import BackboneName, check_backbone, check_tag
-from diffup.backbones.weights_io import (
+from diffup.backbones.registry import BackboneName, check_backbone, check_tag
+from diffup.backbones.weights import (
     file_identity,
     file_stems,
     find_weights,
@@ -243,10 +243,10 @@ def _build(name: str, parsed: BackboneName, weights: str) -> Any:
 
 def _build_library(parsed: BackboneName, *, pretrained: bool) -> Any:
     if parsed.kind == "open_clip":
-        from diffup.backbones.clip_features import build_clip
+        from diffup.backbones.open_clip import build_clip
 
         return build_clip(parsed.model, parsed.tag, pretrained=pretrained)
-    from diffup.backbones.timm_features import build_timm
+    from diffup.backbones.timm import build_timm
 
     return build_timm(parsed.timm_name, pretrained=pretrained)
 
@@ -255,10 +255,10 @@ def _build_embedded(name: str) -> Any:
     model: nn.Module = embedded.build(name)
     spec = embedded.EMBEDDED[name]
     if spec.has_text:
-        from diffup.backbones.clip_features import ClipFeatures
+        from diffup.backbones.open_clip import ClipFeatures
 
         return ClipFeatures(model, embedded.tokenizer, mean=spec.mean, std=spec.std)
-    from diffup.backbones.timm_features import TimmFeatures
+    from diffup.backbones.timm import TimmFeatures
 
     return TimmFeatures(model)
 

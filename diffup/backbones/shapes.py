@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 
 from diffup.backbones import embedded
-from diffup.backbones.names import check_backbone
+from diffup.backbones.registry import check_backbone
 
 PROBE = 224  # side in pixels of the image that is not there; channels don't depend on it
 

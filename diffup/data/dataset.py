@@ -18,14 +18,14 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from diffup.data import coco, fss, voc
 from diffup.data.images import read_photo
+from diffup.data.layouts import coco, fss, voc
+from diffup.data.layouts.scan import SHOWN, Scan, fail, same_ids
 from diffup.data.records import Record, read_index, write_index
-from diffup.data.scan import SHOWN, Scan, fail, same_ids
 from diffup.data.spec import DatasetSpec, read_spec
+from diffup.episodes.protocols import Protocol, get_protocol
 from diffup.errors import UserError
 from diffup.home import home
-from diffup.protocols import Protocol, get_protocol
 
 INDEX_VERSION = 3
 BENCHMARKS = ("pascal5i", "coco20i", "fss1000")

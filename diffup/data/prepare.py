@@ -26,10 +26,10 @@ from diffup.data.class_names import COCO_CLASSES, VOC_CLASSES
 from diffup.data.dataset import Dataset, open_dataset, scan_dataset
 from diffup.data.images import IMAGE_SUFFIXES
 from diffup.data.labels import MASK_SUFFIX
+from diffup.data.layouts.scan import Scan, fail
 from diffup.data.lists import COCO, FOLDS, PASCAL, fold_classes
 from diffup.data.records import PART, replacing
 from diffup.data.report import describe
-from diffup.data.scan import Scan, fail
 from diffup.data.text import read_lines
 from diffup.errors import UserError
 

@@ -4,7 +4,7 @@
 
 A class is a combination of a form and an appearance, so its name has meaning and text can find it: "striped red ring".
 Distractors share its form, its colour or its pattern, in most images: neither attribute alone is enough. The embedded
-backbones were trained on other combinations only (`diffup.backbones.train_embedded`).
+backbones were trained on other combinations only (`tools.train_embedded`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Results published by others."""

@@ -1,0 +1,1 @@
+"""Tables of results: their model, their contents and their formats."""

@@ -1,0 +1,93 @@
+"""The words of a table: names of its rows, and the notes that say which protocol, data, code and statistics made it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from analysis.tables.places import METHODS, Subject
+from analysis.tables.scores import Study
+from analysis.tables.table import Number, Row
+
+UNMARKED = (
+    "Groups without bold: no p-value that so few query images (or resamples) allow is small enough for their number of "
+    "comparisons; use more episodes."
+)
+
+
+def method_name(study: Study, subject: Subject) -> str:
+    """Name of a method; with its training backbone where a study has several."""
+    name = METHODS.get(subject.variant, subject.variant)
+    several = len(study.trained_on) > 1
+    return f"{name} ({subject.trained_on})" if several and subject.trained_on else name
+
+
+def labels(study: Study, subject: Subject) -> tuple[str, str]:
+    """Names of backbone and method; the backbone's weights are named where a study has several."""
+    backbone = (
+        subject.backbone if len(study.weights[subject.backbone]) == 1 else f"{subject.backbone} [{subject.weights}]"
+    )
+    return backbone, method_name(study, subject)
+
+
+def trained_on(study: Study) -> str:
+    """The end of a caption: what was trained on."""
+    names = sorted(study.trained_on)
+    if not names:
+        return ""
+    source = study.cells["trained_dataset"].iloc[0]
+    data = f"{source} with " if source else ""
+    if len(names) == 1:
+        return f", trained on {data}{names[0]} only"
+    return f"{', trained on ' + source if source else ''}; in brackets the training backbone"
+
+
+def data_name(study: Study) -> str:
+    """Name of the data set."""
+    return str(study.cells["dataset"].iloc[0])
+
+
+def notes(study: Study, rows: Sequence[Row]) -> list[str]:
+    """Protocol, data, episodes, seeds, code, and how to read intervals: of the cells that the rows come from."""
+    keys = {key for row in rows for entry in row.entries if isinstance(entry, Number) for key in entry.keys}
+    cells = study.cells.iloc[sorted(study.places[key] for key in keys if key in study.places)]
+    first = study.cells.iloc[0]
+    protocol = f"Protocol {first['protocol']} ({first['protocol_hash'] or 'no hash'})"
+    data = f"data {first['dataset']} ({first['dataset_hash'] or 'no fingerprint'})"
+    if first["trained_dataset"]:
+        data += f", checkpoints from {first['trained_dataset']}"
+    if cells.empty:
+        return [f"{protocol}, {data}; no cell of this table has finished."]
+    folds = f"folds {_listed(cells['fold'])}" if cells["fold"].nunique() > 1 else f"fold {cells['fold'].iloc[0]} only"
+    seeds = f"episode seeds {_listed(cells['episode_seed'])}"
+    trained = cells[cells["trained_on"] != ""]
+    if not trained.empty:
+        seeds += f", training seeds {_listed(trained['train_seed'])}"
+    commits = {commit[:12] or "unknown" for commit in cells["git_commit"].unique()}
+    codes = {code or "unknown" for code in cells["code_hash"].unique()}
+    made = f"commit {', '.join(sorted(commits))}, method's code {', '.join(sorted(codes))}"
+    starred = any(isinstance(entry, Number) and entry.difference for row in rows for entry in row.entries)
+    lines = [
+        f"{protocol}, {data}; {folds}, {_listed(cells['episodes'])} episodes a fold, {seeds}; {made}.",
+        f"In brackets: 95% bootstrap interval ({study.resamples} resamples of query images within their class).",
+    ]
+    if starred:
+        lines.append("Differences are paired over the same episodes; * marks intervals that exclude 0.")
+    if trained["train_seed"].nunique() > 1:
+        lines.append("±: standard deviation over training seeds; the brackets hold for their mean on other episodes.")
+    lacking = cells[cells["undefined"] != ""]["undefined"].value_counts(sort=False).sort_index()
+    if any(isinstance(entry, Number) and entry.value != entry.value for row in rows for entry in row.entries):
+        reasons = [f"{reason} ({count} {'cells' if count > 1 else 'cell'})" for reason, count in lacking.items()]
+        more = f"; and {len(reasons) - 3} other reasons" if len(reasons) > 3 else ""
+        lines.append(f"Undefined figures are shown as –. {'; '.join(reasons[:3]) or 'See the warnings'}{more}.")
+    if any(isinstance(entry, Number) and entry.undecided for row in rows for entry in row.entries):
+        lines.append(UNMARKED)
+    return lines
+
+
+def _listed(values: pd.Series[int]) -> str:
+    found = sorted({int(value) for value in values.unique()})
+    if len(found) > 3 and found == list(range(found[0], found[-1] + 1)):
+        return f"{found[0]}–{found[-1]}"
+    return ", ".join(map(str, found))

@@ -1,0 +1,1 @@
+"""Running cells: the Ray session, the scheduler, the workers and what they do."""

@@ -1,0 +1,185 @@
+"""What a launch says while it runs, on the terminal and in its log: a line a cell, and a sign of life in between."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from cluster.execution.work_units import Piece
+from cluster.execution.worker import AGAIN, ATTEMPTS, ELSEWHERE, FAILED, PART
+from cluster.planning.plan import clock
+from cluster.storage.results import Record, Store
+from diffup.grid.axes import describe
+from diffup.grid.cell import AnyCell, Cell
+
+SIGN_OF_LIFE = 30.0  # seconds of silence before one line about what runs
+DIED = "its worker process died {} times (out of memory, or the node was lost)"
+
+
+class Progress(tune.Callback):
+    """Counts what ended and prints it.
+
+    Attributes:
+        finished, failed: keys of cells that ended here or, finished, elsewhere.
+        episodes: number of episodes evaluated so far.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[AnyCell],
+        expected: dict[str, float],
+        slots: int,
+        store: Store,
+        log: Path | None = None,
+    ) -> None:
+        """Args: cells to run; expected seconds by key; trials at a time; where results are looked up; a log file."""
+        self._store, self._log = store, log
+        self._cells = {cell.key(): cell for cell in cells}
+        self._expected, self._slots = expected, max(1, slots)
+        self._began = self._spoke = time.monotonic()
+        self._running: dict[str, float] = {}  # trial id → since when it is at its piece
+        self._to_come = [sum(expected.get(key, 0.0) for key in self._cells), float(len(self._cells))]
+        self._behind = [0.0, 0.0]  # expected and real seconds of what ended
+        self._seconds: dict[str, float] = {}
+        self._ended: set[str] = set()
+        self.finished: list[str] = []
+        self.failed: list[str] = []
+        self.crashed: dict[str, str] = {}
+        self._told: set[str] = set()
+        self.episodes = 0
+        self.stopped = False
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial begins."""
+        self.begin(trial.trial_id)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial's piece ended, well or not."""
+        self.end(trial.trial_id, result)
+        if not result.get("done"):
+            self.begin(trial.trial_id)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial ended."""
+        self._running.pop(trial.trial_id, None)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A worker process died; its pieces are handed out again."""
+        self._running.pop(trial.trial_id, None)
+        if not self.stopped:
+            self.say(f"the worker of {trial.trial_id} died; what it had not finished is handed out again")
+
+    def begin(self, trial: str) -> None:
+        """A trial is at its next piece."""
+        self._running[trial] = time.monotonic()
+
+    def end(self, trial: str, result: dict[str, Any]) -> None:
+        """A piece ended, as `cluster.execution.worker.run_piece` says."""
+        key, status = str(result["key"]), result.get("status")
+        took = time.monotonic() - self._running.pop(trial, time.monotonic())
+        self._seconds[key] = self._seconds.get(key, 0.0) + took
+        what = describe(self._cells[key])
+        if status == PART:
+            self.episodes += int(result["episodes"])
+            self.say(f"{what}: {result['episodes']} of {self._episodes(key)} episodes in {took:.1f} s")
+        elif status in (ELSEWHERE, AGAIN):
+            self._seconds.pop(key, None)
+            if status == AGAIN and result["error"] not in self._told:
+                self._told.add(str(result["error"]))
+                self.say(f"{what}: not begun, is tried again: {result['error']}")
+        elif status == FAILED:
+            self.fail(key, str(result.get("error", "no reason given")))
+        elif self._finish(key):
+            self.episodes += int(result["episodes"])
+            self.say(f"{what}: {result['headline']} in {took:.1f} s")
+
+    def _finish(self, key: str) -> bool:
+        """Count a cell as finished, once."""
+        if not self._end(key):
+            return False
+        self.finished.append(key)
+        return True
+
+    def _end(self, key: str) -> bool:
+        if key in self._ended:
+            return False
+        self._ended.add(key)
+        expected = self._expected.get(key, 0.0)
+        self._to_come = [self._to_come[0] - expected, self._to_come[1] - 1]
+        if expected and self._seconds.get(key):
+            self._behind = [self._behind[0] + expected, self._behind[1] + self._seconds[key]]
+        return True
+
+    def _episodes(self, key: str) -> int:
+        cell = self._cells[key]
+        return cell.episodes if isinstance(cell, Cell) else 0
+
+    def found(self, piece: Piece, record: Record) -> None:
+        """Another driver finished a cell that waited here."""
+        key = piece.cell.key()
+        if self._finish(key):
+            self.say(f"{describe(piece.cell)}: finished by another launch")
+
+    def crash(self, piece: Piece) -> None:
+        """A piece's worker died too often."""
+        key = piece.cell.key()
+        if key in self._ended or self._store.read(key).status == "finished":
+            return  # it died after its work was done
+        self.crashed[key] = DIED.format(ATTEMPTS)
+        self.fail(key, self.crashed[key])
+
+    def fail(self, key: str, why: str) -> None:
+        """A cell failed for good."""
+        if self._end(key):
+            self.failed.append(key)
+            self.say(f"FAILED {key} {describe(self._cells[key])}: {why}")
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called about ten times a second."""
+        if time.monotonic() - self._spoke > SIGN_OF_LIFE:
+            longest = max((time.monotonic() - since for since in self._running.values()), default=0.0)
+            at = f"at work, the longest for {clock(longest)}" if self._running else "waiting"
+            self.say(at)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the launch began to run cells."""
+        return time.monotonic() - self._began
+
+    def eta(self) -> float | None:
+        """Seconds to go, from past cells scaled to what this launch takes, or from its own mean."""
+        seconds, cells = self._to_come
+        if self._behind[0] and len(self._expected) >= len(self._cells):
+            return self._behind[1] / self._behind[0] * max(0.0, seconds) / self._slots
+        if self._seconds:
+            return sum(self._seconds.values()) / len(self._seconds) * cells / self._slots
+        return None
+
+    def say(self, what: str) -> None:
+        """One line: how far it is, what happened, and the figures."""
+        self._spoke = time.monotonic()
+        ended, eta = len(self.finished) + len(self.failed), self.eta()
+        width = len(str(len(self._cells)))
+        facts = [f"{len(self._running)} running"]
+        if self.failed:
+            facts.append(f"{len(self.failed)} failed")
+        if self.episodes:
+            facts.append(f"{self.episodes / self.seconds:.0f} episodes/s")
+        if eta is not None and ended < len(self._cells):
+            facts.append(f"ETA {clock(eta)}")
+        line = f"[{ended:{width}d}/{len(self._cells)} {clock(self.seconds)}] {what}  ({', '.join(facts)})"
+        print(line, flush=True)
+        sys.stdout.flush()
+        if self._log is not None:
+            try:
+                with self._log.open("a", encoding="utf-8") as log:
+                    log.write(line + "\n")
+            except OSError:
+                self._log = None  # a full disk must not end a launch

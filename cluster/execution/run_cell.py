@@ -1,0 +1,276 @@
+"""What a trial does: one cell, from data set to metrics, with what is costly kept in the process.
+
+Ray-free on purpose: the same functions run a cell in a trial, in a test, or by hand. A long evaluation cell can be cut
+into episode shards: `execute` is `conclude` of the `evaluate_part` of all episodes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from PIL import Image
+
+from cluster.execution.context import (
+    CHECKPOINT,
+    WorkContext,
+    checkpoint_of,
+    classes_of,
+    features_of,
+    keep_for,
+    manifest_for_cell,
+    open_cells_dataset,
+    priors_of,
+    provenance,
+    training_pools_of,
+)
+from cluster.execution.memory import Peak, peak_memory
+from cluster.storage.depot import TrainingState
+from diffup.config import parse_annotation, support_kinds
+from diffup.episodes.cue_source import CueSource
+from diffup.episodes.episode import Episode, held_out_classes
+from diffup.episodes.protocols import get_protocol
+from diffup.errors import UserError
+from diffup.evaluation.adapter import load_method
+from diffup.evaluation.encode import FeatureCache
+from diffup.evaluation.evaluate import Evaluation, evaluate, predict
+from diffup.evaluation.metrics import fb_iou, miou, undefined
+from diffup.evaluation.panels import panel, shown_episodes
+from diffup.evaluation.priors import PairPriors
+from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_to_dict
+from diffup.models.card import versions
+from diffup.models.flops import method_cost
+from diffup.training.distributed import Team
+from diffup.training.sampler import EpisodeSampler
+from diffup.training.trainer import train
+
+PEAK = "peak"  # of a part, in its provenance
+
+__all__ = ["Outcome", "Part", "WorkContext", "conclude", "evaluate_part", "execute"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a cell gave: figures, the episode table (None for a training cell), provenance and panels by name."""
+
+    metrics: dict[str, float]
+    episodes: pd.DataFrame | None
+    provenance: dict[str, Any]
+    panels: dict[str, Image.Image] = field(default_factory=dict)
+    undefined: dict[str, str] = field(default_factory=dict)  # why metrics are nan
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some episodes of a cell: their rows, provenance, and seconds of work."""
+
+    episodes: pd.DataFrame
+    provenance: dict[str, Any]
+    seconds: float
+
+
+def execute(cell: AnyCell, context: WorkContext) -> Outcome:
+    """Run one cell.
+
+    Raises:
+        UserError: data, weights or checkpoint are missing or not those the cell names.
+    """
+    torch.set_num_threads(context.threads)
+    with peak_memory(context.device) as peak:
+        if isinstance(cell, Cell):
+            setting = _Setting.of(cell, context)
+            outcome = _concluded(cell, context, setting, [_part(context, setting, 0, cell.episodes)])
+        else:
+            started = time.perf_counter()
+            outcome = _train(cell, context)
+            outcome.metrics.setdefault("seconds", time.perf_counter() - started)
+    return _measured(outcome, context, [peak])
+
+
+def evaluate_part(cell: Cell, context: WorkContext, start: int, end: int) -> Part:
+    """Evaluate episodes `start` to `end` of a cell's manifest.
+
+    Cut at multiples of the batch size, the parts are, put together, what one piece would be.
+
+    Raises:
+        UserError: data, weights or checkpoint are missing or not those the cell names.
+    """
+    torch.set_num_threads(context.threads)
+    with peak_memory(context.device) as peak:
+        part = _part(context, _Setting.of(cell, context), start, end)
+    return Part(part.episodes, {**part.provenance, PEAK: dataclasses.asdict(peak)}, part.seconds)
+
+
+def _part(context: WorkContext, setting: _Setting, start: int, end: int) -> Part:
+    before = setting.made()
+    began = time.perf_counter()
+    table = evaluate(
+        setting.what, setting.episodes[start:end], setting.cues, setting.features,
+        batch_size=context.batch_size, progress=context.progress, priors=setting.priors,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    facts = {**setting.provenance, **{name: count - before[name] for name, count in setting.made().items()}}
+    return Part(table, facts, seconds)
+
+
+def conclude(cell: Cell, context: WorkContext, parts: list[Part]) -> Outcome:
+    """A cell from all of its parts, in order.
+
+    Raises:
+        UserError: they are not all of its episodes.
+    """
+    with peak_memory(context.device) as peak:
+        outcome = _concluded(cell, context, _Setting.of(cell, context), parts)
+    return _measured(outcome, context, [peak, *(Peak(**part.provenance.get(PEAK, {})) for part in parts)])
+
+
+def _concluded(cell: Cell, context: WorkContext, setting: _Setting, parts: list[Part]) -> Outcome:
+    table = pd.concat([part.episodes for part in parts], ignore_index=True) if len(parts) > 1 else parts[0].episodes
+    if list(table["episode"]) != [episode.index for episode in setting.episodes]:
+        raise ValueError(f"cell {cell.key()}: its parts are not its {len(setting.episodes)} episodes")
+    panels = _panels(context, setting, [setting.episodes[place] for place in shown_episodes(table)])
+    seconds = sum(part.seconds for part in parts)
+    metrics = {
+        "miou": miou(table["class_id"], table["inter_fg"], table["union_fg"], setting.what.class_indices),
+        "fb_iou": fb_iou(table["inter_fg"], table["union_fg"], table["inter_bg"], table["union_bg"]),
+        "episodes_per_s": len(table) / seconds,
+        "seconds": seconds,
+    }
+    names = {c: setting.cues.dataset.classes[c] for c in setting.what.class_indices}
+    reasons = undefined(table["class_id"], table[["inter_fg", "union_fg", "inter_bg", "union_bg"]], names)
+    counts = {name: sum(part.provenance[name] for part in parts) for name in setting.made()}
+    facts = {**setting.provenance, **counts, "cost": _cost(cell, setting)}
+    return Outcome(metrics, table, facts, panels, reasons)
+
+
+def _panels(context: WorkContext, setting: _Setting, episodes: list[Episode]) -> dict[str, Image.Image]:
+    made: dict[str, Image.Image] = {}
+    for start in range(0, len(episodes), context.batch_size):
+        chunk = episodes[start : start + context.batch_size]
+        shown = predict(setting.what, chunk, setting.cues, setting.features, setting.priors)
+        for episode, prediction in zip(chunk, shown, strict=True):
+            made[f"episode_{episode.index:04d}"] = panel(setting.what, episode, prediction, setting.cues)
+    return made
+
+
+def _cost(cell: Cell, setting: _Setting) -> dict[str, float]:
+    """What an episode costs by architecture; of a foreign method nothing is known."""
+    if setting.what.method is not None:
+        return {}
+    model = setting.what.model.config if setting.what.model is not None else None
+    texts = int("text" in parse_annotation(cell.annotation))
+    supports = len(support_kinds(cell.annotation, cell.shots))
+    try:
+        return method_cost(cell.backbone, cell.input, model, cell.sample, supports, texts)
+    except UserError:  # a backbone whose architecture can't be built by its name: costs are unknown, figures stand
+        return {}
+
+
+def _measured(outcome: Outcome, context: WorkContext, peaks: list[Peak]) -> Outcome:
+    """With the largest of the peaks: each worker that had a part of the cell holds one of them."""
+    outcome.metrics["peak_memory_mb"] = max(peak.memory_mb for peak in peaks)
+    if context.device.startswith("cuda"):
+        outcome.metrics["peak_gpu_memory_mb"] = max(peak.gpu_memory_mb for peak in peaks)
+    return outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Setting:
+    """Everything that evaluating a cell's episodes takes."""
+
+    what: Evaluation
+    episodes: list[Episode]
+    cues: CueSource
+    features: FeatureCache | None
+    priors: PairPriors | None
+    provenance: dict[str, Any]
+
+    @staticmethod
+    def of(cell: Cell, context: WorkContext) -> _Setting:
+        dataset, features, method = open_cells_dataset(cell, context), None, None
+        if cell.sample.method == "adapter":  # a foreign method encodes for itself
+            method = load_method(cell.sample.function, cell.sample.function_version)
+        else:
+            features = features_of(cell, dataset, context)
+        cues = CueSource(dataset, cell.input)
+        classes = classes_of(cell, dataset)
+        model = checkpoint_of(cell, [dataset.classes[c] for c in classes], context)
+        manifest = manifest_for_cell(cell, dataset, classes, context)
+        what = Evaluation(
+            model=model,
+            sample=cell.sample,
+            annotation=cell.annotation,
+            shots=cell.shots,
+            class_indices=tuple(classes),
+            method=method,
+            deranged=cell.input.class_names == "deranged",
+            seed=cell.episode_seed,
+            fold=cell.fold,
+            protocol=get_protocol(cell.protocol),
+        )
+        return _Setting(
+            what=what,
+            episodes=list(manifest.episodes),
+            cues=cues,
+            features=features,
+            priors=None if features is None else priors_of(cell, dataset, cues, features, context),
+            provenance={**provenance(context, features, dataset), "manifest_hash": manifest.hash()},
+        )
+
+    def made(self) -> dict[str, int]:
+        """How much had to be computed that shards could have held."""
+        encoded = 0 if self.features is None else self.features.encoded + self.features.texts_encoded
+        return {"images_encoded": encoded, "priors_computed": 0 if self.priors is None else self.priors.computed}
+
+
+def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
+    team = Team.here()
+    dataset = open_cells_dataset(cell, context)
+    features = features_of(cell, dataset, context)
+    cues = CueSource(dataset, cell.input)
+    held_out = held_out_classes(dataset, cell.fold, cell.train.hold_out, cell.train_seed)
+    pools = training_pools_of(cell, dataset, context)
+    source = (dataset.fingerprint, cell.protocol_hash, cell.lists)
+    keep = keep_for(context, *source, features.encoder.identity, cell.input, held_out)
+    sampler = EpisodeSampler(cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train, keep)
+    before = features.encoded
+    state = TrainingState(context.remote, context.results, cell.key())
+    if team.rank == 0:
+        state.bring()
+    warnings: list[str] = []
+
+    def other_code(why: str) -> None:
+        """The folder's name says what is trained, and nobody but the platform looks after the state."""
+        warnings.append(why)
+        print(f"warning: cell {cell.key()}: {why}", file=sys.stderr)
+
+    metrics = train(
+        sampler,
+        cell.model,
+        cell.train,
+        context.results / cell.key() / CHECKPOINT,
+        seed=cell.train_seed,
+        facts={
+            "cell": cell_to_dict(cell),
+            "key": cell.key(),
+            "classes": [dataset.classes[c] for c in sorted(pools)],
+            "left_out": [dataset.classes[c] for c in (*dataset.novel_classes(cell.fold), *held_out)],
+            "versions": versions(),
+        },
+        progress=context.progress,
+        device=context.device,
+        team=team,
+        saved=state.keep,
+        other_code=other_code,
+    )
+    if team.rank == 0:
+        state.drop()
+    facts = {**provenance(context, features, dataset), "train_workers": team.size}
+    if warnings:
+        facts["warnings"] = warnings
+    return Outcome(metrics, None, {**facts, "images_encoded": features.encoded - before})

@@ -1,0 +1,337 @@
+"""Successive halving over training configurations: Ray Tune's ASHA gives steps to those that are good so far.
+
+A trial is one configuration of `cluster.hpo.trials`. At each rung its training pauses, what it has so far is scored on
+the base classes that it holds out, and the scheduler lets it go on or stops it. Training goes through the result store
+as in any launch (`cluster.execution.worker.run_piece`): a configuration that is trained to the end is a finished
+training cell, with the bytes it would have had without a search. One that was stopped leaves its state, so that it
+could still go on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from cluster.code_version import code_hash
+from cluster.execution.session import ray_session
+from cluster.execution.tuner import Job, options_of, resources
+from cluster.execution.work_units import Piece, read_cell
+from cluster.execution.worker import context_options, run_in_turn
+from cluster.hpo.report import Board, Runs
+from cluster.hpo.trials import DIVERGED, FAILED, FINISHED, Record, Search, check_seen, read_entry
+from cluster.planning.preflight import git_commit, preflight
+from cluster.precompute.stage import prepared
+from cluster.storage.leases import alone
+from cluster.storage.results import TUNE, WORK, Store, cell_document
+from cluster.tracking.launch_runs import Tracking, close_tracking, open_tracking, resolve_uri
+from diffup.errors import UserError
+from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_from_dict, cell_to_dict
+from diffup.training.trainer import Paused, paused_at
+
+CRASHES = 1  # times that a configuration is tried again after the death of its worker
+SCORE, TIME = "miou", "steps"
+DONE, SOME_FAILED = 0, 1
+SO_FAR = ("model.safetensors", "config.json", "README.md")  # a paused training's checkpoint, without its state
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions:
+    """Runtime options of a search; none of them changes a score.
+
+    Attributes:
+        results: result store.
+        tracking_uri: MLflow; ``""`` = a sqlite file in `results`.
+        max_concurrent: configurations at a time; 0 = one for each CPU (or GPU).
+        retry_failed: let configurations go on that failed before.
+        weights_dir: folder of local backbone weights.
+        batch_size: episodes at a time in validation.
+    """
+
+    results: Path
+    tracking_uri: str = ""
+    max_concurrent: int = 0
+    retry_failed: bool = False
+    weights_dir: Path | None = None
+    batch_size: int = 8
+
+
+class SearchTrial(tune.Trainable):
+    """One configuration; a step is the way to its next rung, or the report of a rung that was scored before."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Read what the record has of the configuration: scores of a killed search, or from before a crash."""
+        self.task = config["task"]
+        entry = read_entry(Path(self.task["record"]), self.task["cell"]["key"])
+        self.known: list[dict[str, Any]] = list(entry.get("rungs", []))
+        self.ended: str | None = entry.get("ended")
+        self.scored = {rung[TIME] for rung in self.known}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next configuration in the same process."""
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train to the next rung and score. Known scores come first: the scheduler has to know its rivals again."""
+        if self.known:
+            rung = self.known.pop(0)
+            return {**rung, "known": True, "ended": self.ended, "done": bool(self.ended) and not self.known}
+        result = climb(self.task, self.scored)
+        self.scored.add(result.get(TIME, 0))
+        return {**result, "known": False, "done": result["ended"] is not None}
+
+
+class Halving(ASHAScheduler):
+    """ASHA that learns from known scores without deciding on them again: what went on once goes on after a kill."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether the trial goes on."""
+        action: str = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if result.get("known") else action
+
+
+def climb(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
+    """Train a configuration to its next rung, and score it there.
+
+    Args:
+        task: as for `cluster.execution.worker.run_piece`, with ``rungs``, ``validation`` (cell documents) and
+            ``classes``.
+        scored: rungs, in steps, that have a score.
+
+    Returns:
+        a rung as in `cluster.hpo.trials.Record`, with ``ended``: None, ``"finished"``, ``"diverged"`` or ``"failed"``;
+        the last two with ``error`` in place of a score.
+    """
+    cell = read_cell(task["cell"])
+    assert isinstance(cell, TrainingCell)
+    began, paused = time.perf_counter(), False
+    try:
+        with paused_at(*(rung for rung in task["rungs"] if rung not in scored)):
+            outcome = run_in_turn(Piece(cell), task)
+        if outcome["status"] != "finished":
+            diverged = outcome["error"].startswith(FloatingPointError.__name__)
+            return {"ended": DIVERGED if diverged else FAILED, "error": outcome["error"]}
+        steps = cell.train.steps
+    except Paused as pause:
+        steps, paused = pause.step, True
+    trained = time.perf_counter()
+    try:
+        tasks = validate(task)
+    except Exception as error:
+        return {"ended": FAILED, "error": f"{type(error).__name__}: {error}"}
+    finally:
+        if paused:  # nobody is to take half a training for a checkpoint
+            for name in SO_FAR:
+                (Path(task["results"]) / cell.key() / "checkpoint" / name).unlink(missing_ok=True)
+    return {
+        TIME: steps,
+        SCORE: sum(tasks.values()) / len(tasks),
+        "tasks": tasks,
+        "train_seconds": trained - began,
+        "validate_seconds": time.perf_counter() - trained,
+        "ended": None if paused else FINISHED,
+    }
+
+
+def validate(task: dict[str, Any]) -> dict[str, float]:
+    """mIoU in percent of a configuration's checkpoint so far, by validation task.
+
+    Raises:
+        UserError: a cell looked at a class that the search may not choose on.
+    """
+    work = importlib.import_module(task["work"])
+    options = context_options(task["options"], task["results"])
+    scores = {}
+    for document in task["validation"]:
+        cell = cell_from_dict(document)
+        assert isinstance(cell, Cell)
+        outcome = work.execute(cell, work.WorkContext(**options))
+        check_seen(list(outcome.episodes["class_name"]), task["classes"], task["cell"]["key"])
+        if why := getattr(outcome, "undefined", {}).get("miou"):
+            raise UserError(f"validation cell {cell.key()}: mIoU is undefined, {why}")
+        scores[f"{cell.input.input_size} px {cell.shots}-shot {cell.annotation}"] = float(outcome.metrics["miou"])
+    return scores
+
+
+def run_searches(
+    searches: Sequence[Search], options: SearchOptions, *, datasets: dict[str, Path], work: str = WORK
+) -> int:
+    """Bring searches to their end, one after the other.
+
+    Args:
+        searches: with records of different names.
+        options: how.
+        datasets: see `cluster.launch.launch`.
+        work: module that has ``execute`` and ``WorkContext``.
+
+    Returns:
+        0 if every configuration has ended and none failed; one that diverged has told what it could.
+
+    Raises:
+        UserError: a user's mistake, found before anything is run.
+    """
+    store = Store(options.results.absolute())
+    uri = resolve_uri(options.tracking_uri, store.root)
+    records = [Record(store, search, retry_failed=options.retry_failed) for search in searches]
+    for search, record in zip(searches, records):
+        print(overview(search, record), flush=True)
+    if any(record.todo() for record in records):
+        all_candidates = [candidate for search in searches for candidate in search.candidates]
+        cells: list[AnyCell] = [candidate.cell for candidate in all_candidates]
+        cells += [cell for candidate in all_candidates for cell in candidate.validation]
+        paths = preflight(cells, datasets, options.weights_dir)
+        store.make_writable()
+        try:
+            with alone(store.leases, "search", str(os.getpid()), store.root), ray_session():
+                from cluster.planning.nodes import check_nodes, shared_by_nodes, wait_for_nodes
+
+                wait_for_nodes()
+                for warning in check_nodes(*shared_by_nodes(store, None, options.weights_dir, paths)):
+                    print(f"warning: {warning}", file=sys.stderr)
+                for search, record in zip(searches, records):
+                    if record.todo():
+                        _run(search, record, store, uri, paths, options, work)
+        except KeyboardInterrupt:
+            print("interrupted; all scores are kept, and the same command does the rest", file=sys.stderr)
+            return SOME_FAILED
+    bad = sum(record.count(FAILED) + len(record.todo()) for record in records)
+    return SOME_FAILED if bad else DONE
+
+
+def overview(search: Search, record: Record) -> str:
+    """What there is to do, by number, and whether scores are of other code."""
+    todo, steps = len(record.todo()), search.rungs[-1]
+    ended = ", ".join(f"{record.count(how)} {how}" for how in (FINISHED, "stopped", DIVERGED, FAILED))
+    line = f"{search.name}: {len(search.candidates)} configurations of {steps} steps, {todo} to do ({ended})"
+    for number, candidate in enumerate(search.candidates):
+        if record.entries[candidate.cell.key()]["ended"] is None:
+            line += f"\n  {number}: {candidate.cell.key()} {candidate.in_words()}"
+    if record.stale:
+        line += f"\n  warning: {len(record.stale)} have scores made by other code; remove {record.path} to score anew"
+    return line
+
+
+def _run(
+    search: Search, record: Record, store: Store, uri: str, paths: dict[str, str], options: SearchOptions, work: str
+) -> None:
+    if record.tracking is not None:  # of a search that was killed; the lock says that it is not alive
+        close_tracking(Tracking(**record.tracking), "KILLED", {})
+    name, commit = f"{search.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}", git_commit()
+    tags = {"git_commit": commit, "code_hash": code_hash(), "results": str(store.root), "search": search.name}
+    tracking = open_tracking(uri, "search", name, store, tags)
+    record.tracking = tracking.to_dict() if tracking else None
+    record.save()
+    for key in record.todo():
+        if store.read(key).status == "damaged":
+            store.forget_result(key)
+    runs = Runs(tracking)
+    board = Board(search, record, runs)
+    shutil.rmtree(_tunes_own(search, store), ignore_errors=True)  # what a killed search left
+    status = "KILLED"
+    try:
+        _fit(search, record, board, store, paths, options, work, name, commit)
+        status = "FAILED" if record.count(FAILED) or record.todo() else "FINISHED"
+        board.conclude()
+    finally:
+        runs.close()
+        if tracking is not None:
+            close_tracking(tracking, status, {"steps_spent": float(record.spent())})
+        record.tracking = None
+        record.save()
+        shutil.rmtree(_tunes_own(search, store), ignore_errors=True)
+
+
+def _tunes_own(search: Search, store: Store) -> Path:
+    """The folder of Tune's files; launches on the same results have others."""
+    return store.root / f"{TUNE}-{search.name}"
+
+
+def _fit(
+    search: Search, record: Record, board: Board, store: Store, paths: dict[str, str], options: SearchOptions,
+    work: str, name: str, commit: str,
+) -> None:  # fmt: skip
+    cells: list[AnyCell] = [candidate.cell for candidate in search.candidates]
+    cells += [cell for candidate in search.candidates for cell in candidate.validation]
+    job = Job(
+        name=name, cells=cells, seconds={}, store=store, tracking=None, work=work, datasets=paths,
+        weights_dir=options.weights_dir, features=store.root / "features" if work == WORK else None,
+        batch_size=options.batch_size, shard_episodes=0, gpus_per_trial=1.0, max_concurrent=options.max_concurrent,
+        train_workers=1, git_commit=commit,
+    )  # fmt: skip
+    given = resources(job)
+    if job.features is not None:
+        prepared(job, given, 0, lambda: False)
+    # Rivals whose scores are known come first, so that the scheduler compares with all of them.
+    told = [key for key, entry in record.entries.items() if entry["ended"] and entry["rungs"]]
+    order = [*told, *record.todo()]
+    workers = min(given.workers, len(order))
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # one that diverges ends without a score
+    by_key = {candidate.cell.key(): candidate for candidate in search.candidates}
+    shared = {
+        "results": str(store.root),
+        "record": str(record.path),
+        "rungs": list(search.rungs),
+        "classes": list(search.classes),
+        "work": work,
+        "options": options_of(job, given.device),
+        "tracking": None,  # a trial's run is of the search, and is the driver's to write
+        "git_commit": commit,
+        "launch": name,
+        "shard_episodes": 0,
+    }
+    tasks = [
+        {
+            **shared,
+            "cell": cell_document(by_key[key].cell),
+            "validation": [cell_to_dict(cell) for cell in by_key[key].validation],
+        }
+        for key in order
+    ]
+    tuner = tune.Tuner(
+        tune.with_resources(SearchTrial, given.train),
+        param_space={"task": tune.grid_search(tasks)},
+        tune_config=tune.TuneConfig(
+            scheduler=scheduler(search),
+            max_concurrent_trials=workers,
+            reuse_actors=True,
+            trial_name_creator=_name,
+            trial_dirname_creator=_name,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(_tunes_own(search, store)),
+            verbose=0,
+            callbacks=[board],
+            failure_config=tune.FailureConfig(max_failures=CRASHES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+    tuner.fit()
+
+
+def scheduler(search: Search) -> Halving:
+    """The scheduler of a search, at its rungs."""
+    return Halving(
+        metric=SCORE,
+        mode="max",
+        time_attr=TIME,
+        max_t=search.rungs[-1],
+        grace_period=search.rungs[0],
+        reduction_factor=search.reduction,
+    )
+
+
+def _name(trial: Any) -> str:
+    return str(trial.config["task"]["cell"]["key"])

@@ -1,0 +1,1 @@
+"""Features and prior maps computed once, with Ray Data, before the trials."""

@@ -1,0 +1,1 @@
+"""Results, caches and leases on disk or in an object store."""

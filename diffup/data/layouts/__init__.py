@@ -1,0 +1,1 @@
+"""Readers of the VOC, COCO and FSS layouts."""

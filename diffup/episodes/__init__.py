@@ -1,0 +1,1 @@
+"""What is segmented and with which supports: protocols, episodes, manifests and annotations."""

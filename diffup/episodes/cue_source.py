@@ -1,0 +1,76 @@
+"""From a data set to what episodes need: cue weights of supports and truths of queries, on grids.
+
+What was made is remembered, up to a limit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffup.config import InputConfig
+from diffup.data.dataset import Dataset
+from diffup.episodes.annotations import annotate
+from diffup.episodes.cues import cue_weights
+from diffup.errors import UserError
+from diffup.lru import ByteLRU, nbytes
+
+ANNOTATION_SEED = 0
+LIMIT_BYTES = 256 << 20  # of weights, and of truths; COCO's would be gigabytes
+
+
+class CueSource:
+    """Annotations and truths of one data set under one `InputConfig`.
+
+    A support's annotation is a function of (data set, image, class, kind) alone, so every backbone, shot count and
+    method sees the same box or scribble.
+
+    Args:
+        dataset: what is annotated.
+        config: how.
+        limit_bytes: of the weights that are remembered, and of the truths; those used least recently are made again.
+    """
+
+    def __init__(self, dataset: Dataset, config: InputConfig, *, limit_bytes: int = LIMIT_BYTES) -> None:
+        self.dataset, self.config = dataset, config
+        self._weights: ByteLRU[tuple[str, int, str], Tensor] = ByteLRU(limit_bytes, lambda tensor: nbytes([tensor]))
+        self._truths: ByteLRU[tuple[str, int, int], tuple[Tensor, Tensor]] = ByteLRU(limit_bytes, nbytes)
+
+    def annotation(self, image_id: str, class_index: int, kind: str) -> NDArray[np.uint8]:
+        """The annotation drawn for a support, [H, W]: 0 background, 1 foreground, 2 unknown."""
+        return annotate(
+            self.dataset.mask(image_id, class_index),
+            kind,
+            seed_parts=(self.dataset.name, image_id, class_index, ANNOTATION_SEED),
+            boxes=self.config.boxes,
+            scribble_width=self.config.scribble_width,
+        )
+
+    def weights(self, image_id: str, class_index: int, kind: str) -> Tensor:
+        """Foreground and background weights of a support on the feature grid, [2, h, w].
+
+        Raises:
+            UserError: the support does not show the class; the image is named.
+        """
+        key = (image_id, class_index, kind)
+        if (known := self._weights.get(key)) is not None:
+            return known
+        try:
+            drawn = self.annotation(image_id, class_index, kind)
+            return self._weights.put(key, cue_weights(drawn, kind, self.config.feature_grid))
+        except UserError as error:
+            name = self.dataset.classes[class_index]
+            raise UserError(f"{self.dataset.name}, image {image_id}, class {name!r}: {error}") from error
+
+    def truth(self, image_id: str, class_index: int, grid: int) -> tuple[Tensor, Tensor]:
+        """A query's mask for a loss: share of foreground among valid pixels, and share of valid pixels, [R, R] each."""
+        key = (image_id, class_index, grid)
+        if (known := self._truths.get(key)) is not None:
+            return known
+        mask = torch.from_numpy(self.dataset.mask(image_id, class_index))
+        planes = torch.stack([mask == 1, mask != 255]).float()
+        foreground, valid = F.adaptive_avg_pool2d(planes[None], grid)[0]
+        return self._truths.put(key, ((foreground / valid.clamp_min(1e-6)).clamp(0, 1), valid.clone()))

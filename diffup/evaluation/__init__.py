@@ -1,0 +1,1 @@
+"""From images to counts: encoding, prior maps, evaluation, metrics and foreign methods."""

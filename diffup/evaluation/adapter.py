@@ -1,0 +1,139 @@
+"""Foreign methods: a plain function `(query, supports, cues) → probability` enters the grid on the same manifests.
+
+The function is named in a cell (``"package.module:name"``) and imported where the cell runs, so it must lie in a module
+that the workers can import, not in a script's ``__main__``. It is told what DiffUp is told and nothing else: no mask of
+a query, and no class name unless the annotation has text. No torch at import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from diffup.config import parse_annotation, support_kinds
+from diffup.errors import UserError
+
+if TYPE_CHECKING:
+    from diffup.episodes.cue_source import CueSource
+    from diffup.episodes.episode import Episode
+
+HASHED = "sha256:"
+TOLERANCE = 1e-4  # beyond [0, 1] that rounding explains
+
+
+@dataclass(frozen=True, eq=False)
+class Cue:
+    """What is known of the class: cue k belongs to support k; a text cue, if any, comes last.
+
+    Attributes:
+        kind: ``"mask"``, ``"box"``, ``"scribble"`` or ``"text"``.
+        annotation: uint8 [H, W] of its support's size, 0 background, 1 the class (a box is filled), 2 unknown (what is
+            not scribbled); None for text.
+        class_name: text only: what the class is called.
+        names: text only: all names that the user gives, `class_name` among them.
+    """
+
+    kind: str
+    annotation: NDArray[np.uint8] | None = None
+    class_name: str = ""
+    names: tuple[str, ...] = ()
+
+
+Method = Callable[[NDArray[np.uint8], list[NDArray[np.uint8]], list[Cue]], ArrayLike]
+"""Query image, RGB uint8 [H, W, 3]; K support images likewise, of any sizes; cues. Gives a probability map [H, W]."""
+
+
+def function_version(function: str) -> str:
+    """``"sha256:<12 hex>"`` of the source file that `function` lies in, found without executing it.
+
+    Args:
+        function: ``"package.module:name"``.
+
+    Raises:
+        UserError: not of that form, or no such module or file.
+    """
+    module, _, name = function.partition(":")
+    if not name or not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise UserError(f"adapter function {function!r}: write it as 'package.module:name'")
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"adapter function {function!r}: {error}; put its folder on PYTHONPATH") from error
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise UserError(f"adapter function {function!r}: there is no file of a module {module!r} on Python's path")
+    return f"{HASHED}{hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:12]}"
+
+
+def load_method(function: str, version: str) -> Method:
+    """Import the function that a cell names.
+
+    Args:
+        function: ``"package.module:name"``.
+        version: as in the cell; a hash must be that of the source file as it is now.
+
+    Raises:
+        UserError: it can't be imported, can't be called, or has changed since the cell was planned.
+    """
+    found = function_version(function)
+    if version.startswith(HASHED) and version != found:
+        raise UserError(
+            f"adapter function {function!r} has changed: its file is {found}, the cell names {version}. Plan the grid "
+            f"again, so that the results get a key of their own"
+        )
+    module, _, name = function.partition(":")
+    try:
+        method = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"adapter function {function!r} can't be imported: {error}") from error
+    if not callable(method):
+        raise UserError(f"adapter function {function!r} is a {type(method).__name__}, which can't be called")
+    return method
+
+
+def ask(
+    method: Method, episode: Episode, annotation: str, shots: int, prompt: int, cues: CueSource
+) -> NDArray[np.float32]:
+    """Segment one manifest episode with a foreign method.
+
+    Args:
+        method: the function.
+        episode: what to segment.
+        annotation, shots: as in the cell; supports are annotated as for every other method.
+        prompt: index of the class whose name is told, if the annotation has text.
+        cues: the data set and its annotations.
+
+    Returns:
+        foreground probability [H, W] at the query's size.
+
+    Raises:
+        UserError: what the function returned is no such map; episode and query are named.
+    """
+    dataset = cues.dataset
+    kinds = support_kinds(annotation, shots)
+    ids = episode.supports[: len(kinds)]
+    given = [Cue(kind, cues.annotation(i, episode.class_index, kind)) for i, kind in zip(ids, kinds, strict=True)]
+    if "text" in parse_annotation(annotation):
+        given.append(Cue("text", None, dataset.classes[prompt], tuple(dataset.classes)))
+    query = dataset.image(episode.query)
+    size = query.shape[:2]
+    answer = np.asarray(method(query, [dataset.image(i) for i in ids], given))
+    where = f"{getattr(method, '__name__', method)}, episode {episode.index} (query {episode.query})"
+    if answer.shape != size:
+        raise UserError(
+            f"{where} returned shape {answer.shape}; it must be a probability for each pixel of the query, {size}"
+        )
+    if answer.dtype.kind not in "fbiu":
+        raise UserError(f"{where} returned values of type {answer.dtype}; it must return numbers in [0, 1]")
+    probability = answer.astype(np.float32)
+    if not (np.isfinite(probability) & (probability >= -TOLERANCE) & (probability <= 1 + TOLERANCE)).all():
+        low, high = float(probability.min()), float(probability.max())
+        raise UserError(f"{where} returned values from {low:g} to {high:g}; a probability lies in [0, 1]")
+    return probability.clip(0, 1)

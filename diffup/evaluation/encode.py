@@ -1,0 +1,260 @@
+"""Encoding: the heavy, cacheable half. An image becomes features of three stages on one fixed grid, once per backbone.
+
+Letters: C channels · D image-text dimensions · h w feature grid · R side of the decoder grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffup.backbones.load import Backbone
+from diffup.config import InputConfig
+from diffup.data.class_names import readable
+from diffup.errors import UserError
+from diffup.evaluation.shards import ShardStore
+from diffup.lru import ByteLRU, nbytes
+
+INFO_GRID = 40  # side of the low-resolution RGB that query infos are computed from
+STAGES = ("stage0", "stage1", "stage2")  # names of a stored row's tensors; beside them rgb, size, and apart text
+GPU_BATCH = 32
+NAMES_BYTES = 16 << 20  # of embedded class names that are kept
+
+
+@dataclass(frozen=True)
+class Features:
+    """What one image is to the rest of the method.
+
+    Attributes:
+        stages: three tensors [C, h, w], L2-normalised over C, rounded to the feature dtype.
+        text: dense image-text embedding [D, h, w], or None where no text is read.
+        rgb: low-resolution image [3, INFO_GRID, INFO_GRID] in [0, 1].
+        size: height and width of the original image in pixels.
+        made_by: `Encoder.identity` of what encoded the image.
+    """
+
+    stages: tuple[Tensor, ...]
+    text: Tensor | None
+    rgb: Tensor
+    size: tuple[int, int]
+    made_by: str = ""
+
+    def nbytes(self) -> int:
+        tensors = [*self.stages, self.rgb] + ([] if self.text is None else [self.text])
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _to_grid(maps_BChw: Tensor, grid: int) -> Tensor:
+    if maps_BChw.shape[-2:] == (grid, grid):
+        return maps_BChw
+    return F.interpolate(maps_BChw.float(), size=(grid, grid), mode="bilinear", align_corners=False, antialias=True)
+
+
+class Encoder:
+    """A frozen backbone, and where text is read a text model, under one `InputConfig`.
+
+    Args:
+        backbone: what encodes images.
+        config: input size, grid, dtype, prompts.
+        text_model: the backbone itself or its companion; None where no text is read.
+        device: torch device.
+
+    Attributes:
+        visual: backbone, its loaded weights and what of the configuration decides its stages, in words.
+        reader: the same of the text model and its dense embeddings, ``""`` without one.
+        identity: both; features of equal identity go together.
+        batch: images that go through a model at a time. One on a CPU, where more are no faster and an image's features
+            then can't depend on its neighbours.
+
+    Raises:
+        UserError: `text_model` has no text encoder.
+    """
+
+    def __init__(
+        self, backbone: Backbone, config: InputConfig, text_model: Backbone | None = None, device: str = "cpu"
+    ) -> None:
+        if text_model is not None and not text_model.has_text:
+            raise UserError(f"backbone {text_model.name!r} has no text encoder; name an open_clip companion model")
+        self.backbone, self.config, self.text_model, self.device = backbone, config, text_model, device
+        self._names: ByteLRU[tuple[str, ...], Tensor] = ByteLRU(NAMES_BYTES, lambda names: nbytes([names]))
+        size, grid, dtype = config.input_size, config.feature_grid, config.feature_dtype
+        on = f"at {size} px on a {grid}-grid in {dtype}"
+        self.visual = f"{backbone.name} [{backbone.loaded_hash}] {on}"
+        self.reader = f"{text_model.name} [{text_model.loaded_hash}] {on}" if text_model is not None else ""
+        text = f", text by {text_model.name} [{text_model.loaded_hash}]" if text_model is not None else ""
+        self.identity = self.visual + text
+        self.batch = 1 if torch.device(device).type == "cpu" else GPU_BATCH
+
+    def encode(self, images: Sequence[NDArray[np.uint8]]) -> list[Features]:
+        """Encode RGB images [H, W, 3] of any sizes; each becomes a square of ``config.input_size``."""
+        if not images:
+            return []
+        visual = self.encode_visual(images)
+        texts = self.encode_text(images) if self.text_model is not None else [None] * len(images)
+        return [replace(v, text=text, made_by=self.identity) for v, text in zip(visual, texts, strict=True)]
+
+    @torch.inference_mode()
+    def encode_visual(self, images: Sequence[NDArray[np.uint8]], names: Sequence[str] = ()) -> list[Features]:
+        """The features without text of one or more images: a forward pass of the backbone.
+
+        Args:
+            images: RGB [H, W, 3] of any sizes.
+            names: what the images are called in a message.
+
+        Raises:
+            UserError: features that are not finite.
+        """
+        squares = self._squares(images)
+        rgb = F.interpolate(squares, size=(INFO_GRID, INFO_GRID), mode="bilinear", antialias=True).cpu()
+        stages = [self._finished(stage, self.backbone, names) for stage in self.backbone.stages(squares)]
+        return [
+            Features(
+                stages=tuple(stage[i].clone() for stage in stages),
+                text=None,
+                rgb=rgb[i].clone(),
+                size=(image.shape[0], image.shape[1]),
+                made_by=self.visual,
+            )
+            for i, image in enumerate(images)
+        ]
+
+    @torch.inference_mode()
+    def encode_text(self, images: Sequence[NDArray[np.uint8]], names: Sequence[str] = ()) -> list[Tensor]:
+        """Dense image-text embeddings [D, h, w] of one or more images: a forward pass of the text model.
+
+        Raises:
+            UserError: there is none, or embeddings that are not finite.
+        """
+        if self.text_model is None:
+            raise UserError(f"no text model beside backbone {self.backbone.name!r}; set InputConfig.companion")
+        dense = self.text_model.dense_text(self._squares(images))
+        return [text.clone() for text in self._finished(dense, self.text_model, names)]
+
+    def _squares(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        return torch.cat([_square(image, self.config.input_size) for image in images]).to(self.device)
+
+    def _finished(self, maps_BChw: Tensor, model: Backbone, names: Sequence[str]) -> Tensor:
+        dtype = getattr(torch, self.config.feature_dtype)
+        maps = _to_grid(maps_BChw, self.config.feature_grid).float()
+        _check_finite(maps, model, "features", names)
+        return F.normalize(maps, dim=1).to(dtype).cpu()
+
+    @torch.inference_mode()
+    def embed_names(self, names: Sequence[str]) -> Tensor:
+        """Prompt-averaged, L2-normalised text embeddings of class names, [N, D]."""
+        if self.text_model is None:
+            raise UserError(f"no text model beside backbone {self.backbone.name!r}; set InputConfig.companion")
+        key = tuple(names)
+        if (known := self._names.get(key)) is not None:
+            return known
+        rows = []
+        for name in names:
+            prompts = [template.format(readable(name)) for template in self.config.prompts]
+            row = self.text_model.embed_text(prompts).float().mean(0)
+            _check_finite(row[None], self.text_model, "a text embedding", [name])
+            rows.append(F.normalize(row, dim=0))
+        return self._names.put(key, torch.stack(rows).cpu())
+
+
+def _check_finite(rows_BC: Tensor, model: Backbone, what: str, names: Sequence[str]) -> None:
+    """Stop at rows [B, C, …] whose length over C is not finite: normalised, they would be NaN or zero.
+
+    Raises:
+        UserError: model, weights and the first rows are named.
+    """
+    finite = rows_BC.norm(dim=1).reshape(len(rows_BC), -1).isfinite().all(1)
+    if finite.all():
+        return
+    bad = (~finite).nonzero().flatten().tolist()
+    called = ", ".join(repr(names[i]) if i < len(names) else f"number {i} of its batch" for i in bad[:3])
+    raise UserError(
+        f"backbone {model.name!r} with weights {model.source} gives {what} that are not finite, for {called}"
+        f"{f' and {len(bad) - 3} more' if len(bad) > 3 else ''}: the weights are damaged or don't belong to this "
+        f"architecture. Fetch them again, or take another backbone"
+    )
+
+
+def _square(image_HW3: NDArray[np.uint8], size: int) -> Tensor:
+    pixels = torch.from_numpy(np.array(image_HW3)).permute(2, 0, 1)[None].float() / 255
+    return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
+
+
+class FeatureCache:
+    """Features by image id: from shards, else encoded on first use and kept up to some bytes.
+
+    Args:
+        encoder: makes what is not there.
+        read: an image [H, W, 3] by its id.
+        limit_bytes: of features kept in memory; mapped ones don't count.
+        visual, text: stores of the encoder's features without text, and of its dense text embeddings; only read.
+
+    Attributes:
+        encoded: number of forward passes of the backbone so far.
+        texts_encoded: of the text model.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        read: Callable[[str], NDArray[np.uint8]],
+        *,
+        limit_bytes: int = 4 << 30,
+        visual: ShardStore | None = None,
+        text: ShardStore | None = None,
+    ) -> None:
+        self.encoder, self.read = encoder, read
+        self.stores = (visual, text)
+        self._kept: ByteLRU[str, Features] = ByteLRU(limit_bytes, Features.nbytes)
+        self.encoded = self.texts_encoded = 0
+
+    def get(self, image_ids: Sequence[str]) -> list[Features]:
+        """Features of `image_ids`, in order; an id may repeat."""
+        kept = ((image_id, self._kept.get(image_id)) for image_id in dict.fromkeys(image_ids))
+        found = {image_id: features for image_id, features in kept if features is not None}
+        missing = [image_id for image_id in dict.fromkeys(image_ids) if image_id not in found]
+        for start in range(0, len(missing), self.encoder.batch):
+            found |= self._make(missing[start : start + self.encoder.batch])
+        return [found[image_id] for image_id in image_ids]
+
+    def _make(self, image_ids: Sequence[str]) -> dict[str, Features]:
+        visual_store, text_store = self.stores
+        encoder = self.encoder
+        visual = {i: from_row(row, encoder.visual) for i, row in _rows(visual_store, image_ids).items()}
+        texts = {i: row["text"] for i, row in _rows(text_store, image_ids).items()} if encoder.reader else {}
+        mapped = {i for i in visual if not encoder.reader or i in texts}
+        pixels = {i: self.read(i) for i in image_ids if i not in mapped}
+        if absent := [i for i in image_ids if i not in visual]:
+            visual |= zip(absent, encoder.encode_visual([pixels[i] for i in absent], absent), strict=True)
+            self.encoded += len(absent)
+        if absent := [i for i in image_ids if encoder.reader and i not in texts]:
+            texts |= zip(absent, encoder.encode_text([pixels[i] for i in absent], absent), strict=True)
+            self.texts_encoded += len(absent)
+        made = {i: replace(visual[i], text=texts.get(i), made_by=encoder.identity) for i in image_ids}
+        for image_id, features in made.items():
+            if image_id not in mapped:
+                self._kept.put(image_id, features)
+        return made
+
+
+def _rows(store: ShardStore | None, image_ids: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    rows = {i: store.get(i) for i in image_ids} if store is not None else {}
+    return {i: row for i, row in rows.items() if row is not None}
+
+
+def to_rows(features: Sequence[Features]) -> dict[str, Tensor]:
+    """Features without text as rows of a `ShardStore`."""
+    rows = {name: torch.stack([f.stages[s] for f in features]) for s, name in enumerate(STAGES)}
+    sizes = torch.tensor([f.size for f in features], dtype=torch.int64)
+    return rows | {"rgb": torch.stack([f.rgb for f in features]), "size": sizes}
+
+
+def from_row(row: Mapping[str, Tensor], made_by: str) -> Features:
+    """Inverse of `to_rows` for one row."""
+    height, width = row["size"].tolist()
+    return Features(tuple(row[name] for name in STAGES), None, row["rgb"], (height, width), made_by)

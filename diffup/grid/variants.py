@@ -1,0 +1,72 @@
+"""Variants: DiffUp with one factor changed, as a dict of overrides, for ablations and for every grid.
+
+A variant that changes `model` or `train` is trained by itself; one that changes `sample` alone shares DiffUp's
+checkpoint and, in training-free rows, nothing is trained at all (`diffup.grid.axes.PRIOR_MEAN`, ``PROTOTYPE``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from diffup.config import ModelConfig, SampleConfig, TrainConfig
+from diffup.errors import UserError
+
+MASKS_ONLY = (1.0, 0.0, 0.0, 0.0)
+
+Change = dict[str, dict[str, Any]]  # new values by ``model``, ``train`` or ``sample`` and field
+Configs = tuple[ModelConfig, TrainConfig, SampleConfig]
+
+VARIANTS: dict[str, Change] = {
+    "diffup": {},
+    "one_step": {"model": {"one_step": True}},
+    "plain_schedule": {"model": {"schedule": "plain"}},
+    "prior_centred": {"model": {"schedule": "prior_centred"}},
+    "no_uapf": {"model": {"uapf": False}},
+    "no_scm": {"model": {"scm": False}},
+    "no_self_conditioning": {"model": {"self_conditioning": False}},
+    "no_query_infos": {"model": {"query_infos": False}},
+    "no_dqm_error": {"model": {"dqm_error": False}},
+    "no_dqm_iou": {"model": {"dqm_iou": False}},
+    "no_dqm": {"model": {"dqm_error": False, "dqm_iou": False}},
+    "no_residual": {"model": {"residual": False}, "sample": {"strength": 1.0}},
+    "unbounded": {"model": {"bound": 0.0}},
+    "no_virtual_backbones": {"train": {"virtual_backbones": False}},
+    "one_cue_training": {"train": {"max_shots": 1}},
+    "masks_only_training": {"train": {"cue_weights": MASKS_ONLY}},
+    "full_strength": {"sample": {"strength": 1.0}},
+    "from_prior": {"sample": {"start": "prior"}},
+    "steps_1": {"sample": {"steps": 1}},
+    "steps_4": {"sample": {"steps": 4}},
+    "steps_8": {"sample": {"steps": 8}},
+}
+
+
+def applied(change: Change, *, model: ModelConfig, train: TrainConfig, sample: SampleConfig) -> Configs:
+    """The configurations with a change."""
+    return (
+        dataclasses.replace(model, **change.get("model", {})),
+        dataclasses.replace(train, **change.get("train", {})),
+        dataclasses.replace(sample, **change.get("sample", {})),
+    )
+
+
+def changes_training(change: Change) -> bool:
+    """Whether a change needs a checkpoint of its own."""
+    return bool({"model", "train"} & set(change))
+
+
+def resolve(name: str, *, model: ModelConfig, train: TrainConfig, sample: SampleConfig) -> Configs:
+    """The full configurations of a variant over the defaults of a grid.
+
+    Raises:
+        UserError: no variant of this name.
+    """
+    if name not in VARIANTS:
+        raise UserError(f"unknown variant {name!r}; there are {', '.join(VARIANTS)}")
+    return applied(VARIANTS[name], model=model, train=train, sample=sample)
+
+
+def needs_training(name: str) -> bool:
+    """Whether the variant has a checkpoint of its own."""
+    return name == "diffup" or changes_training(VARIANTS[name])

@@ -1,0 +1,115 @@
+"""UAPF, uncertainty-aware prior fusion: any number and mix of cues becomes one mean and one variance map.
+
+Letters: B batch · K cues · S stages · P prior maps · h w feature grid. The paper fixes the outputs (mean, variance);
+the precision-weighted form below is ours:
+
+    m        = Σ_k w_k μ_k,   w_k = e^{-s_k} / Σ_j e^{-s_j}
+    mean     = m stretched to [0, 1] (min-max over the map)
+    variance = 1 / Σ_k e^{-s_k} + Σ_k w_k (μ_k - m)²
+
+The variance is around m, before stretching: it is in the cues' own units, whatever the contrast of the map.
+
+Maps have a meaning that no backbone changes, so each kind of cue learns one weight a map. Stages have not: they are
+read by one shared network and pooled symmetrically (mean and spread), so that no weight is tied to "the stage that is
+best on the training backbone".
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from diffup.config import CUES
+from diffup.models.baft import MAPS, min_max
+
+LOG_VARIANCE_RANGE = (-6.0, 2.0)
+SHIFT = 1.0  # of a logit, at most
+MAP_SCALE = 10.0  # of the map weights' logits: they learn this much faster than the rest
+DOUBT = 0.02  # added to p(1 - p), the variance that a cue starts from
+STATISTICS = 4  # see `UAPF._statistics`
+EDGE = 0.02  # probabilities are kept in [EDGE, 1 - EDGE] before a logit
+
+
+def logit(probability: Tensor) -> Tensor:
+    """Logit of a probability clamped away from 0 and 1."""
+    return torch.logit(probability.clamp(EDGE, 1 - EDGE))
+
+
+class UAPF(nn.Module):
+    """Uncertainty-aware prior fusion (paper section III-C2), permutation-invariant in the cues.
+
+    It looks at one position at a time and may shift the logit of a cue's mean prior by at most `SHIFT`: with 3 × 3
+    layers and a free shift it learned how the training backbone's maps look, and lost 2 mIoU on held-out classes
+    against no learned fusion at all. Untrained, a cue's value is the plain mean of its priors: learning starts from the
+    baseline to beat.
+
+    The variance starts at p(1 - p) of a cue's value and learns a factor from features that it does not shape: the
+    features serve the mask. Started at a constant with a small loss weight it had stayed one.
+    """
+
+    def __init__(self, width: int = 16, learned: bool = True, maps: int = MAPS) -> None:
+        super().__init__()
+        self.learned = learned
+        if not learned:
+            return
+        self.map_logits = nn.Parameter(torch.zeros(len(CUES), maps))
+        self.read_stage = nn.Sequential(nn.Conv2d(maps, width, 1), nn.GELU())
+        self.cue_embedding = nn.Embedding(len(CUES), width)
+        self.mix = nn.Sequential(
+            nn.Conv2d(2 * width + STATISTICS, width, 1), nn.GELU(), nn.Conv2d(width, width, 1), nn.GELU()
+        )
+        self.shift, self.factor = nn.Conv2d(width, 1, 1), nn.Conv2d(width, 1, 1)
+        for layer in (self.shift, self.factor):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def map_weights(self) -> Tensor:
+        """Weight of each prior map in a cue's value, [len(CUES), P]; rows add up to 1."""
+        return (MAP_SCALE * self.map_logits).softmax(-1)
+
+    def forward(self, prior_BKSPhw: Tensor, kind_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """Fuse K ≥ 1 cues.
+
+        Args:
+            prior_BKSPhw: BAFT's maps in [0, 1].
+            kind_BK: index of each cue's kind in `diffup.config.CUES`.
+
+        Returns:
+            mean [B, h, w] in [0, 1], stretched to that range, and variance [B, h, w] > 0 around the mean before it is
+            stretched (in the plain variant: of all the cues' maps, at each position, around their own mean).
+        """
+        batch, cues = kind_BK.shape
+        if not self.learned:
+            base_BKhw = min_max(reduce(prior_BKSPhw, "b k s p h w -> b k h w", "mean"))
+            mean = min_max(base_BKhw.mean(1))
+            spread = prior_BKSPhw.flatten(1, 3).var(dim=1, unbiased=False)
+            return mean, spread + 1e-3
+        weight_BKPhw = self.map_weights()[kind_BK][..., None, None]
+        base_BKhw = min_max((weight_BKPhw * prior_BKSPhw.mean(2)).sum(2))  # a product would be rounded under autocast
+        read = self.read_stage(rearrange(prior_BKSPhw, "b k s p h w -> (b k s) p h w"))
+        read = rearrange(read, "(bk s) c h w -> bk s c h w", bk=batch * cues)
+        cue_NC11 = self.cue_embedding(kind_BK.reshape(-1))[:, :, None, None]
+        statistics = self._statistics(prior_BKSPhw, base_BKhw)
+        pooled = torch.cat([read.mean(1) + cue_NC11, read.std(1, unbiased=False), statistics], dim=1)
+        hidden = self.mix(pooled)
+        shift, factor = (
+            rearrange(layer(features), "(b k) 1 h w -> b k h w", k=cues)
+            for layer, features in ((self.shift, hidden), (self.factor, hidden.detach()))
+        )
+        value_BKhw = torch.sigmoid(logit(base_BKhw) + SHIFT * torch.tanh(shift))
+        fixed = value_BKhw.detach()
+        log_variance = torch.log(fixed * (1 - fixed) + DOUBT) + factor
+        precision = torch.exp(-log_variance.clamp(*LOG_VARIANCE_RANGE))
+        weight = precision / precision.sum(1, keepdim=True)
+        mean = (weight * value_BKhw).sum(1)
+        disagreement = (weight * (value_BKhw - mean[:, None]) ** 2).sum(1)
+        return min_max(mean), 1 / precision.sum(1) + disagreement
+
+    @staticmethod
+    def _statistics(prior_BKSPhw: Tensor, base_BKhw: Tensor) -> Tensor:
+        """What a cue says and how sure it is: mean, distance to the other cues' mean, margin, spread of the maps."""
+        cues = base_BKhw.shape[1]
+        others = (base_BKhw.sum(1, keepdim=True) - base_BKhw) / max(cues - 1, 1) if cues > 1 else base_BKhw
+        spread = prior_BKSPhw.flatten(2, 3).std(2)
+        return torch.stack([base_BKhw, base_BKhw - others, (2 * base_BKhw - 1).abs(), spread], dim=2).flatten(0, 1)

@@ -1,0 +1,1 @@
+"""Training on base classes: episodes, losses, the loop, several processes, and recipes."""

@@ -1,0 +1,214 @@
+"""Training episodes: drawn from base classes, made into prior maps, and distorted as other backbones might.
+
+Every step draws its own episodes, cue kinds, K and distortions from a generator seeded by (seed, fold, step): a resumed
+run is the same run, and there is no generator state to lose. Novel classes of the fold are background here.
+
+Letters: B batch · K cues · S stages · P prior maps · h w feature grid · R side of the decoder grid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffup.config import VISUAL_CUES, ModelConfig, TrainConfig
+from diffup.episodes.cue_source import CueSource
+from diffup.errors import UserError
+from diffup.evaluation.encode import FeatureCache, Features
+from diffup.models.baft import chosen_maps, min_max
+from diffup.models.diffup import Episodes, priors
+from diffup.models.uqdd import query_infos
+from diffup.training.draw_cache import Keep, afresh
+
+TEXT_STEPS = 2  # a step has text with this many times the share of text among `TrainConfig.cue_weights`
+TEXT_ONLY_SHARE = 0.25  # of the steps that have a text cue
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step's input: prior maps that the model reads, cue kinds, query infos, truth on the decoder grid."""
+
+    prior_BKSPhw: Tensor
+    kind_BK: Tensor
+    infos_BXRR: Tensor
+    truth_BRR: Tensor
+    valid_BRR: Tensor
+    noise_BRR: Tensor
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A step's episodes before distortion: seed of the rest of its randomness [1], priors, kinds, RGB and truth."""
+
+    seed_1: Tensor
+    prior_BKSPhw: Tensor
+    kind_BK: Tensor
+    rgb_B3RR: Tensor
+    truth_BRR: Tensor
+    valid_BRR: Tensor
+
+
+def flip_features(features: Features) -> Features:
+    """The features mirrored left to right, as a stand-in for encoding the mirrored image."""
+    return Features(
+        stages=tuple(stage.flip(-1) for stage in features.stages),
+        text=None if features.text is None else features.text.flip(-1),
+        rgb=features.rgb.flip(-1),
+        size=features.size,
+    )
+
+
+def mirrored(drawn: Drawn) -> Drawn:
+    """The same episodes with their queries mirrored left to right."""
+    return Drawn(
+        seed_1=drawn.seed_1,
+        prior_BKSPhw=drawn.prior_BKSPhw.flip(-1),
+        kind_BK=drawn.kind_BK,
+        rgb_B3RR=drawn.rgb_B3RR.flip(-1),
+        truth_BRR=drawn.truth_BRR.flip(-1),
+        valid_BRR=drawn.valid_BRR.flip(-1),
+    )
+
+
+def virtual_backbone(prior_BKSPhw: Tensor, truth_B1hw: Tensor, generator: torch.Generator) -> Tensor:
+    """Distort prior maps as another backbone might: gamma, contrast, blur, noise, stage drop, sharpening.
+
+    Sharpening moves an episode's maps towards its blurred ground truth, so that the decoder meets priors better than
+    the training backbone's; it is applied to a third of the episodes and is training-only.
+    """
+    batch, cues, stages, maps = prior_BKSPhw.shape[:4]
+
+    def uniform(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        return torch.rand(*shape, generator=generator) * (high - low) + low
+
+    out = prior_BKSPhw
+    blurred = F.avg_pool2d(truth_B1hw, 5, stride=1, padding=2, count_include_pad=False)[:, None, None]
+    strength = uniform(batch, 1, 1, 1, 1, 1, high=0.6) * (uniform(batch, 1, 1, 1, 1, 1) < 1 / 3)
+    out = out + strength * (blurred - out)
+    gamma = torch.exp(uniform(batch, 1, stages, maps, 1, 1, low=-0.5, high=0.5))
+    out = out.clamp(0, 1) ** gamma
+    noise = torch.randn(batch, cues, stages, maps, *prior_BKSPhw.shape[-2:], generator=generator)
+    out = out + uniform(batch, 1, stages, 1, 1, 1, high=0.12) * noise
+    if bool(uniform(1) < 0.3):
+        flat = out.flatten(1, 3)
+        out = F.avg_pool2d(flat, 3, stride=1, padding=1, count_include_pad=False).view_as(out)
+    drop = uniform(batch, 1, stages, 1, 1, 1) < 0.15
+    out = torch.where(drop & ~drop.all(2, keepdim=True), out.mean(dim=(2, 3), keepdim=True), out)
+    return min_max(out)
+
+
+def step_cues(rng: np.random.Generator, config: TrainConfig, with_text: bool) -> tuple[bool, int]:
+    """Whether a step's episodes have a text cue, and how many visual ones they have.
+
+    A step has text with probability min(1, 2 w / Σ), w being the weight of text in ``config.cue_weights``: 0.2 by
+    default, where w / Σ is 0.1. (Once for a step, while visual cues are drawn one by one, two a step on average.) A
+    quarter of these steps have text alone. Otherwise the number of visual cues is drawn from 1 … ``max_shots`` with
+    probabilities in proportion to 1 / number.
+    """
+    text = with_text and rng.random() < config.cue_weights[3] / sum(config.cue_weights) * TEXT_STEPS
+    text_only = text and rng.random() < TEXT_ONLY_SHARE
+    inverse = 1 / np.arange(1, config.max_shots + 1)
+    return bool(text), 0 if text_only else int(rng.choice(config.max_shots, p=inverse / inverse.sum())) + 1
+
+
+class EpisodeSampler:
+    """Training episodes of one fold's base classes, as `Batch`es by step.
+
+    Args:
+        cues: masks, annotations and names of the data set.
+        features: cached features of the training backbone.
+        pools: image ids by base class.
+        fold: the fold left out.
+        seed: training seed.
+        model, config: model and training configuration.
+        keep: keeps drawn steps for other trainings of the process (`diffup.training.draw_cache.PriorMemo.of` a source
+            that names data set, classes, features and annotations).
+    """
+
+    def __init__(
+        self, cues: CueSource, features: FeatureCache, pools: dict[int, tuple[str, ...]], fold: int, seed: int,
+        model: ModelConfig, config: TrainConfig, keep: Keep = afresh,
+    ) -> None:  # fmt: skip
+        config = dataclasses.replace(config, batch_size=config.episodes, accumulate=1)  # a step is drawn whole
+        usable = {c: ids for c, ids in pools.items() if len(ids) >= 2}
+        if not usable:
+            raise UserError(f"fold {fold}: no base class has two images to make a training episode of")
+        self.cues, self.features, self.pools, self.fold, self.seed = cues, features, usable, fold, seed
+        self.model, self.config = model, config
+        self.keep = keep
+        how = (config.batch_size, config.max_shots, config.cue_weights, config.flip)
+        self.drawn_by = (fold, seed, model.decoder_grid, how)
+        self.with_text = features.encoder.text_model is not None and config.cue_weights[3] > 0
+
+    def draw(self, step: int) -> Drawn:
+        """Step `step`'s episodes as undistorted prior maps: what trainings that differ in the model can share."""
+        drawn: Drawn = self.keep((self.drawn_by, step), Drawn, lambda: self._draw(step))
+        return drawn
+
+    def batch(self, step: int) -> tuple[Batch, torch.Generator]:
+        """Step `step`'s batch, and the generator for the rest of the step's randomness."""
+        again, step = divmod(step, self.config.draws) if self.config.draws else (0, step)
+        drawn = self.draw(step)
+        if again % 2 and self.config.flip:
+            drawn = mirrored(drawn)
+        generator = torch.Generator().manual_seed(int(drawn.seed_1) + again)
+        # Before any distortion, as some mix the maps: what a model doesn't read must not reach it by a detour.
+        prior, truth = chosen_maps(drawn.prior_BKSPhw, self.model.prior_maps), drawn.truth_BRR
+        with torch.no_grad():
+            if self.config.virtual_backbones:
+                grid = prior.shape[-1]
+                prior = virtual_backbone(prior, F.adaptive_avg_pool2d(truth[:, None], grid), generator)
+            infos = query_infos(F.adaptive_avg_pool2d(drawn.rgb_B3RR, self.model.decoder_grid))
+        noise = torch.randn(truth.shape, generator=generator)
+        return Batch(prior, drawn.kind_BK, infos, truth, drawn.valid_BRR, noise), generator
+
+    def _draw(self, step: int) -> Drawn:
+        rng = np.random.default_rng((self.seed, self.fold, step))
+        seed = int(rng.integers(2**62))
+        config = self.config
+        classes = sorted(self.pools)
+        text, shots = step_cues(rng, config, self.with_text)
+        visual = np.asarray(config.cue_weights[:3]) / sum(config.cue_weights[:3])
+
+        query, supports, weights, kinds, truths, valids, targets = [], [], [], [], [], [], []
+        for _ in range(config.batch_size):
+            class_index = classes[int(rng.integers(len(classes)))]
+            pool = self.pools[class_index]
+            picked = rng.choice(len(pool), size=min(shots, len(pool) - 1) + 1, replace=False)
+            ids = [pool[int(i)] for i in picked]
+            ids += [ids[1 + i % max(len(picked) - 1, 1)] for i in range(shots + 1 - len(ids))]  # tiny classes repeat
+            flips = rng.random(shots + 1) < (0.5 if config.flip else 0.0)
+            row_kinds = tuple(VISUAL_CUES[int(k)] for k in rng.choice(3, size=shots, p=visual))
+            found = self.features.get(ids)
+            found = [flip_features(f) if flip else f for f, flip in zip(found, flips, strict=True)]
+            truth, valid = self.cues.truth(ids[0], class_index, self.model.decoder_grid)
+            row = [self.cues.weights(i, class_index, kind) for i, kind in zip(ids[1:], row_kinds, strict=True)]
+            row = [w.flip(-1) if flip else w for w, flip in zip(row, flips[1:], strict=True)]
+            if flips[0]:
+                truth, valid = truth.flip(-1), valid.flip(-1)
+            query.append(found[0])
+            supports.append(found[1:])
+            weights.append(torch.stack(row) if row else torch.zeros(0))
+            kinds.append(row_kinds)
+            truths.append(truth)
+            valids.append(valid)
+            targets.append(classes.index(class_index))
+        grid = query[0].stages[0].shape[-1]
+        episodes = Episodes(
+            query=query,
+            supports=supports,
+            weights_BK2hw=torch.stack(weights) if shots else torch.zeros(len(query), 0, 2, grid, grid),
+            kinds=kinds,
+            names=self.features.encoder.embed_names([self.cues.dataset.classes[c] for c in classes]) if text else None,
+            targets=torch.tensor(targets),
+            device=self.features.encoder.device,
+        )
+        with torch.no_grad():
+            prior, kind = priors(episodes)
+        rgb = torch.stack([features.rgb for features in query])
+        return Drawn(torch.tensor([seed]), prior, kind, rgb, torch.stack(truths), torch.stack(valids))

@@ -1,0 +1,244 @@
+"""Training UAPF and UQDD on base classes with one frozen backbone: the loop, its state, and who shares a step.
+
+A step is drawn whole (`diffup.training.sampler`) and its loss is a mean over episodes (`diffup.training.losses`), so
+that micro-batches (`TrainConfig.accumulate`) and processes (`diffup.training.distributed`) can share it and the step
+stays the same but for rounding. No label of the fold's novel classes reaches a loss.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from diffup.config import ModelConfig, TrainConfig
+from diffup.models.diffup import DiffUpNet, save_checkpoint
+from diffup.training import losses
+from diffup.training.distributed import Team
+from diffup.training.losses import Chances
+from diffup.training.sampler import Batch, EpisodeSampler
+from diffup.training.state import identity, not_resumable, resumable, write_state
+
+SAVE_EVERY = 100  # steps between resumable states
+WARM_UP = 50
+CLIP_NORM = 1.0
+ALONE = Team()
+Rows = TypeVar("Rows", "Batch", "Chances")
+_PAUSES: ContextVar[tuple[int, ...]] = ContextVar("pauses", default=())
+
+
+class Paused(BaseException):
+    """A training ended early, as `paused_at` asked; the same call goes on with it.
+
+    Not an Exception: whoever runs a cell and records what it raises must not take a pause for a failure.
+
+    Attributes:
+        step: steps done.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"paused after {step} steps")
+        self.step = step
+
+
+@contextmanager
+def paused_at(*steps: int) -> Iterator[None]:
+    """Let trainings within pause after the next of these numbers of steps that they have not passed.
+
+    A paused training has written its state, so that it ends in the same bytes as one that never paused, and a
+    checkpoint of the averaged weights so far, whose facts say ``unfinished``; then it raises `Paused`. A number of all
+    steps or more pauses nothing.
+    """
+    token = _PAUSES.set(steps)
+    try:
+        yield
+    finally:
+        _PAUSES.reset(token)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some of a step's episodes."""
+
+    batch: Batch
+    chances: Chances
+
+    def __len__(self) -> int:
+        return len(self.batch.kind_BK)
+
+    def __getitem__(self, rows: slice) -> Share:
+        return Share(_each(self.batch, lambda t: t[rows].clone()), _each(self.chances, lambda t: t[rows].clone()))
+
+    def to(self, device: torch.device) -> Share:
+        """The same on a device."""
+        return Share(_each(self.batch, lambda t: t.to(device)), _each(self.chances, lambda t: t.to(device)))
+
+
+def _each(rows: Rows, change: Callable[[Tensor], Tensor]) -> Rows:
+    values = {item.name: getattr(rows, item.name) for item in dataclasses.fields(rows)}
+    changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+    return dataclasses.replace(rows, **changed)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then cosine decay to 1 % of the peak."""
+    warm = min(1.0, (step + 1) / min(WARM_UP, config.steps))
+    return float(config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * step / config.steps))))
+
+
+def train(
+    sampler: EpisodeSampler,
+    model_config: ModelConfig,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    seed: int,
+    facts: dict[str, object],
+    progress: bool = True,
+    report: Callable[[int, float], None] | None = None,
+    device: str | torch.device = "cpu",
+    team: Team = ALONE,
+    saved: Callable[[], None] | None = None,
+    other_code: Callable[[str], None] | None = None,
+) -> dict[str, float]:
+    """Train to ``config.steps`` and write a checkpoint of the averaged weights to `folder`.
+
+    A state file beside the checkpoint (model, averaged weights, optimizer, step) is written every `SAVE_EVERY` steps;
+    an interrupted training goes on from it and ends in the same bytes (on a CPU). It is removed at the end. The file
+    says what is trained (`diffup.training.state.identity`) and by which code; a state of anything else is refused.
+
+    Args:
+        sampler: of the same `config`.
+        model_config, config: what to train, and how.
+        folder: of the checkpoint.
+        seed: of the initial weights.
+        facts: for the checkpoint.
+        progress: whether to draw a bar.
+        report: is told steps and mean loss after each step, in rank 0.
+        device: where the network runs.
+        team: the processes that share each step's episodes; all of them call this function, rank 0 uses `folder`.
+        saved: is called after each writing of the state file, in rank 0.
+        other_code: if given, a state written by other code is not refused: the function is told so, in rank 0, and the
+            training starts over. For a folder whose name already says what is trained.
+
+    Returns:
+        ``loss`` (mean of the last 50 steps), ``seconds`` of all calls whose steps were kept, and ``steps_per_s``.
+
+    Raises:
+        UserError: the state file is of another training or other code, or damaged; the processes of a team do not
+            train the same; or there are more processes than episodes a step.
+        FloatingPointError: the loss is no longer finite.
+        Paused: see `paused_at`.
+    """
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = DiffUpNet(model_config).to(device)
+    average = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    state_file = folder / "state.pt"
+    first, recent, spent = 0, [], 0.0
+    what = identity(sampler, model_config, config, seed)
+    if state := resumable(state_file, what, team, other_code):
+        try:
+            model.load_state_dict(state["model"])
+            average.load_state_dict(state["average"])
+            optimizer.load_state_dict(state["optimizer"])
+            first, recent, spent = int(state["step"]), list(state["losses"]), float(state["seconds"])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise not_resumable(state_file, error) from error
+
+    def save(step: int) -> None:
+        parts = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+        seconds = time.perf_counter() - started
+        write_state(state_file, what, {**parts, "step": step, "losses": recent, "seconds": seconds})
+
+    last = min((step for step in _PAUSES.get() if first <= step < config.steps), default=config.steps)
+    shares = _shares(sampler, model_config, config, team, first)
+    started = time.perf_counter() - spent
+    model.train()
+    leads = team.rank == 0
+    hidden = not (progress and leads)
+    bar = tqdm(range(first, last), initial=first, total=config.steps, desc="train", disable=hidden)
+    for step in bar:
+        optimizer.zero_grad(set_to_none=True)
+        loss = add_gradients(model, next(shares), config, device)
+        team.add_up([loss, *(parameter.grad for parameter in model.parameters())])
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"loss is {loss.item()} at step {step}; lower TrainConfig.learning_rate")
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        decay = min(config.ema, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for kept, new in zip(average.parameters(), model.parameters(), strict=True):
+                kept.lerp_(new, 1 - decay)
+        recent = [*recent[-49:], loss.item()]
+        bar.set_postfix(loss=f"{np.mean(recent):.3f}")
+        if report is not None and leads:
+            report(step + 1, float(np.mean(recent)))
+        if leads and (step + 1) % SAVE_EVERY == 0 and step + 1 < config.steps:
+            save(step + 1)
+            if saved is not None:
+                saved()
+    seconds = time.perf_counter() - started
+    if last < config.steps:
+        if leads:
+            save(last)
+            save_checkpoint(average.cpu(), folder, {**facts, "unfinished": f"{last} of {config.steps} steps"})
+        raise Paused(last)
+    if leads:
+        save_checkpoint(average.cpu(), folder, facts)
+        state_file.unlink(missing_ok=True)
+    return {
+        "loss": float(np.mean(recent)),
+        "seconds": seconds,
+        "steps_per_s": config.steps / seconds if seconds else 0.0,
+    }
+
+
+def _shares(
+    sampler: EpisodeSampler, model_config: ModelConfig, config: TrainConfig, team: Team, first: int
+) -> Iterator[Share]:
+    """This process's share of each step from `first` on; each process draws every team.size-th step, and deals it."""
+    places = team.shares(config.episodes)
+    for block in range(first, config.steps, team.size):
+        mine = block + team.rank
+        if mine < config.steps:
+            batch, generator = sampler.batch(mine)
+            drawn = Share(batch, Chances.draw(model_config, batch, generator))
+        for step in range(block, min(block + team.size, config.steps)):
+            yield team.deal([drawn[place] for place in places] if step == mine else None, dealer=step - block)
+
+
+def add_gradients(model: DiffUpNet, share: Share, config: TrainConfig, device: torch.device) -> Tensor:
+    """Add a share's part of a step's gradient to the parameters', one micro-batch after the other.
+
+    Returns:
+        its part of the step's loss, [1]; the parts of all shares add up to the mean over the step's episodes.
+    """
+    # No cache of casts: one made for the prediction that is fed back carries no gradient and must not be used again.
+    half = config.precision == "bfloat16"
+    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=half, cache_enabled=False)
+    total = torch.zeros(1, device=device)
+    for start in range(0, len(share), config.batch_size):
+        part = share[start : start + config.batch_size].to(device)
+        with autocast:
+            loss = losses.step_loss(model, part.batch, part.chances)
+        loss = loss * (len(part) / config.episodes)
+        loss.backward()
+        total += loss.detach()
+    return total

@@ -1,0 +1,174 @@
+"""What a plan reads is put into shards once, and cells then compute nothing of it: a stage's worker without Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cluster.execution import context as opened
+from cluster.execution.run_cell import WorkContext, execute
+from cluster.precompute.pipeline import Maker
+from cluster.precompute.tasks import missing, needs
+from cluster.storage import feature_cache as stores
+from cluster.storage.feature_cache import clean, in_words, listed, main, size
+from diffup.config import InputConfig, ModelConfig, TrainConfig
+from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, tasks, training_cell
+from diffup.grid.cell import AnyCell, Cell
+from diffup.grid.datasets import Data
+from tests.helpers.toy import ToyBackbone, ToyDataset
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+DATA = Data(name="toy", fingerprint=ToyDataset.fingerprint, folds=3)
+INPUT = InputConfig(input_size=48, feature_grid=8)
+TOY = Backbone(name="resnet18", weights="random:0")
+COUNTS = ["episode", "inter_fg", "union_fg", "inter_bg", "union_bg"]
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ToyDataset()
+    monkeypatch.setattr(opened, "_open", lambda path: made)
+    monkeypatch.setattr(opened, "_backbone", lambda *where: ToyBackbone())
+    opened._features.cache_clear()
+
+
+def cells(shots: Sequence[int] = (1, 2), annotations: Sequence[str] = ("mask", "box")) -> list[Cell]:
+    made = evaluation_cells(DATA, 0, [TOY], tasks(shots, annotations), config=INPUT, episodes=10, sample=PRIOR_MEAN)
+    return made + evaluation_cells(DATA, 0, [TOY], tasks((1,), ("mask",)), config=INPUT, episodes=10, sample=PROTOTYPE)
+
+
+def context(root: Path, *, features: bool = True) -> WorkContext:
+    folder = root / "features" if features else None
+    return WorkContext(results=root, datasets={"toy": "nowhere"}, features=folder, batch_size=4)
+
+
+def run(grid: Sequence[AnyCell], root: Path, limit: int = 10**9) -> list[dict[str, object]]:
+    """The stage, in this process."""
+    options = {
+        "results": str(root),
+        "datasets": {"toy": "nowhere"},
+        "features": str(root / "features"),
+        "weights_dir": "",
+    }
+    worker = Maker(options, limit)
+    done = []
+    for encodes in (True, False):
+        for part in missing(needs(grid, context(root)), root / "features"):
+            if part.need.encodes is encodes:
+                done += [worker.do(json.loads(json.dumps(task))) for task in part.tasks()]
+    return done
+
+
+def made_in(cell: Cell, root: Path) -> tuple[pd.DataFrame, int, int]:
+    outcome = execute(cell, context(root))
+    assert outcome.episodes is not None
+    return outcome.episodes[COUNTS], outcome.provenance["images_encoded"], outcome.provenance["priors_computed"]
+
+
+def test_cells_compute_nothing_that_the_stage_has_made(tmp_path: Path) -> None:
+    grid = cells()
+    plain = [execute(cell, context(tmp_path, features=False)).episodes for cell in grid]
+    done = run(grid, tmp_path)
+    assert not any(result["failed"] for result in done)
+    assert missing(needs(grid, context(tmp_path)), tmp_path / "features") == []
+    for cell, expected in zip(grid, plain, strict=True):
+        assert expected is not None
+        table, encoded, computed = made_in(cell, tmp_path)
+        assert (encoded, computed) == (0, 0)
+        pd.testing.assert_frame_equal(table, expected[COUNTS])
+
+
+def test_each_image_and_each_triple_once_and_a_larger_grid_adds_only_what_is_new(tmp_path: Path) -> None:
+    grid = cells()
+    found = needs(grid, context(tmp_path))
+    assert len(found) == 2  # features and prior maps of one backbone
+    made = sum(int(str(result["made"])) for result in run(grid, tmp_path))
+    assert made == sum(len(need.items) for need in found)
+    assert run(grid, tmp_path) == []
+    larger = cells((1, 2, 3), ("mask", "box"))
+    lacking = missing(needs(larger, context(tmp_path)), tmp_path / "features")
+    third = {item.support for part in lacking for item in part.items if not part.need.encodes}
+    assert third and all(not part.need.encodes or set(part.items) <= set(ToyDataset().image_ids) for part in lacking)
+    assert all(item not in found[1].items for part in lacking if not part.need.encodes for item in part.items)
+    seeds = [dataclasses.replace(cell, train_seed=5) for cell in grid]
+    assert missing(needs(seeds, context(tmp_path)), tmp_path / "features") == []
+
+
+def test_a_training_reads_its_base_classes_alone(tmp_path: Path) -> None:
+    trained = training_cell(
+        DATA, 0, TOY, config=INPUT, model=ModelConfig(), train=TrainConfig(cue_weights=(1.0, 0.0, 0.0, 0.0))
+    )
+    (need,) = needs([trained], context(tmp_path))
+    assert {int(str(image).split("_")[0]) for image in need.items} == set(ToyDataset().base_classes(0))
+
+
+def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
+    grid = cells()
+    run(grid, tmp_path)
+    path = next((tmp_path / "features").glob("features-*/*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert [part.need.encodes for part in missing(needs(grid, context(tmp_path)), tmp_path / "features")] == [True]
+    assert run(grid, tmp_path)[0]["made"]
+    assert made_in(grid[0], tmp_path)[1:] == (0, 0)
+
+
+def test_a_full_store_leaves_the_rest_to_the_cells(tmp_path: Path) -> None:
+    grid = cells()
+    done = run(grid, tmp_path, limit=1)
+    assert any(result["full"] for result in done)
+    _, _, computed = made_in(grid[0], tmp_path)
+    assert computed > 0
+
+
+def test_other_weights_behind_a_name_are_never_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = cells()
+    run(grid, tmp_path)
+    monkeypatch.setattr(ToyBackbone, "loaded_hash", "another")
+    opened._features.cache_clear()
+    _, encoded, computed = made_in(grid[0], tmp_path)
+    assert encoded > 0 and computed > 0
+
+
+def test_the_least_recently_used_folders_go_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(cells(), tmp_path)
+    root = tmp_path / "features"
+    features, priors = sorted(root.iterdir())
+    then = time.time() - 40 * 86400
+    for path in (priors / "about.json", priors / "used"):
+        path.touch()
+        os.utime(path, (then, then))
+    assert [each.folder for each in listed(root)] == [priors, features]
+    assert clean(root, older_than=50 * 86400) == []
+    assert main(["clean", str(root), "--limit", f"{listed(root)[1].bytes}B"]) == 0
+    assert "freed" in capsys.readouterr().out and not priors.exists() and features.exists()
+    assert main(["check", str(root)]) == 0 and "0 damaged" in capsys.readouterr().out
+    assert main(["clean", str(root)]) == 2
+
+
+def test_sizes_in_words() -> None:
+    assert [size(text) for text in ("500MB", "2 TB", "1.5g", "7")] == [500_000_000, 2 * 10**12, 1_500_000_000, 7]
+    assert [in_words(count) for count in (7, 2_900_000, 3.5e11, 2e12)] == ["7 B", "2.9 MB", "350.0 GB", "2.0 TB"]
+
+
+def test_rows_of_a_shard_with_a_flipped_byte_are_made_again_by_the_next_stage(tmp_path: Path) -> None:
+    grid = cells()
+    run(grid, tmp_path)
+    spec = next(need.spec for need in needs(grid, context(tmp_path)) if not need.encodes)
+    [path] = (tmp_path / "features" / spec.name).glob("*.safetensors")
+    kept = bytearray(path.read_bytes())
+    kept[-1] ^= 64
+    path.write_bytes(kept)
+    assert missing(needs(grid, context(tmp_path)), tmp_path / "features") == []  # nobody has read it yet
+    stores._stores.clear()
+    assert sum(made_in(cell, tmp_path)[2] for cell in grid) == 1, "the one row is computed where it is read"
+    run(grid, tmp_path)
+    stores._stores.clear()
+    assert sum(made_in(cell, tmp_path)[2] for cell in grid) == 0
+    assert not list(path.parent.glob("*.damaged"))

@@ -1,0 +1,121 @@
+"""Several launches on one store, long cells in parts, and launches that are asked to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from cluster.storage.results import Store
+from tests.cluster.test_launch import arguments, environment, executions, launch, merged
+
+COLUMNS = ["key", "episode", "inter_fg", "union_fg"]
+SLOW = ("--variants", "diffup,slow")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One MLflow store for all launches here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEST_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}")
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of one undisturbed launch."""
+    results = tmp_path_factory.mktemp("whole") / "results"
+    done = launch(results, *SLOW, "--episodes", "64")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return results
+
+
+def begin(results: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        arguments(results, *more), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finished(results: Path) -> int:
+    return len(list(results.glob("*/result.json")))
+
+
+def wait_for(results: Path, cells: int, driver: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while finished(results) < cells:
+        assert driver.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_two_drivers_share_the_cells(whole: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    drivers = [begin(results, *SLOW, "--episodes", "64") for _ in range(2)]
+    said = [driver.communicate(timeout=240) for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0], said
+    assert all("11 of 11 cells finished" in out for out, _ in said)
+    ran = executions(results)
+    assert sorted(key for key, _ in ran) == sorted(Store(results).cell_keys())  # each once
+    pd.testing.assert_frame_equal(merged(results)[COLUMNS], merged(whole)[COLUMNS])
+
+
+@pytest.mark.slow
+def test_parts_give_what_one_piece_gives(whole: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    done = launch(results, *SLOW, "--episodes", "64", "--shard-episodes", "10")  # whole batches: 16, 32, 48, 64
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "16 of 64 episodes" in done.stdout
+    starts = Counter(name.partition("@")[2] for name, _ in executions(results))
+    assert starts == {"": 1, "0": 10, "16": 10, "32": 10, "48": 10}
+    pd.testing.assert_frame_equal(merged(results)[COLUMNS], merged(whole)[COLUMNS])
+    assert not list(results.glob("*/parts"))
+
+
+@pytest.mark.slow
+def test_parts_of_a_killed_launch_are_kept(whole: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    more = (*SLOW, "--episodes", "64", "--shard-episodes", "16")
+    with begin(results, *more) as driver:
+        deadline = time.monotonic() + 120
+        while len(list(results.glob("*/parts/*.json"))) < 2:
+            assert driver.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(driver.pid, signal.SIGKILL)
+    done = launch(results, *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    count = Counter(name for name, _ in executions(results))
+    assert len(count) == 41
+    assert sum(times - 1 for times in count.values()) <= 4  # those at work when it died
+    pd.testing.assert_frame_equal(merged(results)[COLUMNS], merged(whole)[COLUMNS])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_launch_that_is_asked_to_stop_keeps_what_is_finished(
+    number: signal.Signals, whole: Path, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    more = ("--variants", "diffup,slow,another")
+    with begin(results, *more) as driver:
+        wait_for(results, 3, driver)
+        asked = time.monotonic()
+        driver.send_signal(number)
+        out, err = driver.communicate(timeout=60)
+    assert time.monotonic() - asked < 30
+    assert driver.returncode == 1, out + err
+    assert "finished cells are kept, and the same command does the rest" in err
+    assert "Traceback" not in out + err
+    before = executions(results)
+    done = launch(results, *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "15 of 15 cells finished" in done.stdout
+    assert len({key for key, _ in executions(results)}) == 15
+    assert len(executions(results)) - 15 <= 2, (before, executions(results))  # at most those at work

@@ -1,0 +1,221 @@
+"""What a search draws, what it may look at, what its record remembers, and who goes on; Ray is not started here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.execution import context
+from cluster.execution import run_cell as work
+from cluster.hpo import trials as rungs
+from cluster.hpo.trials import Candidate, Record, Search, check_seen, halvings, validation_classes
+from cluster.storage.results import Store
+from diffup.episodes.episode import held_out_classes
+from diffup.grid.axes import Backbone, evaluation_cells, training_cell
+from diffup.grid.datasets import Data
+from diffup.training import recipes
+from experiments import search as script
+from tests.helpers import toy_search
+from tests.helpers.toy import ToyBackbone, ToyDataset
+from tests.helpers.toy_grid import BACKBONE, DATA, INPUT
+
+SHAPES = Data(name="shapes4i", path=Path("/nowhere/dataset.json"), fingerprint="0" * 12)
+SOURCE = Backbone(name="tiny_resnet", weights="embedded")
+DATASET: Any = ToyDataset()
+
+
+def configurations(trials: int = 6, seed: int = 0) -> list[Candidate]:
+    return script.candidates(SHAPES, 0, SOURCE, recipes.shapes4i(), trials=trials, seed=seed, sizes=(160, 320))
+
+
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path.absolute())
+
+
+def test_configurations_are_a_function_of_the_seed_and_more_of_them_extend_fewer() -> None:
+    keys = [found.cell.key() for found in configurations(8)]
+    assert keys == [found.cell.key() for found in configurations(8)]
+    assert keys[:5] == [found.cell.key() for found in configurations(5)]
+    assert len(set(keys)) == 8
+    other = [found.values for found in configurations(8, seed=1)]
+    assert [found.values for found in configurations(8)][1:] != other[1:]
+
+
+def test_the_first_configuration_is_the_recipe_and_a_cell_as_any_grid_makes_it() -> None:
+    first, second = configurations(2)
+    train = dataclasses.replace(recipes.shapes4i().train, hold_out=script.HOLD_OUT)
+    ordinary = training_cell(SHAPES, 0, SOURCE, config=recipes.shapes4i().input, train=train)
+    assert first.cell == ordinary and first.cell.key() == ordinary.key()
+    assert first.in_words() == "the recipe"
+    assert second.cell.key() != ordinary.key()
+    for name, value in second.values.items():  # what is printed is what was trained
+        if name == "cue_weights":
+            value = (*value[:3], 0.0)  # the backbone reads no text
+        assert getattr(second.cell.train, name, getattr(second.cell.model, name, None)) == value
+
+
+def test_all_configurations_are_scored_on_the_same_episodes_at_sizes_not_trained_at() -> None:
+    found = configurations()
+    classes = ("x",)
+    Search(name="s", candidates=found, rungs=(37, 75, 150, 300), reduction=2, classes=classes)
+    assert {cell.input.input_size for c in found for cell in c.validation} == {160, 320}
+    assert {cell.backbone for c in found for cell in c.validation} == {SOURCE.name}
+    assert script.virtual_sizes(224) == (160, 320) and script.virtual_sizes(320) == (224, 448)
+    odd = dataclasses.replace(found[1], validation=found[1].validation[:1])
+    with pytest.raises(ValueError, match="2 ways to score"):
+        Search(name="s", candidates=[found[0], odd], rungs=(150, 300), reduction=2, classes=classes)
+
+
+@pytest.mark.parametrize("trials", [0, 40])
+def test_impossible_numbers_of_configurations_are_refused(trials: int) -> None:
+    few: script.Factors = {"train": {"max_shots": script.Choice((1, 5))}}
+    with pytest.raises(ValueError, match=rf"--trials .*{trials}"):
+        script.draw(few, recipes.shapes4i(), trials=trials, seed=0)
+
+
+def test_rungs_are_those_of_the_scheduler() -> None:
+    assert halvings(300, 2, 4) == (37, 75, 150, 300)
+    for steps in range(8, 400):  # Tune multiplies from below; a rung of ours must never lie before one of its own
+        made = halvings(steps, 2, 4)
+        assert all(made[0] * 2**k <= at for k, at in enumerate(made))
+    with pytest.raises(ValueError, match="first rung of at least one step"):
+        halvings(7, 2, 4)
+
+
+def test_a_configuration_without_held_out_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"holds out no base class .* Set TrainConfig.hold_out to 1 or more"):
+        toy_search.candidate(1e-3, hold_out=0)
+
+
+def test_cells_on_novel_classes_or_of_another_training_can_not_validate() -> None:
+    good = toy_search.candidate(1e-3)
+    novel = evaluation_cells(DATA, 0, [BACKBONE], [(1, "mask")], config=INPUT, episodes=4, trained=good.cell)
+    of_another = toy_search.candidate(2e-3).validation
+    elsewhere = dataclasses.replace(good.validation[0], fold=1)
+    for validation in (tuple(novel), of_another, (elsewhere,), (*good.validation, *novel)):
+        with pytest.raises(
+            ValueError, match=r"does not evaluate training cell .* on the base classes that it holds out"
+        ):
+            Candidate(cell=good.cell, values={}, validation=validation)
+    with pytest.raises(ValueError, match="no validation cells"):
+        Candidate(cell=good.cell, values={}, validation=())
+
+
+def test_validation_looks_at_held_out_base_classes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = toy_search.candidate(1e-3).validation
+    allowed = {DATASET.classes[c] for c in held_out_classes(DATASET, 0, 1, 0)}
+    assert set(validation_classes(DATASET, cells)) == allowed
+    assert not allowed & {DATASET.classes[c] for c in DATASET.novel_classes(0)}
+    monkeypatch.setattr(rungs, "held_out_classes", lambda *where: DATASET.novel_classes(0))
+    with pytest.raises(ValueError, match="would look at 'red', which is no held-out base class of toy, fold 0"):
+        validation_classes(DATASET, cells)
+
+
+def test_a_score_on_novel_classes_never_reaches_the_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cluster.hpo.search import climb
+    from cluster.storage.results import cell_document
+    from diffup.grid.cell import cell_to_dict
+
+    found = toy_search.candidate(1e-3, episodes=2, steps=4)
+    options = {"datasets": {"toy": "x"}, "weights_dir": "", "device": "cpu", "threads": 1, "batch_size": 8}
+    task = {
+        "cell": cell_document(found.cell), "validation": [cell_to_dict(cell) for cell in found.validation],
+        "results": str(tmp_path), "work": "cluster.execution.run_cell", "options": {**options, "progress": False},
+        "rungs": [2, 4], "classes": list(validation_classes(DATASET, found.validation)), "tracking": None, "git_commit":
+        "", "launch": "a", "shard_episodes": 0,
+    }  # fmt: skip
+    monkeypatch.setattr(context, "_open", lambda path: ToyDataset())
+    monkeypatch.setattr(context, "_backbone", lambda *where: ToyBackbone())
+    honest = climb(task, set())
+    assert (honest["steps"], honest["ended"]) == (2, None) and honest["miou"] > 0
+    monkeypatch.setattr(work, "classes_of", lambda cell, dataset: dataset.novel_classes(cell.fold))
+    refused = climb(task, {2})
+    assert refused["ended"] == "failed" and "miou" not in refused
+    assert "was scored on 'green', which is no class to choose on" in refused["error"]
+
+
+def test_a_strange_class_is_named() -> None:
+    check_seen(["a", "a"], ("a", "b"), "k")
+    with pytest.raises(ValueError, match="configuration k was scored on 'c'"):
+        check_seen(["a", "c"], ("a", "b"), "k")
+
+
+RUNG = {"steps": 6, "miou": 50.0, "tasks": {}, "train_seconds": 1.0, "validate_seconds": 1.0}
+
+
+def test_the_record_remembers_and_refuses_scores_of_other_rules(tmp_path: Path) -> None:
+    search = toy_search.search()
+    keys = [found.cell.key() for found in search.candidates]
+    record = Record(store(tmp_path), search)
+    assert record.todo() == keys and not record.path.exists()
+    assert record.add(keys[1], RUNG) and not record.add(keys[1], {**RUNG, "miou": 60.0})
+    record.end(keys[2], "stopped")
+    record.end(keys[2], "finished")
+    again = Record(store(tmp_path), search)
+    assert again.todo() == [keys[1], keys[0], keys[3]]
+    assert again.entries[keys[1]]["rungs"] == [RUNG] and again.entries[keys[2]]["ended"] == "stopped"
+    assert again.spent() == 6
+
+    fewer = Record(store(tmp_path), toy_search.search(toy_search.RATES[:1]))
+    fewer.save()
+    assert Record(store(tmp_path), search).entries == again.entries, "a smaller search forgot the rest"
+
+    with pytest.raises(ValueError, match="other validation episodes or rungs"):
+        Record(store(tmp_path), dataclasses.replace(search, rungs=(12, 24)))
+    record.path.write_text("{")
+    with pytest.raises(ValueError, match="can't be read"):
+        Record(store(tmp_path), search)
+
+
+def test_finished_without_a_checkpoint_and_failed_on_request_are_done_again(tmp_path: Path) -> None:
+    search = toy_search.search()
+    keys = [found.cell.key() for found in search.candidates]
+    record = Record(store(tmp_path), search)
+    record.add(keys[0], RUNG)
+    record.add(keys[0], {**RUNG, "steps": 24})
+    record.end(keys[0], "finished")
+    record.end(keys[1], "failed", "ValueError: x")
+    again = Record(store(tmp_path), search)
+    assert again.todo() == [keys[0], keys[2], keys[3]]
+    assert [rung["steps"] for rung in again.entries[keys[0]]["rungs"]] == [6]
+    assert keys[1] in Record(store(tmp_path), search, retry_failed=True).todo()
+
+
+def test_what_went_on_before_an_interruption_goes_on_after_it() -> None:
+    from cluster.hpo.search import scheduler
+
+    def told(who: Any, known: bool, *scores: float) -> list[str]:
+        halving.on_trial_add(None, who)
+        at = zip(search.rungs, scores)
+        return [halving.on_trial_result(None, who, {"steps": s, "miou": v, "known": known}) for s, v in at]
+
+    search = toy_search.search()
+    halving: Any = scheduler(search)
+    first, behind, new, good = (SimpleNamespace(trial_id=str(i)) for i in range(4))
+    assert told(first, True, 50.0, 60.0, 70.0) == ["CONTINUE"] * 3
+    assert told(behind, True, 40.0, 50.0) == ["CONTINUE"] * 2, "it was let on: nobody asked again"
+    assert told(new, False, 44.0) == ["STOP"], "the median of known scores, 50 and 40, is 45"
+    assert told(good, False, 46.0, 54.0) == ["CONTINUE", "STOP"]
+
+
+def test_the_report_has_every_configuration_the_saving_and_the_caveat(tmp_path: Path) -> None:
+    search = toy_search.search()
+    keys = [found.cell.key() for found in search.candidates]
+    record = Record(store(tmp_path), search)
+    for key, scores in zip(keys, [(50, 60, 70), (10,), (55, 65, 71), ()]):
+        for at, score in zip(search.rungs, scores):
+            record.add(key, {**RUNG, "steps": at, "miou": float(score)})
+        assert "not ended" in script.report(search, record)
+        record.end(key, "finished" if len(scores) == 3 else "stopped" if scores else "diverged")
+    printed = script.report(search, record)
+    assert "54 of 96, 44 % saved" in printed
+    assert "best     {'learning_rate': 0.01}" in printed and "highest of 4 noisy scores" in printed
+    rows = [line for line in printed.splitlines() if line.startswith(("| 0", "| 1", "| 2", "| 3"))]
+    assert [row.split()[1] for row in rows] == ["2", "0", "1", "3"], "the best first"
+    assert rows[2].count("–") == 2 and "stopped" in rows[2] and "diverged" in rows[3]
+    assert json.loads(record.path.read_bytes())["configurations"][keys[0]]["values"] == {"learning_rate": 0.003}

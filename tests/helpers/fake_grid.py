@@ -1,0 +1,44 @@
+"""A grid of fake cells as a script: ``python fake_grid.py --results DIR --variants a,b,c`` (see `fake_work`)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from cluster.cli import names, parser, run
+from diffup.config import InputConfig
+from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
+from diffup.grid.cell import AnyCell
+from diffup.grid.datasets import Data
+
+DATA = Data(name="fake", fingerprint="0" * 12)
+INPUT = InputConfig(input_size=32, feature_grid=8)
+
+
+def grid(variants: tuple[str, ...], episodes: int = 20, training: str = "diffup") -> list[AnyCell]:
+    """One training cell, and per variant one cell for each of two backbones × two shots; prior_mean besides."""
+    backbones = [Backbone(name=name, weights="random:0") for name in ("resnet18", "resnet34")]
+    trained = training_cell(DATA, 0, backbones[0], config=INPUT, variant=training)
+    evaluate = partial(evaluation_cells, DATA, 0, backbones, config=INPUT, episodes=episodes)
+    cells: list[AnyCell] = [trained]
+    for variant in variants:
+        cells += evaluate(tasks((1, 5), ("mask",)), trained=trained, variant=variant)
+    return cells + evaluate(tasks((1,), ("mask",)), sample=PRIOR_MEAN)
+
+
+def main() -> int:
+    """Run the fake grid."""
+    options = parser("fake", __doc__ or "", episodes=20)
+    options.add_argument("--variants", type=names, default=("diffup",))
+    options.add_argument("--training", default="diffup")
+
+    def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
+        return grid(args.variants, args.episodes, args.training), {"fake": Path("/nowhere/dataset.json")}
+
+    return run("fake", options.parse_args(), build, work="tests.helpers.fake_work")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Grids in a local S3 server (conftest.py has it), and "machines" that share nothing but it, for tests."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from cluster.storage.remote import RemotePlace
+from cluster.storage.results import RESULT
+from tests.cluster.test_launch import SCRIPT, environment
+
+SECRET = "not-a-real-secret-key"
+
+
+def arguments(uri: str, *more: str) -> list[str]:
+    """The fake grid, into an object store."""
+    return [sys.executable, str(SCRIPT), "--results", uri, "--episodes", "16", *more]
+
+
+def machine(tmp_path: Path, name: str) -> dict[str, str]:
+    """The environment of a machine that shares nothing with others but the object store."""
+    return {**environment(), "DIFFUP_CACHE": str(tmp_path / name), "DIFFUP_HOME": str(tmp_path / name / "home")}
+
+
+def cells(place: RemotePlace) -> Counter[str]:
+    """Finished cells up there."""
+    return Counter(name.partition("/")[0] for name in place.names() if name.endswith(RESULT))
+
+
+def ran(tmp_path: Path) -> Counter[str]:
+    """How often each cell or part was run, on all machines."""
+    logs = tmp_path.rglob("executions.log")
+    return Counter(line.split()[0] for log in logs for line in log.read_text().splitlines())

@@ -1,0 +1,20 @@
+"""`cluster.execution.run_cell` on the toy data set and backbone: a real training that takes a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.execution import context
+from cluster.execution import run_cell as work
+from cluster.execution.run_cell import WorkContext
+from diffup.grid.cell import AnyCell
+from tests.helpers.toy import ToyBackbone, ToyDataset
+
+__all__ = ["WorkContext", "execute"]
+
+
+def execute(cell: AnyCell, options: WorkContext) -> Any:
+    """As `cluster.execution.run_cell.execute`."""
+    context._open = lambda path: ToyDataset()  # type: ignore[assignment]
+    context._backbone = lambda *where: ToyBackbone()  # type: ignore[assignment]
+    return work.execute(cell, options)

@@ -1,0 +1,1 @@
+"""Maintainers' tools: fault campaigns and the training of the embedded backbones."""
