@@ -18,7 +18,7 @@ PYTEST_ARGS ?=
 help:
 	@echo "make quickstart   train and evaluate on the embedded data, print the table (results: RESULTS=DIR)"
 	@echo "make test         run the tests"
-	@echo "make lint         ruff check, ruff format --check, mypy"
+	@echo "make lint         ruff check, ruff format --check, mypy, lint-imports"
 	@echo "make format       ruff: sort imports, format"
 	@echo "make clean        remove .venv and caches; results stay"
 
@@ -46,6 +46,7 @@ lint: $(VENV)/.diffup-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
 format: $(VENV)/.diffup-dev
 	@$(BIN)/ruff check --select I --fix .

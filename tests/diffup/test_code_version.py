@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grimp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,6 @@ from hypothesis import strategies as st
 from cluster import code_version as cluster_source
 from diffup import code_version as source
 from diffup.code_version import MODULES, NO_FIGURES, ROOT, code_hash, meaning, reached
-from tests.repo.test_imports import imported, modules, within
 
 FILES = reached(MODULES)
 PLAIN = '''"""Doc."""
@@ -126,22 +126,32 @@ def test_any_changed_number_operator_or_default_of_the_method_is_seen(data: st.D
 
 
 def test_all_that_a_cell_is_made_by_is_hashed() -> None:
-    work = [path for path in modules() if path.stem in ("work", "context") and path.parent.name == "cluster"]
-    assert len(work) == 2
-    used = {name for path in work for name in imported(path, at_import=True) if within(name, "diffup")}
+    graph = grimp.build_graph("diffup", "cluster")
+    work = ("cluster.execution.run_cell", "cluster.execution.context")
+    used = {name for module in work for name in graph.find_modules_directly_imported_by(module)}
+    used = {name for name in used if name.startswith("diffup.") and not name.startswith("diffup.grid.")}
     named = {name.removeprefix("diffup.") for name in used}
-    covered = {name for name in named if any(within(name, known) for known in (*FILES, *NO_FIGURES))}
+    covered = {name for name in named if name in (*FILES, *NO_FIGURES)}
     assert named == covered
-    for name in ("train", "losses", "uapf", "uqdd", "schedule", "metrics", "backbones.timm_features", "data.coco"):
+    for name in (
+        "training.trainer",
+        "training.losses",
+        "models.uapf",
+        "models.uqdd",
+        "models.schedule",
+        "evaluation.metrics",
+        "backbones.timm",
+        "data.layouts.coco",
+    ):
         assert name in FILES
-    for name in ("api", "card", "errors", "panels", "data.report", "data.__main__", "backbones.train_embedded"):
+    for name in ("api", "models.card", "errors", "evaluation.panels", "data.report", "data.__main__", "grid.cell"):
         assert name not in FILES
 
 
 def test_no_module_of_the_method_is_imported_by_a_name_made_at_run_time() -> None:
     """Such an import could not be followed; the adapter's is of foreign code, which has a version of its own."""
     found = {name for name, path in FILES.items() if "import_module" in path.read_text(encoding="utf-8")}
-    assert found == {"adapter"}
+    assert found == {"evaluation.adapter"}
     relative = [n for p in FILES.values() for n in ast.walk(ast.parse(p.read_bytes())) if getattr(n, "level", 0)]
     assert not relative
 
@@ -162,13 +172,18 @@ def edit(package: Path, name: str, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("name", "old", "new", "changes"),
     [
-        ("train.py", "CLIP_NORM = 1.0", "CLIP_NORM = 2.0", True),
-        ("losses.py", '"""', '"""More words. ', False),
-        ("metrics.py", "from __future__", "\n# a comment\nfrom __future__", False),
+        ("training/trainer.py", "CLIP_NORM = 1.0", "CLIP_NORM = 2.0", True),
+        ("training/losses.py", '"""', '"""More words. ', False),
+        ("evaluation/metrics.py", "from __future__", "\n# a comment\nfrom __future__", False),
         ("api.py", "THRESHOLD = 0.5", "THRESHOLD = 0.4", False),
         ("errors.py", "USER_ERROR, BUG = 2, 1", "USER_ERROR, BUG = 3, 1", False),
         ("config.py", "learning_rate: float = 1e-3", "learning_rate: float = 2e-3", True),
-        ("evaluate.py", "from __future__ import annotations\n", "from __future__ import annotations\nNEW = 1\n", True),
+        (
+            "evaluation/evaluate.py",
+            "from __future__ import annotations\n",
+            "from __future__ import annotations\nNEW = 1\n",
+            True,
+        ),
     ],
 )
 def test_the_hash_of_the_package(package: Path, name: str, old: str, new: str, changes: bool) -> None:
@@ -182,14 +197,14 @@ def test_shipped_weights_and_new_modules_are_in_the_hash(package: Path) -> None:
     before = code_hash.__wrapped__(MODULES, package)
     (package / "unused.py").write_text("NUMBER = 1\n")
     assert code_hash.__wrapped__(MODULES, package) == before
-    edit(package, "losses.py", "import torch\n", "import torch\nfrom diffup import unused\n")
+    edit(package, "training/losses.py", "import torch\n", "import torch\nfrom diffup import unused\n")
     with_new = code_hash.__wrapped__(MODULES, package)
     assert with_new != before
     (package / "unused.py").write_text("NUMBER = 2\n")
     assert code_hash.__wrapped__(MODULES, package) not in (before, with_new)
-    edit(package, "losses.py", "import torch\nfrom diffup import unused\n", "import torch\n")
+    edit(package, "training/losses.py", "import torch\nfrom diffup import unused\n", "import torch\n")
     assert code_hash.__wrapped__(MODULES, package) == before
-    weights = package / "backbones" / "weights" / "tiny_resnet.safetensors"
+    weights = package / "backbones" / "embedded_weights" / "tiny_resnet.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
@@ -197,12 +212,15 @@ def test_shipped_weights_and_new_modules_are_in_the_hash(package: Path) -> None:
 
 
 def test_a_training_does_not_depend_on_the_evaluation(package: Path) -> None:
-    both = [code_hash.__wrapped__(names, package) for names in (("train",), MODULES)]
+    both = [code_hash.__wrapped__(names, package) for names in (("training.trainer",), MODULES)]
     assert both[0] == source.training_hash()
     edit(
-        package, "evaluate.py", "from __future__ import annotations\n", "from __future__ import annotations\nNEW = 1\n"
+        package,
+        "evaluation/evaluate.py",
+        "from __future__ import annotations\n",
+        "from __future__ import annotations\nNEW = 1\n",
     )
-    assert code_hash.__wrapped__(("train",), package) == both[0]
+    assert code_hash.__wrapped__(("training.trainer",), package) == both[0]
     assert code_hash.__wrapped__(MODULES, package) != both[1]
 
 
@@ -213,9 +231,9 @@ def test_features_depend_on_what_encodes_and_reads(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cluster_source, "reached", lambda names: reached(names, package))
     before = found()
     assert before == cluster_source.encoding_hash()
-    edit(package, "encode.py", '"""', '"""More words. ')
-    edit(package, "losses.py", "import torch\n", "import torch\nNEW = 1\n")
+    edit(package, "evaluation/encode.py", '"""', '"""More words. ')
+    edit(package, "training/losses.py", "import torch\n", "import torch\nNEW = 1\n")
     edit(package, "config.py", "steps: int = 500", "steps: int = 600")
     assert found() == before, "docstrings, losses and training are no part of it"
-    edit(package, "encode.py", "INFO_GRID = 40", "INFO_GRID = 41")
+    edit(package, "evaluation/encode.py", "INFO_GRID = 40", "INFO_GRID = 41")
     assert found() != before
