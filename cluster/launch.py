@@ -32,7 +32,8 @@ from cluster.storage.feature_cache import in_words
 from cluster.storage.leases import acquire, held
 from cluster.storage.remote import RemotePlace, check_access
 from cluster.storage.results import LAUNCHES, TUNE, WORK, Store, cell_document
-from cluster.tracking.launch_runs import close_tracking, open_tracking, resolve_uri
+from cluster.tracking.client import resolve_uri
+from cluster.tracking.launches import close_tracking, open_tracking
 from diffup.errors import UserError
 from diffup.grid.axes import select
 from diffup.grid.cell import AnyCell, TrainingCell

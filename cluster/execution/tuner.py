@@ -22,7 +22,7 @@ from cluster.execution.scheduler import CellSearcher
 from cluster.execution.work_units import pieces
 from cluster.execution.worker import CellTrial
 from cluster.storage.results import TUNE, Store
-from cluster.tracking.launch_runs import Tracking
+from cluster.tracking.runs import Tracking
 from diffup.grid.cell import AnyCell, Cell
 
 RESTARTS = 2  # of the Tuner, after an error of its own

@@ -26,7 +26,9 @@ from cluster.storage.atomic import check_writable, now
 from cluster.storage.leases import Lease, acquire
 from cluster.storage.remote import RemoteError
 from cluster.storage.results import LAUNCHES, Record, Store
-from cluster.tracking.launch_runs import Tracking, log_cell, log_failure, system_metrics
+from cluster.tracking.export import log_cell, log_failure
+from cluster.tracking.runs import Tracking
+from cluster.tracking.system_metrics import system_metrics
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.models.card import versions
 

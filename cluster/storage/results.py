@@ -364,12 +364,13 @@ class Store:
         """Remember the MLflow run of a cell, so that no later launch logs it again."""
         write_atomically(self.folder(key) / LOGGED, to_json({"tracking_uri": uri, "run_id": run_id}))
 
-    def logged(self, key: str, uri: str) -> bool:
-        """Whether the cell has a run in this tracking store."""
+    def logged(self, key: str, uri: str) -> str:
+        """Id of the cell's run in this tracking store, ``""`` if none is known."""
         try:
-            return bool(json.loads((self.folder(key) / LOGGED).read_bytes())["tracking_uri"] == uri)
+            note = json.loads((self.folder(key) / LOGGED).read_bytes())
+            return str(note["run_id"]) if note["tracking_uri"] == uri else ""
         except (OSError, ValueError, KeyError, TypeError):
-            return False
+            return ""
 
 
 def _checksum(document: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ import pytest
 from cluster.storage import mirror
 from cluster.storage.remote import RemoteError, RemotePlace
 from cluster.storage.results import RESULT, Store
-from cluster.tracking import launch_runs as tracking
+from cluster.tracking import __main__ as tracking
 from tests.cluster.test_sharing import COLUMNS
 from tests.helpers.object_store import SECRET, arguments, cells, machine, ran
 
