@@ -9,13 +9,12 @@ could still go on.
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,18 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from cluster.code_version import code_hash
+from cluster.execution.context import Work, WorkContext
+from cluster.execution.run_cell import CELLS
 from cluster.execution.session import ray_session
-from cluster.execution.tuner import Job, options_of, resources
+from cluster.execution.tuner import resources
 from cluster.execution.work_units import Piece, read_cell
-from cluster.execution.worker import context_options, run_in_turn
+from cluster.execution.worker import run_in_turn
 from cluster.hpo.report import Board, Runs
 from cluster.hpo.trials import DIVERGED, FAILED, FINISHED, Record, Search, check_seen, read_entry
 from cluster.planning.preflight import git_commit, preflight
 from cluster.precompute.stage import prepared
 from cluster.storage.leases import alone
-from cluster.storage.results import TUNE, WORK, Store, cell_document
+from cluster.storage.results import TUNE, Store, cell_document
 from cluster.tracking.launch_runs import Tracking, close_tracking, open_tracking, resolve_uri
 from diffup.errors import UserError
 from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_from_dict, cell_to_dict
@@ -105,8 +106,7 @@ def climb(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
     """Train a configuration to its next rung, and score it there.
 
     Args:
-        task: as for `cluster.execution.worker.run_piece`, with ``rungs``, ``validation`` (cell documents) and
-            ``classes``.
+        task: ``context`` (of the search), ``rungs``, ``cell`` and ``validation`` (documents), and ``classes``.
         scored: rungs, in steps, that have a score.
 
     Returns:
@@ -118,7 +118,7 @@ def climb(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
     began, paused = time.perf_counter(), False
     try:
         with paused_at(*(rung for rung in task["rungs"] if rung not in scored)):
-            outcome = run_in_turn(Piece(cell), task)
+            outcome = run_in_turn(Piece(cell), task["context"])
         if outcome["status"] != "finished":
             diverged = outcome["error"].startswith(FloatingPointError.__name__)
             return {"ended": DIVERGED if diverged else FAILED, "error": outcome["error"]}
@@ -133,7 +133,7 @@ def climb(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
     finally:
         if paused:  # nobody is to take half a training for a checkpoint
             for name in SO_FAR:
-                (Path(task["results"]) / cell.key() / "checkpoint" / name).unlink(missing_ok=True)
+                (task["context"].results / cell.key() / "checkpoint" / name).unlink(missing_ok=True)
     return {
         TIME: steps,
         SCORE: sum(tasks.values()) / len(tasks),
@@ -150,13 +150,12 @@ def validate(task: dict[str, Any]) -> dict[str, float]:
     Raises:
         UserError: a cell looked at a class that the search may not choose on.
     """
-    work = importlib.import_module(task["work"])
-    options = context_options(task["options"], task["results"])
+    context: WorkContext = task["context"]
     scores = {}
     for document in task["validation"]:
         cell = cell_from_dict(document)
         assert isinstance(cell, Cell)
-        outcome = work.execute(cell, work.WorkContext(**options))
+        outcome = (context.work or CELLS).execute(cell, context)
         check_seen(list(outcome.episodes["class_name"]), task["classes"], task["cell"]["key"])
         if why := getattr(outcome, "undefined", {}).get("miou"):
             raise UserError(f"validation cell {cell.key()}: mIoU is undefined, {why}")
@@ -165,7 +164,7 @@ def validate(task: dict[str, Any]) -> dict[str, float]:
 
 
 def run_searches(
-    searches: Sequence[Search], options: SearchOptions, *, datasets: dict[str, Path], work: str = WORK
+    searches: Sequence[Search], options: SearchOptions, *, datasets: dict[str, Path], work: Work | None = None
 ) -> int:
     """Bring searches to their end, one after the other.
 
@@ -173,7 +172,7 @@ def run_searches(
         searches: with records of different names.
         options: how.
         datasets: see `cluster.launch.launch`.
-        work: module that has ``execute`` and ``WorkContext``.
+        work: see `cluster.launch.launch`.
 
     Returns:
         0 if every configuration has ended and none failed; one that diverged has told what it could.
@@ -223,7 +222,13 @@ def overview(search: Search, record: Record) -> str:
 
 
 def _run(
-    search: Search, record: Record, store: Store, uri: str, paths: dict[str, str], options: SearchOptions, work: str
+    search: Search,
+    record: Record,
+    store: Store,
+    uri: str,
+    paths: dict[str, str],
+    options: SearchOptions,
+    work: Work | None,
 ) -> None:
     if record.tracking is not None:  # of a search that was killed; the lock says that it is not alive
         close_tracking(Tracking(**record.tracking), "KILLED", {})
@@ -259,19 +264,20 @@ def _tunes_own(search: Search, store: Store) -> Path:
 
 def _fit(
     search: Search, record: Record, board: Board, store: Store, paths: dict[str, str], options: SearchOptions,
-    work: str, name: str, commit: str,
+    work: Work | None, name: str, commit: str,
 ) -> None:  # fmt: skip
     cells: list[AnyCell] = [candidate.cell for candidate in search.candidates]
     cells += [cell for candidate in search.candidates for cell in candidate.validation]
-    job = Job(
-        name=name, cells=cells, seconds={}, store=store, tracking=None, work=work, datasets=paths,
-        weights_dir=options.weights_dir, features=store.root / "features" if work == WORK else None,
+    context = WorkContext(  # without tracking: a trial's run is of the search, and is the driver's to write
+        results=store.root, launch=name, work=work, datasets=paths, git_commit=commit,
+        weights_dir=options.weights_dir and options.weights_dir.absolute(),
+        features=store.root / "features" if work is None else None,
         batch_size=options.batch_size, shard_episodes=0, gpus_per_trial=1.0, max_concurrent=options.max_concurrent,
-        train_workers=1, git_commit=commit,
     )  # fmt: skip
-    given = resources(job)
-    if job.features is not None:
-        prepared(job, given, 0, lambda: False)
+    given = resources(context)
+    context = replace(context, device=given.device)
+    if context.features is not None:
+        prepared(cells, context, given, lambda: False)
     # Rivals whose scores are known come first, so that the scheduler compares with all of them.
     told = [key for key, entry in record.entries.items() if entry["ended"] and entry["rungs"]]
     order = [*told, *record.todo()]
@@ -280,16 +286,10 @@ def _fit(
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # one that diverges ends without a score
     by_key = {candidate.cell.key(): candidate for candidate in search.candidates}
     shared = {
-        "results": str(store.root),
+        "context": context,
         "record": str(record.path),
         "rungs": list(search.rungs),
         "classes": list(search.classes),
-        "work": work,
-        "options": options_of(job, given.device),
-        "tracking": None,  # a trial's run is of the search, and is the driver's to write
-        "git_commit": commit,
-        "launch": name,
-        "shard_episodes": 0,
     }
     tasks = [
         {
