@@ -25,7 +25,7 @@ import torch
 
 from cluster.execution.context import Sources, WorkContext, features_of, open_cells_dataset, priors_of, sources
 from cluster.execution.work_units import read_cell
-from cluster.execution.worker import context_options, passes
+from cluster.execution.worker import passes
 from cluster.precompute.tasks import Missing
 from cluster.storage.depot import Depot
 from cluster.storage.feature_cache import TEXT, TEXT_PRIORS, VISUAL, in_words
@@ -93,9 +93,9 @@ def storage_problem(error: BaseException) -> bool:
 class Maker:
     """A worker of the pool: does tasks of `cluster.precompute.tasks.Missing`, one shard each."""
 
-    def __init__(self, options: dict[str, Any], limit_bytes: int) -> None:
-        """Args: options of `WorkContext`, as plain types, with ``features``; bytes that all shards may take."""
-        self.context = WorkContext(**context_options(options, options["results"]))
+    def __init__(self, context: WorkContext, limit_bytes: int) -> None:
+        """Args: context of the launch, with ``features``; bytes that all shards may take."""
+        self.context = context
         self.limit, self._held, self._counted = limit_bytes, 0, float("-inf")
         self._unshared = ""
         torch.set_num_threads(self.context.threads)
@@ -216,7 +216,7 @@ class _Opened:
 
 def run_stage(
     lacking: Sequence[Missing],
-    options: dict[str, Any],
+    context: WorkContext,
     *,
     workers: int,
     resources: dict[str, float],
@@ -228,7 +228,7 @@ def run_stage(
 
     Args:
         lacking: see `cluster.precompute.tasks.missing`.
-        options: of `WorkContext`, as plain types.
+        context: of the launch.
         workers: at most so many.
         resources: of each, ``CPU`` and ``GPU``.
         limit_bytes: that all shards may take.
@@ -241,7 +241,7 @@ def run_stage(
         total = sum(len(part.items) for part in parts)
         spoke = time.monotonic()
         for done in _stream(
-            [task for part in parts for task in part.tasks()], options, workers, resources, limit_bytes
+            [task for part in parts for task in part.tasks()], context, workers, resources, limit_bytes
         ):
             report.made[done["kind"]] += done["made"]
             report.seconds[done["kind"]] += done["seconds"]
@@ -268,7 +268,7 @@ def _count(report: Report, encodes: bool) -> int:
 
 
 def _stream(
-    tasks: list[dict[str, Any]], options: dict[str, Any], workers: int, resources: dict[str, float], limit_bytes: int
+    tasks: list[dict[str, Any]], launch: WorkContext, workers: int, resources: dict[str, float], limit_bytes: int
 ) -> Iterator[dict[str, Any]]:
     """The figures of each task as it ends."""
     if not tasks:
@@ -282,7 +282,7 @@ def _stream(
         ray.data.from_items([{"task": json.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
         .map_batches(
             Maker,
-            fn_constructor_args=(options, limit_bytes),
+            fn_constructor_args=(launch, limit_bytes),
             compute=pool,
             batch_size=1,
             num_cpus=resources.get("CPU", 1.0),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cluster.execution.context import WorkContext
-from cluster.execution.tuner import Job, Resources, options_of
-from cluster.execution.worker import context_options
+from cluster.execution.tuner import Resources
 from cluster.precompute.pipeline import Report, bytes_held, run_stage, storage_problem
 from cluster.precompute.tasks import missing, needs, to_stderr
 from cluster.storage.backend import FolderPlace
@@ -21,6 +20,7 @@ from cluster.storage.feature_cache import KEPT_FREE, in_words, mark_used
 from cluster.storage.leases import waited_for
 from cluster.storage.results import LEASES
 from diffup.errors import REPORT, UserError
+from diffup.grid.cell import AnyCell
 
 INSTEAD = "cells compute what they read themselves"
 
@@ -32,7 +32,9 @@ def limit_of(features: Path, asked: int) -> int:
     return min(asked, room) if asked else room
 
 
-def prepared(job: Job, given: Resources, limit_bytes: int, stopping: Callable[[], bool]) -> dict[str, Any]:
+def prepared(
+    cells: Sequence[AnyCell], context: WorkContext, given: Resources, stopping: Callable[[], bool]
+) -> dict[str, Any]:
     """What `prepare` did with the same arguments, as plain JSON types; whatever goes wrong there costs time only.
 
     Storage that is full or unavailable is a warning. Anything else is a bug and shows its traceback, once; the cells
@@ -40,7 +42,7 @@ def prepared(job: Job, given: Resources, limit_bytes: int, stopping: Callable[[]
     """
     say = partial(print, "features:", flush=True)
     try:
-        return prepare(job, given, limit_bytes, say=say, stopping=stopping).to_dict()
+        return prepare(cells, context, given, say=say, stopping=stopping).to_dict()
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         if isinstance(error, UserError) or storage_problem(error):
@@ -56,34 +58,37 @@ def _say_bug(what: str) -> None:
 
 
 def prepare(
-    job: Job, given: Resources, limit_bytes: int, *, say: Callable[[str], None], stopping: Callable[[], bool]
+    cells: Sequence[AnyCell],
+    context: WorkContext,
+    given: Resources,
+    *,
+    say: Callable[[str], None],
+    stopping: Callable[[], bool],
 ) -> Report:
     """Encode images and compute prior maps that are in no shard yet.
 
     Args:
-        job: whose cells read them.
+        cells: that read them.
+        context: of the launch.
         given: the cluster's resources.
-        limit_bytes: that all shards may take; 0: as much as the disk has room for.
         say: is told what is done.
         stopping: whether to end early.
     """
-    assert job.features is not None
-    root, results, options = job.features, str(job.store.root), options_of(job, given.device)
+    assert context.features is not None
+    root, remote = context.features, context.remote
     root.mkdir(parents=True, exist_ok=True)
-    context = WorkContext(**context_options(options, results))
-    found = needs(job.cells, context)
+    found = needs(cells, context)
     for need in found:
         mark_used(root, need.spec)
-    remote = job.store.remote
     if remote:
         Depot(remote, root).mark_used(need.spec.name for need in found)
     lacking = missing(found, root, remote)
     if not lacking:
         return Report()
     with waited_for(
-        job.store.leases if remote else FolderPlace(root / LEASES),
+        context.store.leases if remote else FolderPlace(root / LEASES),
         "stage",
-        job.name,
+        context.launch,
         lambda: say("another launch is encoding; waiting for it"),
         stopping=stopping,
     ) as lease:
@@ -96,8 +101,8 @@ def prepare(
             return Report()
         say(f"{images} images to encode and {triples} prior maps to compute, once each")
         report = run_stage(
-            lacking, {**options, "results": results}, workers=given.workers, resources=given.evaluate,
-            limit_bytes=limit_of(root, limit_bytes), say=say, stop=stopping,
+            lacking, context, workers=given.workers, resources=given.evaluate,
+            limit_bytes=limit_of(root, context.features_limit), say=say, stop=stopping,
         )  # fmt: skip
     made = sum(report.made.values())
     say(f"{made} of {images + triples} in shards: {in_words(report.bytes)} in {report.wall:.0f} s ({root})")

@@ -36,7 +36,6 @@ SCHEMA = 1
 CELL, EPISODES, RESULT, ERROR, LOGGED = "cell.json", "episodes.parquet", "result.json", "error.json", "mlflow.json"
 IDENTITY = "store.json"
 CHECKPOINT_FILES = ("checkpoint/model.safetensors", "checkpoint/config.json")
-WORK = "cluster.execution.run_cell"  # the module that trials run
 NO_REASON = "it came out as no finite number"
 LAUNCHES, WEIGHTS, LEASES, TUNE, PARTS = "launches", "weights", ".leases", ".tune", "parts"
 

@@ -33,7 +33,7 @@ def sync(results: Results, tracking_uri: str = "", experiment: str = "") -> int:
     uri = resolve_uri(tracking_uri, store.root)
     done = sync(store, uri, experiment=experiment)
     print(f"{done}  ({uri})", flush=True)
-    return 1 if done.failed else 0
+    return 1 if done["failed"] else 0
 
 
 def serve(results: Results, port: int = 5000, host: str = "127.0.0.1") -> int:
