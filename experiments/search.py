@@ -13,7 +13,8 @@ Costs at most a training of each configuration. What changes the episodes that a
 ``cue_weights``) also needs prior maps of its own, most of a training's cost; the rest shares them. Measured with
 ``--embedded --trials 8 --steps 120 --episodes 24``: 4 minutes on 2 cores, 585 of 960 steps; the four configurations
 that were trained to the end scored 53.5 to 57.7 %.
-``--embedded`` takes shapes4i and tiny_resnet, which are shipped.
+``--embedded`` takes shapes4i and tiny_resnet, which are shipped. Options that make sense for grids alone, such as
+``--select``, are refused.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from cluster.cli import GridOptions
 from cluster.hpo.trials import Candidate, Record, Search, best, halvings, validation_classes
 from cluster.launch import open_results
-from cluster.options import Count, Name, Numbers, PathOrName, parse
+from cluster.options import Count, CountOrAuto, Numbers, option, parse
 from diffup.errors import UserError, command_line
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.datasets import Data, open_data
@@ -224,17 +225,17 @@ def report(search: Search, record: Record) -> str:
 class SearchOptions(GridOptions):
     """Options of this script."""
 
-    dataset: PathOrName = ""
+    dataset: Annotated[str, *option("PATH", str, default=False)] = ""
     """a dataset.json, or a known name"""
     embedded: bool = False
     """shapes4i and tiny_resnet, which are shipped, in place of --dataset and --weights-dir"""
-    train_backbone: Name = ""
-    """trained on (default: resnet50)"""
+    train_backbone: Annotated[str, *option("NAME", str, default=False)] = ""
+    """trained on (default: resnet50, with --embedded tiny_resnet)"""
     folds: Numbers = (0,)
     """a search each"""
     trials: int = TRIALS
     """number of configurations"""
-    steps: int = 0
+    steps: CountOrAuto = 0
     """of training (default: the recipe's)"""
     episodes: Count = EPISODES
     """per task and input size of a score"""
