@@ -18,7 +18,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.storage.results import CELL, EPISODES, RESULT, Record, Store
+from cluster.storage.layout import CELL, EPISODES, RESULT
+from cluster.storage.record import Record
+from cluster.storage.results import Store
 from cluster.tracking.client import REFUSALS
 from diffup.evaluation.metrics import labels
 from diffup.grid.axes import describe

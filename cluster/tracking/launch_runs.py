@@ -8,7 +8,7 @@ no cell of this process tries again.
     python -m cluster.tracking serve --results DIR [--port N]
 
 ``sync`` rebuilds all runs from the store, however often it is run; ``serve`` starts MLflow's server on this machine.
-Results in an object store (``s3://…``) are brought to this machine's mirror of it before.
+Results in an object store (``s3://…``) are downloaded to this machine's copy of it before.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from functools import partial
 from pathlib import Path
 
 from cluster.storage.atomic import now
-from cluster.storage.mirror import mirror_folder
-from cluster.storage.remote import is_uri
-from cluster.storage.results import Record, Store
+from cluster.storage.record import Record
+from cluster.storage.results import Store
 from cluster.tracking.client import (
     client_of,
     note_failure,
@@ -40,7 +39,6 @@ from cluster.tracking.export import OWNER, TEXT_LENGTH, Place, ensure_run, log_l
 from diffup.errors import UserError
 from diffup.grid.axes import describe
 from diffup.grid.cell import AnyCell
-from diffup.home import expanded
 
 __all__ = [
     "Tracking", "close_tracking", "log_cell", "log_failure", "main", "open_tracking", "resolve_uri", "shown",
@@ -189,24 +187,21 @@ def _options() -> argparse.ArgumentParser:
 
 
 def _store(results: str) -> Store:
-    """The result store that the command is about; of an object store, this machine's mirror, brought up to date.
+    """The result store that the command is about; of an object store, this machine's copy, brought up to date.
 
     Raises:
         UserError: nothing is there, or the object store can't be reached.
     """
-    if not is_uri(results):
-        store = Store(expanded(Path(results)))
-    else:
-        store = Store(mirror_folder(results), results)
-        try:
-            store.update()
-        except OSError as error:
-            raise UserError(
-                f"{results} can't be brought here: {error}. Check the name and the credentials, or use a folder: "
-                f"`python -m cluster.storage.mirror pull {results} DIR` first, then --results DIR"
-            ) from error
+    store = Store.at(results)
+    try:
+        store.update()
+    except OSError as error:
+        raise UserError(
+            f"{results} can't be downloaded: {error}. Check the name and the credentials, or use a folder: "
+            f"`python -m cluster sync pull {results} DIR` first, then --results DIR"
+        ) from error
     if not store.root.is_dir():
-        what = f"results in {results}" if store.remote else f"results directory {store.root}"
+        what = f"results in {results}" if store.sync.is_copy else f"results directory {store.root}"
         raise UserError(f"no {what}; pass the one that a grid script printed (its --results)")
     return store
 

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage.atomic import now
-from cluster.storage.results import LAUNCHES, LOGGED, Record, Store
+from cluster.storage.layout import LAUNCHES, LOGGED
+from cluster.storage.record import Record
+from cluster.storage.results import Store
 from cluster.tracking.client import REFUSALS, is_trouble, locked, open_experiment, open_store, warn
 from cluster.tracking.export import (
     OWNER,

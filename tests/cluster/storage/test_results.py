@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 
 from cluster.code_version import code_hash
 from cluster.storage import atomic as files
-from cluster.storage.results import ERROR, IDENTITY, RESULT, Record, Store
+from cluster.storage.layout import ERROR, IDENTITY, RESULT
+from cluster.storage.record import Record
+from cluster.storage.results import Store
 from diffup.config import SampleConfig
 from diffup.grid.cell import Cell, TrainingCell
 
@@ -45,7 +47,7 @@ def test_finished_cell_reads_back(tmp_path: Path) -> None:
     assert pd.read_parquet(tmp_path / CELL.key() / "episodes.parquet").equals(EPISODES)
     assert list(store.cell_keys()) == [CELL.key()]
     assert store.read_cell(CELL.key())["key"] == CELL.key()
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_result_is_written_once(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ WRITER = """
 import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
-from test_store import CELL, finish
+from test_results import CELL, finish
 from cluster.storage.results import Store
 root = Path(sys.argv[1])
 print("ready", flush=True)
