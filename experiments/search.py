@@ -296,7 +296,7 @@ def results_of(args: argparse.Namespace) -> Path:
         raise UserError(
             f"--results {args.results}: a search goes on from its record and from paused trainings, which must be in "
             "a folder; give one that all machines see. Its finished trainings can be copied to an object store: "
-            f"`python -m cluster.storage.mirror push DIR {args.results}`"
+            f"`python -m cluster sync push DIR {args.results}`"
         )
     return expanded(args.results or home() / "results" / NAME)
 

@@ -31,9 +31,10 @@ from cluster.execution.worker import context_options, run_in_turn
 from cluster.hpo.report import Report, key_of
 from cluster.hpo.trials import DIVERGED, FAILED, FINISHED, STOPPED, Record, Search, check_seen, read_entry
 from cluster.planning.preflight import git_commit, preflight
-from cluster.precompute.stage import prepared
+from cluster.precompute.stage import precompute
+from cluster.storage.layout import TUNE
 from cluster.storage.leases import alone
-from cluster.storage.results import TUNE, WORK, Store, cell_document
+from cluster.storage.results import WORK, Store, cell_document
 from cluster.tracking.client import resolve_uri
 from cluster.tracking.launches import close_tracking, open_tracking
 from cluster.tracking.runs import Tracking
@@ -273,7 +274,7 @@ def _fit(
     )  # fmt: skip
     given = resources(job)
     if job.features is not None:
-        prepared(job, given, 0, lambda: False)
+        precompute(job, given, 0, lambda: False)
     # Rivals whose scores are known come first, so that the scheduler compares with all of them.
     told = [key for key, entry in record.entries.items() if entry["ended"] and entry["scores"]]
     order = [*told, *record.todo()]

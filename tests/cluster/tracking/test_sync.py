@@ -14,7 +14,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from cluster.storage.results import LOGGED, Store
+from cluster.storage.layout import LOGGED
+from cluster.storage.results import Store
 from cluster.tracking import client as mlflow_client
 from cluster.tracking.__main__ import main
 from cluster.tracking.client import open_store, resolve_uri
