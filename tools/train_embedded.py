@@ -134,7 +134,7 @@ def dense_loss(logits: list[list[Tensor]], labels: Tensor, things: Sequence[Any]
 
 
 def dense_embedding(features: ClipFeatures, last_stage: Tensor) -> Tensor:
-    """What ``features.dense_text`` gives, [B, D, h, w], from a last stage that is already at hand."""
+    """What ``features.dense_text`` gives, [B, D, h, w], from a last stage that was computed already."""
     visual: Any = features.model.visual
     alone = rearrange(last_stage, "b c h w -> (b h w) c 1 1")
     embedding = visual.head(visual.trunk.forward_head(alone))
@@ -196,11 +196,7 @@ def train(name: str, scenes: Sequence[Scene], held_out: Sequence[Scene], out: Pa
         {"params": [p for p in parameters if p.ndim > 1]},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(
-        groups,
-        lr=LEARNING_RATE,
-        weight_decay=WEIGHT_DECAY,
-    )
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     started = time.perf_counter()
     model.train()
     bar = tqdm(range(steps), desc=name)
