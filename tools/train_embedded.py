@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffup.backbones import embedded
+from diffup.backbones.load import build
 from diffup.backbones.open_clip import ClipFeatures
 from diffup.backbones.timm import TimmFeatures
 from diffup.data.render import COLOURS, COMBINATIONS, FORMS, PATTERNS, Scene, render
@@ -154,12 +155,6 @@ def caption_loss(
     return F.binary_cross_entropy_with_logits(logits, positive, pos_weight=torch.tensor(4.0)) * 20
 
 
-def wrap(name: str) -> tuple[nn.Module, TimmFeatures | ClipFeatures]:
-    """The architecture and its three stages, as at test."""
-    model = embedded.build(name)
-    return model, ClipFeatures(model, embedded.tokenizer) if embedded.EMBEDDED[name].has_text else TimmFeatures(model)
-
-
 @torch.inference_mode()
 def accuracies(
     features: TimmFeatures | ClipFeatures, heads: Heads, scenes: Sequence[Scene], seed: int
@@ -186,7 +181,8 @@ def train(name: str, scenes: Sequence[Scene], held_out: Sequence[Scene], out: Pa
     """Train one backbone and write ``<name>.safetensors`` (fp16) and ``<name>.json``."""
     torch.manual_seed(seed)
     rng = np.random.default_rng((seed, 5))
-    model, features = wrap(name)
+    features = build(name)
+    model = features.model
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (embedded.MEAN, embedded.STD))
     with torch.no_grad():
         heads = Heads([stage.shape[1] for stage in features.stages(torch.zeros(2, 3, INPUT, INPUT))])
