@@ -30,7 +30,7 @@ from diffup.backbones.weights import (
     weights_file,
     weights_identity,
 )
-from diffup.errors import UserError
+from diffup.errors import UserError, extra
 
 RANGE_SLACK = 1e-3  # of images in [0, 1]: what resizing may add
 
@@ -221,7 +221,8 @@ def _build(name: str, pretrained: bool = False) -> Any:
         return build_timm(parsed.timm_name, pretrained=pretrained)
     if not has_text_encoder(name):
         return TimmFeatures(embedded.build(name))
-    from diffup.backbones.open_clip import ClipFeatures, build_clip
+    with extra("clip"):
+        from diffup.backbones.open_clip import ClipFeatures, build_clip
 
     if parsed.kind == "open_clip":
         return build_clip(parsed.model, parsed.tag, pretrained=pretrained)
