@@ -10,6 +10,7 @@ start Ray in one and the same.
 
 from __future__ import annotations
 
+import fcntl
 import lzma
 import os
 import shutil
@@ -45,6 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # Short, since Ray puts sockets below it, and a socket's path may have 107 characters.
     ray_tmpdir = Path(tempfile.mkdtemp(prefix="du-", dir="/tmp" if os.path.isdir("/tmp") else None))
     config.stash[_scratch] = [home, ray_tmpdir]
+    if hasattr(config, "workerinput"):  # a worker of xdist: generated data sets are shared
+        (home / "datasets").symlink_to(Path(os.environ["DIFFUP_HOME"]) / "datasets")
+    else:
+        (home / "datasets").mkdir()
     os.environ |= {
         "DIFFUP_HOME": str(home),
         "RAY_TMPDIR": str(ray_tmpdir),
@@ -191,6 +196,17 @@ def shared_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
             with lzma.open(path) as packed, open(unpacked / path.stem, "wb") as out:
                 shutil.copyfileobj(packed, out)
     return unpacked
+
+
+@pytest.fixture(scope="session")
+def shapes4i() -> Path:
+    """``dataset.json`` of the whole embedded data set in ``$DIFFUP_HOME``; generated once for all processes."""
+    from diffup.data.dataset import resolve_dataset
+
+    datasets = Path(os.environ["DIFFUP_HOME"], "datasets").resolve()
+    with (datasets.parent / "shapes4i.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return resolve_dataset("shapes4i")
 
 
 @pytest.fixture

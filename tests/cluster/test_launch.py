@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from cluster.storage.results import Store
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.ray
 SCRIPT = ROOT / "tests" / "helpers" / "fake_grid.py"
 
 

@@ -20,7 +20,7 @@ from tests.cluster.test_sharing import COLUMNS
 from tests.helpers.object_store import SECRET, arguments, cells, machine, ran
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_two_machines_share_a_grid(place: RemotePlace, tmp_path: Path) -> None:
     more = ("--variants", "diffup,slow")
     drivers = [
@@ -49,7 +49,7 @@ def test_two_machines_share_a_grid(place: RemotePlace, tmp_path: Path) -> None:
     assert len(tables) == 10
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_killed_machine_loses_nothing_and_another_does_the_rest(place: RemotePlace, tmp_path: Path) -> None:
     more = ("--variants", "diffup,slow")
     with subprocess.Popen(
