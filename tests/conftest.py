@@ -260,6 +260,16 @@ def json_path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs, to copy: making its schema takes seconds."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(scope="session")
 def s3_server() -> Generator[str]:
     """The address of a local S3 server: one for all tests of a process, as file systems are kept per process."""
     server = pytest.importorskip("moto.server")

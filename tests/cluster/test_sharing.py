@@ -7,7 +7,6 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -15,21 +14,15 @@ import pytest
 
 from cluster.storage.results import Store
 from diffup.grid.cell import Cell
-from tests.cluster.test_launch import arguments, environment, executions, launch, merged
+from tests.cluster.test_launch import arguments, database, environment, executions, launch, merged
 from tests.helpers import fake_grid, fake_work
+
+__all__ = ["database"]
 
 COLUMNS = ["key", "episode", "inter_fg", "union_fg"]
 SLOW = ("--variants", "diffup,slow")
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One MLflow store for all launches here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TEST_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}")
-        yield
 
 
 def check_counts(results: Path) -> None:

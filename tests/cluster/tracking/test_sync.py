@@ -61,9 +61,11 @@ def check(uri: str, store: Store, experiment: str = "fake") -> dict[str, Run]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """A store of four finished cells and their launch, which MLflow has never heard of."""
-    return make_store(tmp_path / "results", COUNT)
+def store(tmp_path: Path, empty_mlflow: Path) -> Store:
+    """A store of four finished cells and their launch, with a database that has none of them."""
+    made = make_store(tmp_path / "results", COUNT)
+    shutil.copy(empty_mlflow, tmp_path / "results" / "mlflow.db")
+    return made
 
 
 @pytest.fixture
