@@ -34,6 +34,7 @@ def dry(place: RemotePlace, tmp_path: Path, name: str, *more: str) -> subprocess
     return done
 
 
+@pytest.mark.slow
 def test_a_dry_run_reads_an_object_store_and_writes_nothing(place: RemotePlace, tmp_path: Path) -> None:
     cells = grid(("diffup",), 16)
     source = Store(tmp_path / "made")
@@ -49,6 +50,7 @@ def test_a_dry_run_reads_an_object_store_and_writes_nothing(place: RemotePlace, 
     assert state(tmp_path) == outside  # no mirror, no home, and the temporary folder is gone
 
 
+@pytest.mark.slow
 def test_a_dry_run_leaves_the_mirror_as_it_is_and_counts_what_only_it_has(
     place: RemotePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,6 +70,7 @@ def test_a_dry_run_leaves_the_mirror_as_it_is_and_counts_what_only_it_has(
     assert place.names() == before and state(tmp_path) == outside
 
 
+@pytest.mark.slow
 def test_a_dry_run_works_with_results_that_can_only_be_read(tmp_path: Path) -> None:
     results = tmp_path / "results"
     finish(Store(results), grid(("diffup",), 16)[1])
@@ -85,6 +88,7 @@ def test_a_dry_run_works_with_results_that_can_only_be_read(tmp_path: Path) -> N
             path.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_a_dry_run_on_an_object_store_that_is_away_says_so(tmp_path: Path, endpoint: str) -> None:
     env = machine(tmp_path, "one") | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     done = subprocess.run(arguments("s3://results/x", "--dry-run"), env=env, capture_output=True, text=True, timeout=90)

@@ -86,6 +86,7 @@ def test_a_job_is_followed_and_gives_its_exit_code(dashboard: str, tmp_path: Pat
         assert not path.is_file() or token.encode() not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_job_that_cannot_be_submitted_says_why(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     gone = submit(f"http://127.0.0.1:{port}", "experiments/quickstart.py")

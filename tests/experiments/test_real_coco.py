@@ -62,6 +62,7 @@ def test_photographs_of_coco_run_through_the_mini_grid(coco: Path, tmp_path: Pat
         assert pixels.tolist() == [sizes[query] for query in table["query"]]
 
 
+@pytest.mark.slow
 def test_a_class_that_is_too_small_in_the_photographs_is_named(shared_data: Path, tmp_path: Path) -> None:
     """As coco128 comes, with the protocol's 1 %, its balls are too small."""
     done = mini_grid(shared_data / "coco128", tmp_path / "results")

@@ -68,6 +68,7 @@ def test_a_training_that_fails_on_its_workers_fails_alone(tmp_path: Path) -> Non
     assert status["evaluate"].status == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "message"), [("5", "steps of 4 episodes; use at most 4 workers"), ("0", "must be 1 or more")]
 )
