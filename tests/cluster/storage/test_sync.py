@@ -24,7 +24,7 @@ from tests.cluster.test_sharing import COLUMNS
 from tests.helpers.object_store import SECRET, arguments, cells, machine, ran
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_two_machines_share_a_grid(remote: ObjectStore, tmp_path: Path) -> None:
     more = ("--variants", "diffup,slow")
     drivers = [
@@ -53,7 +53,7 @@ def test_two_machines_share_a_grid(remote: ObjectStore, tmp_path: Path) -> None:
     assert len(tables) == 10
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_killed_machine_loses_nothing_and_another_does_the_rest(remote: ObjectStore, tmp_path: Path) -> None:
     more = ("--variants", "diffup,slow")
     with subprocess.Popen(
