@@ -1,10 +1,11 @@
-"""What every test shares: one thread, no network, no writes in the user's home, and skips that CI can trust.
+"""Fixtures and settings of all tests: one thread, no network, no writes to the user's home, skips that CI can trust.
 
 A skip is lawful for two reasons only, and both are counted before pytest's last line: no CUDA GPU, or no shared data
 (real photographs and weights that the product does not ship). Under ``DIFFUP_CI=1`` any other skip is a failure, so
 that a test of LaTeX or of a page can't silently stop running.
 
-Fixtures of all packages; heavy imports wait until one is asked for.
+With ``pytest -n 2 --dist loadgroup`` the tests of a file stay in one process, for its fixtures, and all tests that
+start Ray in one and the same.
 """
 
 from __future__ import annotations
@@ -64,8 +65,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked ``gpu`` on a machine without CUDA; torch is imported only if there is such a test."""
+    """Group tests for xdist; skip those marked ``gpu`` without CUDA (torch is imported only if there is one)."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
@@ -76,16 +81,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=NO_GPU))
 
 
+def _lawful(reason: str) -> str | None:
+    """Which of the two lawful reasons a skip has, if any."""
+    return next((lawful for lawful in (NO_GPU, NO_SHARED_DATA) if lawful in reason), None)
+
+
 def _judge_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Count a lawful skip; under ``DIFFUP_CI`` turn any other into a failure."""
+    """Under ``DIFFUP_CI``, turn a skip that is not lawful into a failure."""
     if not report.skipped or hasattr(report, "wasxfail"):
         return
     where, line, reason = report.longrepr if isinstance(report.longrepr, tuple) else ("?", 0, str(report.longrepr))
-    for lawful in (NO_GPU, NO_SHARED_DATA):
-        if lawful in reason:
-            _skips[lawful] += 1
-            return
-    if _in_ci():
+    if _in_ci() and not _lawful(reason):
         report.outcome = "failed"
         report.longrepr = (
             f"{where}:{line}: {reason}\nDIFFUP_CI is set: only a missing GPU or missing shared data may skip a test"
@@ -106,6 +112,15 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _judge_skip(report)
     return report
+
+
+def _count_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Count a lawful skip in the process that prints the summary; xdist sends the reports of its workers there."""
+    if report.skipped and (lawful := _lawful(str(report.longrepr))):
+        _skips[lawful] += 1
+
+
+pytest_runtest_logreport = pytest_collectreport = _count_skip
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffup.data.render import COLOURS, FORMS, PATTERNS
-from diffup.errors import UserError
+from diffup.errors import UserError, extra
 
 if TYPE_CHECKING:
     import torch
@@ -74,8 +74,10 @@ def _regnet() -> nn.Module:
 
 def _clip() -> nn.Module:
     import timm
-    from open_clip.model import CLIP
     from timm.models.convnext import ConvNeXt
+
+    with extra("clip"):
+        from open_clip.model import CLIP
 
     if not timm.is_model(CLIP_TOWER):  # open_clip builds its image tower from a registered timm name
 

@@ -10,11 +10,12 @@ Three kinds of names:
 from __future__ import annotations
 
 import difflib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffup.backbones.embedded import EMBEDDED
-from diffup.errors import UserError
+from diffup.errors import UserError, extra
 
 OPEN_CLIP_PREFIX = "open_clip:"
 SUGGESTIONS = 5
@@ -73,17 +74,25 @@ def has_text_encoder(name: str) -> bool:
     return parsed.kind == "open_clip" or (parsed.kind == "embedded" and EMBEDDED[parsed.model].has_text)
 
 
+def known_names() -> list[str]:
+    """Every architecture by name, without tags: embedded, timm's, and open_clip's where that is installed."""
+    import timm
+
+    names = [*EMBEDDED, *timm.list_models()]
+    with suppress(ModuleNotFoundError):
+        import open_clip
+
+        names += [f"{OPEN_CLIP_PREFIX}{model}" for model in open_clip.list_models()]
+    return names
+
+
 def suggest(name: str) -> list[str]:
     """Existing names that look like `name`, best first (at most five).
 
     Architectures are compared without their tags, so that a wrong tag still leads to the right model.
     """
-    import open_clip
-    import timm
-
     wanted = name.lower()
-    known = {model.lower(): model for model in (*EMBEDDED, *timm.list_models())}
-    known |= {f"{OPEN_CLIP_PREFIX}{model}".lower(): f"{OPEN_CLIP_PREFIX}{model}" for model in open_clip.list_models()}
+    known = {model.lower(): model for model in known_names()}
     stem = wanted.partition("/")[0]
     parts = [wanted, wanted.partition(".")[0], stem, f"{OPEN_CLIP_PREFIX}{stem}"]
     found: dict[str, float] = {}
@@ -120,7 +129,8 @@ def check_backbone(name: str) -> BackboneName:
                 near = difflib.get_close_matches(parsed.timm_name, names, n=SUGGESTIONS, cutoff=0.0)
                 raise _unknown(name, f"timm's {parsed.model} has no pretrained tag {parsed.tag!r}", near)
     elif parsed.kind == "open_clip":
-        import open_clip
+        with extra("clip"):
+            import open_clip
 
         if parsed.model not in open_clip.list_models():
             raise _unknown(name, f"open_clip has no model {parsed.model!r}", suggest(name))

@@ -34,6 +34,41 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control charact
 
 
 @dataclass(frozen=True, kw_only=True)
+class SizeRule:
+    """Which images may serve for a class; the defaults are PFENet's rule, as protocol ``paired`` has it.
+
+    Attributes:
+        name: how cells and tables name it.
+        min_pixels: in the data sets named in `pixel_datasets`, an image counts for a class that covers at least this
+            many pixels at original size.
+        pixel_datasets: data sets that `min_pixels` is meant for.
+        min_fraction: in any other data set, an image counts for a class that covers at least this share of it, unless
+            its ``dataset.json`` gives a ``min_area_fraction`` of its own.
+    """
+
+    name: str = "paired"
+    min_pixels: int = 2 * 32 * 32
+    pixel_datasets: tuple[str, ...] = ("pascal5i", "coco20i")
+    min_fraction: float = 0.01
+
+    def needed_pixels(self, dataset: str, size: tuple[int, int], min_fraction: float | None = None) -> float:
+        """Pixels that a class must cover for an image to count, at least 1.
+
+        Args:
+            dataset: name of the data set.
+            size: (H, W) of the image.
+            min_fraction: the data set's own share, in place of the rule's.
+        """
+        if dataset in self.pixel_datasets:
+            return self.min_pixels
+        fraction = self.min_fraction if min_fraction is None else min_fraction
+        return max(1.0, fraction * size[0] * size[1])
+
+
+PAIRED = SizeRule()
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
     """The content of a ``dataset.json``; paths are relative to its folder.
 

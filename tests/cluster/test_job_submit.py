@@ -16,7 +16,7 @@ from tests.helpers.heads import RAY, dashboard, free_ports
 __all__ = ["dashboard"]
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / "cluster" / "configs"
+CONFIGS = ROOT / "cluster" / "deploy"
 JOB = 300  # seconds
 SRUN = """#!/usr/bin/env bash
 while [[ $1 == -* ]]; do if [ "$1" = -w ]; then shift; node=$1; fi; shift; done

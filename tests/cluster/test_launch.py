@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from cluster.storage.results import Store
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = Path(__file__).parent / "fake_grid.py"
+SCRIPT = ROOT / "tests" / "helpers" / "fake_grid.py"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -20,7 +20,7 @@ from diffup.grid.cell import TrainingCell
 from tests.helpers import toy_grid, toy_work
 
 ROOT = Path(__file__).resolve().parents[3]
-HERE = Path(__file__).parent
+HERE = ROOT / "tests" / "helpers"
 
 
 def launch(script: str, results: Path, *more: str) -> subprocess.CompletedProcess[str]:

@@ -120,7 +120,7 @@ WRITER = """
 import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
-from test_store import CELL, finish
+from tests.cluster.storage.test_results import CELL, finish
 from cluster.storage.results import Store
 root = Path(sys.argv[1])
 print("ready", flush=True)
@@ -131,15 +131,14 @@ while True:
 
 
 def test_sigkill_at_any_moment_leaves_a_finished_cell_or_none(tmp_path: Path) -> None:
-    here = Path(__file__).resolve()
-    code = WRITER.format(path=[str(here.parent), str(here.parents[3])])
+    code = WRITER.format(path=[str(Path(__file__).resolve().parents[3])])
     seen = set()
     for round_number in range(5):
         root = tmp_path / str(round_number)
         root.mkdir()
         process = subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE)
         assert process.stdout is not None
-        process.stdout.readline()
+        assert process.stdout.readline() == b"ready\n"
         time.sleep(0.02 + 0.02 * round_number)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
