@@ -11,9 +11,8 @@ import platform
 import secrets
 import shutil
 import sys
-import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,17 +28,15 @@ from cluster.planning.feasible import check_feasible
 from cluster.planning.plan import Plan, make_plan, render
 from cluster.planning.preflight import check_workers, git_commit, preflight
 from cluster.storage.atomic import now, to_json, write_atomically
-from cluster.storage.feature_cache import in_words
+from cluster.storage.layout import LAUNCHES, TUNE
 from cluster.storage.leases import acquire, held
-from cluster.storage.mirror import mirror_folder
-from cluster.storage.remote import RemotePlace, check_access
-from cluster.storage.results import LAUNCHES, TUNE, Store, cell_document
+from cluster.storage.results import Store, cell_document
+from cluster.storage.sizes import format_size
 from cluster.tracking.client import resolve_uri
 from cluster.tracking.launches import close_tracking, open_tracking
-from diffup.errors import UserError
 from diffup.grid.axes import select
 from diffup.grid.cell import AnyCell, TrainingCell
-from diffup.home import expanded, home
+from diffup.home import home
 
 if TYPE_CHECKING:  # Ray is imported only when there is something to run
     from cluster.execution.context import Work, WorkContext
@@ -53,10 +50,7 @@ def open_results(options: Options, name: str) -> Store:
     Raises:
         UserError: no home directory is known.
     """
-    place = options.results or home() / "results" / name
-    if isinstance(place, Path):
-        return Store(expanded(place))
-    return Store(mirror_folder(place), place)
+    return Store.at(options.results or home() / "results" / name)
 
 
 def launch(
@@ -87,13 +81,12 @@ def launch(
     uri = resolve_uri(options.tracking_uri, store.root)
     cells = select(cells, options.select)
     if options.dry_run:
-        with _read_only(store) as seen:
+        with store.read_only() as seen:
             plan = _planned(name, cells, seen, options, datasets, check=work is None)
             if not options.no_features:
                 _print_disk(plan)
         return DONE
-    if store.remote:
-        check_access(RemotePlace(store.remote))
+    store.sync.check_access()
     store.update()
     plan = _planned(name, cells, store, options, datasets, check=work is None)
     if not plan.todo:
@@ -132,38 +125,19 @@ def launch(
                 remote=store.remote,
                 datasets=paths,
                 launch=launch_name,
-                # Workers of other machines can't reach a sqlite file in this one's mirror.
-                tracking=None if store.remote and uri.startswith("sqlite:") else opened,
+                # Workers of other machines can't reach a sqlite file in this one's copy.
+                tracking=None if store.sync.is_copy and uri.startswith("sqlite:") else opened,
                 git_commit=commit,
                 work=work,
             )
             code = _run(name, cells, plan, context, stop)
-            if store.remote and opened is not None and context.tracking is None:
+            if opened is not None and context.tracking is None:
                 log_finished(make_plan(cells, store), store, opened)
                 note = store.root / LAUNCHES / f"{launch_name}.json"
                 close_tracking(opened, "FAILED" if code else "FINISHED", {}, note)
             return code
         finally:
             lease.release()
-
-
-@contextlib.contextmanager
-def _read_only(store: Store) -> Iterator[Store]:
-    """The store; where it is in an object store, a copy in a temporary folder, as nothing may be written there."""
-    if not store.remote:
-        yield store
-        return
-    from cluster.storage.mirror import preview
-
-    with tempfile.TemporaryDirectory(prefix="diffup-dry-run-") as folder:
-        try:
-            preview(RemotePlace(store.remote), store.root, Path(folder))
-        except OSError as error:
-            raise UserError(
-                f"results {store.remote} can't be read: {error}. Check the bucket's name and the credentials in the "
-                "environment (for a server of your own also AWS_ENDPOINT_URL)"
-            ) from error
-        yield Store(Path(folder), store.remote)
 
 
 def _planned(
@@ -201,9 +175,8 @@ def _print_disk(plan: Plan) -> None:
     if plan.todo:
         most = disk(plan.todo)
         rest = "" if most.complete else ", without the training images of data sets that are not available locally"
-        print(
-            f"  shards: at most {in_words(most.features)} of features and {in_words(most.priors)} of prior maps{rest}"
-        )
+        features, priors = format_size(most.features), format_size(most.priors)
+        print(f"  shards: at most {features} of features and {priors} of prior maps{rest}")
 
 
 def _forced(cells: Sequence[AnyCell], selection: str) -> frozenset[str]:
@@ -214,7 +187,7 @@ def _forced(cells: Sequence[AnyCell], selection: str) -> frozenset[str]:
 
 def _run(name: str, cells: Sequence[AnyCell], plan: Plan, context: WorkContext, stop: Stop) -> int:
     from cluster.execution.tuner import GaveUp, resources, run_trials
-    from cluster.precompute.stage import prepared
+    from cluster.precompute.stage import precompute
 
     store, tracking = context.store, context.tracking
     _forget(plan, store, context.launch)
@@ -238,7 +211,7 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, context: WorkContext, 
         given = resources(context)
         context = replace(context, device=given.device)
         if context.features is not None and context.work is None:
-            stage = prepared(plan.todo, context, given, stop.begun)
+            stage = precompute(plan.todo, context, given, stop.begun)
         progress, dropped = run_trials(plan, context, given, stopping=stop.begun, over=stop.over)
         store.update()
         for cell in plan.todo:

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from cluster.storage.feature_cache import size
-from cluster.storage.remote import is_uri
+from cluster.storage.backend import is_uri
+from cluster.storage.sizes import parse_size
 from diffup.errors import UserError, replace_unprintable
 
 Parsed = TypeVar("Parsed")
@@ -51,7 +51,7 @@ def _count(text: str) -> int:
 
 def _size(text: str) -> int:
     try:
-        return size(text)
+        return parse_size(text)
     except argparse.ArgumentTypeError as error:
         raise UserError(str(error)) from error
 

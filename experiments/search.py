@@ -292,7 +292,7 @@ def run(asked: SearchOptions, build: Callable[[SearchOptions], Searches] = build
         raise UserError(
             f"--results {store.remote}: a search goes on from its record and from paused trainings, which must be in a "
             "folder; give one that all machines see. Its finished trainings can be copied to an object store: "
-            f"`python -m cluster.storage.mirror push DIR {store.remote}`"
+            f"`python -m cluster sync push DIR {store.remote}`"
         )
     searches, files = build(asked)
     code = run_searches(searches, asked.run, store=store, datasets=files, work=work)

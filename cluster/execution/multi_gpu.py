@@ -24,7 +24,7 @@ from cluster.execution.progress import Progress
 from cluster.execution.run_cell import CELLS
 from cluster.execution.work_units import Piece
 from cluster.execution.worker import FAILED, run_in_turn
-from cluster.storage.results import TUNE
+from cluster.storage.layout import TUNE
 from diffup.errors import UserError
 from diffup.grid.cell import AnyCell, TrainingCell
 

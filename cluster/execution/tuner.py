@@ -22,7 +22,7 @@ from cluster.execution.scheduler import CellSearcher
 from cluster.execution.work_units import pieces
 from cluster.execution.worker import CellTrial
 from cluster.planning.plan import Plan
-from cluster.storage.results import LAUNCHES, TUNE
+from cluster.storage.layout import LAUNCHES, TUNE
 from diffup.grid.cell import Cell
 
 RESTARTS = 2  # of the Tuner, after an error of its own

@@ -25,9 +25,11 @@ from cluster.execution.context import WorkContext
 from cluster.execution.run_cell import CELLS, Part
 from cluster.execution.work_units import Piece, bring_parts, forget_parts, ranges, read_part, write_part
 from cluster.storage.atomic import check_writable, now
+from cluster.storage.backend import RemoteError
+from cluster.storage.layout import LAUNCHES
 from cluster.storage.leases import acquire
-from cluster.storage.remote import RemoteError
-from cluster.storage.results import LAUNCHES, Record, Store
+from cluster.storage.record import Record
+from cluster.storage.results import Store
 from cluster.tracking.export import log_cell, log_failure
 from cluster.tracking.runs import Tracking
 from cluster.tracking.system_metrics import system_metrics
@@ -83,27 +85,17 @@ def unfit(context: WorkContext, patience: float = 10.0) -> str:
         patience: seconds until a file server shows what was written elsewhere.
     """
     root, node = context.results, platform.node()
-    note = root / LAUNCHES / f"{context.launch}.json"
+    note = f"{LAUNCHES}/{context.launch}.json"
     if (root, context.launch) in _fit:
         return ""
-    if not context.remote and not _comes(note, patience):
-        return f"node {node} does not see {note}: mount the results there, or take it out of the cluster"
+    if not context.store.sync.appears(note, patience):
+        return f"node {node} does not see {root / note}: mount the results there, or take it out of the cluster"
     try:
         check_writable(root)
     except OSError as error:
         return f"node {node} can't write to {root}: {error}"
     _fit.add((root, context.launch))
     return ""
-
-
-def _comes(path: Path, patience: float) -> bool:
-    """Whether a file is there, or a file server shows it soon."""
-    deadline = time.monotonic() + patience
-    while not path.is_file():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.5)
-    return True
 
 
 def _later(key: str, why: str) -> dict[str, Any]:

@@ -34,9 +34,10 @@ from cluster.hpo.trials import DIVERGED, FAILED, FINISHED, STOPPED, Record, Sear
 from cluster.options import Options
 from cluster.planning.nodes import check_nodes, shared_by_nodes, wait_for_nodes
 from cluster.planning.preflight import git_commit, preflight
-from cluster.precompute.stage import prepared
+from cluster.precompute.stage import precompute
+from cluster.storage.layout import TUNE
 from cluster.storage.leases import alone
-from cluster.storage.results import TUNE, Store, cell_document
+from cluster.storage.results import Store, cell_document
 from cluster.tracking.client import resolve_uri
 from cluster.tracking.launches import close_tracking, open_tracking
 from cluster.tracking.runs import Tracking
@@ -260,7 +261,7 @@ def _tuner(
     given = resources(context)
     context = replace(context, device=given.device)  # without tracking: the driver writes the configurations' runs
     if context.features is not None:
-        prepared(search.cells, context, given, lambda: False)
+        precompute(search.cells, context, given, lambda: False)
     # Configurations that have ended come first with their scores, so that the scheduler compares with all of them.
     scored = [key for key, entry in record.entries.items() if entry["ended"] and entry["scores"]]
     order = [*scored, *record.todo()]

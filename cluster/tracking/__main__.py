@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from cluster.options import option
-from cluster.storage.mirror import mirror_folder
-from cluster.storage.remote import is_uri
 from cluster.storage.results import Store
 from cluster.tracking.client import resolve_uri
 from diffup.errors import UserError, command_line
-from diffup.home import expanded
 
 Results = Annotated[str, *option("DIR", str)]
 Uri = Annotated[str, *option("URI", str, default=False)]
@@ -53,24 +49,21 @@ def serve(results: Results, port: int = 5000, host: str = "127.0.0.1") -> int:
 
 
 def _store(results: str) -> Store:
-    """The result store that a command is about; that of an object store is this machine's mirror, brought up to date.
+    """The result store that a command is about; that of an object store is this machine's copy, brought up to date.
 
     Raises:
         UserError: nothing is there, or the object store can't be reached.
     """
-    if not is_uri(results):
-        store = Store(expanded(Path(results)))
-    else:
-        store = Store(mirror_folder(results), results)
-        try:
-            store.update()
-        except OSError as error:
-            raise UserError(
-                f"{results} can't be brought here: {error}. Check the name and the credentials, or use a folder: "
-                f"`python -m cluster.storage.mirror pull {results} DIR` first, then --results DIR"
-            ) from error
+    store = Store.at(results)
+    try:
+        store.update()
+    except OSError as error:
+        raise UserError(
+            f"{results} can't be downloaded: {error}. Check the name and the credentials, or use a folder: "
+            f"`python -m cluster sync pull {results} DIR` first, then --results DIR"
+        ) from error
     if not store.root.is_dir():
-        what = f"results in {results}" if store.remote else f"results directory {store.root}"
+        what = f"results in {results}" if store.sync.is_copy else f"results directory {store.root}"
         raise UserError(f"no {what}; pass the one that a grid script printed (its --results)")
     return store
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.storage.results import LAUNCHES, Store
+from cluster.storage.layout import LAUNCHES
+from cluster.storage.results import Store
 from cluster.tracking.client import alone, attempt, open_store, shown, warn
 from cluster.tracking.runs import OWNER, PARENT, Tracking, every, find_runs, log, milliseconds
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage.atomic import now
-from cluster.storage.results import CELL, EPISODES, RESULT
+from cluster.storage.layout import CELL, EPISODES, RESULT
 from diffup.evaluation.metrics import labels
 from diffup.grid.cell import AnyCell, cell_to_dict
 

@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cluster.storage.atomic import now
-from cluster.storage.results import Record, Store
+from cluster.storage.record import Record
+from cluster.storage.results import Store
 from cluster.tracking.client import is_refusal, is_trouble, locked, open_store, warn
 from cluster.tracking.export import belongs, export_cell, of_store
 from cluster.tracking.launches import Launch, launches_of, log_note, newest_experiments, open_experiment, own_runs

@@ -50,7 +50,8 @@ def fill(root: Path, *, name: str = "grid") -> Store:
 
 
 @pytest.fixture
-def uri(tmp_path: Path) -> str:
+def uri(tmp_path: Path, empty_mlflow: Path) -> str:
+    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 

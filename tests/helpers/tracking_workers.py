@@ -20,7 +20,8 @@ import pandas as pd
 from PIL import Image
 
 from cluster.storage.atomic import now, to_json, write_atomically
-from cluster.storage.results import LAUNCHES, Store, cell_document
+from cluster.storage.layout import LAUNCHES
+from cluster.storage.results import Store, cell_document
 from cluster.tracking.client import open_store, resolve_uri
 from cluster.tracking.launches import open_experiment
 from cluster.tracking.sync import sync

@@ -49,7 +49,7 @@ KEYS = [found.cell.key() for found in toy_search.search().candidates]
 GOOD, IDLE, ABSURD = KEYS[0], KEYS[1], KEYS[3]
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_bad_configurations_end_early_and_a_good_one_does_not(whole: tuple[Path, str]) -> None:
     results, printed = whole
     entries = record(results)
@@ -63,7 +63,7 @@ def test_bad_configurations_end_early_and_a_good_one_does_not(whole: tuple[Path,
     assert not list(results.glob(".tune*"))
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_finished_configuration_is_an_ordinary_training_cell(whole: tuple[Path, str], tmp_path: Path) -> None:
     results, _ = whole
     store, search = Store(results), toy_search.search()
@@ -78,7 +78,7 @@ def test_a_finished_configuration_is_an_ordinary_training_cell(whole: tuple[Path
     assert set(checkpoint(results, IDLE)) == {"state.pt"}, "half a training must not look like a checkpoint"
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_again_does_nothing(whole: tuple[Path, str]) -> None:
     results, printed = whole
     before = {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()}
@@ -89,7 +89,7 @@ def test_again_does_nothing(whole: tuple[Path, str]) -> None:
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_mlflow_has_a_run_for_each_configuration_with_its_scores_over_steps(whole: tuple[Path, str]) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -108,7 +108,7 @@ def test_mlflow_has_a_run_for_each_configuration_with_its_scores_over_steps(whol
     assert runs[""].info.status == "FINISHED"
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_killed_search_goes_on_where_it_was(whole: tuple[Path, str], tmp_path: Path) -> None:
     results = tmp_path / "results"
     killed = launch(results, "--kill-after", "2")

@@ -14,7 +14,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from cluster.storage.results import LOGGED, Store
+from cluster.storage.layout import LOGGED
+from cluster.storage.results import Store
 from cluster.tracking import client as mlflow_client
 from cluster.tracking.__main__ import main
 from cluster.tracking.client import open_store, resolve_uri
@@ -71,9 +72,11 @@ def check(uri: str, store: Store, experiment: str = "fake") -> dict[str, Run]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """A store of four finished cells and their launch, which MLflow has never heard of."""
-    return make_store(tmp_path / "results", COUNT)
+def store(tmp_path: Path, empty_mlflow: Path) -> Store:
+    """A store of four finished cells and their launch, with a database that has none of them."""
+    made = make_store(tmp_path / "results", COUNT)
+    shutil.copy(empty_mlflow, tmp_path / "results" / "mlflow.db")
+    return made
 
 
 @pytest.fixture
@@ -222,6 +225,7 @@ def test_damaged_results_and_launches_are_left_out(store: Store, uri: str) -> No
     check(uri, store)
 
 
+@pytest.mark.slow
 def test_eight_processes_open_a_fresh_sqlite_store_at_once(tmp_path: Path) -> None:
     rounds = 2
     assert at_once(open_fresh, [(tmp_path, rounds)] * 8) == []
@@ -230,6 +234,7 @@ def test_eight_processes_open_a_fresh_sqlite_store_at_once(tmp_path: Path) -> No
         assert sorted(e.name for e in client.search_experiments()) == ["Default", "fake"]
 
 
+@pytest.mark.slow
 def test_processes_that_share_no_lock_leave_one_run_a_cell(store: Store) -> None:
     """The same results in three places, as three machines without file locks would see them, into one MLflow store."""
     places = [store.root, *(store.root.with_name(f"copy{number}") for number in range(2))]
@@ -245,6 +250,7 @@ def test_processes_that_share_no_lock_leave_one_run_a_cell(store: Store) -> None
     assert {run.data.tags[PARENT] for run in check(uri, store).values()} == {parent.info.run_id}
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_delays_no_cell_and_a_sync_completes_its_runs(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +307,7 @@ def test_the_command_says_what_it_did_and_how_it_went(store: Store, capsys: pyte
         assert main(["sync", "--results", str(store.root), "--tracking-uri", f"http://127.0.0.1:{free_port()}"]) == 1
 
 
+@pytest.mark.slow
 def test_the_server_listens_on_this_machine_alone_and_a_password_is_written_nowhere(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,6 +330,7 @@ def test_the_server_listens_on_this_machine_alone_and_a_password_is_written_nowh
         assert not path.is_file() or b"p4ssw0rd" not in path.read_bytes(), path
 
 
+@pytest.mark.slow
 def test_system_metrics_stand_in_the_launch_where_psutil_is_and_are_asked_for_where_it_is_not(
     store: Store, uri: str
 ) -> None:
