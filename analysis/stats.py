@@ -187,6 +187,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def join(parts: Sequence[EpisodeCounts], episode: Ints) -> EpisodeCounts:
+    """The episodes of several cells one after the other, with new ids."""
+    return EpisodeCounts(
+        episode,
+        np.concatenate([part.class_id for part in parts]),
+        np.concatenate([part.query for part in parts]),
+        np.concatenate([part.counts for part in parts]),
+    )
+
+
 def align(first: EpisodeCounts, second: EpisodeCounts) -> tuple[EpisodeCounts, EpisodeCounts]:
     """The episodes that two cells have in common, for manifests of which one is the beginning of the other.
 

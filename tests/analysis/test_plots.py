@@ -62,7 +62,7 @@ def test_shots(made: tuple[Results, Study], tmp_path: Path) -> None:
     """Every mark is the table's number of that backbone, method and task."""
     _, study = made
     data: Any = check(shots_plot(study), tmp_path)
-    mine = next(s for s in study.subjects if (s.backbone, s.variant, s.trained_on) == (HOME, "diffup", HOME))
+    mine = next(s for s in study.methods if (s.backbone, s.variant, s.trained_on) == (HOME, "diffup", HOME))
     line: Any = data[(data["panel"] == HOME) & (data["series"] == "DiffUp, mask")].set_index("x")
     assert list(line.index) == [1, 5, 10]
     for shots in (1, 5, 10):
