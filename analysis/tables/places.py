@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pandas as pd
 
@@ -19,6 +20,9 @@ ANNOTATIONS = ("text", "mask", "box", "scribble")  # in this order, then mixes b
 
 K = TypeVar("K")
 V = TypeVar("V")
+S = TypeVar("S")
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, order=True)
@@ -73,6 +77,20 @@ def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
     for key, value in pairs:
         found.setdefault(key, []).append(value)
     return found
+
+
+def memo(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """A method that keeps, in its object, what it returned for the same arguments."""
+
+    @wraps(method)
+    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        place = (method.__name__, args, *kwargs.items())
+        kept: dict[Any, T] = self.__dict__.setdefault("_memo", {})
+        if place not in kept:
+            kept[place] = method(self, *args, **kwargs)
+        return kept[place]
+
+    return call
 
 
 def ordered(tasks: Iterable[Task]) -> list[Task]:

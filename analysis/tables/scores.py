@@ -8,11 +8,11 @@ pooled.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from analysis.results import Results
 from analysis.stats import RESAMPLES, EpisodeCounts, Estimate, Scores, align, average, bootstrap, join
-from analysis.tables.places import METHOD_COLUMNS, METHODS, MethodKey, Task, grouped, one_per_place, ordered
+from analysis.tables.places import METHOD_COLUMNS, METHODS, MethodKey, Task, grouped, memo, one_per_place, ordered
 from analysis.tables.table import UNDECIDED, Number, differs, to_number
 from diffup.errors import UserError
 
@@ -31,22 +31,6 @@ Run = tuple[str, ...]  # keys of the cells of one fold and training seed, one pe
 Seeds = dict[int, Run]  # by training seed
 Runs = dict[int, Seeds]  # by fold
 Place = tuple[MethodKey, Task]
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def _memo(method: Callable[Concatenate[Study, P], T]) -> Callable[Concatenate[Study, P], T]:
-    """Keep what a method of a study returned for the same arguments."""
-
-    @wraps(method)
-    def call(self: Study, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        place = (method.__name__, args, *kwargs.items())
-        memo: dict[Any, T] = self.__dict__.setdefault("_memo", {})
-        if place not in memo:
-            memo[place] = method(self, *args, **kwargs)
-        return memo[place]
-
-    return call
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +172,7 @@ class Study:
         """Whether any fold of this place was asked for, finished or not."""
         return (method, task) in self._asked
 
-    @_memo
+    @memo
     def number(self, method: MethodKey, task: Task, metric: str = "miou", folds: tuple[int, ...] = ()) -> Number | None:
         """Mean over folds (by default all of the task) and training seeds; None unless all folds are finished.
 
@@ -210,12 +194,12 @@ class Study:
         runs, folds = self.runs.get((method, task), {}), folds or self.folds_by_task.get(task, ())
         return [self._mean(tuple(runs[fold][seed] for fold in folds), metric) for seed in common_seeds(runs, folds)]
 
-    @_memo
+    @memo
     def _mean(self, runs: tuple[Run, ...], metric: str) -> Estimate:
         """The mean of runs, one per fold."""
         return average([getattr(self._scores_of(run), metric) for run in runs])
 
-    @_memo
+    @memo
     def difference(
         self, first: Place, second: Place, metric: str = "miou", folds: tuple[int, ...] = ()
     ) -> Number | None:
@@ -254,7 +238,7 @@ class Study:
         gaps = [getattr(left, metric).minus(getattr(right, metric)) for left, right, _ in parts]
         return average(gaps), sum(shared for _, _, shared in parts)
 
-    @_memo
+    @memo
     def _paired(self, first: Run, second: Run, fold: int) -> tuple[Scores, Scores, int]:
         """Scores of two runs over the episodes that both have, and how many these are."""
         ours, theirs = self.episodes(first), self.episodes(second)

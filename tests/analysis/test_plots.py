@@ -122,7 +122,7 @@ def test_cost_counts_what_an_episode_takes(tmp_path: Path) -> None:
     _, study = read(root)
     assert cost_plot(study) is None
     frame = study.cells.assign(**COSTS, decode_gflops=np.where(study.cells["trained_on"] != "", 1.5, np.nan))
-    data: Any = check(cost_plot(replace(study, cells=frame, _scores={}, _means={}, _numbers={})), tmp_path)
+    data: Any = check(cost_plot(replace(study, cells=frame, scores={})), tmp_path)
     assert data.set_index("series")["x"].to_dict() == {
         f"{backbone}, {name}": x for backbone in (HOME, BETTER) for name, x in (("DiffUp", 6.0), ("prior mean", 4.5))
     }
