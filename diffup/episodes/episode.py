@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from diffup.errors import UserError, command_line
+from diffup.errors import UserError, command_line, extra
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from diffup.data.dataset import Dataset
     from diffup.episodes.protocols import Protocol
 
@@ -186,6 +187,8 @@ class Manifest:
 
     def frame(self) -> pd.DataFrame:
         """One row an episode: ``episode, class_id, query, supports``."""
+        with extra("platform"):
+            import pandas as pd
         rows = [(e.index, e.class_index, e.query, list(e.supports)) for e in self.episodes]
         return pd.DataFrame(rows, columns=["episode", "class_id", "query", "supports"])
 

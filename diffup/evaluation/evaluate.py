@@ -12,10 +12,9 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ from diffup.config import SampleConfig, parse_annotation, support_kinds
 from diffup.episodes.cue_source import CueSource
 from diffup.episodes.episode import Episode
 from diffup.episodes.protocols import PROTOCOLS, Protocol, nearest
-from diffup.errors import UserError
+from diffup.errors import UserError, extra
 from diffup.evaluation.adapter import Method, ask
 from diffup.evaluation.encode import FeatureCache, Features
 from diffup.evaluation.metrics import MARGIN_BINS, PROB_BINS, STD_BINS, STD_RANGE, counts
@@ -34,6 +33,9 @@ from diffup.evaluation.priors import PairPriors, Triple
 from diffup.models.baft import chosen_maps, prior_mean
 from diffup.models.diffup import DiffUpNet, Episodes, training_free
 from diffup.models.uapf import logit
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +264,8 @@ def evaluate(
     Raises:
         UserError: the manifest has fewer supports than `what.shots`.
     """
+    with extra("platform"):
+        import pandas as pd
     rows: list[dict[str, Any]] = []
     if priors is None and features is not None:
         priors = PairPriors(cues, features)

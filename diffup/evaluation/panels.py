@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -17,6 +16,9 @@ from diffup.episodes.episode import Episode
 from diffup.episodes.protocols import nearest
 from diffup.evaluation.evaluate import Evaluation, Prediction
 from diffup.evaluation.metrics import counts, episode_ious, ranked
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SIDE, GAP, HEAD = 160, 4, 16  # pixels: of a tile, between tiles, of the line of text above them
 SHARED = 8  # episodes that every cell of a manifest shows: its first ones, whose classes come in turn
