@@ -147,9 +147,7 @@ def add_protocol(made: argparse.ArgumentParser) -> None:
     number = next(action for action in made._actions if action.dest == "episodes")
     number.help = f"{number.help}; with another protocol than paired as many as it has"
     made.set_defaults(episodes=None)
-    made.add_argument(
-        "--protocol", default="paired", metavar="NAME", help="see `python -m diffup.episodes.protocols list`"
-    )
+    made.add_argument("--protocol", default="paired", metavar="NAME", help="see `python -m diffup.protocols list`")
     made.add_argument("--lists", type=folder, default=None, metavar="DIR", help="HSNet's 'splits', for hsnet")
     made.add_argument(
         "--manifests",
@@ -162,7 +160,7 @@ def add_protocol(made: argparse.ArgumentParser) -> None:
 
 def episodes(args: argparse.Namespace, dataset: str, default: int) -> int:
     """Episodes per cell of a grid with `add_protocol`: as asked, else the grid's `default`, or what a protocol has."""
-    from diffup.episodes.protocols import get_protocol
+    from diffup.protocols import get_protocol
 
     if args.episodes is not None:
         return int(args.episodes)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from diffup.backbones.hub import offline, weights_cached
 from diffup.backbones.registry import parse_backbone
 from diffup.backbones.weights import file_stems, weights_file
-from diffup.episodes.protocols import Protocol, get_protocol
 from diffup.errors import UserError
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.grid.datasets import lists_of
+from diffup.protocols import Protocol, get_protocol
 
 if TYPE_CHECKING:
     from diffup.data.dataset import Dataset
@@ -130,7 +130,7 @@ class _Reasons:
 
 
 def _training(cell: TrainingCell, dataset: Dataset, protocol: Protocol, lists: Path | None) -> str:
-    from diffup.episodes.episode import held_out_classes, training_pools
+    from diffup.episodes.sampling import held_out_classes, training_pools
 
     where = f"{dataset.name}, fold {cell.fold}"
     if not dataset.base_classes(cell.fold):
@@ -145,7 +145,7 @@ def _training(cell: TrainingCell, dataset: Dataset, protocol: Protocol, lists: P
 
 
 def _evaluation(cell: Cell, dataset: Dataset, protocol: Protocol) -> str:
-    from diffup.episodes.episode import held_out_classes
+    from diffup.episodes.sampling import held_out_classes
 
     if cell.classes == "held_out":
         classes = held_out_classes(dataset, cell.fold, cell.hold_out, cell.train_seed)

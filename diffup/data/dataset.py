@@ -23,9 +23,9 @@ from diffup.data.layouts import coco, fss, voc
 from diffup.data.layouts.scan import SHOWN, Scan, fail, same_ids
 from diffup.data.records import Record, read_index, write_index
 from diffup.data.spec import DatasetSpec, read_spec
-from diffup.episodes.protocols import Protocol, get_protocol
 from diffup.errors import UserError
 from diffup.home import home
+from diffup.protocols import Protocol, get_protocol
 
 INDEX_VERSION = 3
 BENCHMARKS = ("pascal5i", "coco20i", "fss1000")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffup.data.dataset import Dataset
-from diffup.episodes.protocols import get_protocol
+from diffup.protocols import get_protocol
 
 SAMPLE = 5  # files whose hash is in a report, evenly spread over the names
 SHOWN = 12

@@ -37,6 +37,6 @@ def test_a_grids_cells_keep_their_keys(command: str) -> None:
 
 
 def test_protocols_keep_their_hashes() -> None:
-    from diffup.episodes.protocols import PROTOCOLS, get_protocol
+    from diffup.protocols import PROTOCOLS, get_protocol
 
     assert {name: get_protocol(name).hash() for name in sorted(PROTOCOLS)} == GOLDEN["protocols"]

@@ -16,7 +16,7 @@ from pycocotools import mask as coco_masks
 from scipy import ndimage
 
 from diffup.data.dataset import Dataset, open_dataset
-from diffup.episodes.protocols import get_protocol
+from diffup.protocols import get_protocol
 from tests.helpers.coco_oracle import merged, oracle
 from tests.helpers.folders import SIZE, square, write_coco, write_image, write_json
 

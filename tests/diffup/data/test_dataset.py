@@ -14,7 +14,7 @@ from PIL import Image
 
 import diffup.data.layouts.voc
 from diffup.data.dataset import Dataset, open_dataset, resolve_dataset
-from diffup.episodes.protocols import get_protocol
+from diffup.protocols import get_protocol
 from tests.helpers.folders import CLASSES, SIZE, labels, write_image, write_json
 
 PAIRED = get_protocol("paired")

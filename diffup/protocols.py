@@ -3,7 +3,7 @@
 A protocol says which images may serve for a class, how episodes are drawn and at which size they are scored; the lists
 themselves follow from the data. Its hash is part of every cell's identity.
 
-    python -m diffup.episodes.protocols show NAME
+    python -m diffup.protocols show NAME
 
 says a protocol in words. ``hsnet`` reproduces HSNet's episodes exactly (arXiv 2104.01538) on ``pascal5i`` and
 ``coco20i``, from its list files. ``pfenet``, ``bam`` and ``panet`` follow the rules of these projects (PFENet
@@ -58,8 +58,8 @@ class Protocol:
         pixel_datasets: data sets that `min_pixels` is meant for.
         min_fraction: in any other data set, an image counts for a class that covers at least this share of it, unless
             its ``dataset.json`` gives a ``min_area_fraction`` of its own.
-        draw: how episodes are drawn; ``"index-seeded"`` is `diffup.episodes.episode.paired_episodes`, ``"list order"``
-            `diffup.episodes.episode.list_order_episodes`, ``"HSNet's stream"`` `diffup.episodes.hsnet.hsnet_episodes`.
+        draw: how episodes are drawn; ``"index-seeded"`` is `diffup.episodes.sampling.paired_episodes`, ``"list order"``
+            `diffup.episodes.sampling.list_order_episodes`, ``"HSNet's stream"`` `diffup.episodes.hsnet.hsnet_episodes`.
         supports: ``"distinct, nested"``: no support repeats, and the K supports begin the K+1 ones.
         scored_at: size that predictions are compared with the truth at.
         void: what happens to query pixels labelled 255.
@@ -256,7 +256,7 @@ def get_protocol(name: str) -> Protocol:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Say a protocol in words; returns the exit code, 2 for an unknown one."""
-    parser = argparse.ArgumentParser(prog="python -m diffup.episodes.protocols", description="Protocols in words.")
+    parser = argparse.ArgumentParser(prog="python -m diffup.protocols", description="Protocols in words.")
     parser.add_argument("command", choices=("show", "list"))
     parser.add_argument("name", nargs="?", help="for show")
     args = parser.parse_args(argv)
