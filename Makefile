@@ -7,17 +7,21 @@ BIN := $(VENV)/bin
 RESULTS ?=
 # More options for experiments/quickstart.py, e.g. make quickstart ARGS=--dry-run
 ARGS ?=
-# More options for pytest, e.g. make test PYTEST_ARGS="-m 'not slow'"
+# More options for pytest, e.g. make test PYTEST_ARGS=tests/diffup
 PYTEST_ARGS ?=
+# Processes that run tests. Tests that start Ray all run in one of them, one after the other (tests/conftest.py).
+TEST_JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format clean
+.PHONY: help quickstart test test-fast test-tools lint format clean
 # Two goals at once (make lint test) share one environment and one pair of cores.
 .NOTPARALLEL:
 
 help:
 	@echo "make quickstart   train and evaluate on the embedded data, print the table (results: RESULTS=DIR)"
 	@echo "make test         run the tests"
+	@echo "make test-fast    run those without a marker: no Ray, LaTeX, browser, nothing slow"
+	@echo "make test-tools   run those of the benchmarks and of the fault injection"
 	@echo "make lint         ruff check, ruff format --check, mypy, lint-imports"
 	@echo "make format       ruff: sort imports, format"
 	@echo "make clean        remove .venv and caches; results stay"
@@ -28,19 +32,28 @@ $(VENV)/.diffup: pyproject.toml constraints.txt
 		": make PYTHON=/path/to/python3 ..." if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing DiffUp and PyTorch into $(VENV): some minutes the first time"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[platform,clip]'
 	@touch $@
 
 $(VENV)/.diffup-dev: $(VENV)/.diffup
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[platform,clip,dev]'
 	@touch $@
 
 quickstart: $(VENV)/.diffup
 	@HF_HUB_OFFLINE=1 $(BIN)/python experiments/quickstart.py $(if $(RESULTS),--results '$(RESULTS)') $(ARGS)
 
 # Nothing may be printed after pytest: its last line is the summary that CI reads.
+FAST = not (ray or latex or browser or slow or gpu or tools)
+PYTEST = $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadgroup
+
 test: $(VENV)/.diffup-dev
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) -m "not tools" $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.diffup-dev
+	@$(PYTEST) -m "$(FAST)" $(PYTEST_ARGS)
+
+test-tools: $(VENV)/.diffup-dev
+	@$(BIN)/python -m pytest -m tools $(PYTEST_ARGS)
 
 lint: $(VENV)/.diffup-dev
 	@$(BIN)/ruff check .

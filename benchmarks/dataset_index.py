@@ -28,7 +28,7 @@ import resource, sys, time
 began = time.perf_counter()
 from diffup.data.dataset import open_dataset
 from diffup.episodes.sampling import make_manifest
-from diffup.protocols import get_protocol
+from diffup.episodes.protocols import get_protocol
 ready = time.perf_counter()
 dataset = open_dataset(sys.argv[1])
 opened = time.perf_counter()

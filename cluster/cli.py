@@ -9,10 +9,10 @@ from pathlib import Path
 
 from cluster.closing import failures
 from cluster.launch import BAD_INPUT, SHARD_EPISODES, SOME_FAILED, Options, launch
-from cluster.storage.feature_cache import size
-from cluster.storage.mirror import mirror_folder
-from cluster.storage.remote import is_uri
+from cluster.storage.backend import is_uri
 from cluster.storage.results import Store
+from cluster.storage.sizes import parse_size
+from cluster.storage.sync import copy_folder
 from diffup.errors import UserError, replace_unprintable
 from diffup.grid.axes import select, unique
 from diffup.grid.cell import AnyCell, Cell
@@ -113,7 +113,7 @@ def parser(name: str, description: str, *, episodes: int | None) -> argparse.Arg
     made.add_argument("--no-features", action="store_true", help="no shards: every cell computes what it reads")
     made.add_argument(
         "--features-limit",
-        type=size,
+        type=parse_size,
         default=0,
         metavar="SIZE",
         help="of all shards, such as 200GB (default: the disk)",
@@ -147,7 +147,9 @@ def add_protocol(made: argparse.ArgumentParser) -> None:
     number = next(action for action in made._actions if action.dest == "episodes")
     number.help = f"{number.help}; with another protocol than paired as many as it has"
     made.set_defaults(episodes=None)
-    made.add_argument("--protocol", default="paired", metavar="NAME", help="see `python -m diffup.protocols list`")
+    made.add_argument(
+        "--protocol", default="paired", metavar="NAME", help="see `python -m diffup.episodes.protocols list`"
+    )
     made.add_argument("--lists", type=folder, default=None, metavar="DIR", help="HSNet's 'splits', for hsnet")
     made.add_argument(
         "--manifests",
@@ -160,7 +162,7 @@ def add_protocol(made: argparse.ArgumentParser) -> None:
 
 def episodes(args: argparse.Namespace, dataset: str, default: int) -> int:
     """Episodes per cell of a grid with `add_protocol`: as asked, else the grid's `default`, or what a protocol has."""
-    from diffup.protocols import get_protocol
+    from diffup.episodes.protocols import get_protocol
 
     if args.episodes is not None:
         return int(args.episodes)
@@ -192,7 +194,7 @@ def run(
     try:
         where = where or home() / "results" / name
         remote = where if isinstance(where, str) else ""
-        results = mirror_folder(where) if isinstance(where, str) else expanded(where)
+        results = copy_folder(where) if isinstance(where, str) else expanded(where)
         cells, datasets = build(args)
         options = Options(
             results=results,

@@ -1,5 +1,7 @@
 """DiffUp: few-shot segmentation as conditional diffusion over backbone-agnostic priors (arXiv 2407.16182)."""
 
+__version__ = "0.1.0"
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from diffup.api import DiffUp, Result
@@ -9,7 +11,7 @@ __all__ = ["DiffUp", "Result", "Support", "Text"]
 
 
 def __getattr__(name: str) -> object:
-    """The public API, imported on first use: whoever wants a metric only does not wait for torch."""
+    """The public API, imported on first use: computing a metric does not load torch."""
     if name in __all__:
         from importlib import import_module
 

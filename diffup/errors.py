@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 USER_ERROR, BUG = 2, 1
 REPORT = (
@@ -23,6 +24,19 @@ class UserError(ValueError):
 
     A `ValueError`, so that callers of the Python API can catch it as one.
     """
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Around an import of an optional dependency: where it is missing, name the extra that installs it.
+
+    Raises:
+        UserError: the module is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed; run: pip install 'diffup[{name}]'") from error
 
 
 def replace_unprintable() -> None:

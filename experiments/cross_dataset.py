@@ -112,7 +112,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--source", required=True, metavar="PATH", help="trained on: a dataset.json, or a known name")
     made.add_argument("--target", required=True, metavar="PATH", help="tested on: a dataset.json, or a known name")
     made.add_argument("--weights-dir", type=cli.folder, default=None, metavar="DIR", help="folder of backbone weights")
-    made.add_argument("--protocol", default="paired", metavar="NAME", help="of the test; see diffup.protocols")
+    made.add_argument("--protocol", default="paired", metavar="NAME", help="of the test; see diffup.episodes.protocols")
     made.add_argument("--folds", type=cli.numbers, default=None, metavar="0,1,…", help="of the source; default: all")
     made.add_argument(
         "--test-classes",
@@ -133,7 +133,7 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
         UserError: anything wrong with them; see `tested_classes`.
     """
     from diffup.data.dataset import open_dataset, resolve_dataset
-    from diffup.protocols import get_protocol
+    from diffup.episodes.protocols import get_protocol
 
     paths = [resolve_dataset(name) for name in (args.source, args.target)]
     trained_on, tested_on = map(open_dataset, paths)

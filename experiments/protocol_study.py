@@ -44,7 +44,7 @@ def grid(
         episodes: per evaluation cell; 0: as many as the protocol has.
         seed: of training.
     """
-    from diffup.protocols import get_protocol
+    from diffup.episodes.protocols import get_protocol
 
     recipe = RECIPES.get(data[0].name, OTHER)()
     cells: list[AnyCell] = []

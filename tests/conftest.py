@@ -1,14 +1,16 @@
-"""What every test shares: one thread, no network, no writes in the user's home, and skips that CI can trust.
+"""Fixtures and settings of all tests: one thread, no network, no writes to the user's home, skips that CI can trust.
 
 A skip is lawful for two reasons only, and both are counted before pytest's last line: no CUDA GPU, or no shared data
 (real photographs and weights that the product does not ship). Under ``DIFFUP_CI=1`` any other skip is a failure, so
 that a test of LaTeX or of a page can't silently stop running.
 
-Fixtures of all packages; heavy imports wait until one is asked for.
+With ``pytest -n 2 --dist loadgroup`` the tests of a file stay in one process, for its fixtures, and all tests that
+start Ray in one and the same.
 """
 
 from __future__ import annotations
 
+import fcntl
 import lzma
 import os
 import shutil
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from cluster.storage.remote import RemotePlace
+    from cluster.storage.backend import ObjectStore
     from diffup import DiffUp
     from diffup.data.dataset import Dataset
 
@@ -44,6 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # Short, since Ray puts sockets below it, and a socket's path may have 107 characters.
     ray_tmpdir = Path(tempfile.mkdtemp(prefix="du-", dir="/tmp" if os.path.isdir("/tmp") else None))
     config.stash[_scratch] = [home, ray_tmpdir]
+    if hasattr(config, "workerinput"):  # a worker of xdist: generated data sets are shared
+        (home / "datasets").symlink_to(Path(os.environ["DIFFUP_HOME"]) / "datasets")
+    else:
+        (home / "datasets").mkdir()
     os.environ |= {
         "DIFFUP_HOME": str(home),
         "RAY_TMPDIR": str(ray_tmpdir),
@@ -64,8 +70,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked ``gpu`` on a machine without CUDA; torch is imported only if there is such a test."""
+    """Group tests for xdist; skip those marked ``gpu`` without CUDA (torch is imported only if there is one)."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
@@ -76,16 +86,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=NO_GPU))
 
 
+def _lawful(reason: str) -> str | None:
+    """Which of the two lawful reasons a skip has, if any."""
+    return next((lawful for lawful in (NO_GPU, NO_SHARED_DATA) if lawful in reason), None)
+
+
 def _judge_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Count a lawful skip; under ``DIFFUP_CI`` turn any other into a failure."""
+    """Under ``DIFFUP_CI``, turn a skip that is not lawful into a failure."""
     if not report.skipped or hasattr(report, "wasxfail"):
         return
     where, line, reason = report.longrepr if isinstance(report.longrepr, tuple) else ("?", 0, str(report.longrepr))
-    for lawful in (NO_GPU, NO_SHARED_DATA):
-        if lawful in reason:
-            _skips[lawful] += 1
-            return
-    if _in_ci():
+    if _in_ci() and not _lawful(reason):
         report.outcome = "failed"
         report.longrepr = (
             f"{where}:{line}: {reason}\nDIFFUP_CI is set: only a missing GPU or missing shared data may skip a test"
@@ -106,6 +117,15 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _judge_skip(report)
     return report
+
+
+def _count_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Count a lawful skip in the process that prints the summary; xdist sends the reports of its workers there."""
+    if report.skipped and (lawful := _lawful(str(report.longrepr))):
+        _skips[lawful] += 1
+
+
+pytest_runtest_logreport = pytest_collectreport = _count_skip
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -178,6 +198,17 @@ def shared_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpacked
 
 
+@pytest.fixture(scope="session")
+def shapes4i() -> Path:
+    """``dataset.json`` of the whole embedded data set in ``$DIFFUP_HOME``; generated once for all processes."""
+    from diffup.data.dataset import resolve_dataset
+
+    datasets = Path(os.environ["DIFFUP_HOME"], "datasets").resolve()
+    with (datasets.parent / "shapes4i.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return resolve_dataset("shapes4i")
+
+
 @pytest.fixture
 def one_thread() -> Generator[None]:
     """torch computes on one thread during the test, and as before after it."""
@@ -229,6 +260,16 @@ def json_path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs, to copy: making its schema takes seconds."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(scope="session")
 def s3_server() -> Generator[str]:
     """The address of a local S3 server: one for all tests of a process, as file systems are kept per process."""
     server = pytest.importorskip("moto.server")
@@ -255,8 +296,8 @@ def endpoint(s3_server: str) -> Generator[str]:
 
 
 @pytest.fixture
-def place(endpoint: str, tmp_path: Path) -> RemotePlace:
+def remote(endpoint: str, tmp_path: Path) -> ObjectStore:
     """A prefix that is the test's alone."""
-    from cluster.storage.remote import RemotePlace
+    from cluster.storage.backend import ObjectStore
 
-    return RemotePlace(f"s3://results/{tmp_path.name}")
+    return ObjectStore(f"s3://results/{tmp_path.name}")

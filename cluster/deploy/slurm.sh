@@ -24,7 +24,7 @@ port=${DIFFUP_RAY_PORT:-6379}
 cpus=${SLURM_CPUS_PER_TASK:-1}
 # Slurm runs a copy of this file from a folder of its own: the others are where the job was submitted.
 # shellcheck source=cluster/deploy/common.sh
-source "${SLURM_SUBMIT_DIR:-.}/cluster/configs/common.sh"
+source "${SLURM_SUBMIT_DIR:-.}/cluster/deploy/common.sh"
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}

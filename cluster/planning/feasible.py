@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from diffup.backbones.hub import offline, weights_cached
 from diffup.backbones.registry import parse_backbone
 from diffup.backbones.weights import file_stems, weights_file
+from diffup.episodes.protocols import Protocol, get_protocol
 from diffup.errors import UserError
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.grid.datasets import lists_of
-from diffup.protocols import Protocol, get_protocol
 
 if TYPE_CHECKING:
     from diffup.data.dataset import Dataset

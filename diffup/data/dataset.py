@@ -22,14 +22,13 @@ from diffup.data.images import read_photo
 from diffup.data.layouts import coco, fss, voc
 from diffup.data.layouts.scan import SHOWN, Scan, fail, same_ids
 from diffup.data.records import Record, read_index, write_index
-from diffup.data.spec import DatasetSpec, read_spec
+from diffup.data.spec import PAIRED, DatasetSpec, SizeRule, read_spec
 from diffup.errors import UserError
-from diffup.home import home
-from diffup.protocols import Protocol, get_protocol
+from diffup.home import home as diffup_home
 
 INDEX_VERSION = 3
 BENCHMARKS = ("pascal5i", "coco20i", "fss1000")
-# Each has source_files, scan, read_mask and REMEDY.
+# Each has source_files (what the index is made of), scan (reads every file once), read_mask and REMEDY.
 LAYOUTS: dict[str, ModuleType] = {"voc": voc, "coco": coco, "fss": fss}
 
 
@@ -39,6 +38,10 @@ class Dataset:
     Attributes:
         root: folder of the ``dataset.json``.
         spec: its content.
+        name: of the data set, in tables and cells.
+        classes: class names; class index = position.
+        folds: class indices of each fold.
+        ignore_index: the label that means void in the files (masks given out always say 255).
         fingerprint: 12 hex digits of ``dataset.json``, the list of files, their content and the class areas.
         image_ids: sorted.
         areas: image id → class index → foreground pixels (> 0).
@@ -47,35 +50,16 @@ class Dataset:
 
     def __init__(self, root: Path, spec: DatasetSpec, records: Sequence[Record], fingerprint: str = "") -> None:
         self.root, self.spec = root, spec
+        self.name, self.classes, self.folds, self.ignore_index = spec.name, spec.classes, spec.folds, spec.ignore_index
         self._records = {record.image_id: record for record in sorted(records, key=lambda r: r.image_id)}
         self.image_ids = tuple(self._records)
         self.areas = {i: record.areas for i, record in self._records.items()}
         self.sizes = {i: (record.height, record.width) for i, record in self._records.items()}
         self.fingerprint = fingerprint or _fingerprint(spec, self._records.values())
-        self._shows: dict[int, list[str]] = {c: [] for c in range(len(spec.classes))}
-        for image_id, areas in self.areas.items():
-            for class_index in areas:
-                self._shows[class_index].append(image_id)
-
-    @property
-    def name(self) -> str:
-        """Name of the data set in tables and cells."""
-        return self.spec.name
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names; class index = position."""
-        return self.spec.classes
-
-    @property
-    def folds(self) -> tuple[tuple[int, ...], ...]:
-        """Class indices of each fold."""
-        return self.spec.folds
-
-    @property
-    def ignore_index(self) -> int:
-        """The label that means void in the files (masks given out always say 255)."""
-        return self.spec.ignore_index
+        self._shows: dict[int, list[Record]] = {c: [] for c in range(len(spec.classes))}
+        for record in self._records.values():
+            for class_index in record.areas:
+                self._shows[class_index].append(record)
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
         """An image as RGB, uint8 [H, W, 3].
@@ -83,11 +67,11 @@ class Dataset:
         Raises:
             UserError: unknown id, or a file that is gone or damaged since it was indexed.
         """
-        record = self._record(image_id)
+        path = self.root / self._record(image_id).image
         try:
-            return read_photo(self.root / record.image).pixels
+            return read_photo(path).pixels
         except UserError as error:
-            raise UserError(f"{self.root / record.image}: {error}; restore the file and run again") from error
+            raise UserError(f"{path}: {error}; restore the file and run again") from error
 
     def mask(self, image_id: str, class_index: int) -> NDArray[np.uint8]:
         """The mask of a class, uint8 [H, W]: 0 background or other classes, 1 the class, 255 void.
@@ -132,7 +116,7 @@ class Dataset:
         novel = set(self.novel_classes(fold))
         return tuple(c for c in range(len(self.classes)) if c not in novel)
 
-    def eligible(self, class_index: int, protocol: Protocol, split: str = "test") -> tuple[str, ...]:
+    def eligible(self, class_index: int, protocol: SizeRule, split: str = "test") -> tuple[str, ...]:
         """Sorted ids of the images in which the class is large enough for the protocol.
 
         Args:
@@ -140,46 +124,43 @@ class Dataset:
             protocol: says what is large enough.
             split: ``"train"`` or ``"test"``; without splits of its own the data set has every image in both.
         """
-        found = ((image_id, self._records[image_id]) for image_id in self._shows.get(class_index, ()))
+        smallest = self.spec.min_area_fraction
         return tuple(
-            image_id
-            for image_id, record in found
+            record.image_id
+            for record in self._shows.get(class_index, ())
             if record.split in ("", split)
-            and record.areas[class_index]
-            >= protocol.needed_pixels(self.name, (record.height, record.width), self.spec.min_area_fraction)
+            and record.areas[class_index] >= protocol.needed_pixels(self.name, (record.height, record.width), smallest)
         )
 
     def split_size(self, split: str) -> int:
         """Number of images that may serve in a split, ``"train"`` or ``"test"``."""
         return sum(record.split in ("", split) for record in self._records.values())
 
-    def check(self, shots: int, protocol: Protocol | None = None) -> None:
+    def check(self, shots: int, protocol: SizeRule = PAIRED) -> None:
         """Make sure that every class of every fold has a query and `shots` supports among the images to test on.
 
         Args:
             shots: K ≥ 0.
-            protocol: ``paired`` by default.
+            protocol: says in which images a class is large enough.
 
         Raises:
             UserError: too few images; the message names each fold, class and count.
         """
-        protocol = protocol or get_protocol("paired")
         short = []
         for number, fold in enumerate(self.folds):
             for c in fold:
                 large, all_images = len(self.eligible(c, protocol)), len(self._shows[c])
-                if large < shots + 1:
+                if large <= shots:
                     short.append(
                         f"fold {number}, class {self.classes[c]!r}: {large} ({all_images} with any pixel of it)"
                     )
         if short:
             more = f"\n  … and {len(short) - SHOWN} more classes" if len(short) > SHOWN else ""
+            lines = "\n  ".join(short[:SHOWN])
             raise UserError(
                 f"{self.root / 'dataset.json'}: {shots} shots need {shots + 1} images of each class in which it is "
-                f"large enough for protocol {protocol.name!r}. Too few:\n  "
-                + "\n  ".join(short[:SHOWN])
-                + more
-                + "\nAdd images, use fewer shots, lower 'min_area_fraction' or take the class out of 'folds'"
+                f"large enough for protocol {protocol.name!r}. Too few:\n  {lines}{more}\nAdd images, use fewer shots, "
+                "lower 'min_area_fraction' or take the class out of 'folds'"
             )
 
     def _record(self, image_id: str) -> Record:
@@ -188,13 +169,8 @@ class Dataset:
         return self._records[image_id]
 
 
-def diffup_home() -> Path:
-    """See `diffup.home.home`."""
-    return home()
-
-
 def resolve_dataset(name: str, root: Path | None = None) -> Path:
-    """Where the ``dataset.json`` of a data set lies, absolute.
+    """The absolute path of a data set's ``dataset.json``.
 
     Args:
         name: ``shapes4i`` (made on first use), ``pascal5i``, ``coco20i``, ``fss1000``, or the path of a
@@ -231,7 +207,7 @@ def resolve_dataset(name: str, root: Path | None = None) -> Path:
 def open_dataset(name_or_path: str | Path, cache_dir: Path | None = None) -> Dataset:
     """Open a data set, indexing it if it is new or has changed.
 
-    What may be meant but changes results if it isn't (EXIF orientation, files that are not read, masks that mark
+    What may be intended but changes results if it isn't (EXIF orientation, files that are not read, masks that mark
     nothing) is a warning when the data set is indexed.
 
     Args:
@@ -239,7 +215,7 @@ def open_dataset(name_or_path: str | Path, cache_dir: Path | None = None) -> Dat
         cache_dir: folder of the indexes, ``$DIFFUP_HOME/cache`` by default.
 
     Raises:
-        UserError: anything wrong with ``dataset.json`` or the files it speaks of: files and remedy are named, and
+        UserError: anything wrong with ``dataset.json`` or the files it names: the message names files and remedy, and
             nothing is written.
     """
     json_path = resolve_dataset(str(name_or_path)).resolve()
@@ -258,7 +234,7 @@ def open_dataset(name_or_path: str | Path, cache_dir: Path | None = None) -> Dat
     try:
         write_index(index, seen.records, key, dataset.fingerprint)
     except OSError as error:
-        warnings.warn(f"the index of {spec.name} can't be kept ({error}); it is made anew each time", stacklevel=2)
+        warnings.warn(f"the index of {spec.name} can't be kept ({error}); it is made again each time", stacklevel=2)
     return dataset
 
 
@@ -273,7 +249,7 @@ def scan_dataset(json_path: Path) -> Scan:
 
 def _scanned(root: Path, spec: DatasetSpec) -> Scan:
     seen: Scan = LAYOUTS[spec.layout].scan(root, spec)
-    if not seen.problems:  # else said by the layout, where its names are known
+    if not seen.problems:  # else reported by the layout, where its names are known
         seen.problems += same_ids(seen.records)
     return seen
 
@@ -295,7 +271,7 @@ def _canonical(spec: DatasetSpec) -> str:
 
 
 def _fingerprint(spec: DatasetSpec, records: Iterable[Record]) -> str:
-    """Hash of what the data set is, wherever and whenever it was put on disk."""
+    """Hash of what the data set is; it does not depend on its folder or on times of files."""
     digest = hashlib.sha256(_canonical(spec).encode())
     for record in records:
         row = [record.image_id, record.image, record.mask, record.height, record.width, record.checksum]

@@ -1,8 +1,8 @@
 """Readers of the image lists that few-shot segmentation projects exchange: HSNet's and PFENet's.
 
 Nothing here opens an image. A list names pairs of an image and a class that is large enough in it, and its *order* is
-part of a protocol: HSNet's episodes are drawn by position. Pickles from outside are read by an unpickler that knows
-dict, list, str and int and nothing else: nothing in them is executed.
+part of a protocol: HSNet's episodes are drawn by position. Nothing in the lists is executed: pickles may hold dict,
+list, str and int alone.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import pickletools
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from diffup.data.images import IMAGE_SUFFIXES
 from diffup.data.spec import is_plain
@@ -37,7 +37,7 @@ PICTURE_PATH = re.compile(r"\S.*?\.(?:jpe?g|png|webp|bmp|tiff?)(?=\s|$)", re.IGN
 SUFFIX = re.compile(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", re.IGNORECASE)
 MAX_BYTES = 64 << 20  # of a list file; HSNet's largest has 4 MB
 MAX_PAIRS = 5_000_000  # COCO's training images have 0.2 million; a few bytes of a pickle may stand for many
-REMEDY = "Correct the file or get the list anew"
+REMEDY = "Correct the file or get the list again"
 SHOWN = 5  # bad lines that a message names
 IMPORTS = ("GLOBAL", "STACK_GLOBAL", "INST")
 NEEDED = {
@@ -47,6 +47,8 @@ NEEDED = {
     "INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2",
     "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET",
 }  # fmt: skip
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -128,23 +130,34 @@ def fold_classes(dataset: str, fold: int) -> tuple[int, ...]:
 
 
 def read_hsnet_text(path: Path) -> Pairs:
-    """HSNet's Pascal list: one ``IMAGE__CC`` a line, CC the 1-based class in two digits; empty lines are skipped.
+    """HSNet's Pascal list: one ``IMAGE__CC`` per line, CC the 1-based class in two digits; empty lines are skipped.
 
     Raises:
         UserError: unreadable, empty, or a line of another form; the first few are named.
     """
-    entries, bad = [], []
-    for number, line in enumerate(lines(_text(path)), start=1):
-        if not line.strip():
-            continue
+
+    def parsed(line: str) -> tuple[str, int] | None:
         match = HSNET_LINE.fullmatch(line.strip())
-        if match and is_plain(match["image"]) and 1 <= int(match["number"]) <= CLASS_COUNTS[PASCAL]:
-            entries.append((match["image"], int(match["number"]) - 1))
-        else:
-            bad.append(f"line {number}: {line[:80]!r}")
-    if bad:
-        raise UserError(_bad_lines(path, bad, "IMAGE__CC with CC from 01 to 20, e.g. 2007_000033__01"))
-    return _pairs(path, entries)
+        known = match and is_plain(match["image"]) and 1 <= int(match["number"]) <= CLASS_COUNTS[PASCAL]
+        return (match["image"], int(match["number"]) - 1) if match and known else None
+
+    return Pairs(_parsed_lines(path, parsed, "IMAGE__CC with CC from 01 to 20, e.g. 2007_000033__01"))
+
+
+def read_pfenet_images(path: Path) -> tuple[tuple[str, str], ...]:
+    """PFENet's raw list: ``IMAGE LABEL`` paths per line, relative to the data set's folder.
+
+    Raises:
+        UserError: unreadable, empty, or a line of another form.
+    """
+
+    def parsed(line: str) -> tuple[str, str] | None:
+        parts = PICTURE_PATH.findall(line)
+        if " ".join(" ".join(parts).split()) != " ".join(line.split()):  # other suffixes, or something else
+            parts = line.split()
+        return (parts[0], parts[1]) if len(parts) == 2 and all(map(is_plain, parts)) else None
+
+    return _parsed_lines(path, parsed, "IMAGE LABEL, two paths with a space between")
 
 
 def read_hsnet_pickle(path: Path) -> Pairs:
@@ -162,44 +175,10 @@ def read_hsnet_pickle(path: Path) -> Pairs:
         raise UserError(f"{path}: {error}. Expected is {{class: [image path, …]}}. {REMEDY}") from None
     except Exception as error:  # a damaged pickle raises nearly anything
         raise UserError(f"{path} is not a readable pickle ({type(error).__name__}: {error!s:.200}). {REMEDY}") from None
-    if not isinstance(held, dict) or not held:
-        raise UserError(f"{path} holds a {type(held).__name__}, not HSNet's {{class: [image path, …]}}. {REMEDY}")
-    entries: list[tuple[str, int]] = []
-    for class_index, images in held.items():
-        known = type(class_index) is int and 0 <= class_index < CLASS_COUNTS[COCO]
-        if not known or not isinstance(images, list) or not all(map(_is_name, images)):
-            raise UserError(
-                f"{path}: entry {_shown(class_index)} is not a class from 0 to {CLASS_COUNTS[COCO] - 1} with a list of "
-                f"image paths; expected is HSNet's {{class: [image path, …]}}. {REMEDY}"
-            )
-        if len(entries) + len(images) > MAX_PAIRS:
-            raise UserError(f"{path} names more than {MAX_PAIRS} images; is it an image list? {REMEDY}")
-        entries += [(image, class_index) for image in images]
-    return _pairs(path, entries)
-
-
-def read_pfenet_images(path: Path) -> tuple[tuple[str, str], ...]:
-    """PFENet's raw list: ``IMAGE LABEL`` paths a line, relative to the data set's folder.
-
-    Raises:
-        UserError: unreadable, empty, or a line of another form.
-    """
-    rows, bad = [], []
-    for number, line in enumerate(lines(_text(path)), start=1):
-        if not line.strip():
-            continue
-        parts = PICTURE_PATH.findall(line)
-        if " ".join(" ".join(parts).split()) != " ".join(line.split()):  # other suffixes, or something else
-            parts = line.split()
-        if len(parts) == 2 and all(map(is_plain, parts)):
-            rows.append((parts[0], parts[1]))
-        else:
-            bad.append(f"line {number}: {line[:80]!r}")
-    if bad:
-        raise UserError(_bad_lines(path, bad, "IMAGE LABEL, two paths with a space between"))
-    if not rows:
-        raise UserError(f"{path} names no image. {REMEDY}")
-    return tuple(rows)
+    form = (
+        f"a class from 0 to {CLASS_COUNTS[COCO] - 1} with a list of image paths, as HSNet's {{class: [image path, …]}}"
+    )
+    return _by_class(path, held, 0, form, lambda image: image if _is_name(image) else None)
 
 
 def read_pfenet_classes(path: Path) -> Pairs:
@@ -216,17 +195,48 @@ def read_pfenet_classes(path: Path) -> Pairs:
         raise UserError(
             f"{path} is not the text of {{class: [(image, label), …]}} ({error!s:.120}). {REMEDY}"
         ) from None
+
+    def stem(row: Any) -> str | None:
+        pair = isinstance(row, tuple | list) and len(row) == 2 and all(map(_is_name, row))
+        return PurePosixPath(row[0]).stem or None if pair else None
+
+    form = "a 1-based class with a list of (image, label) paths, as in {class: [(image, label), …]}"
+    return _by_class(path, held, 1, form, stem)
+
+
+def _parsed_lines(path: Path, parsed: Callable[[str], T | None], form: str) -> tuple[T, ...]:
+    """What `parsed` gives for each line that is not empty; None stands for a line that is not of the form."""
+    rows = {n: (parsed(line), line) for n, line in enumerate(lines(_text(path)), start=1) if line.strip()}
+    bad = [f"\n  line {number}: {line[:80]!r}" for number, (row, line) in rows.items() if row is None]
+    if bad:
+        more = f"\n  … and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        raise UserError(f"{path}: {len(bad)} lines are not {form}:{''.join(bad[:SHOWN])}{more}\n{REMEDY}")
+    if not rows:
+        raise UserError(f"{path} names no image. {REMEDY}")
+    return tuple(row for row, _ in rows.values() if row is not None)
+
+
+def _by_class(path: Path, held: Any, first: int, form: str, image: Callable[[Any], str | None]) -> Pairs:
+    """Pairs of a dict of lists; an entry that is bad is reported not to be `form`.
+
+    Args:
+        first: number of class 0.
+        image: gives the image of an element of a list, None for a bad element.
+    """
     if not isinstance(held, dict):
-        raise UserError(f"{path} holds a {type(held).__name__}, not {{class: [(image, label), …]}}. {REMEDY}")
-    entries = []
+        raise UserError(f"{path} holds a {type(held).__name__}, not a dict of classes: an entry is {form}. {REMEDY}")
+    entries: list[tuple[str, int]] = []
     for number, rows in held.items():
-        known = type(number) is int and 1 <= number <= max(CLASS_COUNTS.values())
-        if not known or not isinstance(rows, list) or not all(_two_paths(row) for row in rows):
-            raise UserError(
-                f"{path}: entry {_shown(number)} is not a 1-based class with a list of (image, label) paths. {REMEDY}"
-            )
-        entries += [(PurePosixPath(image).stem, number - 1) for image, _ in rows]
-    return _pairs(path, entries)
+        known = type(number) is int and first <= number < first + max(CLASS_COUNTS.values()) and isinstance(rows, list)
+        if known and len(entries) + len(rows) > MAX_PAIRS:
+            raise UserError(f"{path} names more than {MAX_PAIRS} images; is it an image list? {REMEDY}")
+        images = [image(row) for row in rows] if known else [None]
+        if None in images:
+            raise UserError(f"{path}: entry {_shown(number)} is not {form}. {REMEDY}")
+        entries += [(name, number - first) for name in images if name is not None]
+    if not entries:
+        raise UserError(f"{path} names no image. {REMEDY}")
+    return Pairs(tuple(entries))
 
 
 def hsnet_list(folder: Path, dataset: str, fold: int, split: str = "val") -> Pairs:
@@ -303,12 +313,6 @@ class _Plain(pickle.Unpickler):
         raise pickle.UnpicklingError("it refers to an object outside of the file, which no image list needs")
 
 
-def _two_paths(row: object) -> bool:
-    return (
-        isinstance(row, tuple | list) and len(row) == 2 and all(map(_is_name, row)) and PurePosixPath(row[0]).stem > ""
-    )
-
-
 def _is_name(value: object) -> bool:
     return isinstance(value, str) and value > "" and is_plain(value)
 
@@ -320,17 +324,11 @@ def _shown(value: object) -> str:
         return "of a number with thousands of digits"
 
 
-def _pairs(path: Path, entries: Sequence[tuple[str, int]]) -> Pairs:
-    if not entries:
-        raise UserError(f"{path} names no image. {REMEDY}")
-    return Pairs(tuple(entries))
-
-
 def _content(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{path} can't be read: it is no file")
+            raise UserError(f"{path} can't be read: it is not a file")
         if size > MAX_BYTES:
             raise UserError(f"{path} has {size >> 20} MB; an image list has {MAX_BYTES >> 20} MB at most")
         return path.read_bytes()
@@ -343,8 +341,3 @@ def _text(path: Path) -> str:
         return decode(_content(path))
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a text file in UTF-8. {REMEDY}") from None
-
-
-def _bad_lines(path: Path, bad: Sequence[str], form: str) -> str:
-    more = f"\n  … and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    return f"{path}: {len(bad)} lines are not {form}:\n  " + "\n  ".join(bad[:SHOWN]) + f"{more}\n{REMEDY}"

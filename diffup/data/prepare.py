@@ -1,6 +1,6 @@
 """Benchmarks from the files that people have: check, convert what needs it, describe, report.
 
-`prepare` makes a folder with a ``dataset.json`` and what it speaks of: links to the images and annotations, masks
+`prepare` makes a folder with a ``dataset.json`` and the files that it names: links to the images and annotations, masks
 converted from SBD's ``.mat`` files, lists of training and test images. The user's files are never written to. The
 ``dataset.json`` comes last, after every image and mask has been read once, so that a folder that has one is whole;
 each file is written in full or not at all, so that a second run goes on where the first was stopped.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,12 +24,12 @@ from tqdm import tqdm
 
 from diffup.data.class_names import COCO_CLASSES, VOC_CLASSES
 from diffup.data.dataset import Dataset, open_dataset, scan_dataset
-from diffup.data.images import IMAGE_SUFFIXES
 from diffup.data.labels import MASK_SUFFIX
-from diffup.data.layouts.scan import Scan, fail
+from diffup.data.layouts.fss import PHOTOS
+from diffup.data.layouts.scan import Folder, Scan, fail
 from diffup.data.lists import COCO, FOLDS, PASCAL, fold_classes
 from diffup.data.records import PART, replacing
-from diffup.data.report import describe
+from diffup.data.report import describe, differences
 from diffup.data.text import read_lines
 from diffup.errors import UserError
 
@@ -47,8 +47,8 @@ SBD_FOLDERS = (
 )  # fmt: skip
 SPLITS = {"train": "train", "test": "val"}  # ours and COCO's
 COCO_COUNTS = {"training images": 82783, "test images": 40504}
-FSS_CLASSES, FSS_IMAGES, FSS_TEST = 1000, 10, 240
-REMEDY = "Repair the files named above or get them anew, then run again; dataset.json was not written"
+FSS_COUNTS = {"classes": 1000, "test classes": 240, "images": 10000}
+REMEDY = "Repair the files named above or get them again, then run again; dataset.json was not written"
 
 
 @dataclass
@@ -100,8 +100,7 @@ def prepare(
     finally:
         draft.unlink(missing_ok=True)
     report = describe(dataset, plan.expected, plan.warnings)
-    with replacing(out / "report.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    _write(out / "report.json", json.dumps(report, indent=1, sort_keys=True))
     return dataset, report
 
 
@@ -116,36 +115,37 @@ def problems(name: str, root: Path, out: Path, *, lists: Path | None = None) -> 
         UserError: so much is missing that there is nothing to look at.
     """
     plan, draft = _draft(name, root, out, lists, True)
-    seen = scan_dataset(draft)
-    seen.problems = [*plan.problems, *(_of_the_user(problem, out.resolve()) for problem in seen.problems)]
+    seen, ours = scan_dataset(draft), f"{out.resolve()}{os.sep}"
+    for number, problem in enumerate(seen.problems):
+        path, colon, what = problem.partition(": ")
+        if path.startswith(ours):  # the user's own file in place of our link to it
+            seen.problems[number] = f"{os.path.realpath(path)}{colon}{what}"
+    seen.problems = [*plan.problems, *seen.problems]
     return seen
 
 
-def _of_the_user(problem: str, out: Path) -> str:
-    """A problem with the user's own file in place of our link to it."""
-    path, colon, what = problem.partition(": ")
-    return f"{os.path.realpath(path)}{colon}{what}" if path.startswith(f"{out}{os.sep}") else problem
-
-
 def _draft(name: str, root: Path, out: Path, lists: Path | None, progress: bool) -> tuple[Plan, Path]:
-    """Everything but ``dataset.json``, which lies beside as a draft."""
-    makers: dict[str, Callable[[Path, Path, Path | None, bool], Plan]] = {PASCAL: _pascal, COCO: _coco, FSS: _fss}
-    if name not in makers:
-        raise UserError(f"no benchmark {name!r}; there is {', '.join(makers)}")
+    """Everything but ``dataset.json``, which is written beside its place as a draft."""
+    if name not in SOURCES:
+        raise UserError(f"no benchmark {name!r}; there is {', '.join(SOURCES)}")
     if not root.is_dir():
-        raise UserError(f"--root {root} is no folder. Get {name} from {SOURCES[name]} and pass where it lies")
+        raise UserError(f"--root {root} is not a folder. Get {name} from {SOURCES[name]} and pass the folder it is in")
     out.mkdir(parents=True, exist_ok=True)
     for folder, _, names in os.walk(out):  # follows no link
         for left in (name for name in names if name.endswith(PART)):
             (Path(folder) / left).unlink()
-    plan = makers[name](root.absolute(), out, lists, progress)
+    root = root.absolute()
+    if name == PASCAL:
+        plan = _pascal(root, out, progress)
+    else:
+        plan = _coco(root, out) if name == COCO else _fss(root, out, lists)
     draft = out / f".dataset.json{PART}"
     draft.write_text(json.dumps(plan.document, indent=1) + "\n", encoding="utf-8")
     return plan, draft
 
 
-def _first(places: Iterable[Path], wanted: str) -> Path | None:
-    return next((place for place in places if (place / wanted).exists()), None)
+def _first(folders: Iterable[Path], wanted: str) -> Path | None:
+    return next((folder for folder in folders if (folder / wanted).exists()), None)
 
 
 def _missing(name: str, what: list[str]) -> UserError:
@@ -169,24 +169,28 @@ def _link(place: Path, target: Path) -> None:
     place.symlink_to(target, target_is_directory=target.is_dir())
 
 
+def _check_list(path: Path, names: list[str], problems: list[str]) -> list[str]:
+    """The names of a list, of which none may be there twice."""
+    twice = [f"{name}: it is named {n} times" for name, n in Counter(names).items() if n > 1]
+    fail(path, twice + problems, "Correct the list, or get it again")
+    return names
+
+
 def _ids(path: Path) -> list[str]:
     """Image ids of a list file: the first word of each line."""
     ids = [line.split()[0] for line in read_lines(path)]
-    problems = [f"{i}: it is named {n} times" for i, n in Counter(ids).items() if n > 1]
-    problems += [f"{i}: it is a path, and not the name of an image such as 2007_000033" for i in ids if "/" in i]
-    fail(path, problems, "Correct the list, or get it anew")
-    return ids
+    paths = [f"{i}: it is a path, and not the name of an image such as 2007_000033" for i in ids if "/" in i]
+    return _check_list(path, ids, paths)
 
 
 def _by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """Files of a folder by their names without suffix, which may be in any case; hidden ones are left out."""
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    return {p.stem: p for p in paths if p.suffix.lower() in suffixes and not p.name.startswith(".")}
+    return {path.stem: path for path in Folder(folder).files(suffixes)}
 
 
-def _write(path: Path, ids: Iterable[str]) -> None:
+def _write(path: Path, *lines: str) -> None:
     with replacing(path) as temporary:
-        temporary.write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _document(name: str, classes: Sequence[str], **fields: str) -> dict[str, Any]:
@@ -195,14 +199,13 @@ def _document(name: str, classes: Sequence[str], **fields: str) -> dict[str, Any
     return {"name": name, "classes": list(classes), "folds": folds, **fields}
 
 
-def _pascal(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
+def _pascal(root: Path, out: Path, progress: bool) -> Plan:
     voc = _first((root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"), "JPEGImages")
     if voc is None:
         raise _missing(PASCAL, [f"no JPEGImages/ in {root}, VOC2012/ or VOCdevkit/VOC2012/ below it"])
-    sets = voc / "ImageSets" / "Segmentation"
+    sets, official = voc / "ImageSets" / "Segmentation", voc / "SegmentationClass"
     augmented = _first((voc, root), "SegmentationClassAug")
-    aug = augmented / "SegmentationClassAug" if augmented is not None else None
-    needed = [sets / "train.txt", sets / "val.txt", *([] if aug is not None else [voc / "SegmentationClass"])]
+    needed = [sets / "train.txt", sets / "val.txt", *([] if augmented else [official])]
     if lacking := [f"{path} does not exist" for path in needed if not path.exists()]:
         raise _missing(PASCAL, lacking)
     own, val = _ids(sets / "train.txt"), _ids(sets / "val.txt")
@@ -212,17 +215,17 @@ def _pascal(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
     masks = out / "SegmentationClass"
     if masks.is_symlink():
         masks.unlink()
-    drawn = _by_stem(voc / "SegmentationClass", (MASK_SUFFIX,))
-    pngs = {i: drawn.get(i, voc / "SegmentationClass" / f"{i}.png") for i in {*own, *val}}
+    drawn = _by_stem(official, (MASK_SUFFIX,))
+    pngs = {i: drawn.get(i, official / f"{i}.png") for i in {*own, *val}}
     extra: set[str] = set()
-    if aug is not None:
-        more = _by_stem(aug, (MASK_SUFFIX,))
+    if augmented is not None:
+        more = _by_stem(augmented / "SegmentationClassAug", (MASK_SUFFIX,))
         extra = set(more) - set(pngs)
         lent = sorted(i for i, path in pngs.items() if not path.is_file() and i in more)
         if tested := [i for i in lent if i in set(val)]:
             warnings.append(
-                f"{len(tested)} test masks are not in {voc / 'SegmentationClass'} and come from {aug.name}, which has "
-                f"no void border: results are not comparable with published ones. First: {', '.join(tested[:3])}"
+                f"{len(tested)} test masks are not in {official} and come from SegmentationClassAug, which has no void "
+                f"border: results are not comparable with published ones. First: {', '.join(tested[:3])}"
             )
         pngs |= {i: more[i] for i in {*extra, *lent}}
     elif sbd is not None:
@@ -232,11 +235,10 @@ def _pascal(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
     else:
         warnings.append(f"no SBD beside it, so that only VOC's own {len(own)} training masks are there")
     for image_id, path in sorted(pngs.items()):
-        _link(masks / f"{image_id}.png", path)  # also to one that is missing: it is found out by its name
-    training = sorted(({*own} | extra) - {*val} - {*bad})
+        _link(masks / f"{image_id}.png", path)  # also to one that is missing: reported by its name
     _link(out / "JPEGImages", voc / "JPEGImages")
-    _write(out / "train.txt", training)
-    _write(out / "val.txt", val)
+    _write(out / "train.txt", *sorted(({*own} | extra) - {*val} - {*bad}))
+    _write(out / "val.txt", *val)
     document = _document(PASCAL, VOC_CLASSES, layout="voc", train_list="train.txt", test_list="val.txt")
     return Plan(document, VOC_COUNTS, warnings, list(bad.values()))
 
@@ -280,39 +282,36 @@ def _convert(mats: dict[str, Path], masks: Path, progress: bool) -> dict[str, st
     return {image_id: problem for image_id, problem in zip(todo, said, strict=True) if problem}
 
 
-def _coco(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
+def _coco(root: Path, out: Path) -> Plan:
     annotations = _first((root / "annotations", root), "instances_val2014.json")
     folders = {split: root / f"{split}2014" for split in SPLITS.values()}
+    official = all(folder.is_dir() for folder in folders.values())
     newer = [root / name for name in ("images", "train2017", "val2017") if (root / name).is_dir()]
     lacking = []
     if annotations is None or not (annotations / "instances_train2014.json").exists():
         lacking.append(f"no instances_train2014.json and instances_val2014.json in {root} or annotations/ below it")
-    if not newer and not all(folder.is_dir() for folder in folders.values()):
+    if not newer and not official:
         lacking.append(f"no train2014/ and val2014/ in {root}, and no images/ or train2017/ and val2017/ either")
-    if lacking:
+    if lacking or annotations is None:
         raise _missing(COCO, lacking)
-    assert annotations is not None
     _link(out / "annotations", annotations)
-    if all(folder.is_dir() for folder in folders.values()):
+    images = {f"{part}_images": f"{split}2014" for part, split in SPLITS.items()} if official else {}
+    if official:
         for split, folder in folders.items():
             _link(out / f"{split}2014", folder)
-        images = {f"{part}_images": f"{split}2014" for part, split in SPLITS.items()}
     elif len(newer) == 1:
         _link(out / "images", newer[0])
-        images = {}
     else:  # COCO 2017 as it comes: one folder of links, since its split is not that of 2014
         if (out / "images").is_symlink():
             (out / "images").unlink()
         for folder in newer:
-            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-                _link(out / "images" / entry.name, folder / entry.name)
-        images = {}
+            for path in sorted(folder.iterdir()):
+                _link(out / "images" / path.name, path)
     annotated = {f"{part}_annotations": f"annotations/instances_{split}2014.json" for part, split in SPLITS.items()}
-    document = _document(COCO, COCO_CLASSES, layout="coco", **annotated, **images)
-    return Plan(document, COCO_COUNTS)
+    return Plan(_document(COCO, COCO_CLASSES, layout="coco", **annotated, **images), COCO_COUNTS)
 
 
-def _fss(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
+def _fss(root: Path, out: Path, lists: Path | None) -> Plan:
     base = next((b for b in (root, *sorted(p for p in root.iterdir() if p.is_dir())) if any(b.glob("*/1.jpg"))), None)
     if base is None:
         raise _missing(FSS, [f"no folders of classes with 1.jpg … in {root} or one folder below it"])
@@ -321,19 +320,14 @@ def _fss(root: Path, out: Path, lists: Path | None, progress: bool) -> Plan:
     if path is None:
         raise UserError(
             f"FSS-1000's test classes are not in {' or '.join(map(str, places))}. Pass --lists with the folder of its "
-            f"test.txt ({FSS_TEST} names, one a line; HSNet's splits/fss has it)"
+            f"test.txt ({FSS_COUNTS['test classes']} names, one per line; HSNet's splits/fss has it)"
         )
-    photos = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != MASK_SUFFIX)
-    held = {folder.name: len(_by_stem(folder, photos)) for folder in base.iterdir() if folder.is_dir()}
+    held = {folder.name: len(_by_stem(folder, PHOTOS)) for folder in base.iterdir() if folder.is_dir()}
     classes = sorted(name for name, images in held.items() if images)
     test = read_lines(path)
-    twice = [f"{name}: it is named {n} times" for name, n in Counter(test).items() if n > 1]
-    fail(path, twice if test else ["no class is named"], "Correct the list, or get it anew")
-    unknown = [name for name in test if name not in set(classes)]
-    fail(path, [f"{base / name}: no such folder of images" for name in unknown], REMEDY)
+    _check_list(path, test, [] if test else ["no class is named"])
+    fail(path, [f"{base / name}: no such folder of images" for name in test if name not in classes], REMEDY)
     _link(out / "images", base)
     document = {"name": FSS, "layout": "fss", "images": "images", "classes": classes, "folds": [test]}
-    expected = {"classes": FSS_CLASSES, "test classes": FSS_TEST, "images": FSS_CLASSES * FSS_IMAGES}
     found = {"classes": len(classes), "test classes": len(test), "images": sum(held.values())}
-    wrong = [f"{found[what]} {what}; the official data have {n}" for what, n in expected.items() if found[what] != n]
-    return Plan(document, expected, wrong)
+    return Plan(document, FSS_COUNTS, differences(found, FSS_COUNTS))

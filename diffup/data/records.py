@@ -9,15 +9,28 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 PART = ".part"  # the end of a file that is being written
 INDEX_KEY = b"diffup.index"
-COLUMNS = (
-    "image_id", "image", "mask", "height", "width", "checksum", "classes", "areas", "foreground", "crowd", "split",
-)  # fmt: skip
+SCHEMA = pa.schema(
+    {
+        "image_id": pa.string(),
+        "image": pa.string(),
+        "mask": pa.string(),
+        "height": pa.int32(),
+        "width": pa.int32(),
+        "checksum": pa.uint32(),
+        "classes": pa.list_(pa.int32()),
+        "areas": pa.list_(pa.int64()),
+        "foreground": pa.list_(pa.binary()),
+        "crowd": pa.list_(pa.binary()),
+        "split": pa.string(),
+    }
+)
 BATCH = 4096
 
 
@@ -64,37 +77,30 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_index(path: Path, records: Sequence[Record], key: str, fingerprint: str) -> None:
-    """Write the records and the data set's fingerprint as Parquet, whole or not at all.
+    """Write the records and the data set's fingerprint as Parquet, in full or not at all.
 
     Raises:
         OSError: the place can't be written.
     """
-    classes = [sorted(record.areas | dict.fromkeys(record.rles, 0)) for record in records]
-    table = pa.table(
-        {
-            "image_id": pa.array([r.image_id for r in records], pa.string()),
-            "image": pa.array([r.image for r in records], pa.string()),
-            "mask": pa.array([r.mask for r in records], pa.string()),
-            "height": pa.array([r.height for r in records], pa.int32()),
-            "width": pa.array([r.width for r in records], pa.int32()),
-            "checksum": pa.array([r.checksum for r in records], pa.uint32()),
-            "classes": pa.array(classes, pa.list_(pa.int32())),
-            "areas": pa.array(
-                [[r.areas.get(c, 0) for c in ids] for r, ids in zip(records, classes)], pa.list_(pa.int64())
-            ),
-            "foreground": _rle_column(records, classes, 0),
-            "crowd": _rle_column(records, classes, 1),
-            "split": pa.array([r.split for r in records], pa.string()),
-        },
-        metadata={INDEX_KEY: json.dumps({"key": key, "rows": len(records), "fingerprint": fingerprint}).encode()},
+    head = {"key": key, "rows": len(records), "fingerprint": fingerprint}
+    table = pa.Table.from_pylist(
+        [_row(record) for record in records], SCHEMA.with_metadata({INDEX_KEY: json.dumps(head).encode()})
     )
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def _rle_column(records: Sequence[Record], classes: Sequence[Sequence[int]], which: int) -> pa.Array:
-    rows = [[r.rles[c][which] for c in ids] if r.rles else [] for r, ids in zip(records, classes)]
-    return pa.array(rows, pa.list_(pa.binary()))
+def _row(record: Record) -> dict[str, Any]:
+    """A record as a row of the table: what it holds by class as lists over the same classes."""
+    classes = sorted({*record.areas, *record.rles})
+    rles = [record.rles[c] for c in classes] if record.rles else []
+    return {
+        **vars(record),
+        "classes": classes,
+        "areas": [record.areas.get(c, 0) for c in classes],
+        "foreground": [foreground for foreground, _ in rles],
+        "crowd": [crowd for _, crowd in rles],
+    }
 
 
 def read_index(path: Path, key: str) -> tuple[list[Record], str] | None:
@@ -114,9 +120,8 @@ def read_index(path: Path, key: str) -> tuple[list[Record], str] | None:
 
 
 def _records(batch: pa.RecordBatch) -> Iterator[Record]:
-    columns = {name: batch.column(name).to_pylist() for name in batch.schema.names}
-    rows = zip(*(columns[name] for name in COLUMNS), strict=True)
-    for image_id, image, mask, height, width, checksum, classes, areas, foreground, crowd, split in rows:
-        covered = {c: area for c, area in zip(classes, areas) if area}
-        rles = dict(zip(classes, zip(foreground, crowd))) if foreground else {}
-        yield Record(image_id, image, mask, height, width, checksum, covered, rles, split)
+    for row in batch.to_pylist():
+        classes, areas, foreground, crowd = (row.pop(name) for name in ("classes", "areas", "foreground", "crowd"))
+        row["areas"] = {c: area for c, area in zip(classes, areas) if area}
+        row["rles"] = dict(zip(classes, zip(foreground, crowd))) if foreground else {}
+        yield Record(**row)

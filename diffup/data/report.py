@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffup.data.dataset import Dataset
-from diffup.protocols import get_protocol
+from diffup.data.spec import PAIRED
 
 SAMPLE = 5  # files whose hash is in a report, evenly spread over the names
 SHOWN = 12
 
 
 def describe(dataset: Dataset, expected: Mapping[str, int], warnings: Sequence[str]) -> dict[str, Any]:
-    """The report: the same for the same files, wherever they lie.
+    """The report: the same for the same files, wherever they are.
 
     Args:
         dataset: as it was opened.
@@ -25,44 +25,34 @@ def describe(dataset: Dataset, expected: Mapping[str, int], warnings: Sequence[s
         Counts of images, pairs of image and class that are large enough under ``paired`` by split, fold and class,
         sha256 of a sample of the files, the fingerprint, and the warnings.
     """
-    protocol = get_protocol("paired")
     images = {split: dataset.split_size(split) for split in ("train", "test")}
-    warnings = [*warnings, *_counts(expected, images)]
+    found = {"training images": images["train"], "test images": images["test"]}
+    warnings = [*warnings, *differences(found, {what: n for what, n in expected.items() if what in found})]
     folds = []
     for fold in range(len(dataset.folds)):
-        test = {dataset.classes[c]: len(dataset.eligible(c, protocol)) for c in dataset.novel_classes(fold)}
-        train = {dataset.classes[c]: len(dataset.eligible(c, protocol, "train")) for c in dataset.base_classes(fold)}
+        test = {dataset.classes[c]: len(dataset.eligible(c, PAIRED)) for c in dataset.novel_classes(fold)}
+        train = {dataset.classes[c]: len(dataset.eligible(c, PAIRED, "train")) for c in dataset.base_classes(fold)}
         folds.append({"test": test, "train": train})
-        short = [name for name, number in test.items() if number < 6]
-        if short:
+        if short := [name for name, number in test.items() if number < 6]:
             warnings.append(f"fold {fold}: fewer than 6 test images of {', '.join(short[:SHOWN])}: too few for 5 shots")
     ids = dataset.image_ids
     chosen = [ids[round(i * (len(ids) - 1) / max(SAMPLE - 1, 1))] for i in range(min(SAMPLE, len(ids)))]
-    sample = {path: _sha256(dataset, path) for i in dict.fromkeys(chosen) for path in dataset.files(i)[:1]}
+    sample = [dataset.files(image_id)[0] for image_id in chosen]
     return {
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
         "images": {"all": len(ids), **images},
         "expected": dict(expected),
-        "protocol": f"paired {protocol.hash()}",
+        "protocol": PAIRED.name,
         "pairs": folds,
-        "sample_sha256": sample,
+        "sample_sha256": {path: hashlib.sha256((dataset.root / path).read_bytes()).hexdigest() for path in sample},
         "warnings": warnings,
     }
 
 
-def _counts(expected: Mapping[str, int], images: Mapping[str, int]) -> list[str]:
-    """Warnings of images by split, which are known once lists and JSONs have been read."""
-    found = {"training images": images["train"], "test images": images["test"]}
-    return [
-        f"{found[what]} {what}; the official data have {official}"
-        for what, official in expected.items()
-        if what in found and found[what] != official
-    ]
-
-
-def _sha256(dataset: Dataset, path: str) -> str:
-    return hashlib.sha256((dataset.root / path).read_bytes()).hexdigest()
+def differences(found: Mapping[str, int], official: Mapping[str, int]) -> list[str]:
+    """Warnings of counts that are not the official ones."""
+    return [f"{found[what]} {what}; the official data have {n}" for what, n in official.items() if found[what] != n]
 
 
 def words(report: Mapping[str, Any], where: str, source: str) -> str:
@@ -88,5 +78,5 @@ def words(report: Mapping[str, Any], where: str, source: str) -> str:
         )
     lines += [f"warning   {warning}" for warning in report["warnings"]]
     if report["warnings"]:
-        lines.append(f"          what is missing can be had from {source}")
+        lines.append(f"          what is missing is available from {source}")
     return "\n".join(lines)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from diffup.data.render import COMBINATIONS, Combination, render
 from diffup.errors import UserError, command_line
+from diffup.home import home
 
 VERSION = 1
 CLASS_COMBINATIONS = (
@@ -79,16 +79,9 @@ def draw_things(target: int, rng: np.random.Generator) -> list[Combination]:
 
 
 def palette() -> list[int]:
-    """VOC's colour map as a flat list of 768 values."""
-    values = []
-    for label in range(256):
-        rgb, rest = [0, 0, 0], label
-        for bit in range(7, -1, -1):
-            for channel in range(3):
-                rgb[channel] |= ((rest >> channel) & 1) << bit
-            rest >>= 3
-        values += rgb
-    return values
+    """VOC's colour map as a flat list of 768 values: of a label's bits, every third belongs to one channel."""
+    shifts = [(label, channel) for label in range(256) for channel in range(3)]
+    return [sum((label >> 3 * i + channel & 1) << 7 - i for i in range(3)) for label, channel in shifts]
 
 
 def label_map(owner: np.ndarray, objects: Sequence[Combination]) -> np.ndarray:
@@ -123,8 +116,8 @@ def generate(out: Path, *, images: int = IMAGES_PER_CLASS, seed: int = 0, progre
     if out.exists():
         raise UserError(f"{out} exists; remove it or choose another folder")
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+        part = Path(folder) / out.name
         for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
             (part / name).mkdir(parents=True)
         ids, colours = [], palette()
@@ -146,11 +139,7 @@ def generate(out: Path, *, images: int = IMAGES_PER_CLASS, seed: int = 0, progre
             "ignore_index": BORDER,
         }
         (part / "dataset.json").write_text(json.dumps(document, indent=1) + "\n")
-        part.chmod(0o755)
         os.replace(part, out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return out / "dataset.json"
 
 
@@ -158,11 +147,10 @@ def ensure(root: Path | None = None, *, images: int = IMAGES_PER_CLASS, seed: in
     """Path of ``dataset.json`` of shapes4i, generated on first use.
 
     Args:
-        root: folder for data sets; ``$DIFFUP_HOME/datasets`` (else ``~/.diffup/datasets``) if None.
+        root: folder for data sets, ``$DIFFUP_HOME/datasets`` by default.
         images, seed, progress: see `generate`.
     """
-    home = Path(os.environ.get("DIFFUP_HOME") or Path.home() / ".diffup")
-    folder = (root or home / "datasets") / f"shapes4i-v{VERSION}-{images}-{seed}"
+    folder = (root or home() / "datasets") / f"shapes4i-v{VERSION}-{images}-{seed}"
     if not (folder / "dataset.json").is_file():
         return generate(folder, images=images, seed=seed, progress=progress)
     return folder / "dataset.json"
@@ -174,11 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="new folder")
     parser.add_argument("--images", type=int, default=IMAGES_PER_CLASS, help="images per class")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    try:
-        print(generate(args.out, images=args.images, seed=args.seed))
-    except UserError as error:
-        parser.error(str(error))
+    print(generate(**vars(parser.parse_args(argv))))
     return 0
 
 

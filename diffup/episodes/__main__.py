@@ -15,9 +15,9 @@ from pathlib import Path
 from diffup.data.dataset import open_dataset
 from diffup.episodes.episode import Manifest
 from diffup.episodes.manifest import PARQUET, listed_manifest, rows
+from diffup.episodes.protocols import get_protocol
 from diffup.episodes.sampling import make_manifest
 from diffup.errors import UserError, command_line
-from diffup.protocols import get_protocol
 
 
 def _named(args: argparse.Namespace) -> Manifest:
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print or write a manifest; returns the exit code, 2 for anything wrong with what was asked."""
     parser = argparse.ArgumentParser(prog="python -m diffup.episodes", description="Print or write a manifest.")
     parser.add_argument("--dataset", required=True, help="pascal5i, coco20i, shapes4i or a dataset.json")
-    parser.add_argument("--protocol", default="paired", help="one of `python -m diffup.protocols list`")
+    parser.add_argument("--protocol", default="paired", help="one of `python -m diffup.episodes.protocols list`")
     parser.add_argument("--fold", type=int, required=True)
     parser.add_argument("--shots", type=int, required=True)
     parser.add_argument("--episodes", type=int, default=None, help="default: as many as the protocol has")

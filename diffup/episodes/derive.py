@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from diffup.data.dataset import Dataset, open_dataset
+from diffup.episodes.protocols import Protocol, get_protocol
 from diffup.episodes.sampling import training_pools
 from diffup.errors import UserError, command_line
-from diffup.protocols import Protocol, get_protocol
 
 SPLITS = ("train", "val")
 PROTOCOLS = ("pfenet", "bam")

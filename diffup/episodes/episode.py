@@ -7,14 +7,17 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffup.data.lists import match_images
 from diffup.data.records import replacing
-from diffup.errors import UserError
+from diffup.errors import UserError, extra
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MANIFEST_KEY = b"diffup.manifest"
 
@@ -87,6 +90,8 @@ class Manifest:
 
     def frame(self) -> pd.DataFrame:
         """One row an episode: ``episode, class_id, query, supports``."""
+        with extra("platform"):
+            import pandas as pd
         rows = [(e.index, e.class_index, e.query, list(e.supports)) for e in self.episodes]
         return pd.DataFrame(rows, columns=["episode", "class_id", "query", "supports"])
 

@@ -11,8 +11,8 @@ from diffup.data.dataset import Dataset
 from diffup.data.lists import Pairs, hsnet_list
 from diffup.episodes.episode import Episode, Manifest
 from diffup.episodes.hsnet import hsnet_episodes
+from diffup.episodes.protocols import Protocol
 from diffup.errors import UserError
-from diffup.protocols import Protocol
 
 PARQUET = ".parquet"
 SHOWN = 3  # bad episodes that a message names

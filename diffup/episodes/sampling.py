@@ -18,8 +18,8 @@ from diffup.data.lists import Pairs
 from diffup.episodes.episode import Episode, Manifest
 from diffup.episodes.hsnet import hsnet_episodes
 from diffup.episodes.manifest import fitted, listed_manifest, listed_pairs
+from diffup.episodes.protocols import Protocol
 from diffup.errors import UserError
-from diffup.protocols import Protocol
 
 HOLD_OUT_STREAM = 2**32  # keeps the drawing of held-out classes apart from the episodes, whose index is below it
 

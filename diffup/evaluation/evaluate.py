@@ -12,10 +12,9 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -25,7 +24,8 @@ from tqdm import tqdm
 from diffup.config import SampleConfig, parse_annotation, support_kinds
 from diffup.episodes.cue_source import CueSource
 from diffup.episodes.episode import Episode
-from diffup.errors import UserError
+from diffup.episodes.protocols import PROTOCOLS, Protocol, nearest
+from diffup.errors import UserError, extra
 from diffup.evaluation.adapter import Method, ask
 from diffup.evaluation.encode import FeatureCache
 from diffup.evaluation.metrics import MARGIN_BINS, PROB_BINS, STD_BINS, STD_RANGE, counts
@@ -34,7 +34,9 @@ from diffup.models.baft import chosen_maps, prior_mean
 from diffup.models.batch import Episodes
 from diffup.models.diffup import DiffUpNet, prototype
 from diffup.models.uapf import logit
-from diffup.protocols import PROTOCOLS, Protocol, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +256,8 @@ def evaluate(
     Raises:
         UserError: the manifest has fewer supports than `what.shots`.
     """
+    with extra("platform"):
+        import pandas as pd
     rows: list[dict[str, Any]] = []
     if priors is None and features is not None:
         priors = PriorSource(cues, features)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from diffup.config import parse_annotation, support_kinds
 from diffup.episodes.cue_source import CueSource
 from diffup.episodes.episode import Episode
+from diffup.episodes.protocols import nearest
 from diffup.evaluation.evaluate import Evaluation, Prediction
 from diffup.evaluation.metrics import counts, episode_ious, ranked
-from diffup.protocols import nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SIDE, GAP, HEAD = 160, 4, 16  # pixels: of a tile, between tiles, of the line of text above them
 SHARED = 8  # episodes that every cell of a manifest shows: its first ones, whose classes come in turn

@@ -14,7 +14,7 @@ from diffup.errors import UserError
 
 if TYPE_CHECKING:
     from diffup.data.dataset import Dataset
-    from diffup.protocols import Protocol
+    from diffup.episodes.protocols import Protocol
 
 SHOWN = 10  # problems that a message names
 GIVEN = re.compile(r"fold(?P<fold>\d+)_shots(?P<shots>\d+)\.(json|parquet)")
@@ -95,7 +95,7 @@ def open_data(
             and remedy.
     """
     from diffup.data.dataset import open_dataset
-    from diffup.protocols import get_protocol
+    from diffup.episodes.protocols import get_protocol
 
     rules = get_protocol(protocol)
     dataset = dataset or open_dataset(path)
@@ -180,7 +180,7 @@ def named_data(name: str, *, protocol: str = "paired", lists: Path | None = None
         UserError: no such protocol, or it needs list files and they are not given.
     """
     from diffup.episodes.manifest import listed_pairs
-    from diffup.protocols import get_protocol
+    from diffup.episodes.protocols import get_protocol
 
     rules = get_protocol(protocol)
     if rules.needs_lists(name):
@@ -192,14 +192,14 @@ def named_data(name: str, *, protocol: str = "paired", lists: Path | None = None
 @cache
 def _listed(lists: Path, dataset: str, protocol: str, fold: int, shots: int, episodes: int, seed: int) -> str:
     from diffup.episodes.manifest import listed_manifest
-    from diffup.protocols import get_protocol
+    from diffup.episodes.protocols import get_protocol
 
     return listed_manifest(dataset, get_protocol(protocol), fold, shots, episodes, seed, lists).hash()
 
 
 def training_lists(data: Data, fold: int) -> str:
     """Hash of the list files that name the training images of a fold, ``""`` where none do."""
-    from diffup.protocols import get_protocol
+    from diffup.episodes.protocols import get_protocol
 
     if not get_protocol(data.protocol).needs_lists(data.name):
         return ""
@@ -210,7 +210,7 @@ def training_lists(data: Data, fold: int) -> str:
 @cache
 def _training(lists: Path, dataset: str, protocol: str, fold: int) -> str:
     from diffup.episodes.manifest import listed_pairs
-    from diffup.protocols import get_protocol
+    from diffup.episodes.protocols import get_protocol
 
     return listed_pairs(dataset, get_protocol(protocol), fold, "trn", lists).hash()
 
@@ -221,7 +221,7 @@ def manifest_for(data: Data, fold: int, shots: int, episodes: int, seed: int) ->
     Raises:
         UserError: manifests are given, but none for this fold and number of shots.
     """
-    from diffup.protocols import get_protocol
+    from diffup.episodes.protocols import get_protocol
 
     if data.manifests:
         if (fold, shots) not in data.manifests:

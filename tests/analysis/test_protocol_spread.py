@@ -10,10 +10,10 @@ import pytest
 from analysis.tables import protocol_spread as spread
 from analysis.tables.protocol_spread import spread_tables
 from analysis.tables.table import Number, to_markdown
+from diffup.episodes.protocols import PROTOCOLS, get_protocol
 from diffup.grid.axes import Backbone
 from diffup.grid.cell import Cell, TrainingCell
 from diffup.grid.datasets import Data
-from diffup.protocols import PROTOCOLS, get_protocol
 from experiments import protocol_study
 from tests.helpers.stores import cell, write_store
 

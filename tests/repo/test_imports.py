@@ -31,7 +31,7 @@ LIGHT = [
     if name.startswith(("experiments", "analysis", "diffup.grid"))
     or name in (
         "diffup", "diffup.config", "diffup.evaluation.metrics", "diffup.episodes.episode", "diffup.episodes.sampling",
-        "diffup.protocols", "diffup.episodes.annotations", "diffup.evaluation.adapter", "diffup.models.card",
+        "diffup.episodes.protocols", "diffup.episodes.annotations", "diffup.evaluation.adapter", "diffup.models.card",
         "diffup.training.recipes",
     )
 ]  # fmt: skip

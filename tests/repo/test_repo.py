@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import diffup
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("diffup", "experiments", "cluster", "analysis")
 # Import name -> name of the distribution, where they differ.
 DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "open_clip": "open-clip-torch"}
+# Modules of diffup that are themselves imported by functions only.
+LATE = ("diffup/backbones/open_clip.py",)
 
 
 @pytest.fixture(scope="module")
@@ -53,25 +58,44 @@ def test_every_requirement_is_pinned_within_its_range(project: dict[str, Any], p
         assert requirement.specifier.contains(version), f"constraints.txt has {requirement.name} {version}"
 
 
+def imported(nodes: Iterable[ast.AST]) -> set[str]:
+    """Distributions that import statements name."""
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module or "")
+    top = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - set(PACKAGES)
+    return {canonicalize_name(DISTRIBUTIONS.get(name, name)) for name in top}
+
+
 def test_every_imported_distribution_is_a_requirement(project: dict[str, Any]) -> None:
-    """A package that came along with another one can leave with it."""
-    required = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
-    missing: dict[str, str] = {}
+    """A package that came along with another one can leave with it.
+
+    What a module of diffup imports when it is imported is a dependency; what functions import may be an extra.
+    """
+
+    def required(texts: Iterable[str]) -> set[str]:
+        return {canonicalize_name(Requirement(text).name) for text in texts}
+
+    core, extras = required(project["dependencies"]), project["optional-dependencies"]
+    all_but_dev = core | required(extras["clip"] + extras["platform"])
+    missing = []
     for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom) and not node.level:
-                names = [node.module or ""]
-            for top in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - set(PACKAGES):
-                if canonicalize_name(DISTRIBUTIONS.get(top, top)) not in required:
-                    missing[top] = str(path.relative_to(ROOT))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        late = not path.is_relative_to(ROOT / "diffup") or path.relative_to(ROOT).as_posix() in LATE
+        absent = imported(ast.walk(tree)) - all_but_dev | (set() if late else imported(tree.body) - core)
+        missing += [f"{path.relative_to(ROOT)} imports {name}" for name in sorted(absent)]
     assert not missing
 
 
-def test_the_changelog_opens_with_the_version_of_the_package(project: dict[str, Any]) -> None:
-    """A release that the changelog does not know is a release nobody was told of."""
+def test_the_version_is_the_same_everywhere(project: dict[str, Any]) -> None:
+    """In the package, in the changelog's first entry and in the citation."""
+    assert "version" in project["dynamic"]
     versions = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
-    assert versions and versions[0] == project["version"]
+    assert versions and versions[0] == diffup.__version__
+    assert f"\nversion: {diffup.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 def test_nothing_belongs_to_one_machine(tracked: list[Path]) -> None:

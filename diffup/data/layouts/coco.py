@@ -15,10 +15,8 @@ import re
 import reprlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
@@ -35,7 +33,10 @@ from diffup.data.layouts.scan import (
     beside,
     index_all,
     listed,
+    notes_of,
+    read_named,
     relative,
+    remark,
     same_ids,
     turned,
 )
@@ -58,8 +59,7 @@ CROWDS = (
 NUMBERED = re.compile(r"COCO_(train|val|test)\d{4}_(?P<number>\d{12}\.jpg)")
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A JSON with the folder of its images, and the split that they are for."""
 
     annotations: Path
@@ -71,18 +71,15 @@ def _parts(root: Path, spec: DatasetSpec) -> list[Part]:
     if not spec.split:
         return [Part(root / spec.annotations, root / spec.images, "")]
     return [
-        Part(root / annotations, root / (images or spec.images), split)
-        for annotations, images, split in (
-            (spec.train_annotations, spec.train_images, "train"),
-            (spec.test_annotations, spec.test_images, "test"),
-        )
+        Part(root / spec.train_annotations, root / (spec.train_images or spec.images), "train"),
+        Part(root / spec.test_annotations, root / (spec.test_images or spec.images), "test"),
     ]
 
 
 def source_files(root: Path, spec: DatasetSpec) -> list[Path]:
     """The files that the index is made of: the JSONs, and all in the image folders, also behind symbolic links."""
     parts = _parts(root, spec)
-    folders = dict.fromkeys(part.images for part in parts)
+    folders = {part.images for part in parts}
     return [part.annotations for part in parts] + sorted(file for folder in folders for file in _below(folder, set()))
 
 
@@ -93,7 +90,7 @@ def _below(folder: Path, above: set[Path]) -> Iterator[Path]:
         return
     try:
         entries = list(os.scandir(folder))
-    except OSError:  # it is not there: said of the images that should be
+    except OSError:  # it is not there: reported for the images that should be
         return
     for entry in entries:
         if entry.is_dir():
@@ -105,22 +102,18 @@ def _below(folder: Path, above: set[Path]) -> Iterator[Path]:
 def scan(root: Path, spec: DatasetSpec) -> Scan:
     """Read the JSONs and decode every image once.
 
-    Returns:
-        What is known of the good images, every missing, truncated or unequal image and bad polygon, and what is
-        remarkable about sound ones.
-
     Raises:
         UserError: a malformed JSON, or one that lacks a class of ``dataset.json``.
     """
     records: list[Record] = []
     problems: list[str] = []
-    remarks = Remarks()
-    for part in _parts(root, spec):
+    remarks, parts = Remarks(), _parts(root, spec)
+    for part in parts:
         found, bad = _scan_part(root, spec, part, remarks)
         records += found
         problems += bad
-    where = ", ".join(str(part.annotations) for part in _parts(root, spec))
-    notes = remarks.notes()
+    where = ", ".join(str(part.annotations) for part in parts)
+    notes = notes_of(remarks)
     crowds = {c for record in records for c, (_, crowd) in record.rles.items() if crowd}
     void = crowds - {c for record in records for c in record.areas}
     if names := [name for c, name in enumerate(spec.classes) if c in void]:
@@ -133,10 +126,9 @@ def read_mask(root: Path, record: Record, class_index: int, spec: DatasetSpec) -
     size = [record.height, record.width]
     foreground, crowd = record.rles.get(class_index, (b"", b""))
     mask = np.zeros(size, np.uint8)
-    if crowd:
-        mask[masks.decode({"size": size, "counts": crowd}) == 1] = VOID
-    if foreground:
-        mask[masks.decode({"size": size, "counts": foreground}) == 1] = 1
+    for counts, value in ((crowd, VOID), (foreground, 1)):
+        if counts:
+            mask[masks.decode({"size": size, "counts": counts}) == 1] = value
     return mask
 
 
@@ -171,23 +163,20 @@ def _elsewhere(root: Path, folder: Path, file_name: str) -> str:
     return beside(folder / file_name)
 
 
-def _side(stated: Any) -> Any:
-    """A side of an image as an entry states it, None if it does not: null or 0."""
+def _side(stated: Any, real: int) -> Any:
+    """A side of an image as an entry states it, the real one if it does not: null or 0."""
     if isinstance(stated, str) and stated.isdecimal() and len(stated) < 10:
         stated = int(stated)
-    return None if stated == 0 else stated
+    return real if stated is None or stated == 0 else stated
 
 
-def _slashed(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry whose file name has slashes where Windows' backslashes stood, unless there is a file of that name.
+def _slashed(folder: Path, name: str) -> str:
+    """A file name with slashes where Windows' backslashes stood, unless there is a file of that name.
 
     Raises:
-        UserError: the name then leads out of the image folder.
+        ValueError: the name then leads out of the image folder.
     """
-    name = str(entry["file_name"])
-    if "\\" not in name or _is_file(folder / name):
-        return entry
-    return {**entry, "file_name": inside(name.replace("\\", "/"))}
+    return name if "\\" not in name or _is_file(folder / name) else inside(name.replace("\\", "/"))
 
 
 def _scan_part(root: Path, spec: DatasetSpec, part: Part, remarks: Remarks) -> tuple[list[Record], list[str]]:
@@ -195,51 +184,47 @@ def _scan_part(root: Path, spec: DatasetSpec, part: Part, remarks: Remarks) -> t
     if read.problems:
         return [], list(read.problems)
     try:
-        entries = [(_slashed(part.images, entry), read.of(entry)) for entry in read.images]
-    except UserError as error:
+        entries = [{**entry, "file_name": _slashed(part.images, entry["file_name"])} for entry in read.images]
+    except ValueError as error:
         raise UserError(f"{part.annotations}: {error}; correct it and run again") from error
-    items = sorted(entries, key=lambda item: str(item[0]["file_name"]))
-    work = partial(_index_one, root, part, Folder(part.images), remarks)
-    return index_all(items, work, f"indexing {spec.name}")
+    folder = Folder(part.images)
+    items = sorted(entries, key=lambda entry: str(entry["file_name"]))
+    return index_all(items, lambda entry: _index_one(root, part, folder, remarks, entry, read.of(entry)), spec.name)
 
 
 def _index_one(
-    root: Path, part: Part, there: Folder, remarks: Remarks, item: tuple[dict[str, Any], Sequence[Instance]]
-) -> Record | str:
-    entry, instances = item
-    path = _locate(part.images, str(entry["file_name"]), there)
-    try:
-        photo = read_photo(path)
-    except UserError as error:
-        where = _elsewhere(root, part.images, str(entry["file_name"])) if "missing" in str(error) else ""
-        return f"{path}: {error}{where}"
+    root: Path, part: Part, folder: Folder, remarks: Remarks, entry: dict[str, Any], instances: Sequence[Instance]
+) -> Record:
+    name = entry["file_name"]
+    path = _locate(part.images, name, folder)
+    photo = read_named(path, read_photo, lambda _: _elsewhere(root, part.images, name))
     height, width = photo.pixels.shape[:2]
-    sides = (_side(entry.get("height")), _side(entry.get("width")))
-    stated = tuple(real if side is None else side for side, real in zip(sides, (height, width), strict=True))
+    stated = _side(entry.get("height"), height), _side(entry.get("width"), width)
     if stated != (height, width):
-        where = part.annotations.name
         says = "x".join(map(reprlib.repr, reversed(stated)))
-        why = turned(photo.orientation, stated, (height, width))
-        return f"{path}: image is {width}x{height}, but {where} says {says} (width x height){why}"
-    parts: dict[int, tuple[list[Any], list[Any]]] = defaultdict(lambda: ([], []))
+        raise UserError(
+            f"{path}: image is {width}x{height}, but {part.annotations.name} says {says} (width x height)"
+            f"{turned(photo, stated)}"
+        )
+    runs: dict[int, tuple[list[Any], list[Any]]] = defaultdict(lambda: ([], []))
     for instance in instances:
-        runs = instance.runs(height, width)
-        if isinstance(runs, str):
-            return f"{path}: annotation {instance.annotation} has no valid segmentation ({runs})"
-        if instance.reaches_beyond(height, width):
-            remarks.add(BEYOND, f"annotation {instance.annotation} of {entry['file_name']}")
-        made = {"size": [height, width], "counts": runs}
+        counts, beyond = instance.runs(height, width)
+        if isinstance(counts, str):
+            raise UserError(f"{path}: annotation {instance.annotation} has no valid segmentation ({counts})")
+        made = {"size": [height, width], "counts": counts}
+        if beyond:
+            remark(remarks, BEYOND, f"annotation {instance.annotation} of {name}")
         if not masks.area(made):
-            remarks.add(NOTHING, f"annotation {instance.annotation} of {entry['file_name']}")
-        parts[instance.class_index][instance.crowd].append(made)
+            remark(remarks, NOTHING, f"annotation {instance.annotation} of {name}")
+        runs[instance.class_index][instance.crowd].append(made)
     rles: dict[int, tuple[bytes, bytes]] = {}
     areas: dict[int, int] = {}
-    for class_index, (things, crowds) in sorted(parts.items()):
-        union = masks.merge(things) if things else None
-        rles[class_index] = (union["counts"] if union else b"", masks.merge(crowds)["counts"] if crowds else b"")
-        if union and (area := int(masks.area(union))):
+    for class_index, (things, crowds) in sorted(runs.items()):
+        union = masks.merge(things) if things else {"counts": b""}
+        rles[class_index] = union["counts"], masks.merge(crowds)["counts"] if crowds else b""
+        if things and (area := int(masks.area(union))):
             areas[class_index] = area
     if photo.orientation != 1:
-        remarks.add(TURNED, f"{entry['file_name']} ({photo.orientation})")
-    image_id = PurePosixPath(str(entry["file_name"])).with_suffix("").as_posix()
+        remark(remarks, TURNED, f"{name} ({photo.orientation})")
+    image_id = PurePosixPath(name).with_suffix("").as_posix()
     return Record(image_id, relative(path, root), "", height, width, photo.checksum, areas, rles, part.split)

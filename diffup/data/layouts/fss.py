@@ -7,61 +7,72 @@ folder. Ids are ``class/1``.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffup.data.images import IMAGE_SUFFIXES
-from diffup.data.labels import MASK_SUFFIX, read_binary
-from diffup.data.layouts.scan import Folder, Remarks, Scan, index_all, listed, read_pair, relative
+from diffup.data.labels import MASK_SUFFIX, Labels, read_binary
+from diffup.data.layouts.scan import (
+    Folder,
+    Pair,
+    Remarks,
+    Scan,
+    bad_names,
+    index_pairs,
+    listed,
+    notes_of,
+    relative,
+    remark,
+    same_name,
+)
 from diffup.data.records import Record
-from diffup.data.spec import DatasetSpec, is_plain
+from diffup.data.spec import DatasetSpec
 from diffup.errors import UserError
 
 REMEDY = "Repair or remove the files named above, then run again; nothing was written"
 EMPTY = "{n} of the masks are black, so that their images show no class: {names}. Draw them, or remove the images"
 FULL = "{n} of the masks are white throughout, so that the class covers the image: {names}. Check them"
-
-# Class index, image id, image, mask.
-Pair = tuple[int, str, Path, Path]
+PHOTOS = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != MASK_SUFFIX)
 
 
 def source_files(root: Path, spec: DatasetSpec) -> list[Path]:
     """The files that the index is made of: images, then masks."""
-    pairs = _pairs(root, spec)
-    return [image for _, _, image, _ in pairs] + [mask for _, _, _, mask in pairs]
+    pairs = _pairs(_folders(root, spec))
+    return [pair.image for pair in pairs] + [pair.mask for pair in pairs]
 
 
 def scan(root: Path, spec: DatasetSpec) -> Scan:
     """Read every image and mask once.
 
-    Returns:
-        What is known of the good ones, every missing, truncated, unequal or refused file, and what is remarkable about
-        sound ones.
-
     Raises:
         UserError: no images at all.
     """
-    pairs, remarks = _pairs(root, spec), Remarks()
+    folders, remarks = _folders(root, spec), Remarks()
+    pairs = _pairs(folders)
     if not pairs:
         raise UserError(f"{root / spec.images}: no images in the folders of the classes; put them there")
-    records, problems = index_all(pairs, partial(_index_one, root, remarks), f"indexing {spec.name}")
-    present = {class_index for class_index, _, _, _ in pairs}
+
+    def areas(pair: Pair, labels: Labels) -> dict[int, int]:
+        area = int(labels.values.sum())
+        if area in (0, labels.values.size):
+            remark(remarks, FULL if area else EMPTY, relative(pair.mask, root))
+        return {pair.class_index: area} if area else {}
+
+    records, problems = index_pairs(root, spec.name, pairs, read_binary, areas, remarks)
+    present = {pair.class_index for pair in pairs}
     absent = [name for c, name in enumerate(spec.classes) if c not in present]
     problems += [f"{root / spec.images / name}: no images of class {name!r}" for name in absent]
-    problems += _names(root, spec, pairs)
-    notes = remarks.notes()
-    served = {mask for _, _, _, mask in pairs}
-    for name in spec.classes:
-        folder = Folder(root / spec.images / name)
-        notes += folder.unread() + folder.deeper()
-        lone = [p.name for p in folder.files() if p.suffix.lower() == MASK_SUFFIX and p not in served]
-        if lone:
+    problems += bad_names(pair.image for pair in pairs)
+    notes = notes_of(remarks)
+    for folder in folders.values():
+        for stem in Counter(path.stem for path in folder.files((MASK_SUFFIX,))):
+            problems += same_name(folder.named(stem, (MASK_SUFFIX,)))
+        notes += folder.unread()
+        if lone := folder.lone_masks(pairs):
             notes.append(
-                f"{folder.root}: {len(lone)} .png files are no masks of an image, and PNG files are taken for masks: "
+                f"{folder.root}: {len(lone)} .png files are not masks of an image, and PNG files are taken for masks: "
                 f"{listed(lone)}. Save photographs as JPEG, and call masks as their images"
             )
     return Scan(records, problems, notes)
@@ -77,45 +88,14 @@ def read_mask(root: Path, record: Record, class_index: int, spec: DatasetSpec) -
     return mask if class_index in record.areas else np.zeros_like(mask)
 
 
-def _pairs(root: Path, spec: DatasetSpec) -> list[Pair]:
-    found = []
-    for class_index, name in enumerate(spec.classes):
-        folder = Folder(root / spec.images / name)
-        for path in folder.files():
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.suffix.lower() != MASK_SUFFIX:
-                masks = folder.named(path.stem, (MASK_SUFFIX,))
-                found.append((class_index, f"{name}/{path.stem}", path, (masks or [path.with_suffix(MASK_SUFFIX)])[0]))
-    return found
+def _folders(root: Path, spec: DatasetSpec) -> dict[str, Folder]:
+    return {name: Folder(root / spec.images / name) for name in spec.classes}
 
 
-def _names(root: Path, spec: DatasetSpec, pairs: Sequence[Pair]) -> list[str]:
-    """Problems: names that are no text, and images with two masks."""
-    problems = [f"{str(image)!a}: a name that is no text" for _, _, image, _ in pairs if not is_plain(image.stem)]
-    for name in spec.classes:
-        folder = Folder(root / spec.images / name)
-        stems = Counter(p.stem for p in folder.files() if p.suffix.lower() == MASK_SUFFIX)
-        for stem in [stem for stem, n in stems.items() if n > 1]:
-            both = folder.named(stem, (MASK_SUFFIX,))
-            problems.append(f"{both[1]}: same name as {both[0].name}")
-    return problems
-
-
-def _index_one(root: Path, remarks: Remarks, pair: Pair) -> Record | str:
-    class_index, image_id, image_path, mask_path = pair
-    read = read_pair(image_path, mask_path, read_binary, remarks)
-    if isinstance(read, str):
-        return read
-    height, width = read.values.shape
-    area = int(read.values.sum())
-    if area in (0, height * width):
-        remarks.add(FULL if area else EMPTY, relative(mask_path, root))
-    return Record(
-        image_id,
-        relative(image_path, root),
-        relative(mask_path, root),
-        height,
-        width,
-        read.checksum,
-        {class_index: area} if area else {},
-        {},
-    )
+def _pairs(folders: dict[str, Folder]) -> list[Pair]:
+    return [
+        Pair(f"{name}/{image.stem}", image, mask, class_index=class_index)
+        for class_index, (name, folder) in enumerate(folders.items())
+        for image in folder.files(PHOTOS)
+        for mask in (folder.named(image.stem, (MASK_SUFFIX,)) or [image.with_suffix(MASK_SUFFIX)])[:1]
+    ]

@@ -42,26 +42,19 @@ class Instance:
         class_index: 0-based.
         crowd: whether it is a crowd region.
         annotation: its id as a text, for messages.
-        segmentation: compressed runs (bytes), what is wrong with it (str), or a tuple with the segmentation as it
-            stands in the JSON, where this states no size of the image.
-        beyond: whether it reaches beyond the image by more than `SLACK` of its sides, as far as this states its size.
+        segmentation: as in the JSON, if this states no size of the image; else None.
+        found: result of `runs`, if the JSON states the size of the image.
     """
 
     class_index: int
     crowd: bool
     annotation: str
     segmentation: Any
-    beyond: bool = False
+    found: tuple[bytes | str, bool] | None
 
-    def runs(self, height: int, width: int) -> bytes | str:
-        """Compressed runs, or what is wrong with the segmentation."""
-        found = self.segmentation
-        return found if isinstance(found, bytes | str) else _compressed(found[0], height, width)
-
-    def reaches_beyond(self, height: int, width: int) -> bool:
-        """Whether a polygon reaches beyond the image, as those of an image of another size do."""
-        found = self.segmentation
-        return self.beyond if isinstance(found, bytes | str) else _beyond(found[0], height, width)
+    def runs(self, height: int, width: int) -> tuple[bytes | str, bool]:
+        """Compressed runs or what is wrong with them, and whether they reach beyond the image by a share of `SLACK`."""
+        return self.found or _compressed(self.segmentation, height, width)
 
 
 @dataclass(frozen=True)
@@ -112,7 +105,7 @@ def read_instances(path: Path, classes: Sequence[str]) -> Instances:
                 if crowd not in (0, 1, None):
                     strays.append(f"annotation {reprlib.repr(number)}: iscrowd is 0 or 1, not {reprlib.repr(crowd)}")
                 by_image[image_id].append(_instance(entry, class_index, bool(crowd), *sizes[image_id]))
-    except _NotJSON:
+    except UserError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
@@ -126,31 +119,19 @@ def read_instances(path: Path, classes: Sequence[str]) -> Instances:
     return Instances(images, by_image, [f"{path}: {problem}" for problem in problems])
 
 
-class _NotJSON(UserError):
-    """The file itself can't be read."""
-
-
 def _instance(entry: dict[str, Any], class_index: int, crowd: bool, height: Any, width: Any) -> Instance:
-    raw = entry.get("segmentation")
-    known = type(height) is int and type(width) is int and 0 < height <= LARGEST and 0 < width <= LARGEST
-    number = reprlib.repr(entry.get("id"))
-    if not known:
-        return Instance(class_index, crowd, number, (raw,))
-    held = _compressed(raw, height, width)
-    return Instance(class_index, crowd, number, held, isinstance(held, bytes) and _beyond(raw, height, width))
+    raw, number = entry.get("segmentation"), reprlib.repr(entry.get("id"))
+    if all(type(side) is int and 0 < side <= LARGEST for side in (height, width)):
+        return Instance(class_index, crowd, number, None, _compressed(raw, height, width))
+    return Instance(class_index, crowd, number, raw, None)
 
 
-def _compressed(segmentation: Any, height: int, width: int) -> bytes | str:
+def _compressed(segmentation: Any, height: int, width: int) -> tuple[bytes | str, bool]:
     try:
-        return bytes(_runs(segmentation, height, width)["counts"])
+        counts = bytes(_runs(segmentation, height, width)["counts"])
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
-        return str(error)
-
-
-def _beyond(segmentation: Any, height: int, width: int) -> bool:
-    if not isinstance(segmentation, list):
-        return False
-    return any(
+        return str(error), False
+    return counts, isinstance(segmentation, list) and any(
         max(polygon[start::2]) > (1 + SLACK) * side or min(polygon[start::2]) < -SLACK * side
         for polygon in segmentation
         for start, side in ((0, width), (1, height))
@@ -165,10 +146,10 @@ def _stream(path: Path, part: str) -> Iterator[Any]:
             for entry in ijson.items(file, f"{part}.item", use_float=True):
                 found = True
                 yield entry
-        if not found and not _has_list(path, part):
-            raise _NotJSON(f"{path} is not a COCO instances JSON: it needs the lists {', '.join(PARTS)}; correct it")
+        if not found and (part, "start_array") not in _events(path):
+            raise UserError(f"{path} is not a COCO instances JSON: it needs the lists {', '.join(PARTS)}; correct it")
     except (OSError, ijson.JSONError, UnicodeDecodeError) as error:
-        raise _NotJSON(f"{path} can't be read as JSON ({error}); correct it and run again") from error
+        raise UserError(f"{path} can't be read as JSON ({error}); correct it and run again") from error
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -177,14 +158,14 @@ def _opened(path: Path) -> BinaryIO:
     begin = file.read(len(codecs.BOM_UTF8))
     if begin.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         file.close()
-        raise _NotJSON(f"{path} is in UTF-16; save it as UTF-8, correct and run again")
+        raise UserError(f"{path} is in UTF-16; save it as UTF-8, correct and run again")
     file.seek(len(codecs.BOM_UTF8) if begin == codecs.BOM_UTF8 else 0)
     return file
 
 
-def _has_list(path: Path, part: str) -> bool:
+def _events(path: Path) -> Iterator[tuple[str, str]]:
     with _opened(path) as file:
-        return any((place, event) == (part, "start_array") for place, event, _ in ijson.parse(file))
+        yield from ((place, event) for place, event, _ in ijson.parse(file))
 
 
 def _check_depth(path: Path) -> None:
@@ -192,7 +173,7 @@ def _check_depth(path: Path) -> None:
     depth = 0
     try:
         if path.exists() and not path.is_file():  # a device may never end
-            raise OSError("it is no file")
+            raise OSError("it is not a file")
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
                 signs = DEPTHS[np.frombuffer(chunk, np.uint8)]
@@ -236,14 +217,14 @@ def _whole(value: Any) -> int:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if type(value) is not int or abs(value) >= 2**63:
-        raise UserError(f"an id: {reprlib.repr(value)} is not a whole number")
+        raise ValueError(f"an id: {reprlib.repr(value)} is not a whole number")
     return value
 
 
 def _file_name(value: Any) -> str:
     """The path of an image in the image folder."""
     if not isinstance(value, str) or not is_plain(value) or not PurePosixPath(value).name:
-        raise UserError(f"a file name: {reprlib.repr(value)}")
+        raise ValueError(f"a file name: {reprlib.repr(value)}")
     return inside(value)
 
 
@@ -251,47 +232,47 @@ def inside(name: str) -> str:
     """A path below the image folder, as it is.
 
     Raises:
-        UserError: it leads out of it.
+        ValueError: it leads out of it.
     """
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or DRIVE.match(name):
-        raise UserError(f"a file name: {reprlib.repr(name)} leads out of the image folder ('images' of dataset.json)")
+        raise ValueError(f"a file name: {reprlib.repr(name)} leads out of the image folder ('images' of dataset.json)")
     return name
 
 
 def _runs(segmentation: Any, height: int, width: int) -> Any:
     """Compressed runs of a polygon list, of uncompressed or of compressed runs."""
     if not segmentation:
-        raise UserError(
-            "it is empty, and a polygon needs at least three points: a box alone is no mask; draw or remove it"
+        raise ValueError(
+            "it is empty, and a polygon needs at least three points: a box alone is not a mask; draw or remove it"
         )
     if not isinstance(segmentation, list | dict):
-        raise UserError("it must be a list of polygons, or runs with 'size' and 'counts'")
+        raise ValueError("it must be a list of polygons, or runs with 'size' and 'counts'")
     if isinstance(segmentation, list):
         if not all(isinstance(polygon, list) and set(map(type, polygon)) <= {int, float} for polygon in segmentation):
-            raise UserError("it must be a list of polygons, and a polygon a list of numbers: [[x, y, x, y, x, y], …]")
+            raise ValueError("it must be a list of polygons, and a polygon a list of numbers: [[x, y, x, y, x, y], …]")
         polygons = [np.asarray(polygon, np.float64) for polygon in segmentation]
         if not polygons or any(p.ndim != 1 or len(p) < 6 or len(p) % 2 for p in polygons):
-            raise UserError("a polygon needs x, y of at least three points")
+            raise ValueError("a polygon needs x, y of at least three points")
         # Far or infinite coordinates would make pycocotools allocate without bound.
         limit = 2 * max(height, width)
         if not all((np.abs(polygon) <= limit).all() for polygon in polygons):
-            raise UserError("a polygon lies far outside the image")
+            raise ValueError("a polygon lies far outside the image")
         # Of one pixel at a corner whole numbers may tell; fractions can only be shares of the image.
         low, high = FRACTIONS
         if all(((polygon >= low) & (polygon <= high)).all() for polygon in polygons) and any(
             (polygon % 1 != 0).any() for polygon in polygons
         ):
-            raise UserError("its coordinates are fractions of the image; multiply x by the width and y by the height")
+            raise ValueError("its coordinates are fractions of the image; multiply x by the width and y by the height")
         return masks.merge(masks.frPyObjects([polygon.tolist() for polygon in polygons], height, width))
     if lacking := [name for name in ("size", "counts") if name not in segmentation]:
-        raise UserError(f"its runs have no {' and no '.join(map(repr, lacking))}")
+        raise ValueError(f"its runs have no {' and no '.join(map(repr, lacking))}")
     if list(segmentation["size"]) != [height, width]:
-        raise UserError(f"its size is {reprlib.repr(segmentation['size'])}, the image's [{height}, {width}]")
+        raise ValueError(f"its size is {reprlib.repr(segmentation['size'])}, the image's [{height}, {width}]")
     counts = segmentation["counts"]
     runs = counts if isinstance(counts, list) else _run_lengths(counts)
     # pycocotools trusts run lengths, and gives uninitialised memory where they are too few.
     if set(map(type, runs)) != {int} or sum(runs) != height * width or min(runs) < 0:
-        raise UserError("its run lengths do not add up to the image's pixels")
+        raise ValueError("its run lengths do not add up to the image's pixels")
     return masks.frPyObjects({"size": [height, width], "counts": runs}, height, width)
 
 
@@ -305,7 +286,7 @@ def _run_lengths(compressed: str) -> list[int]:
     for character in compressed:
         bits = ord(character) - 48
         if not 0 <= bits < 64 or shift > 35:  # 35: seven characters, enough for any image; more take quadratic time
-            raise UserError("its run lengths are damaged")
+            raise ValueError("its run lengths are damaged")
         value |= (bits & 0x1F) << shift
         shift += 5
         if not bits & 0x20:
@@ -314,5 +295,5 @@ def _run_lengths(compressed: str) -> list[int]:
             runs.append(value + runs[-2] if len(runs) > 2 else value)
             value = shift = 0
     if shift:
-        raise UserError("its run lengths end within a number")
+        raise ValueError("its run lengths end within a number")
     return runs

@@ -1,4 +1,4 @@
-"""What the layouts share when they read a data set for the first time: files by name, problems, and notes."""
+"""What the layouts share when they read a data set for the first time: files by name, pairs, problems and notes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from tqdm import tqdm
 
-from diffup.data.images import IMAGE_SUFFIXES, read_photo
-from diffup.data.labels import Labels
+from diffup.data.images import IMAGE_SUFFIXES, Photo, read_photo
+from diffup.data.labels import MASK_SUFFIX, Labels
 from diffup.data.records import Record
+from diffup.data.spec import is_plain
 from diffup.errors import UserError
 
 SHOWN = 10  # problems, or names in a note
@@ -30,6 +31,17 @@ TURNED = (
 NOTES = (".json", ".txt", ".xml", ".csv", ".yaml", ".yml", ".md", ".html", ".db", ".ini", ".py", ".sh", ".lst")
 
 T = TypeVar("T")
+Remarks = dict[str, list[str]]  # sentence with places {n} and {names} → names of sound files; threads add to it
+
+
+class Pair(NamedTuple):
+    """An image with its label image; `class_index` where the mask is of one class."""
+
+    image_id: str
+    image: Path
+    mask: Path
+    split: str = ""
+    class_index: int = -1
 
 
 @dataclass
@@ -39,7 +51,7 @@ class Scan:
     Attributes:
         records: of the good images.
         problems: everything that keeps the data set from being used; each names a file.
-        notes: what may be meant but changes results if it isn't; each names files.
+        notes: what may be intended but changes results if it isn't; each names files.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -47,26 +59,14 @@ class Scan:
     notes: list[str] = field(default_factory=list)
 
 
-class Remarks:
-    """Names of sound files by what is remarkable about them; threads may add at the same time."""
+def remark(remarks: Remarks, sentence: str, name: str) -> None:
+    """Remember the name of a sound file under what is remarkable about it."""
+    remarks.setdefault(sentence, []).append(name)
 
-    def __init__(self) -> None:
-        self._names: dict[str, list[str]] = {}
 
-    def add(self, sentence: str, name: str) -> None:
-        """Remember `name` under `sentence`, which has places ``{n}`` and ``{names}``."""
-        self._names.setdefault(sentence, []).append(name)
-
-    def count(self, sentence: str) -> int:
-        """How many names are remembered under `sentence`."""
-        return len(self._names.get(sentence, ()))
-
-    def notes(self) -> list[str]:
-        """A note per sentence, with the number of names and the first of them."""
-        return [
-            sentence.format(n=len(names), names=listed(sorted(names)))
-            for sentence, names in sorted(self._names.items())
-        ]
+def notes_of(remarks: Remarks) -> list[str]:
+    """A note per sentence, with the number of names and the first of them."""
+    return [s.format(n=len(names), names=listed(sorted(names))) for s, names in sorted(remarks.items())]
 
 
 def listed(names: Sequence[str]) -> str:
@@ -87,20 +87,19 @@ class Folder:
 
     def _files(self, below: str) -> dict[str, list[Path]]:
         if below not in self._listed:
-            found: dict[str, list[Path]] = {}
-            folder = self.root / below
             try:
-                paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-            except (OSError, ValueError):  # it isn't there, which is said of the file that was looked for
+                paths = sorted(path for path in (self.root / below).iterdir() if not path.name.startswith("."))
+            except (OSError, ValueError):  # reported for the file that was looked for
                 paths = []
+            found = self._listed[below] = {}
             for path in paths:
                 found.setdefault(_composed(path.stem), []).append(path)
-            self._listed[below] = found
         return self._listed[below]
 
-    def files(self) -> list[Path]:
-        """All that is in the folder itself, sorted."""
-        return sorted(path for paths in self._files(".").values() for path in paths)
+    def files(self, suffixes: Sequence[str] = ()) -> list[Path]:
+        """All that is in the folder itself, sorted; with `suffixes` (lower case), only files with one of these."""
+        paths = sorted(path for paths in self._files(".").values() for path in paths)
+        return [path for path in paths if path.suffix.lower() in suffixes] if suffixes else paths
 
     def named(self, name: str, suffixes: Sequence[str]) -> list[Path]:
         """Files of that name.
@@ -110,17 +109,14 @@ class Folder:
             suffixes: lower case; those of files may be in any case.
         """
         path = PurePosixPath(name)
-        found = [
-            each
-            for each in self._files(str(path.parent)).get(_composed(path.name), ())
-            if each.suffix.lower() in suffixes
-        ]
-        exact = [each for each in found if each.stem == path.name]
-        return exact or found
+        same = self._files(str(path.parent)).get(_composed(path.name), ())
+        found = [each for each in same if each.suffix.lower() in suffixes]
+        return [each for each in found if each.stem == path.name] or found
 
     def unread(self) -> list[str]:
-        """Notes on files and folders in the folder itself that are not read as images."""
+        """Notes on files and folders in the folder itself that are not read."""
         files = [p for p in self.files() if p.suffix.lower() not in (*IMAGE_SUFFIXES, *NOTES) and p.is_file()]
+        deep = [p.name for p in self.files() if p.is_dir() and Folder(p).files(IMAGE_SUFFIXES)]
         notes = []
         if files:
             kinds = Counter(path.suffix or "no suffix" for path in files)
@@ -129,20 +125,27 @@ class Folder:
                 f"{self.root}: {len(files)} files are not read ({counts}): {listed([path.name for path in files])}. "
                 f"Images are read as {', '.join(IMAGE_SUFFIXES)}; convert the others if they belong to the data set"
             )
+        if deep:
+            notes.append(
+                f"{self.root}: {len(deep)} folders below it hold images that are not read: {listed(deep)}. Move the "
+                "images up, or name them in a list"
+            )
         return notes
 
-    def deeper(self) -> list[str]:
-        """Notes on folders with images below the folder, which are not looked into."""
-        deep = [
-            path.name for path in self.files()
-            if path.is_dir() and any(each.suffix.lower() in IMAGE_SUFFIXES for each in Folder(path).files())
-        ]  # fmt: skip
-        if not deep:
-            return []
-        return [
-            f"{self.root}: {len(deep)} folders below it hold images that are not read: {listed(deep)}. Move the images "
-            "up, or name them in a list"
-        ]
+    def lone_masks(self, pairs: Iterable[Pair]) -> list[str]:
+        """Names of PNG files in the folder itself that are the mask of no image."""
+        served = {pair.mask for pair in pairs}
+        return [path.name for path in self.files((MASK_SUFFIX,)) if path not in served]
+
+
+def same_name(paths: Sequence[Path]) -> list[str]:
+    """A problem if several files have one name, which can stand for one of them only."""
+    return [f"{paths[1]}: same name as {paths[0].name}"] if len(paths) > 1 else []
+
+
+def bad_names(paths: Iterable[Path]) -> list[str]:
+    """Problems: names that can't be printed."""
+    return [f"{str(path)!a}: a name that is not valid text" for path in paths if not is_plain(path.stem)]
 
 
 def _composed(name: str) -> str:
@@ -173,45 +176,23 @@ def _near(folder: Path, changed: int) -> dict[str, list[str]]:
     return found
 
 
-def read_pair(image_path: Path, mask_path: Path, read_mask: Callable[[Path], Labels], remarks: Remarks) -> Labels | str:
-    """Decode an image and its label image.
-
-    Args:
-        image_path, mask_path: the two files.
-        read_mask: reads the second; its UserErrors don't name the file.
-        remarks: gets the name of an image with an EXIF orientation.
-
-    Returns:
-        The label image, its checksum that of both files; or what is wrong with either of them.
-    """
+def read_named(path: Path, read: Callable[[Path], T], elsewhere: Callable[[Path], str] = beside) -> T:
+    """What `read` gives, with the file's name in its UserErrors and, for one that is missing, where it may be."""
     try:
-        photo = read_photo(image_path)
+        return read(path)
     except UserError as error:
-        return f"{image_path}: {error}" + (beside(image_path) if "missing" in str(error) else "")
-    try:
-        labels = read_mask(mask_path)
-    except UserError as error:
-        return f"{mask_path}: {error}" + (beside(mask_path) if "missing" in str(error) else "")
-    height, width = photo.pixels.shape[:2]
-    if labels.values.shape != (height, width):
-        return (
-            f"{mask_path}: mask is {labels.values.shape[1]}x{labels.values.shape[0]}, "
-            f"but its image {image_path.name} is {width}x{height} (width x height)"
-            f"{turned(photo.orientation, labels.values.shape, (height, width))}"
-        )
-    if photo.orientation != 1:
-        remarks.add(TURNED, f"{image_path.name} ({photo.orientation})")
-    return Labels(labels.values, zlib.crc32(labels.checksum.to_bytes(4, "big"), photo.checksum), labels.palette)
+        where = elsewhere(path) if "missing" in str(error) else ""
+        raise UserError(f"{path}: {error}{where}") from None
 
 
-def turned(orientation: int, stated: tuple[int, ...], size: tuple[int, int]) -> str:
-    """For sizes (H, W) that differ: whether a quarter turn explains it, as part of a message."""
-    if tuple(stated) != size[::-1]:
+def turned(photo: Photo, stated: tuple[object, ...]) -> str:
+    """For an image of another size (H, W) than `stated`: whether a quarter turn explains it, as part of a message."""
+    if stated != photo.pixels.shape[1::-1]:
         return ""
-    if orientation >= 5:
+    if photo.orientation >= 5:
         return (
-            f": the image's EXIF orientation {orientation} turns it by a quarter, so its annotation was drawn on the "
-            "turned picture. Save the image upright, without EXIF orientation"
+            f": the image's EXIF orientation {photo.orientation} turns it by a quarter, so its annotation was drawn on "
+            "the turned picture. Save the image upright, without EXIF orientation"
         )
     return ": height and width are exchanged, so one of the two was turned"
 
@@ -225,19 +206,58 @@ def fail(path: Path, problems: Sequence[str], remedy: str) -> None:
         raise UserError(f"{path}: {files} with the data:{lines}{rest}\n{remedy}")
 
 
-def index_all(
-    items: Sequence[T], work: Callable[[T], Record | str], description: str
-) -> tuple[list[Record], list[str]]:
-    """Apply `work` to every item on threads (decoding releases the interpreter's lock), in order.
+def index_all(items: Collection[T], work: Callable[[T], Record], name: str) -> tuple[list[Record], list[str]]:
+    """Apply `work` to every item on threads (decoding releases the interpreter's lock).
 
     Returns:
-        The records, and the problems that `work` gave in place of one.
+        The records, and the messages of the UserErrors that `work` raised in place of one, both in the items' order.
     """
+
+    def tried(item: T) -> Record | str:
+        try:
+            return work(item)
+        except UserError as error:
+            return str(error)
+
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results: Iterable[Record | str] = pool.map(work, items)
-        done = list(tqdm(results, desc=description, total=len(items), unit="img", disable=None, leave=False))
-    records = [result for result in done if isinstance(result, Record)]
-    return records, [result for result in done if isinstance(result, str)]
+        results = pool.map(tried, items)
+        done = list(tqdm(results, desc=f"indexing {name}", total=len(items), unit="img", disable=None, leave=False))
+    return [found for found in done if isinstance(found, Record)], [found for found in done if isinstance(found, str)]
+
+
+def index_pairs(
+    root: Path, name: str, pairs: Collection[Pair], read_mask: Callable[[Path], Labels],
+    areas: Callable[[Pair, Labels], dict[int, int]], remarks: Remarks,
+) -> tuple[list[Record], list[str]]:  # fmt: skip
+    """Decode images and their label images.
+
+    Args:
+        root: folder that the paths in the records are relative to.
+        name: of the data set.
+        pairs: what to read.
+        read_mask: reads a label image; its UserErrors don't name the file.
+        areas: gives the foreground pixels by class of a label image; its UserErrors name the file.
+        remarks: gets the names of images with an EXIF orientation.
+
+    Returns:
+        As for `index_all`; a record's checksum is that of both files.
+    """
+
+    def one(pair: Pair) -> Record:
+        photo, labels = read_named(pair.image, read_photo), read_named(pair.mask, read_mask)
+        (height, width), (rows, columns) = photo.pixels.shape[:2], labels.values.shape
+        if (rows, columns) != (height, width):
+            raise UserError(
+                f"{pair.mask}: mask is {columns}x{rows}, but its image {pair.image.name} is {width}x{height} "
+                f"(width x height){turned(photo, (rows, columns))}"
+            )
+        if photo.orientation != 1:
+            remark(remarks, TURNED, f"{pair.image.name} ({photo.orientation})")
+        files = relative(pair.image, root), relative(pair.mask, root)
+        checksum = zlib.crc32(labels.checksum.to_bytes(4, "big"), photo.checksum)
+        return Record(pair.image_id, *files, height, width, checksum, areas(pair, labels), {}, pair.split)
+
+    return index_all(pairs, one, name)
 
 
 def same_ids(records: Sequence[Record]) -> list[str]:

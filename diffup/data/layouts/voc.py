@@ -11,15 +11,27 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffup.data.images import IMAGE_SUFFIXES
-from diffup.data.labels import MASK_SUFFIX, Colour, palette_faults, read_labels, smeared
-from diffup.data.layouts.scan import Folder, Remarks, Scan, fail, index_all, listed, read_pair, relative
+from diffup.data.labels import MASK_SUFFIX, Colour, Labels, palette_faults, read_labels, smeared
+from diffup.data.layouts.scan import (
+    Folder,
+    Pair,
+    Remarks,
+    Scan,
+    bad_names,
+    fail,
+    index_pairs,
+    listed,
+    notes_of,
+    relative,
+    remark,
+    same_name,
+)
 from diffup.data.lists import SUFFIX
 from diffup.data.records import Record
 from diffup.data.spec import LONGEST, VOID, DatasetSpec, is_plain
@@ -43,61 +55,68 @@ OTHER_COLOURS = (
     "a label has another colour than in most other files in {n} of the palettes: {names}. Check that labels mean the "
     "same classes in all files, or save all masks with one palette"
 )
-
-ODD = re.compile(r"[,;\"'#]")  # in a line that is no image: rather several words
-
+ODD = re.compile(r"[,;\"'#]")  # a line with one of these is not a name
 FLAGS = ("-1", "0", "1")  # after names in VOC's lists of ImageSets/Main
-
-# Image id, image, mask, split.
-Pair = tuple[str, Path, Path, str]
-
-
-class _Seen:
-    """What threads learn of label images beside their records."""
-
-    def __init__(self) -> None:
-        self.remarks = Remarks()
-        self.palettes: dict[str, dict[int, Colour]] = {}
-        self.used: dict[str, frozenset[int]] = {}
 
 
 def source_files(root: Path, spec: DatasetSpec) -> list[Path]:
     """The files that the index is made of: images, then masks, then lists; some may not exist.
 
     Raises:
-        UserError: no image at all, a name that stands for two images, or a list that names an image twice.
+        UserError: as for `scan`.
     """
     pairs = _pairs(root, spec)
-    lists = list(_lists(root, spec))
-    return [image for _, image, _, _ in pairs] + [mask for _, _, mask, _ in pairs] + lists
+    return [pair.image for pair in pairs] + [pair.mask for pair in pairs] + list(_lists(root, spec))
 
 
 def scan(root: Path, spec: DatasetSpec) -> Scan:
     """Read every image and mask once.
 
-    Returns:
-        What is known of the good ones, every missing, truncated, unequal, wrongly labelled or wrongly coloured file,
-        and what is remarkable about sound ones.
-
     Raises:
-        UserError: no images, or lists that can't be meant.
+        UserError: no image at all, a name that stands for two images, or lists that can't be meant.
     """
-    pairs, seen = _pairs(root, spec), _Seen()
-    records, problems = index_all(pairs, partial(_index_one, root, spec, seen), f"indexing {spec.name}")
-    moved, other = palette_faults(seen.palettes, seen.used)
-    voids = seen.remarks.count(VOID_ONLY)
+    pairs, remarks = _pairs(root, spec), Remarks()
+    palettes: dict[str, dict[int, Colour]] = {}
+    used: dict[str, frozenset[int]] = {}
+
+    def areas(pair: Pair, labels: Labels) -> dict[int, int]:
+        counts = np.bincount(labels.values.reshape(-1), minlength=256)
+        present = frozenset(int(v) for v in np.flatnonzero(counts))
+        strange = sorted(v for v in present if v > len(spec.classes) and v != spec.ignore_index)
+        if strange:
+            raise UserError(
+                f"{pair.mask}: unknown labels {', '.join(map(str, strange[:5]))}; dataset.json knows 0 (background), "
+                f"1-{len(spec.classes)} (classes) and {spec.ignore_index} (void)"
+            )
+        if labels.palette:
+            name = relative(pair.mask, root)
+            palettes[name] = {v: c for v, c in labels.palette.items() if v <= len(spec.classes) or v in present}
+            used[name] = present
+        if smeared(labels.values):
+            remark(remarks, SMEARED, pair.mask.name)
+        if spec.ignore_index == WHITE and WHITE in present <= {0, WHITE}:
+            remark(remarks, VOID_ONLY, pair.mask.name)
+        return {c: int(counts[c + 1]) for c in range(len(spec.classes)) if counts[c + 1]}
+
+    records, problems = index_pairs(root, spec.name, pairs, read_labels, areas, remarks)
+    moved, other = palette_faults(palettes, used)
+    voids = len(remarks.get(VOID_ONLY, ()))
     if voids and not any(record.areas for record in records):
         problems.append(
             f"{root / spec.masks}: {voids} masks hold 0 and 255 alone, and no image shows a class. In 0/255 masks, "
             f"value 255 is void: write the label of the class (1-{len(spec.classes)}) in its place, or use layout "
             "'fss' (a folder per class, with black-and-white masks)"
         )
-    notes = seen.remarks.notes()
+    notes = notes_of(remarks)
     if other:
         notes.append(OTHER_COLOURS.format(n=len(other), names=listed(other)))
     if not _lists(root, spec):
-        folder = Folder(root / spec.images)
-        notes += folder.unread() + folder.deeper() + _orphans(root / spec.masks, pairs)
+        notes += Folder(root / spec.images).unread()
+        if lone := Folder(root / spec.masks).lone_masks(pairs):
+            notes.append(
+                f"{root / spec.masks}: {len(lone)} masks have no image of their name: {listed(lone)}. Add the images "
+                "or remove the masks"
+            )
     return Scan(records, problems + moved, notes)
 
 
@@ -131,11 +150,10 @@ def _pairs(root: Path, spec: DatasetSpec) -> list[Pair]:
     mixed = os.path.realpath(images.root) == os.path.realpath(masks.root)  # there, PNG files are masks
     suffixes = tuple(suffix for suffix in IMAGE_SUFFIXES if not mixed or suffix != MASK_SUFFIX)
     found: dict[str, list[Path]] = {}
-    for path in images.files():
-        if path.suffix.lower() in suffixes:
-            found.setdefault(path.stem, []).append(path)
-    problems = [f"{paths[1]}: same name as {paths[0].name}" for paths in found.values() if len(paths) > 1]
-    problems += [f"{str(paths[0])!a}: a name that is no text" for stem, paths in found.items() if not is_plain(stem)]
+    for path in images.files(suffixes):
+        found.setdefault(path.stem, []).append(path)
+    problems = [problem for paths in found.values() for problem in same_name(paths)]
+    problems += bad_names(paths[0] for paths in found.values())
     named: dict[str, str] = {}
     lists = _lists(root, spec)
     for path, split in lists.items():
@@ -152,24 +170,19 @@ def _pairs(root: Path, spec: DatasetSpec) -> list[Pair]:
     pairs = []
     for image_id in ids if not problems else ():
         there, drawn = images.named(image_id, suffixes), masks.named(image_id, (MASK_SUFFIX,))
-        for paths in (there, drawn):
-            if len(paths) > 1:
-                problems.append(f"{paths[1]}: same name as {paths[0].name}")
-        image = there[0] if there else images.root / f"{image_id}.jpg"
-        pairs.append((image_id, image, drawn[0] if drawn else masks.root / f"{image_id}.png", named.get(image_id, "")))
+        problems += same_name(there) + same_name(drawn)
+        image, mask = [*there, images.root / f"{image_id}.jpg"][0], [*drawn, masks.root / f"{image_id}.png"][0]
+        pairs.append(Pair(image_id, image, mask, named.get(image_id, "")))
     fail(root, problems, "Names must be those of images, and unique: correct or remove the files or lines named above")
     if not ids:
-        where = (
-            f"the lists in {root / spec.lists} are empty"
-            if lists
-            else f"{images.root} holds no {'/'.join(IMAGE_SUFFIXES)}"
-        )
+        none = f"{images.root} holds no {'/'.join(IMAGE_SUFFIXES)}"
+        where = f"the lists in {root / spec.lists} are empty" if lists else none
         raise UserError(f"{root}: no images: {where}; put them there or correct dataset.json")
     return pairs
 
 
 def _names(path: Path, images: Folder, suffixes: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Image names of a list, and words and lines that can be none.
+    """Image names of a list, and its words and lines that can not be names.
 
     A line is a name, with or without suffix and folder; or holds several, where one of them is an image.
     """
@@ -198,49 +211,3 @@ def _known(name: str, images: Folder, suffixes: Sequence[str]) -> str:
             if _is_name(candidate) and (found := images.named(candidate, suffixes)):
                 return str(PurePosixPath(candidate).with_name(found[0].stem))
     return ""
-
-
-def _orphans(masks: Path, pairs: list[Pair]) -> list[str]:
-    """A note on label images that belong to no image."""
-    served = {mask for _, _, mask, _ in pairs}
-    lone = [p.name for p in Folder(masks).files() if p.suffix.lower() == MASK_SUFFIX and p not in served]
-    if not lone:
-        return []
-    return [
-        f"{masks}: {len(lone)} masks have no image of their name: {listed(lone)}. Add the images or remove the masks"
-    ]
-
-
-def _index_one(root: Path, spec: DatasetSpec, seen: _Seen, pair: Pair) -> Record | str:
-    image_id, image_path, mask_path, split = pair
-    read = read_pair(image_path, mask_path, read_labels, seen.remarks)
-    if isinstance(read, str):
-        return read
-    height, width = read.values.shape
-    areas = np.bincount(read.values.reshape(-1), minlength=256)
-    present = frozenset(int(v) for v in np.flatnonzero(areas))
-    strange = sorted(v for v in present if v > len(spec.classes) and v != spec.ignore_index)
-    if strange:
-        return (
-            f"{mask_path}: unknown labels {', '.join(map(str, strange[:5]))}; dataset.json knows 0 (background), "
-            f"1-{len(spec.classes)} (classes) and {spec.ignore_index} (void)"
-        )
-    if read.palette:
-        name = relative(mask_path, root)
-        seen.palettes[name] = {v: c for v, c in read.palette.items() if v <= len(spec.classes) or v in present}
-        seen.used[name] = present
-    if smeared(read.values):
-        seen.remarks.add(SMEARED, mask_path.name)
-    if spec.ignore_index == WHITE and WHITE in present <= {0, WHITE}:
-        seen.remarks.add(VOID_ONLY, mask_path.name)
-    return Record(
-        image_id,
-        relative(image_path, root),
-        relative(mask_path, root),
-        height,
-        width,
-        read.checksum,
-        {c: int(areas[c + 1]) for c in range(len(spec.classes)) if areas[c + 1]},
-        {},
-        split,
-    )

@@ -15,7 +15,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from cluster.job import check_size, excludes, parser
 
 ROOT = Path(__file__).resolve().parents[3]
-CONFIGS = ROOT / "cluster" / "configs"
+CONFIGS = ROOT / "cluster" / "deploy"
 YAML = sorted(CONFIGS.glob("*.yaml"))
 SCRIPTS = sorted(CONFIGS.glob("*.sh"))
 

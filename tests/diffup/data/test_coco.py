@@ -16,7 +16,7 @@ from pycocotools import mask as coco_masks
 from scipy import ndimage
 
 from diffup.data.dataset import Dataset, open_dataset
-from diffup.protocols import get_protocol
+from diffup.episodes.protocols import get_protocol
 from tests.helpers.coco_oracle import merged, oracle
 from tests.helpers.folders import SIZE, square, write_coco, write_image, write_json
 
@@ -286,6 +286,7 @@ def assert_as_pycocotools(dataset: Dataset, document: dict[str, Any]) -> int:
     return shown
 
 
+@pytest.mark.slow
 def test_every_mask_of_photographs_is_that_of_pycocotools(shared_data: Path, tmp_path: Path) -> None:
     """Its 17 classes, then all categories of the JSON, pixel for pixel."""
     document = json.loads((shared_data / "coco128" / "instances.json").read_text())

@@ -15,8 +15,8 @@ from PIL import Image
 
 from diffup.data.dataset import open_dataset, scan_dataset
 from diffup.data.labels import palette_faults, read_binary, read_drawn, read_labels
+from diffup.episodes.protocols import get_protocol
 from diffup.errors import UserError
-from diffup.protocols import get_protocol
 from tests.helpers.folders import CLASSES, FOLDS, labels, write_image, write_json, write_voc
 from tests.helpers.pngs import GREY, PALETTE, png
 

@@ -12,7 +12,7 @@ from PIL import Image
 from diffup.data.dataset import open_dataset
 from diffup.data.render import COMBINATIONS, render
 from diffup.data.shapes4i import CLASS_COMBINATIONS, CLASSES, FOLDS, draw_things, ensure, generate
-from diffup.protocols import get_protocol
+from diffup.episodes.protocols import get_protocol
 from tools.train_embedded import HELD_OUT, TRAINED
 
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from diffup.data.dataset import open_dataset
 from diffup.episodes.annotations import annotate
-from diffup.protocols import get_protocol
+from diffup.episodes.protocols import get_protocol
 
 PARTS = ("toy", "image", 3, 0)
 masks = arrays(

@@ -22,12 +22,12 @@ from diffup.episodes.__main__ import main
 from diffup.episodes.episode import Manifest
 from diffup.episodes.hsnet import hsnet_episodes
 from diffup.episodes.manifest import rows
+from diffup.episodes.protocols import get_protocol
 from diffup.episodes.sampling import make_manifest, training_pools
 from diffup.errors import UserError
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, training_cell
 from diffup.grid.cell import Cell, TrainingCell, cell_from_dict, cell_to_dict
 from diffup.grid.datasets import Data, open_data
-from diffup.protocols import get_protocol
 from tests.helpers.folders import write_image
 
 NAMES = [f"class {c}" for c in range(20)]

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from diffup.config import InputConfig, SampleConfig
 from diffup.episodes.cue_source import CueSource
 from diffup.episodes.episode import Episode
+from diffup.episodes.protocols import PROTOCOLS, Protocol
 from diffup.evaluation.adapter import Cue
 from diffup.evaluation.encode import Encoder, FeatureCache
 from diffup.evaluation.evaluate import Evaluation, evaluate, predict
 from diffup.evaluation.metrics import counts
-from diffup.protocols import PROTOCOLS, Protocol
 from tests.helpers.toy import ToyBackbone, ToyDataset
 
 HSNET_LIKE = dataclasses.replace(PROTOCOLS["paired"], name="hsnet-like", scored_at="400 × 400", sides=(("", 400),))

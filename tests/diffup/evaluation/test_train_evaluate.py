@@ -19,12 +19,12 @@ import diffup.training.losses as losses
 import diffup.training.trainer as training
 from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
 from diffup.episodes.cue_source import CueSource
+from diffup.episodes.protocols import get_protocol
 from diffup.episodes.sampling import paired_episodes
 from diffup.evaluation.encode import Encoder, FeatureCache
 from diffup.evaluation.evaluate import Evaluation, episode_noise, evaluate, predict, prompt_indices
 from diffup.evaluation.panels import panel
 from diffup.models.checkpoint import load_checkpoint
-from diffup.protocols import get_protocol
 from diffup.training.sampler import EpisodeSampler
 from diffup.training.trainer import Paused, paused_at, train
 from tests.helpers.disks import full_disk

@@ -3,7 +3,7 @@
 A protocol says which images may serve for a class, how episodes are drawn and at which size they are scored; the lists
 themselves follow from the data. Its hash is part of every cell's identity.
 
-    python -m diffup.protocols show NAME
+    python -m diffup.episodes.protocols show NAME
 
 says a protocol in words. ``hsnet`` reproduces HSNet's episodes exactly (arXiv 2104.01538) on ``pascal5i`` and
 ``coco20i``, from its list files. ``pfenet``, ``bam`` and ``panet`` follow the rules of these projects (PFENet
@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from diffup.data.spec import SizeRule
 from diffup.errors import UserError, command_line
 
 DRAWS = ("index-seeded", "list order", "HSNet's stream")
@@ -48,16 +49,10 @@ def _later(default: object) -> object:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """Rules of one protocol.
+class Protocol(SizeRule):
+    """Rules of one protocol, beside which images may serve for a class.
 
     Attributes:
-        name: how cells and tables name it.
-        min_pixels: in the data sets named in `pixel_datasets`, an image counts for a class that covers at least this
-            many pixels at original size (PFENet's rule: 2·32·32).
-        pixel_datasets: data sets that `min_pixels` is meant for.
-        min_fraction: in any other data set, an image counts for a class that covers at least this share of it, unless
-            its ``dataset.json`` gives a ``min_area_fraction`` of its own.
         draw: how episodes are drawn; ``"index-seeded"`` is `diffup.episodes.sampling.paired_episodes`, ``"list order"``
             `diffup.episodes.sampling.list_order_episodes`, ``"HSNet's stream"`` `diffup.episodes.hsnet.hsnet_episodes`.
         supports: ``"distinct, nested"``: no support repeats, and the K supports begin the K+1 ones.
@@ -72,10 +67,6 @@ class Protocol:
         lists: whose list files name images and classes in the benchmarks, in place of the rules above; none: no one's.
     """
 
-    name: str
-    min_pixels: int
-    pixel_datasets: tuple[str, ...]
-    min_fraction: float
     draw: str = "index-seeded"
     supports: str = "distinct, nested"
     scored_at: str = "original resolution"
@@ -139,19 +130,6 @@ class Protocol:
         numbers = dict(self.episodes)
         return numbers.get(dataset, numbers.get(ANY, EPISODES))
 
-    def needed_pixels(self, dataset: str, size: tuple[int, int], min_fraction: float | None = None) -> float:
-        """Pixels that a class must cover for an image to count, at least 1.
-
-        Args:
-            dataset: name of the data set.
-            size: (H, W) of the image.
-            min_fraction: the data set's own share, in place of the protocol's.
-        """
-        if dataset in self.pixel_datasets:
-            return self.min_pixels
-        fraction = self.min_fraction if min_fraction is None else min_fraction
-        return max(1.0, fraction * size[0] * size[1])
-
     def describe(self) -> str:
         """One line for logs and captions."""
         return (
@@ -200,10 +178,8 @@ def nearest(labels_HW: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.u
 
 
 BENCHMARKS = ("pascal5i", "coco20i")
-PFENET_PIXELS = 2 * 32 * 32
-_RULE = {"min_pixels": PFENET_PIXELS, "pixel_datasets": BENCHMARKS, "min_fraction": 0.01}
 PROTOCOLS = {
-    "paired": Protocol(name="paired", **_RULE),  # type: ignore[arg-type]
+    "paired": Protocol(name="paired"),
     "hsnet": Protocol(
         name="hsnet",
         draw="HSNet's stream",
@@ -211,7 +187,6 @@ PROTOCOLS = {
         scored_at="400 × 400, labels by nearest neighbour",
         sides=((ANY, 400),),
         lists="HSNet's, on pascal5i and coco20i",
-        **_RULE,  # type: ignore[arg-type]
     ),
     "pfenet": Protocol(
         name="pfenet",
@@ -219,7 +194,6 @@ PROTOCOLS = {
         supports="distinct",
         scored_at="original resolution (PFENet pads labels to a square with void, which is the same)",
         episodes=(("pascal5i", 5000), ("coco20i", 20000)),
-        **_RULE,  # type: ignore[arg-type]
     ),
     "bam": Protocol(
         name="bam",
@@ -230,7 +204,6 @@ PROTOCOLS = {
         fit="longest side",
         training_images="without novel classes",
         seeds=(0, 1, 2, 3, 4),
-        **_RULE,  # type: ignore[arg-type]
     ),
     "panet": Protocol(
         name="panet",
@@ -238,7 +211,6 @@ PROTOCOLS = {
         scored_at="417 × 417, labels by nearest neighbour",
         sides=((ANY, 417),),
         seeds=(0, 1, 2, 3, 4),
-        **_RULE,  # type: ignore[arg-type]
     ),
 }
 
@@ -256,7 +228,7 @@ def get_protocol(name: str) -> Protocol:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Say a protocol in words; returns the exit code, 2 for an unknown one."""
-    parser = argparse.ArgumentParser(prog="python -m diffup.protocols", description="Protocols in words.")
+    parser = argparse.ArgumentParser(prog="python -m diffup.episodes.protocols", description="Protocols in words.")
     parser.add_argument("command", choices=("show", "list"))
     parser.add_argument("name", nargs="?", help="for show")
     args = parser.parse_args(argv)

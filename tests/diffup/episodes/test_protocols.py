@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffup.protocols import PROTOCOLS, Protocol, get_protocol, main, nearest
+from diffup.episodes.protocols import PROTOCOLS, Protocol, get_protocol, main, nearest
 
 PAIRED = PROTOCOLS["paired"]
 
@@ -46,7 +46,7 @@ def test_every_rule_enters_the_hash() -> None:
 def test_the_hash_is_the_same_in_every_process() -> None:
     """It is part of cell keys: a change makes finished results unreachable, and must be meant."""
     assert PAIRED.hash() == "d024ea561e0a"
-    code = "from diffup.protocols import PROTOCOLS; print(PROTOCOLS['paired'].hash())"
+    code = "from diffup.episodes.protocols import PROTOCOLS; print(PROTOCOLS['paired'].hash())"
     env = {**os.environ, "PYTHONHASHSEED": "123"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True, timeout=60)
     assert done.stdout.strip() == PAIRED.hash()
