@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SCHEMA = 1
-WORK = "cluster.execution.run_cell"  # the module that trials run
 
 
 @dataclass(frozen=True)
