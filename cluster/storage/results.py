@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.code_version import code_hash
-from cluster.storage.atomic import check_writable, file_facts, now, to_json, write_atomically
+from cluster.storage.atomic import check_writable, file_facts, now, read_json, to_json, write_atomically
 from cluster.storage.backend import Backend, is_uri
 from cluster.storage.layout import (
     CELL,
@@ -116,6 +116,8 @@ class Store:
         """
         path = self.root / IDENTITY
         if not path.is_file():
+            self.sync.download(IDENTITY)
+        if not path.is_file():
             made = to_json({"schema": SCHEMA, "id": uuid.uuid4().hex})
             self.sync.backend.write(IDENTITY, made, exclusive=True)
             self.sync.download(IDENTITY)
@@ -168,11 +170,7 @@ class Store:
 
     def read_cell(self, key: str) -> dict[str, Any]:
         """The document in ``cell.json``; empty if there is none that can be read."""
-        try:
-            document = json.loads((self.folder(key) / CELL).read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return document if isinstance(document, dict) else {}
+        return read_json(self.folder(key) / CELL)
 
     def write_cell(self, cell: AnyCell) -> None:
         """Say what the folder is for, before work starts."""
@@ -294,10 +292,7 @@ class Store:
 
     def logged(self, key: str, uri: str) -> bool:
         """Whether the cell has a run in this tracking store."""
-        try:
-            return bool(json.loads((self.folder(key) / LOGGED).read_bytes())["tracking_uri"] == uri)
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+        return bool(read_json(self.folder(key) / LOGGED).get("tracking_uri") == uri)
 
 
 def cell_document(cell: AnyCell) -> dict[str, Any]:
