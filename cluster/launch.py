@@ -31,7 +31,8 @@ from cluster.storage.layout import LAUNCHES, TUNE
 from cluster.storage.leases import acquire, held
 from cluster.storage.results import WORK, Store, cell_document
 from cluster.storage.sizes import format_size
-from cluster.tracking.launch_runs import close_tracking, open_tracking, resolve_uri
+from cluster.tracking.client import resolve_uri
+from cluster.tracking.launches import close_tracking, open_tracking
 from diffup.grid.axes import select
 from diffup.grid.cell import AnyCell, TrainingCell
 

@@ -10,6 +10,7 @@ start Ray in one and the same.
 
 from __future__ import annotations
 
+import fcntl
 import lzma
 import os
 import shutil
@@ -45,6 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # Short, since Ray puts sockets below it, and a socket's path may have 107 characters.
     ray_tmpdir = Path(tempfile.mkdtemp(prefix="du-", dir="/tmp" if os.path.isdir("/tmp") else None))
     config.stash[_scratch] = [home, ray_tmpdir]
+    if hasattr(config, "workerinput"):  # a worker of xdist: generated data sets are shared
+        (home / "datasets").symlink_to(Path(os.environ["DIFFUP_HOME"]) / "datasets")
+    else:
+        (home / "datasets").mkdir()
     os.environ |= {
         "DIFFUP_HOME": str(home),
         "RAY_TMPDIR": str(ray_tmpdir),
@@ -193,6 +198,17 @@ def shared_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpacked
 
 
+@pytest.fixture(scope="session")
+def shapes4i() -> Path:
+    """``dataset.json`` of the whole embedded data set in ``$DIFFUP_HOME``; generated once for all processes."""
+    from diffup.data.dataset import resolve_dataset
+
+    datasets = Path(os.environ["DIFFUP_HOME"], "datasets").resolve()
+    with (datasets.parent / "shapes4i.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return resolve_dataset("shapes4i")
+
+
 @pytest.fixture
 def one_thread() -> Generator[None]:
     """torch computes on one thread during the test, and as before after it."""
@@ -241,6 +257,16 @@ def json_path(tmp_path: Path) -> Path:
     from tests.helpers.folders import write_voc
 
     return write_voc(tmp_path / "toy")
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs, to copy: making its schema takes seconds."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
 
 
 @pytest.fixture(scope="session")

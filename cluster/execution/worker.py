@@ -29,7 +29,9 @@ from cluster.storage.leases import Lease, acquire
 from cluster.storage.record import Record
 from cluster.storage.results import Store
 from cluster.storage.sync import Sync
-from cluster.tracking.launch_runs import Tracking, log_cell, log_failure, system_metrics
+from cluster.tracking.export import log_cell, log_failure
+from cluster.tracking.runs import Tracking
+from cluster.tracking.system_metrics import system_metrics
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.models.card import versions
 

@@ -290,9 +290,10 @@ class Store:
         """Remember the MLflow run of a cell, so that no later launch logs it again."""
         write_atomically(self.folder(key) / LOGGED, to_json({"tracking_uri": uri, "run_id": run_id}))
 
-    def logged(self, key: str, uri: str) -> bool:
-        """Whether the cell has a run in this tracking store."""
-        return bool(read_json(self.folder(key) / LOGGED).get("tracking_uri") == uri)
+    def logged(self, key: str, uri: str) -> str:
+        """Id of the cell's run in this tracking store, ``""`` if none is known."""
+        note = read_json(self.folder(key) / LOGGED)
+        return str(note.get("run_id", "")) if note.get("tracking_uri") == uri else ""
 
 
 def cell_document(cell: AnyCell) -> dict[str, Any]:

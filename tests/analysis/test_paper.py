@@ -335,6 +335,7 @@ def test_nothing_finished_is_a_table_of_dashes(tmp_path: Path) -> None:
     assert "no cell of this table has finished" in tables_of(tmp_path)["main"].notes[0]
 
 
+@pytest.mark.slow
 def test_command(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Names what it wrote; the CSV holds the store's figures; the same again is the same to the last byte."""
     assert main(["--results", str(store), "--out", str(tmp_path / "a"), "--resamples", "50"]) == 0
@@ -386,6 +387,7 @@ def test_markdown_for_a_terminal(store: Path) -> None:
     assert max(map(len, text.splitlines())) <= 130
 
 
+@pytest.mark.latex
 def test_the_paper_compiles(store: Path, tmp_path: Path, require_program: Callable[[str], str]) -> None:
     """With a real LaTeX: no error, no overfull line, every table on some page, and names as they were given."""
     require_program("pdflatex")

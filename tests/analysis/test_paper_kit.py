@@ -83,6 +83,7 @@ def test_the_upgrade_is_shown_beside_the_re_trained_reference(tmp_path: Path) ->
     assert entry(table, (name, CLIP), ("re-trained",)) is None
 
 
+@pytest.mark.slow
 def test_every_number_can_be_traced(store: Path, tmp_path: Path) -> None:
     """The sidecar has every number of every table with its cells and episodes; a mean is that of its cells."""
     write_all(store, tmp_path, resamples=50)
@@ -99,6 +100,7 @@ def test_every_number_can_be_traced(store: Path, tmp_path: Path) -> None:
     assert all(row["text"].replace("−", "-") in printed.replace("−", "-") for row in rows if row["value"])
 
 
+@pytest.mark.latex
 def test_the_paper_has_figures_and_compiles_by_itself(
     store: Path, tmp_path: Path, require_program: Callable[[str], str]
 ) -> None:
@@ -110,6 +112,7 @@ def test_the_paper_has_figures_and_compiles_by_itself(
     assert "Better backbones without re-training" in shown and "Figure 1" in shown
 
 
+@pytest.mark.latex
 def test_a_document_that_does_not_compile_is_a_warning(
     store: Path, tmp_path: Path, require_program: Callable[[str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +122,7 @@ def test_a_document_that_does_not_compile_is_a_warning(
     assert "does not compile (! Undefined control sequence" in capsys.readouterr().err
 
 
+@pytest.mark.latex
 def test_tables_say_which_packages_they_need(
     store: Path, tmp_path: Path, require_program: Callable[[str], str]
 ) -> None:
@@ -144,6 +148,7 @@ def test_tables_say_which_packages_they_need(
     assert not any(compiles([other for other in named if other != name]) for name in named)
 
 
+@pytest.mark.latex
 def test_a_users_latexmkrc_does_not_change_the_paper(
     store: Path, tmp_path: Path, require_program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def test_every_key_is_in_the_bibliography_and_is_cited(shipped: pd.DataFrame) ->
     assert set(shipped["key"]) <= set(entries)
 
 
+@pytest.mark.latex
 def test_bibtex_reads_the_bibliography(tmp_path: Path, require_program: Callable[[str], str]) -> None:
     (tmp_path / "references.bib").write_bytes(BIB.read_bytes())
     (tmp_path / "all.aux").write_text("\\citation{*}\n\\bibstyle{plain}\n\\bibdata{references}\n")

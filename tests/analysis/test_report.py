@@ -111,6 +111,7 @@ def test_panels_that_do_not_fit_are_counted(store: Path) -> None:
     assert 0 <= left < size and f"{len(panels) - html.count('<img')} more are in the store" in html
 
 
+@pytest.mark.browser
 def test_a_browser_sorts_filters_and_hovers(page: Path, tmp_path: Path, require_program: Callable[[str], str]) -> None:
     with Browser(require_program("chromium")) as browser:
         browser.open(page)
@@ -157,6 +158,7 @@ def test_a_browser_sorts_filters_and_hovers(page: Path, tmp_path: Path, require_
         assert browser.errors == []
 
 
+@pytest.mark.browser
 def test_a_thousand_cells_open_fast_and_stay_small(tmp_path: Path, require_program: Callable[[str], str]) -> None:
     cells = [
         replace(cell(fold=fold, backbone=backbone, episodes=8, method=method), variant=f"{method} {number}"

@@ -33,6 +33,7 @@ def dry(remote: ObjectStore, tmp_path: Path, name: str, *more: str) -> subproces
     return done
 
 
+@pytest.mark.slow
 def test_a_dry_run_reads_an_object_store_and_writes_nothing(remote: ObjectStore, tmp_path: Path) -> None:
     cells = grid(("diffup",), 16)
     source = Store(tmp_path / "made")
@@ -48,6 +49,7 @@ def test_a_dry_run_reads_an_object_store_and_writes_nothing(remote: ObjectStore,
     assert state(tmp_path) == outside  # no copy, no home, and the temporary folder is gone
 
 
+@pytest.mark.slow
 def test_a_dry_run_leaves_the_copy_as_it_is_and_counts_what_only_it_has(
     remote: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +69,7 @@ def test_a_dry_run_leaves_the_copy_as_it_is_and_counts_what_only_it_has(
     assert remote.entries() == before and state(tmp_path) == outside
 
 
+@pytest.mark.slow
 def test_a_dry_run_works_with_results_that_can_only_be_read(tmp_path: Path) -> None:
     results = tmp_path / "results"
     finish(Store(results), grid(("diffup",), 16)[1])
@@ -84,6 +87,7 @@ def test_a_dry_run_works_with_results_that_can_only_be_read(tmp_path: Path) -> N
             path.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_a_dry_run_on_an_object_store_that_is_away_says_so(tmp_path: Path, endpoint: str) -> None:
     env = machine(tmp_path, "one") | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     done = subprocess.run(arguments("s3://results/x", "--dry-run"), env=env, capture_output=True, text=True, timeout=90)

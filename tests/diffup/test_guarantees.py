@@ -241,6 +241,7 @@ def test_batches_of_one_and_eight_agree(name: str, annotation: str, shots: int) 
 # Any backbone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*TIMM, *CLIP])
 def test_any_backbone_goes_the_whole_way(name: str) -> None:
     """Photo to mask with random weights: masks, scribbles, and text where the model reads it; twice, the same bytes."""

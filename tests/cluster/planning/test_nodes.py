@@ -131,7 +131,7 @@ def run(results: Path, address: str, *more: str) -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_launch_on_two_nodes_begins_only_if_both_see_the_results(
     cluster_of_two: Callable[..., str], tmp_path: Path
 ) -> None:

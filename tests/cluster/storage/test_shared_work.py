@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +15,9 @@ import pytest
 from cluster.__main__ import main as command
 from cluster.storage.backend import ObjectStore
 from cluster.storage.results import Store
-from tests.helpers.object_store import arguments, cells, machine, ran
+from diffup.grid.cell import Cell
+from tests.helpers import fake_grid, fake_work
+from tests.helpers.object_store import arguments, machine, ran
 
 
 def real(uri: str, *more: str) -> list[str]:
@@ -29,14 +32,13 @@ def stages(remote: ObjectStore) -> list[dict[str, int]]:
     return [note["stage"].get("made", {}) for note in sorted(notes, key=lambda note: str(note["started"]))]
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_shards_are_made_once_for_all_machines(
-    remote: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    remote: ObjectStore, shapes4i: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(name: str, *more: str) -> None:
-        done = subprocess.run(
-            real(remote.uri, *more), env=machine(tmp_path, name), capture_output=True, text=True, timeout=280
-        )
+        env = machine(tmp_path, name) | {"DIFFUP_HOME": os.environ["DIFFUP_HOME"]}  # where shapes4i is
+        done = subprocess.run(real(remote.uri, *more), env=env, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stdout + done.stderr
 
     run("one", "--select", "variant=prior_mean,shots=5")
@@ -59,7 +61,7 @@ def test_shards_are_made_once_for_all_machines(
     assert not remote.entries("features/") and "0 B left" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_parts_of_a_cell_are_put_together_from_several_machines(remote: ObjectStore, tmp_path: Path) -> None:
     def parts() -> set[str]:
         named = [name.removesuffix(".json").split("/parts/") for name in remote.entries() if "/parts/" in name]
@@ -82,13 +84,11 @@ def test_parts_of_a_cell_are_put_together_from_several_machines(remote: ObjectSt
     times = ran(tmp_path)
     assert {times[name] for name in known} == {1} and len(times) == 1 + 10 * 2  # a training, and halves of cells
     assert not parts()
-    whole = tmp_path / "whole"
-    alone = arguments(str(whole / "results"), *more[:2])
-    assert subprocess.run(alone, env=machine(tmp_path, "three"), capture_output=True, timeout=280).returncode == 0
     assert command(["sync", "pull", remote.uri, str(tmp_path / "pulled")]) == 0
-    for key in cells(remote):
-        for one in (whole / "results" / key).glob("episodes.parquet"):
-            pd.testing.assert_frame_equal(pd.read_parquet(one), pd.read_parquet(tmp_path / "pulled" / key / one.name))
+    for cell in fake_grid.grid(("diffup", "slow"), 16):
+        if isinstance(cell, Cell):
+            pulled = pd.read_parquet(tmp_path / "pulled" / cell.key() / "episodes.parquet")
+            pd.testing.assert_frame_equal(pulled, fake_work.counts(cell))
 
 
 def test_a_training_goes_on_from_the_state_of_a_lost_machine(

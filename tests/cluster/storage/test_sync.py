@@ -19,12 +19,12 @@ from cluster.storage.layout import RESULT
 from cluster.storage.record import read_error
 from cluster.storage.results import Store
 from cluster.storage.sync import Sync
-from cluster.tracking import launch_runs as tracking
+from cluster.tracking import __main__ as tracking
 from tests.cluster.test_sharing import COLUMNS
 from tests.helpers.object_store import SECRET, arguments, cells, machine, ran
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_two_machines_share_a_grid(remote: ObjectStore, tmp_path: Path) -> None:
     more = ("--variants", "diffup,slow")
     drivers = [
@@ -53,7 +53,7 @@ def test_two_machines_share_a_grid(remote: ObjectStore, tmp_path: Path) -> None:
     assert len(tables) == 10
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_killed_machine_loses_nothing_and_another_does_the_rest(remote: ObjectStore, tmp_path: Path) -> None:
     more = ("--variants", "diffup,slow")
     with subprocess.Popen(

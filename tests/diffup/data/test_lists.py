@@ -34,7 +34,7 @@ READERS: list[Callable[[Path], object]] = [
     read_pfenet_images,
     read_pfenet_classes,
 ]
-FUZZ = settings(max_examples=800, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+FUZZ = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 def write(folder: Path, content: str | bytes, name: str = "list") -> Path:
