@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from cluster.storage.remote import RemotePlace
+    from cluster.storage.backend import ObjectStore
     from diffup import DiffUp
     from diffup.data.dataset import Dataset
 
@@ -296,8 +296,8 @@ def endpoint(s3_server: str) -> Generator[str]:
 
 
 @pytest.fixture
-def place(endpoint: str, tmp_path: Path) -> RemotePlace:
+def remote(endpoint: str, tmp_path: Path) -> ObjectStore:
     """A prefix that is the test's alone."""
-    from cluster.storage.remote import RemotePlace
+    from cluster.storage.backend import ObjectStore
 
-    return RemotePlace(f"s3://results/{tmp_path.name}")
+    return ObjectStore(f"s3://results/{tmp_path.name}")

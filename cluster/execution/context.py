@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from cluster.code_version import code_hash, encoding_hash
-from cluster.storage.depot import Depot
-from cluster.storage.feature_cache import PRIORS, TEXT, TEXT_PRIORS, VISUAL, Spec
+from cluster.storage.feature_cache import PRIORS, TEXT, TEXT_PRIORS, VISUAL, Spec, pull
+from cluster.storage.layout import FEATURES
+from cluster.storage.sync import Sync
 from diffup.backbones.load import Backbone, load_backbone
 from diffup.config import InputConfig
 from diffup.data.class_names import overlap
@@ -170,25 +171,26 @@ def features_of(cell: AnyCell, dataset: Dataset, context: WorkContext) -> Featur
     found = _features(path, cell.backbone, cell.weights, of.reader, of.config, *where)
     if context.features is not None:  # asked each time: another cell's stage may have added some
         root, encoder = context.features, found.encoder
-        _bring(context, of.visual, of.text)
+        _download(context, of.visual, of.text)
         text = of.text.open(root, encoder.reader) if of.text else None
         found.stores = (of.visual.open(root, encoder.visual), text)
     return found
 
 
-_brought: set[Path] = set()  # folders of shards; a launch's workers start after its stage
+_downloaded: set[Path] = set()  # folders of shards; a launch's workers start after its stage
 
 
-def _bring(context: WorkContext, *specs: Spec | None) -> None:
-    """Have the shards of an object store here, once per process; what can't be brought is computed, with a warning."""
+def _download(context: WorkContext, *specs: Spec | None) -> None:
+    """Bring shards of an object store here, once per process; those that can't be brought are computed."""
     assert context.features is not None
+    cache = Sync(context.results, context.remote).below(FEATURES, context.features)
     for spec in specs:
-        if context.remote and spec is not None and (folder := context.features / spec.name) not in _brought:
-            _brought.add(folder)
+        if spec is not None and (folder := cache.root / spec.name) not in _downloaded:
+            _downloaded.add(folder)
             try:
-                Depot(context.remote, context.features).pull(spec.name)
+                pull(cache, spec.name)
             except OSError as error:
-                print(f"warning: {spec.name} is not brought from {context.remote}: {error}", file=sys.stderr)
+                print(f"warning: {spec.name} is not downloaded from {cache.backend}: {error}", file=sys.stderr)
 
 
 def priors_of(
@@ -198,7 +200,7 @@ def priors_of(
     if context.features is None:
         return PairPriors(cues, features)
     of, root, encoder = sources(cell, dataset.fingerprint, context.device), context.features, features.encoder
-    _bring(context, of.priors, of.text_priors)
+    _download(context, of.priors, of.text_priors)
     text = of.text_priors.open(root, encoder.identity) if of.text_priors else None
     return PairPriors(cues, features, of.priors.open(root, encoder.visual), text)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,8 @@ from cluster.execution.context import (
     training_pools_of,
 )
 from cluster.execution.memory import Peak, peak_memory
-from cluster.storage.depot import TrainingState
+from cluster.storage.layout import STATE
+from cluster.storage.sync import Sync
 from diffup.config import parse_annotation, support_kinds
 from diffup.episodes.cue_source import CueSource
 from diffup.episodes.episode import Episode, held_out_classes
@@ -239,10 +241,15 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     keep = keep_for(context, *source, features.encoder.identity, cell.input, held_out)
     sampler = EpisodeSampler(cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train, keep)
     before = features.encoded
-    state = TrainingState(context.remote, context.results, cell.key())
+    sync, state = Sync(context.results, context.remote), f"{cell.key()}/{STATE}"  # errors there cost steps only
     if team.rank == 0:
-        state.bring()
+        with suppress(OSError):
+            sync.download(state)
     warnings: list[str] = []
+
+    def upload() -> None:
+        with suppress(OSError):
+            sync.upload(state)
 
     def other_code(why: str) -> None:
         """The folder's name says what is trained, and nobody but the platform looks after the state."""
@@ -265,11 +272,12 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
         progress=context.progress,
         device=context.device,
         team=team,
-        saved=state.keep,
+        saved=upload,
         other_code=other_code,
     )
     if team.rank == 0:
-        state.drop()
+        with suppress(OSError):
+            sync.remove(state)
     facts = {**provenance(context, features, dataset), "train_workers": team.size}
     if warnings:
         facts["warnings"] = warnings

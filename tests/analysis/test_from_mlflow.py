@@ -16,7 +16,7 @@ from analysis.paper import all_tables
 from analysis.results import Results, load_results, read_episodes
 from analysis.tables.table import to_csv
 from cluster.storage.results import Store, cell_document
-from cluster.tracking import launch_runs as tracking
+from cluster.tracking import __main__ as tracking
 from diffup.evaluation.metrics import fb_iou, miou
 from tests.helpers.stores import BETTER, cell, episodes, grid
 

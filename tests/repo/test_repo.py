@@ -123,15 +123,17 @@ def test_rayignore_keeps_code_and_package_data() -> None:
     assert not {"data", "data/", "weights", "weights/", "diffup/"} & set(patterns)
 
 
-def test_the_readmes_tree_is_the_real_one() -> None:
-    """The tree is where a newcomer looks first: what it names is there, and it names every module of the method."""
-    tree = re.search(r"## Where things are\n.*?```\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert tree, "README.md has no file tree under '## Where things are'"
-    folder, named = "", set()
+def test_the_tree_in_contributing_is_the_real_one() -> None:
+    """What it names exists, and it names every module; ``python -m tools.source_tree`` writes it."""
+    tree = re.search(r"## Where things are\n.*?```\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
+    assert tree, "CONTRIBUTING.md has no file tree under '## Where things are'"
+    folders: list[str] = []
+    named = set()
     for line in tree[1].splitlines():
         name = line.split()[0]
-        if not line.startswith(" "):
-            folder, name = name, ""
-        named.add(folder + name)
+        depth = (len(line) - len(line.lstrip())) // 2
+        folders[depth:] = [name] if name.endswith("/") else []
+        named.add("".join(folders[: depth + 1]) + ("" if name.endswith("/") else name))
     assert not [name for name in sorted(named) if not (ROOT / name).exists()]
-    assert not {f"diffup/{path.name}" for path in (ROOT / "diffup").glob("*.py")} - named - {"diffup/__init__.py"}
+    modules = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert not {name for name in modules if not name.endswith("__init__.py")} - named

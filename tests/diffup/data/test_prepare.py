@@ -294,7 +294,7 @@ def test_verify_of_a_dataset_json(voc: Path, tmp_path: Path, capsys: pytest.Capt
     ("asked", "message"),
     [
         (["prepare", "pascal5i"], "needs --root"),
-        (["prepare", "pascal5i", "--root", "nowhere"], "is no folder. Get pascal5i from http://host.robots"),
+        (["prepare", "pascal5i", "--root", "nowhere"], "is not a folder. Get pascal5i from http://host.robots"),
         (["prepare", "pascal5i", "--root", "."], "no JPEGImages/"),
         (["prepare", "coco20i", "--root", "."], "no train2014/ and val2014/"),
         (["prepare", "fss1000", "--root", "."], "no folders of classes"),
