@@ -26,7 +26,8 @@ from cluster import cli
 from cluster.code_version import code_hash
 from cluster.planning.plan import make_plan, render
 from cluster.storage.atomic import now
-from cluster.storage.results import RESULT, Store, cell_document
+from cluster.storage.layout import RESULT
+from cluster.storage.results import Store, cell_document
 from diffup.config import InputConfig, SampleConfig
 from diffup.grid.cell import AnyCell, Cell
 
@@ -68,7 +69,7 @@ def finish(store: Store, cell: Cell, like: Path | None) -> Path:
         )
         return store.folder(key)
     from cluster.storage.atomic import to_json
-    from cluster.storage.results import _checksum
+    from cluster.storage.record import checksum
 
     folder = store.folder(key)
     folder.mkdir(parents=True)
@@ -79,7 +80,7 @@ def finish(store: Store, cell: Cell, like: Path | None) -> Path:
     document = json.loads((like / RESULT).read_bytes())
     document.pop("checksum")
     document["key"] = key
-    (folder / RESULT).write_bytes(to_json({**document, "checksum": _checksum(document)}))
+    (folder / RESULT).write_bytes(to_json({**document, "checksum": checksum(document)}))
     return folder
 
 

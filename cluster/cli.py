@@ -9,10 +9,10 @@ from pathlib import Path
 
 from cluster.closing import failures
 from cluster.launch import BAD_INPUT, SHARD_EPISODES, SOME_FAILED, Options, launch
-from cluster.storage.feature_cache import size
-from cluster.storage.mirror import mirror_folder
-from cluster.storage.remote import is_uri
+from cluster.storage.backend import is_uri
 from cluster.storage.results import Store
+from cluster.storage.sizes import parse_size
+from cluster.storage.sync import copy_folder
 from diffup.errors import UserError, replace_unprintable
 from diffup.grid.axes import select, unique
 from diffup.grid.cell import AnyCell, Cell
@@ -113,7 +113,7 @@ def parser(name: str, description: str, *, episodes: int | None) -> argparse.Arg
     made.add_argument("--no-features", action="store_true", help="no shards: every cell computes what it reads")
     made.add_argument(
         "--features-limit",
-        type=size,
+        type=parse_size,
         default=0,
         metavar="SIZE",
         help="of all shards, such as 200GB (default: the disk)",
@@ -194,7 +194,7 @@ def run(
     try:
         where = where or home() / "results" / name
         remote = where if isinstance(where, str) else ""
-        results = mirror_folder(where) if isinstance(where, str) else expanded(where)
+        results = copy_folder(where) if isinstance(where, str) else expanded(where)
         cells, datasets = build(args)
         options = Options(
             results=results,

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 
 from cluster.planning.plan import Plan
 from cluster.storage.atomic import now, to_json, write_atomically
-from cluster.storage.results import ERROR, LAUNCHES, TUNE, Store
-from cluster.tracking.launch_runs import Tracking, close_tracking, log_cell, log_failure, open_tracking
+from cluster.storage.layout import ERROR, LAUNCHES, TUNE
+from cluster.storage.results import Store
+from cluster.tracking.export import log_cell, log_failure
+from cluster.tracking.launches import close_tracking, open_tracking
+from cluster.tracking.runs import Tracking
 from diffup.grid.axes import describe
 from diffup.grid.cell import AnyCell
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.execution.address import check_address
 from cluster.execution.session import THREADS
-from cluster.storage.feature_cache import in_words
+from cluster.storage.sizes import format_size
 from diffup.errors import UserError, command_line
 
 if TYPE_CHECKING:
@@ -67,8 +67,9 @@ def check_size(root: Path) -> int:
     if total > LIMIT_BYTES:
         largest = sorted(sizes.items(), key=lambda item: -item[1])[:5]
         raise UserError(
-            f"{root} has {in_words(total)} to send, Ray takes {in_words(LIMIT_BYTES)}; the largest files are "
-            f"{', '.join(f'{name} ({in_words(size)})' for name, size in largest)}: move them or name them in .rayignore"
+            f"{root} has {format_size(total)} to send, Ray takes {format_size(LIMIT_BYTES)}; the largest files are "
+            f"{', '.join(f'{name} ({format_size(size)})' for name, size in largest)}: move them or name them in "
+            ".rayignore"
         )
     return total
 

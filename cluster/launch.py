@@ -11,9 +11,8 @@ import platform
 import secrets
 import shutil
 import sys
-import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,12 +27,12 @@ from cluster.planning.feasible import check_feasible
 from cluster.planning.plan import Plan, make_plan, render
 from cluster.planning.preflight import check_workers, git_commit, preflight
 from cluster.storage.atomic import now, to_json, write_atomically
-from cluster.storage.feature_cache import in_words
+from cluster.storage.layout import LAUNCHES, TUNE
 from cluster.storage.leases import acquire, held
-from cluster.storage.remote import RemotePlace, check_access
-from cluster.storage.results import LAUNCHES, TUNE, WORK, Store, cell_document
-from cluster.tracking.launch_runs import close_tracking, open_tracking, resolve_uri
-from diffup.errors import UserError
+from cluster.storage.results import WORK, Store, cell_document
+from cluster.storage.sizes import format_size
+from cluster.tracking.client import resolve_uri
+from cluster.tracking.launches import close_tracking, open_tracking
 from diffup.grid.axes import select
 from diffup.grid.cell import AnyCell, TrainingCell
 
@@ -49,7 +48,7 @@ class Options:
     """Runtime options of a launch; none of them is identity.
 
     Attributes:
-        results: result store; with `remote`, this machine's mirror of it.
+        results: result store; with `remote`, this machine's copy of it.
         remote: URI of an object store that holds the results, ``""``: `results` does.
         tracking_uri: MLflow; ``""`` = a sqlite file in `results`.
         select: see `diffup.grid.axes.select`.
@@ -116,11 +115,10 @@ def launch(
     uri = resolve_uri(options.tracking_uri, store.root)
     cells = select(cells, options.select)
     if options.dry_run:
-        with _read_only(store) as seen:
+        with store.read_only() as seen:
             _render_disk(_planned(name, cells, seen, options, datasets, work), options.use_features)
         return DONE
-    if store.remote:
-        check_access(RemotePlace(store.remote))
+    store.sync.check_access()
     store.update()
     plan = _planned(name, cells, store, options, datasets, work)
     if not plan.todo:
@@ -153,8 +151,8 @@ def launch(
                 cells=plan.todo,
                 seconds=plan.seconds,
                 store=store,
-                # Workers of other machines can't reach a sqlite file in this one's mirror.
-                tracking=None if store.remote and uri.startswith("sqlite:") else opened,
+                # Workers of other machines can't reach a sqlite file in this one's copy.
+                tracking=None if store.sync.is_copy and uri.startswith("sqlite:") else opened,
                 work=work,
                 datasets=paths,
                 weights_dir=options.weights_dir,
@@ -168,32 +166,13 @@ def launch(
                 system_metrics=options.system_metrics,
             )
             code = _run(name, cells, plan, job, options.features_limit, stop)
-            if store.remote and opened is not None and job.tracking is None:
+            if opened is not None and job.tracking is None:
                 log_finished(make_plan(cells, store), store, opened)
                 note = store.root / LAUNCHES / f"{launch_name}.json"
                 close_tracking(opened, "FAILED" if code else "FINISHED", {}, note)
             return code
         finally:
             lease.release()
-
-
-@contextlib.contextmanager
-def _read_only(store: Store) -> Iterator[Store]:
-    """The store; where it is in an object store, a copy in a temporary folder, as nothing may be written there."""
-    if not store.remote:
-        yield store
-        return
-    from cluster.storage.mirror import preview
-
-    with tempfile.TemporaryDirectory(prefix="diffup-dry-run-") as folder:
-        try:
-            preview(RemotePlace(store.remote), store.root, Path(folder))
-        except OSError as error:
-            raise UserError(
-                f"results {store.remote} can't be read: {error}. Check the bucket's name and the credentials in the "
-                "environment (for a server of your own also AWS_ENDPOINT_URL)"
-            ) from error
-        yield Store(Path(folder), store.remote)
 
 
 def _planned(
@@ -231,9 +210,8 @@ def _render_disk(plan: Plan, used: bool) -> None:
     if plan.todo and used:
         most = disk(plan.todo)
         rest = "" if most.complete else ", without the training images of data sets that are not at hand"
-        print(
-            f"  shards: at most {in_words(most.features)} of features and {in_words(most.priors)} of prior maps{rest}"
-        )
+        features, priors = format_size(most.features), format_size(most.priors)
+        print(f"  shards: at most {features} of features and {priors} of prior maps{rest}")
 
 
 def _forced(cells: Sequence[AnyCell], selection: str) -> frozenset[str]:
@@ -244,7 +222,7 @@ def _forced(cells: Sequence[AnyCell], selection: str) -> frozenset[str]:
 
 def _run(name: str, cells: Sequence[AnyCell], plan: Plan, job: Job, features_limit: int, stop: Stop) -> int:
     from cluster.execution.tuner import GaveUp, resources, run_trials
-    from cluster.precompute.stage import prepared
+    from cluster.precompute.stage import precompute
 
     store = job.store
     _forget(plan, store, job.name)
@@ -267,7 +245,7 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, job: Job, features_lim
     try:
         given = resources(job)
         if job.features is not None and job.work == WORK:
-            stage = prepared(job, given, features_limit, stop.begun)
+            stage = precompute(job, given, features_limit, stop.begun)
         progress, dropped = run_trials(job, given, stopping=stop.begun, over=stop.over)
         store.update()
         for cell in plan.todo:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from diffup.errors import UserError
 
 
-def write_in_full(path: Path, content: bytes) -> None:
-    """Write a file under another name, sync it and rename it; nothing is left behind if that fails.
+@contextmanager
+def synced_copy(path: Path, content: bytes) -> Iterator[Path]:
+    """A file beside `path` that holds `content` on the disk, to be renamed to `path`; it is removed if it was not.
 
     Raises:
         OSError: it can't be written, with the reason's number: a full disk is ``ENOSPC``.
@@ -22,9 +25,15 @@ def write_in_full(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        yield part
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_in_full(path: Path, content: bytes) -> None:
+    """Write all of a file or nothing; see `synced_copy`."""
+    with synced_copy(path, content) as part:
+        os.replace(part, path)
 
 
 def as_path(value: object, argument: str) -> Path:

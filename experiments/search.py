@@ -47,7 +47,7 @@ HOLD_OUT = 3
 TASKS = ((1, "mask"), (1, "scribble"), (5, "mask"))
 EPISODES = 60
 TRIALS = 16
-REDUCTION, RUNGS = 2, 4
+REDUCTION, MILESTONES = 2, 4
 STREAM = 5  # keeps the drawing of configurations apart from that of episodes
 TRAINED_ON, EMBEDDED_ON = "resnet50", "tiny_resnet"
 
@@ -166,22 +166,21 @@ def virtual_sizes(size: int) -> tuple[int, int]:
 
 
 def table(search: Search, record: Record) -> Table:
-    """Configurations with their scores at each rung, the best first, and how they ended."""
+    """Configurations with their scores at each milestone, the best first, and how they ended."""
     from analysis.tables.table import Column, Number, Row, Table
 
     names = list(dict.fromkeys(name for candidate in search.candidates for name in candidate.values))
     winner = best(record)
     rows = []
     for number, candidate in enumerate(search.candidates):
-        key = candidate.cell.key()
-        entry = record.entries[key]
-        scores = {rung["steps"]: float(rung["miou"]) for rung in entry["rungs"]}
-        made = [Number(value=scores[at], best=key == winner) if at in scores else None for at in search.rungs]
-        how = (entry["ended"] or "not ended") + (" (best)" if key == winner else "")
-        shown = [_short(getattr(candidate.cell.train, name, getattr(candidate.cell.model, name, ""))) for name in names]
-        rows.append((len(scores), max(scores.items(), default=(0, 0.0))[1], Row((str(number),), (*shown, *made, how))))
+        cell, entry, won = candidate.cell, record.entries[candidate.cell.key()], candidate.cell.key() == winner
+        scores = {score["steps"]: Number(value=float(score["miou"]), best=won) for score in entry["scores"]}
+        values = [_short(getattr(cell.train, name, getattr(cell.model, name, ""))) for name in names]
+        how = (entry["ended"] or "not ended") + (" (best)" if won else "")
+        row = Row((str(number),), (*values, *(scores.get(steps) for steps in search.milestones), how))
+        rows.append((len(scores), entry["scores"][-1]["miou"] if scores else 0.0, row))
     rows.sort(key=lambda row: row[:2], reverse=True)
-    heads = [*names, *(f"{at} steps" for at in search.rungs), "ended"]
+    heads = [*names, *(f"{steps} steps" for steps in search.milestones), "ended"]
     return Table(
         name="search",
         caption=f"mIoU in % on held-out base classes: {', '.join(search.classes)}.",
@@ -199,10 +198,11 @@ def report(search: Search, record: Record) -> str:
     """The table, what was saved, the best configuration to paste into a recipe, and what its score is worth."""
     from analysis.tables.table import to_markdown
 
-    steps, entries = search.rungs[-1], record.entries.values()
-    full, rungs = steps * len(search.candidates), [rung for entry in entries for rung in entry["rungs"]]
-    train = sum(float(rung["train_seconds"]) for rung in rungs)
-    validate = sum(float(rung["validate_seconds"]) for rung in rungs)
+    full, scores = (
+        search.milestones[-1] * len(search.candidates),
+        [s for e in record.entries.values() for s in e["scores"]],
+    )
+    train, validate = (sum(float(score[name]) for score in scores) for name in ("train_seconds", "validate_seconds"))
     left = len(record.todo())
     saved = f"{left} not ended" if left else f"{100 * (1 - record.spent() / full):.0f} % saved by stopping"
     lines = [
@@ -212,7 +212,7 @@ def report(search: Search, record: Record) -> str:
     ]
     if key := best(record):
         values = dict(next(c.values for c in search.candidates if c.cell.key() == key))
-        score, number = float(record.entries[key]["rungs"][-1]["miou"]), len(search.candidates)
+        score, number = float(record.entries[key]["scores"][-1]["miou"]), len(search.candidates)
         lines += [
             f"best     {values or 'the recipe itself'}",
             f"         {score:.1f} % is the highest of {number} noisy scores, so it is optimistic: train the chosen",
@@ -278,7 +278,7 @@ def build(args: argparse.Namespace) -> tuple[list[Search], dict[str, Path]]:
             Search(
                 name=re.sub(r"[^\w.-]+", "-", f"{data.name}-{source.name}-fold{fold}-seed{args.seed}"),
                 candidates=found,
-                rungs=halvings(base.train.steps, REDUCTION, RUNGS),
+                milestones=halvings(base.train.steps, REDUCTION, MILESTONES),
                 reduction=REDUCTION,
                 classes=validation_classes(dataset, found[0].validation),
             )
@@ -296,7 +296,7 @@ def results_of(args: argparse.Namespace) -> Path:
         raise UserError(
             f"--results {args.results}: a search goes on from its record and from paused trainings, which must be in "
             "a folder; give one that all machines see. Its finished trainings can be copied to an object store: "
-            f"`python -m cluster.storage.mirror push DIR {args.results}`"
+            f"`python -m cluster sync push DIR {args.results}`"
         )
     return expanded(args.results or home() / "results" / NAME)
 
@@ -332,7 +332,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         searches, files = build(args)
         if args.dry_run:
             for search in searches:
-                print(f"{search.name}: rungs {search.rungs}, scored on {', '.join(search.classes)}")
+                print(f"{search.name}: milestones {search.milestones}, scored on {', '.join(search.classes)}")
                 for number, candidate in enumerate(search.candidates):
                     print(f"  {number}: {candidate.cell.key()} {candidate.in_words()}")
             return 0

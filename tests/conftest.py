@@ -10,6 +10,7 @@ start Ray in one and the same.
 
 from __future__ import annotations
 
+import fcntl
 import lzma
 import os
 import shutil
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from cluster.storage.remote import RemotePlace
+    from cluster.storage.backend import ObjectStore
     from diffup import DiffUp
     from diffup.data.dataset import Dataset
 
@@ -45,6 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # Short, since Ray puts sockets below it, and a socket's path may have 107 characters.
     ray_tmpdir = Path(tempfile.mkdtemp(prefix="du-", dir="/tmp" if os.path.isdir("/tmp") else None))
     config.stash[_scratch] = [home, ray_tmpdir]
+    if hasattr(config, "workerinput"):  # a worker of xdist: generated data sets are shared
+        (home / "datasets").symlink_to(Path(os.environ["DIFFUP_HOME"]) / "datasets")
+    else:
+        (home / "datasets").mkdir()
     os.environ |= {
         "DIFFUP_HOME": str(home),
         "RAY_TMPDIR": str(ray_tmpdir),
@@ -193,6 +198,17 @@ def shared_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpacked
 
 
+@pytest.fixture(scope="session")
+def shapes4i() -> Path:
+    """``dataset.json`` of the whole embedded data set in ``$DIFFUP_HOME``; generated once for all processes."""
+    from diffup.data.dataset import resolve_dataset
+
+    datasets = Path(os.environ["DIFFUP_HOME"], "datasets").resolve()
+    with (datasets.parent / "shapes4i.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return resolve_dataset("shapes4i")
+
+
 @pytest.fixture
 def one_thread() -> Generator[None]:
     """torch computes on one thread during the test, and as before after it."""
@@ -244,6 +260,16 @@ def json_path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs, to copy: making its schema takes seconds."""
+    from mlflow.tracking import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(scope="session")
 def s3_server() -> Generator[str]:
     """The address of a local S3 server: one for all tests of a process, as file systems are kept per process."""
     server = pytest.importorskip("moto.server")
@@ -270,8 +296,8 @@ def endpoint(s3_server: str) -> Generator[str]:
 
 
 @pytest.fixture
-def place(endpoint: str, tmp_path: Path) -> RemotePlace:
+def remote(endpoint: str, tmp_path: Path) -> ObjectStore:
     """A prefix that is the test's alone."""
-    from cluster.storage.remote import RemotePlace
+    from cluster.storage.backend import ObjectStore
 
-    return RemotePlace(f"s3://results/{tmp_path.name}")
+    return ObjectStore(f"s3://results/{tmp_path.name}")

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffup.backbones import embedded
+from diffup.backbones.load import build
 from diffup.backbones.open_clip import ClipFeatures
 from diffup.backbones.timm import TimmFeatures
 from diffup.data.render import COLOURS, COMBINATIONS, FORMS, PATTERNS, Scene, render
@@ -134,7 +135,7 @@ def dense_loss(logits: list[list[Tensor]], labels: Tensor, things: Sequence[Any]
 
 
 def dense_embedding(features: ClipFeatures, last_stage: Tensor) -> Tensor:
-    """What ``features.dense_text`` gives, [B, D, h, w], from a last stage that is already at hand."""
+    """What ``features.dense_text`` gives, [B, D, h, w], from a last stage that was computed already."""
     visual: Any = features.model.visual
     alone = rearrange(last_stage, "b c h w -> (b h w) c 1 1")
     embedding = visual.head(visual.trunk.forward_head(alone))
@@ -152,12 +153,6 @@ def caption_loss(
     target = on_grid(labels, (dense.shape[-2], dense.shape[-1]))
     positive = F.one_hot(target, len(things) + 1)[..., 1:].permute(0, 3, 1, 2).float()
     return F.binary_cross_entropy_with_logits(logits, positive, pos_weight=torch.tensor(4.0)) * 20
-
-
-def wrap(name: str) -> tuple[nn.Module, TimmFeatures | ClipFeatures]:
-    """The architecture and its three stages, as at test."""
-    model = embedded.build(name)
-    return model, ClipFeatures(model, embedded.tokenizer) if embedded.EMBEDDED[name].has_text else TimmFeatures(model)
 
 
 @torch.inference_mode()
@@ -186,7 +181,8 @@ def train(name: str, scenes: Sequence[Scene], held_out: Sequence[Scene], out: Pa
     """Train one backbone and write ``<name>.safetensors`` (fp16) and ``<name>.json``."""
     torch.manual_seed(seed)
     rng = np.random.default_rng((seed, 5))
-    model, features = wrap(name)
+    features = build(name)
+    model = features.model
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (embedded.MEAN, embedded.STD))
     with torch.no_grad():
         heads = Heads([stage.shape[1] for stage in features.stages(torch.zeros(2, 3, INPUT, INPUT))])
@@ -196,11 +192,7 @@ def train(name: str, scenes: Sequence[Scene], held_out: Sequence[Scene], out: Pa
         {"params": [p for p in parameters if p.ndim > 1]},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(
-        groups,
-        lr=LEARNING_RATE,
-        weight_decay=WEIGHT_DECAY,
-    )
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     started = time.perf_counter()
     model.train()
     bar = tqdm(range(steps), desc=name)

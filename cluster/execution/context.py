@@ -19,26 +19,29 @@ from typing import Any
 import torch
 
 from cluster.code_version import code_hash, encoding_hash
-from cluster.storage.depot import Depot
-from cluster.storage.feature_cache import PRIORS, TEXT, TEXT_PRIORS, VISUAL, Spec
+from cluster.storage.feature_cache import PRIORS, TEXT, TEXT_PRIORS, VISUAL, Spec, pull
+from cluster.storage.layout import FEATURES
+from cluster.storage.sync import Sync
 from diffup.backbones.load import Backbone, load_backbone
-from diffup.config import InputConfig
+from diffup.config import EncoderConfig
 from diffup.data.class_names import overlap
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.episodes.cue_source import CueSource
-from diffup.episodes.episode import Manifest, held_out_classes, make_manifest, training_pools
+from diffup.episodes.episode import Manifest
 from diffup.episodes.manifest import fitted, listed_manifest, listed_pairs, read_manifest
 from diffup.episodes.protocols import get_protocol
+from diffup.episodes.sampling import held_out_classes, make_manifest, training_pools
 from diffup.errors import UserError
 from diffup.evaluation.encode import Encoder, FeatureCache
-from diffup.evaluation.priors import PairPriors
+from diffup.evaluation.priors import PriorSource
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.grid.datasets import lists_of, manifest_of
-from diffup.models.diffup import DiffUpNet, load_checkpoint
-from diffup.training.draw_cache import Keep, PriorMemo
+from diffup.models.checkpoint import load_checkpoint
+from diffup.models.diffup import DiffUpNet
+from diffup.training.draw_cache import DrawCache, Keep
 
 CHECKPOINT = "checkpoint"
-MEMO = "drawn"  # folder in the result store; not a cell
+DRAWN = "drawn"  # folder of drawn training steps in the result store; not a cell
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +102,7 @@ def _backbone(name: str, weights: str, weights_dir: Path | None, device: str) ->
 # Features outlive cells: consecutive cells of a worker share backbone and data set, whatever they vary.
 @lru_cache(maxsize=2)
 def _features(
-    dataset_path: str, backbone: str, weights: str, reader: tuple[str, str], config: InputConfig,
+    dataset_path: str, backbone: str, weights: str, reader: tuple[str, str], config: EncoderConfig,
     weights_dir: Path | None, device: str,
 ) -> FeatureCache:  # fmt: skip
     visual = _backbone(backbone, weights, weights_dir, device)
@@ -117,7 +120,7 @@ class Sources:
         text: dense text embeddings, None where no text is read.
         priors, text_priors: prior maps of visual cues and of text.
         reader: name and weights of what reads text, ``""`` twice where nothing does.
-        config: the cell's input configuration without what no feature depends on.
+        config: of the encoder, without a companion where no text is read.
     """
 
     visual: Spec
@@ -125,7 +128,7 @@ class Sources:
     priors: Spec
     text_priors: Spec | None
     reader: tuple[str, str]
-    config: InputConfig
+    config: EncoderConfig
 
 
 def reads_text(cell: AnyCell) -> bool:
@@ -138,7 +141,7 @@ def reads_text(cell: AnyCell) -> bool:
 def sources(cell: AnyCell, fingerprint: str, device: str) -> Sources:
     """See `Sources`; `fingerprint` is that of the data set."""
     given = cell.input
-    config = dataclasses.replace(given, class_names="given", scribble_width=0.08, boxes="component")
+    config = given.encoder
     reader = ("", "")
     if reads_text(cell):
         reader = (given.companion or cell.backbone, given.companion_weights if given.companion else cell.weights)
@@ -170,48 +173,49 @@ def features_of(cell: AnyCell, dataset: Dataset, context: WorkContext) -> Featur
     found = _features(path, cell.backbone, cell.weights, of.reader, of.config, *where)
     if context.features is not None:  # asked each time: another cell's stage may have added some
         root, encoder = context.features, found.encoder
-        _bring(context, of.visual, of.text)
+        _download(context, of.visual, of.text)
         text = of.text.open(root, encoder.reader) if of.text else None
         found.stores = (of.visual.open(root, encoder.visual), text)
     return found
 
 
-_brought: set[Path] = set()  # folders of shards; a launch's workers start after its stage
+_downloaded: set[Path] = set()  # folders of shards; a launch's workers start after its stage
 
 
-def _bring(context: WorkContext, *specs: Spec | None) -> None:
-    """Have the shards of an object store here, once per process; what can't be brought is computed, with a warning."""
+def _download(context: WorkContext, *specs: Spec | None) -> None:
+    """Bring shards of an object store here, once per process; those that can't be brought are computed."""
     assert context.features is not None
+    cache = Sync(context.results, context.remote).below(FEATURES, context.features)
     for spec in specs:
-        if context.remote and spec is not None and (folder := context.features / spec.name) not in _brought:
-            _brought.add(folder)
+        if spec is not None and (folder := cache.root / spec.name) not in _downloaded:
+            _downloaded.add(folder)
             try:
-                Depot(context.remote, context.features).pull(spec.name)
+                pull(cache, spec.name)
             except OSError as error:
-                print(f"warning: {spec.name} is not brought from {context.remote}: {error}", file=sys.stderr)
+                print(f"warning: {spec.name} is not downloaded from {cache.backend}: {error}", file=sys.stderr)
 
 
 def priors_of(
     cell: Cell, dataset: Dataset, cues: CueSource, features: FeatureCache, context: WorkContext
-) -> PairPriors:
+) -> PriorSource:
     """Prior maps for a cell: mapped where they are in shards, and computed where not."""
     if context.features is None:
-        return PairPriors(cues, features)
+        return PriorSource(cues, features)
     of, root, encoder = sources(cell, dataset.fingerprint, context.device), context.features, features.encoder
-    _bring(context, of.priors, of.text_priors)
+    _download(context, of.priors, of.text_priors)
     text = of.text_priors.open(root, encoder.identity) if of.text_priors else None
-    return PairPriors(cues, features, of.priors.open(root, encoder.visual), text)
+    return PriorSource(cues, features, of.priors.open(root, encoder.visual), text)
 
 
 # A training's drawn steps, which neither a variant nor its initial weights change.
 @lru_cache(maxsize=1)
-def _memo(results: Path) -> PriorMemo:
-    return PriorMemo(results / MEMO)
+def _draw_cache(results: Path) -> DrawCache:
+    return DrawCache(results / DRAWN)
 
 
 def keep_for(context: WorkContext, *source: object) -> Keep:
     """Keeps what is made from `source` by this version of the method: another one's prior maps are never read."""
-    return _memo(context.results).of((code_hash(), context.device, *source))
+    return _draw_cache(context.results).of((code_hash(), context.device, *source))
 
 
 def training_pools_of(cell: TrainingCell, dataset: Dataset, context: WorkContext) -> dict[int, tuple[str, ...]]:

@@ -24,7 +24,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from cluster.execution.progress import Progress
 from cluster.execution.work_units import Piece
 from cluster.execution.worker import FAILED, context_options, run_in_turn
-from cluster.storage.results import TUNE
+from cluster.storage.layout import TUNE
 from diffup.errors import UserError
 from diffup.grid.cell import AnyCell, TrainingCell, cell_from_dict, cell_to_dict
 

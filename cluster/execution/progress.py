@@ -13,7 +13,8 @@ from ray import tune
 from cluster.execution.work_units import Piece
 from cluster.execution.worker import AGAIN, ATTEMPTS, ELSEWHERE, FAILED, PART
 from cluster.planning.plan import clock
-from cluster.storage.results import Record, Store
+from cluster.storage.record import Record
+from cluster.storage.results import Store
 from diffup.grid.axes import describe
 from diffup.grid.cell import AnyCell, Cell
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,22 +31,24 @@ from cluster.execution.context import (
     training_pools_of,
 )
 from cluster.execution.memory import Peak, peak_memory
-from cluster.storage.depot import TrainingState
+from cluster.storage.layout import STATE
+from cluster.storage.sync import Sync
 from diffup.config import parse_annotation, support_kinds
 from diffup.episodes.cue_source import CueSource
-from diffup.episodes.episode import Episode, held_out_classes
+from diffup.episodes.episode import Episode
 from diffup.episodes.protocols import get_protocol
+from diffup.episodes.sampling import held_out_classes
 from diffup.errors import UserError
 from diffup.evaluation.adapter import load_method
 from diffup.evaluation.encode import FeatureCache
 from diffup.evaluation.evaluate import Evaluation, evaluate, predict
 from diffup.evaluation.metrics import fb_iou, miou, undefined
 from diffup.evaluation.panels import panel, shown_episodes
-from diffup.evaluation.priors import PairPriors
+from diffup.evaluation.priors import PriorSource
 from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_to_dict
 from diffup.models.card import versions
 from diffup.models.flops import method_cost
-from diffup.training.distributed import Team
+from diffup.training.distributed import ProcessGroup
 from diffup.training.sampler import EpisodeSampler
 from diffup.training.trainer import train
 
@@ -187,7 +190,7 @@ class _Setting:
     episodes: list[Episode]
     cues: CueSource
     features: FeatureCache | None
-    priors: PairPriors | None
+    priors: PriorSource | None
     provenance: dict[str, Any]
 
     @staticmethod
@@ -229,7 +232,7 @@ class _Setting:
 
 
 def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
-    team = Team.here()
+    group = ProcessGroup.current()
     dataset = open_cells_dataset(cell, context)
     features = features_of(cell, dataset, context)
     cues = CueSource(dataset, cell.input)
@@ -239,10 +242,15 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     keep = keep_for(context, *source, features.encoder.identity, cell.input, held_out)
     sampler = EpisodeSampler(cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train, keep)
     before = features.encoded
-    state = TrainingState(context.remote, context.results, cell.key())
-    if team.rank == 0:
-        state.bring()
+    sync, state = Sync(context.results, context.remote), f"{cell.key()}/{STATE}"  # errors there cost steps only
+    if group.rank == 0:
+        with suppress(OSError):
+            sync.download(state)
     warnings: list[str] = []
+
+    def upload() -> None:
+        with suppress(OSError):
+            sync.upload(state)
 
     def other_code(why: str) -> None:
         """The folder's name says what is trained, and nobody but the platform looks after the state."""
@@ -264,13 +272,14 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
         },
         progress=context.progress,
         device=context.device,
-        team=team,
-        saved=state.keep,
+        group=group,
+        saved=upload,
         other_code=other_code,
     )
-    if team.rank == 0:
-        state.drop()
-    facts = {**provenance(context, features, dataset), "train_workers": team.size}
+    if group.rank == 0:
+        with suppress(OSError):
+            sync.remove(state)
+    facts = {**provenance(context, features, dataset), "train_workers": group.size}
     if warnings:
         facts["warnings"] = warnings
     return Outcome(metrics, None, {**facts, "images_encoded": features.encoded - before})

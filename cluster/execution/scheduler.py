@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from cluster.execution.progress import Progress
 from cluster.execution.work_units import Piece
 from cluster.execution.worker import AGAIN, ATTEMPTS, ELSEWHERE, FINISHED, LOOK, PART, REFUSALS
-from cluster.storage.backend import Place
+from cluster.storage.backend import Backend
 from cluster.storage.leases import held
 from cluster.storage.results import Store
 from diffup.grid.cell import Cell, TrainingCell
@@ -64,7 +64,7 @@ class CellSearcher(Searcher):
         *,
         progress: Progress,
         store: Store,
-        leases: Place,
+        leases: Backend,
         workers: int,
         max_concurrent: int = 0,
         stopping: Callable[[], bool] = lambda: False,

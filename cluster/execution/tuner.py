@@ -21,8 +21,9 @@ from cluster.execution.progress import Progress
 from cluster.execution.scheduler import CellSearcher
 from cluster.execution.work_units import pieces
 from cluster.execution.worker import CellTrial
-from cluster.storage.results import TUNE, Store
-from cluster.tracking.launch_runs import Tracking
+from cluster.storage.layout import TUNE
+from cluster.storage.results import Store
+from cluster.tracking.runs import Tracking
 from diffup.grid.cell import AnyCell, Cell
 
 RESTARTS = 2  # of the Tuner, after an error of its own

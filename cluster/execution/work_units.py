@@ -11,14 +11,15 @@ import io
 import json
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.code_version import code_hash
-from cluster.storage import depot
 from cluster.storage.atomic import to_json, write_atomically
-from cluster.storage.results import PARTS, Store, cell_document
+from cluster.storage.layout import PARTS
+from cluster.storage.results import Store, cell_document
 from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_from_dict
 
 NOT_IDENTITY = ("key", "cell_version")
@@ -113,18 +114,16 @@ def write_part(store: Store, piece: Piece, part: Any, how: dict[str, Any]) -> No
         "how": {**how, "code_hash": code_hash()},
     }
     write_atomically(facts, to_json(document))
-    if store.remote:
-        depot.push_part(store.remote, store.root, piece.cell.key(), [data.name, facts.name])
+    store.sync.upload(*(path.relative_to(store.root).as_posix() for path in (data, facts)))
 
 
 def bring_parts(store: Store, key: str) -> None:
     """Have what others evaluated of a cell here.
 
     Raises:
-        OSError: the object store does not answer.
+        OSError: the object store can't be used.
     """
-    if store.remote:
-        depot.pull_parts(store.remote, store.root, key)
+    store.sync.download(f"{key}/{PARTS}/", last=".json")
 
 
 def read_part(store: Store, piece: Piece, how: dict[str, Any]) -> tuple[Any, dict[str, Any], float] | None:
@@ -146,6 +145,6 @@ def read_part(store: Store, piece: Piece, how: dict[str, Any]) -> tuple[Any, dic
 
 def forget_parts(store: Store, key: str) -> None:
     """Drop the parts of a cell that is finished."""
-    if store.remote:
-        depot.drop_parts(store.remote, key)
+    with suppress(OSError):  # those that stay in an object store do no harm
+        store.sync.remove(f"{key}/{PARTS}/")
     shutil.rmtree(store.folder(key) / PARTS, ignore_errors=True)

@@ -23,10 +23,15 @@ from ray import tune
 from cluster.code_version import code_hash
 from cluster.execution.work_units import Piece, bring_parts, forget_parts, ranges, read_part, write_part
 from cluster.storage.atomic import check_writable, now
+from cluster.storage.backend import RemoteError
+from cluster.storage.layout import LAUNCHES
 from cluster.storage.leases import Lease, acquire
-from cluster.storage.remote import RemoteError
-from cluster.storage.results import LAUNCHES, Record, Store
-from cluster.tracking.launch_runs import Tracking, log_cell, log_failure, system_metrics
+from cluster.storage.record import Record
+from cluster.storage.results import Store
+from cluster.storage.sync import Sync
+from cluster.tracking.export import log_cell, log_failure
+from cluster.tracking.runs import Tracking
+from cluster.tracking.system_metrics import system_metrics
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.models.card import versions
 
@@ -75,32 +80,22 @@ def unfit(results: str, remote: str, launch: str, patience: float = 10.0) -> str
     """Why this node, which may have come after the launch's start, can't run its cells; ``""`` if it can.
 
     Args:
-        results, remote: folder of the results, and the object store that it mirrors, ``""`` if none.
+        results, remote: folder of the results, and the object store that it is a copy of, ``""`` if none.
         launch: its name.
         patience: seconds until a file server shows what was written elsewhere.
     """
     root, node = Path(results), platform.node()
-    note = root / LAUNCHES / f"{launch}.json"
+    note = f"{LAUNCHES}/{launch}.json"
     if (results, launch) in _fit:
         return ""
-    if not remote and not _comes(note, patience):
-        return f"node {node} does not see {note}: mount the results there, or take it out of the cluster"
+    if not Sync(root, remote).appears(note, patience):
+        return f"node {node} does not see {root / note}: mount the results there, or take it out of the cluster"
     try:
         check_writable(root)
     except OSError as error:
         return f"node {node} can't write to {root}: {error}"
     _fit.add((results, launch))
     return ""
-
-
-def _comes(path: Path, patience: float) -> bool:
-    """Whether a file is there, or a file server shows it soon."""
-    deadline = time.monotonic() + patience
-    while not path.is_file():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.5)
-    return True
 
 
 def _later(key: str, why: str) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Successive halving over training configurations: Ray Tune's ASHA gives steps to those that are good so far.
+"""Successive halving over training configurations: Ray Tune's ASHA gives more steps to those that score well.
 
-A trial is one configuration of `cluster.hpo.trials`. At each rung its training pauses, what it has so far is scored on
-the base classes that it holds out, and the scheduler lets it go on or stops it. Training goes through the result store
-as in any launch (`cluster.execution.worker.run_piece`): a configuration that is trained to the end is a finished
-training cell, with the bytes it would have had without a search. One that was stopped leaves its state, so that it
-could still go on.
+A trial is one configuration of `cluster.hpo.trials`. At each milestone its training pauses, its weights so far are
+scored on the base classes that it holds out, and the scheduler lets it go on or stops it. Training goes through the
+result store as in any launch (`cluster.execution.worker.run_piece`): a configuration that is trained to the end is a
+finished training cell, with the bytes it would have had without a search. One that was stopped keeps its state, so that
+it could still go on.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ from cluster.execution.session import ray_session
 from cluster.execution.tuner import Job, options_of, resources
 from cluster.execution.work_units import Piece, read_cell
 from cluster.execution.worker import context_options, run_in_turn
-from cluster.hpo.report import Board, Runs
-from cluster.hpo.trials import DIVERGED, FAILED, FINISHED, Record, Search, check_seen, read_entry
+from cluster.hpo.report import Report, key_of
+from cluster.hpo.trials import DIVERGED, FAILED, FINISHED, STOPPED, Record, Search, check_seen, read_entry
 from cluster.planning.preflight import git_commit, preflight
-from cluster.precompute.stage import prepared
+from cluster.precompute.stage import precompute
+from cluster.storage.layout import TUNE
 from cluster.storage.leases import alone
-from cluster.storage.results import TUNE, WORK, Store, cell_document
-from cluster.tracking.launch_runs import Tracking, close_tracking, open_tracking, resolve_uri
+from cluster.storage.results import WORK, Store, cell_document
+from cluster.tracking.client import resolve_uri
+from cluster.tracking.launches import close_tracking, open_tracking
+from cluster.tracking.runs import Tracking
 from diffup.errors import UserError
-from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_from_dict, cell_to_dict
+from diffup.grid.cell import Cell, TrainingCell, cell_from_dict, cell_to_dict
 from diffup.training.trainer import Paused, paused_at
 
 CRASHES = 1  # times that a configuration is tried again after the death of its worker
@@ -67,15 +70,15 @@ class SearchOptions:
 
 
 class SearchTrial(tune.Trainable):
-    """One configuration; a step is the way to its next rung, or the report of a rung that was scored before."""
+    """One configuration; a step trains to its next milestone, or reports a milestone that was scored before."""
 
     def setup(self, config: dict[str, Any]) -> None:
         """Read what the record has of the configuration: scores of a killed search, or from before a crash."""
         self.task = config["task"]
         entry = read_entry(Path(self.task["record"]), self.task["cell"]["key"])
-        self.known: list[dict[str, Any]] = list(entry.get("rungs", []))
+        self.known: list[dict[str, Any]] = list(entry.get("scores", []))
         self.ended: str | None = entry.get("ended")
-        self.scored = {rung[TIME] for rung in self.known}
+        self.scored = {score[TIME] for score in self.known}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next configuration in the same process."""
@@ -83,17 +86,17 @@ class SearchTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train to the next rung and score. Known scores come first: the scheduler has to know its rivals again."""
+        """Train to the next milestone and score. Known scores come first: the scheduler compares others with them."""
         if self.known:
-            rung = self.known.pop(0)
-            return {**rung, "known": True, "ended": self.ended, "done": bool(self.ended) and not self.known}
-        result = climb(self.task, self.scored)
+            score = self.known.pop(0)
+            return {**score, "known": True, "ended": self.ended, "done": bool(self.ended) and not self.known}
+        result = train_and_score(self.task, self.scored)
         self.scored.add(result.get(TIME, 0))
         return {**result, "known": False, "done": result["ended"] is not None}
 
 
 class Halving(ASHAScheduler):
-    """ASHA that learns from known scores without deciding on them again: what went on once goes on after a kill."""
+    """ASHA that takes note of known scores without deciding on them again: what went on once goes on after a kill."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Whether the trial goes on."""
@@ -101,37 +104,37 @@ class Halving(ASHAScheduler):
         return TrialScheduler.CONTINUE if result.get("known") else action
 
 
-def climb(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
-    """Train a configuration to its next rung, and score it there.
+def train_and_score(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
+    """Train a configuration to its next milestone, and score it there.
 
     Args:
-        task: as for `cluster.execution.worker.run_piece`, with ``rungs``, ``validation`` (cell documents) and
+        task: as for `cluster.execution.worker.run_piece`, with ``milestones``, ``validation`` (cell documents) and
             ``classes``.
-        scored: rungs, in steps, that have a score.
+        scored: milestones that have a score.
 
     Returns:
-        a rung as in `cluster.hpo.trials.Record`, with ``ended``: None, ``"finished"``, ``"diverged"`` or ``"failed"``;
+        a score as in `cluster.hpo.trials.Record`, with ``ended``: None, ``"finished"``, ``"diverged"`` or ``"failed"``;
         the last two with ``error`` in place of a score.
     """
     cell = read_cell(task["cell"])
     assert isinstance(cell, TrainingCell)
-    began, paused = time.perf_counter(), False
+    began, steps = time.perf_counter(), cell.train.steps
+    ended: str | None = FINISHED
     try:
-        with paused_at(*(rung for rung in task["rungs"] if rung not in scored)):
+        with paused_at(*(steps for steps in task["milestones"] if steps not in scored)):
             outcome = run_in_turn(Piece(cell), task)
         if outcome["status"] != "finished":
             diverged = outcome["error"].startswith(FloatingPointError.__name__)
             return {"ended": DIVERGED if diverged else FAILED, "error": outcome["error"]}
-        steps = cell.train.steps
     except Paused as pause:
-        steps, paused = pause.step, True
+        steps, ended = pause.step, None
     trained = time.perf_counter()
     try:
         tasks = validate(task)
     except Exception as error:
         return {"ended": FAILED, "error": f"{type(error).__name__}: {error}"}
     finally:
-        if paused:  # nobody is to take half a training for a checkpoint
+        if ended is None:  # half a training must not be taken for a checkpoint
             for name in SO_FAR:
                 (Path(task["results"]) / cell.key() / "checkpoint" / name).unlink(missing_ok=True)
     return {
@@ -140,7 +143,7 @@ def climb(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
         "tasks": tasks,
         "train_seconds": trained - began,
         "validate_seconds": time.perf_counter() - trained,
-        "ended": None if paused else FINISHED,
+        "ended": ended,
     }
 
 
@@ -187,9 +190,7 @@ def run_searches(
     for search, record in zip(searches, records):
         print(overview(search, record), flush=True)
     if any(record.todo() for record in records):
-        all_candidates = [candidate for search in searches for candidate in search.candidates]
-        cells: list[AnyCell] = [candidate.cell for candidate in all_candidates]
-        cells += [cell for candidate in all_candidates for cell in candidate.validation]
+        cells = [cell for search in searches for cell in search.cells]
         paths = preflight(cells, datasets, options.weights_dir)
         store.make_writable()
         try:
@@ -211,15 +212,20 @@ def run_searches(
 
 def overview(search: Search, record: Record) -> str:
     """What there is to do, by number, and whether scores are of other code."""
-    todo, steps = len(record.todo()), search.rungs[-1]
-    ended = ", ".join(f"{record.count(how)} {how}" for how in (FINISHED, "stopped", DIVERGED, FAILED))
-    line = f"{search.name}: {len(search.candidates)} configurations of {steps} steps, {todo} to do ({ended})"
+    ended = ", ".join(f"{record.count(how)} {how}" for how in (FINISHED, STOPPED, DIVERGED, FAILED))
+    count, steps, todo = len(search.candidates), search.milestones[-1], len(record.todo())
+    lines = [
+        f"{search.name}: {count} configurations of {steps} steps, {todo} to do ({ended})",
+        f"  scored after {', '.join(map(str, search.milestones))} steps on {', '.join(search.classes)}",
+    ]
     for number, candidate in enumerate(search.candidates):
         if record.entries[candidate.cell.key()]["ended"] is None:
-            line += f"\n  {number}: {candidate.cell.key()} {candidate.in_words()}"
+            lines.append(f"  {number}: {candidate.cell.key()} {candidate.in_words()}")
     if record.stale:
-        line += f"\n  warning: {len(record.stale)} have scores made by other code; remove {record.path} to score anew"
-    return line
+        lines.append(
+            f"  warning: {len(record.stale)} have scores made by other code; remove {record.path} to score anew"
+        )
+    return "\n".join(lines)
 
 
 def _run(
@@ -235,16 +241,15 @@ def _run(
     for key in record.todo():
         if store.read(key).status == "damaged":
             store.forget_result(key)
-    runs = Runs(tracking)
-    board = Board(search, record, runs)
+    report = Report(search, record, tracking)
     shutil.rmtree(_tunes_own(search, store), ignore_errors=True)  # what a killed search left
     status = "KILLED"
     try:
-        _fit(search, record, board, store, paths, options, work, name, commit)
+        _fit(search, record, report, store, paths, options, work, name, commit)
         status = "FAILED" if record.count(FAILED) or record.todo() else "FINISHED"
-        board.conclude()
+        report.conclude()
     finally:
-        runs.close()
+        report.close()
         if tracking is not None:
             close_tracking(tracking, status, {"steps_spent": float(record.spent())})
         record.tracking = None
@@ -258,22 +263,20 @@ def _tunes_own(search: Search, store: Store) -> Path:
 
 
 def _fit(
-    search: Search, record: Record, board: Board, store: Store, paths: dict[str, str], options: SearchOptions,
+    search: Search, record: Record, report: Report, store: Store, paths: dict[str, str], options: SearchOptions,
     work: str, name: str, commit: str,
 ) -> None:  # fmt: skip
-    cells: list[AnyCell] = [candidate.cell for candidate in search.candidates]
-    cells += [cell for candidate in search.candidates for cell in candidate.validation]
     job = Job(
-        name=name, cells=cells, seconds={}, store=store, tracking=None, work=work, datasets=paths,
+        name=name, cells=search.cells, seconds={}, store=store, tracking=None, work=work, datasets=paths,
         weights_dir=options.weights_dir, features=store.root / "features" if work == WORK else None,
         batch_size=options.batch_size, shard_episodes=0, gpus_per_trial=1.0, max_concurrent=options.max_concurrent,
         train_workers=1, git_commit=commit,
     )  # fmt: skip
     given = resources(job)
     if job.features is not None:
-        prepared(job, given, 0, lambda: False)
+        precompute(job, given, 0, lambda: False)
     # Rivals whose scores are known come first, so that the scheduler compares with all of them.
-    told = [key for key, entry in record.entries.items() if entry["ended"] and entry["rungs"]]
+    told = [key for key, entry in record.entries.items() if entry["ended"] and entry["scores"]]
     order = [*told, *record.todo()]
     workers = min(given.workers, len(order))
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)
@@ -282,7 +285,7 @@ def _fit(
     shared = {
         "results": str(store.root),
         "record": str(record.path),
-        "rungs": list(search.rungs),
+        "milestones": list(search.milestones),
         "classes": list(search.classes),
         "work": work,
         "options": options_of(job, given.device),
@@ -306,14 +309,14 @@ def _fit(
             scheduler=scheduler(search),
             max_concurrent_trials=workers,
             reuse_actors=True,
-            trial_name_creator=_name,
-            trial_dirname_creator=_name,
+            trial_name_creator=key_of,
+            trial_dirname_creator=key_of,
         ),
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(_tunes_own(search, store)),
             verbose=0,
-            callbacks=[board],
+            callbacks=[report],
             failure_config=tune.FailureConfig(max_failures=CRASHES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
@@ -322,16 +325,12 @@ def _fit(
 
 
 def scheduler(search: Search) -> Halving:
-    """The scheduler of a search, at its rungs."""
+    """The scheduler of a search, at its milestones."""
     return Halving(
         metric=SCORE,
         mode="max",
         time_attr=TIME,
-        max_t=search.rungs[-1],
-        grace_period=search.rungs[0],
+        max_t=search.milestones[-1],
+        grace_period=search.milestones[0],
         reduction_factor=search.reduction,
     )
-
-
-def _name(trial: Any) -> str:
-    return str(trial.config["task"]["cell"]["key"])

@@ -1,8 +1,8 @@
-"""A search over training configurations, without Ray: what competes, what may be looked at, and what is known so far.
+"""A search over training configurations, without Ray: its configurations, the classes it may score on, and its record.
 
 A configuration is a training cell that holds out base classes, and is scored on these and nothing else. The record of a
 search, ``<results>/searches/<name>.json``, has every score and how each configuration ended. One process writes it, the
-driver; a search that was killed goes on from it.
+driver; a search that was killed resumes from it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 from cluster.code_version import code_hash
 from cluster.storage.atomic import to_json, write_atomically
 from cluster.storage.results import Store
-from diffup.episodes.episode import held_out_classes, make_manifest
 from diffup.episodes.protocols import get_protocol
+from diffup.episodes.sampling import held_out_classes, make_manifest
 from diffup.errors import UserError
-from diffup.grid.cell import Cell, TrainingCell, cell_to_dict
+from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_to_dict
 
 if TYPE_CHECKING:
     from diffup.data.dataset import Dataset
 
 SEARCHES = "searches"
-SCHEMA = 1
+SCHEMA = 2
 FINISHED, STOPPED, DIVERGED, FAILED = "finished", "stopped", "diverged", "failed"
-NOT_SHARED = ("checkpoint", "variant")  # what may differ between the validation of two configurations
+MAY_DIFFER = ("checkpoint", "variant")  # between the validation cells of two configurations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +73,14 @@ class Search:
     Attributes:
         name: of the record.
         candidates: in the order in which they start; all of one data set, fold, seed and number of steps.
-        rungs: steps after which a configuration is scored, ascending; the last is the end.
-        reduction: at each rung, one of so many goes on.
+        milestones: steps after which a configuration is scored, ascending; the last is the end.
+        reduction: at each milestone, one of so many goes on.
         classes: names of the classes that all are scored on; see `validation_classes`.
     """
 
     name: str
     candidates: Sequence[Candidate]
-    rungs: tuple[int, ...]
+    milestones: tuple[int, ...]
     reduction: int
     classes: tuple[str, ...]
 
@@ -89,33 +89,40 @@ class Search:
         if len(rules) != 1:
             raise UserError(f"search {self.name!r}: {len(rules)} ways to score configurations; all need the same one")
         steps = {candidate.cell.train.steps for candidate in self.candidates}
-        if steps != {self.rungs[-1]} or list(self.rungs) != sorted(set(self.rungs)):
+        if steps != {self.milestones[-1]} or list(self.milestones) != sorted(set(self.milestones)):
             raise UserError(
-                f"search {self.name!r}: rungs {self.rungs} must ascend to the steps of all configurations ({steps})"
+                f"search {self.name!r}: milestones {self.milestones} must ascend to the steps of all configurations "
+                f"({steps})"
             )
         if len({candidate.cell.key() for candidate in self.candidates}) != len(self.candidates):
             raise UserError(f"search {self.name!r} has a configuration twice")
 
+    @property
+    def cells(self) -> list[AnyCell]:
+        """All training cells, then all validation cells."""
+        trained: list[AnyCell] = [candidate.cell for candidate in self.candidates]
+        return trained + [cell for candidate in self.candidates for cell in candidate.validation]
+
     def rules(self) -> dict[str, Any]:
-        """What scores depend on, beside the configuration: those of other rules can't be compared with them."""
-        return {"rungs": list(self.rungs), "validation": _rules(self.candidates[0])}
+        """What scores depend on, beside the configuration; scores under other rules can't be compared with them."""
+        return {"milestones": list(self.milestones), "validation": _rules(self.candidates[0])}
 
 
 def _rules(candidate: Candidate) -> list[dict[str, Any]]:
     documents = (cell_to_dict(cell) for cell in candidate.validation)
-    return [{name: value for name, value in cell.items() if name not in NOT_SHARED} for cell in documents]
+    return [{name: value for name, value in cell.items() if name not in MAY_DIFFER} for cell in documents]
 
 
 def halvings(steps: int, reduction: int, count: int) -> tuple[int, ...]:
-    """`count` rungs up to `steps`, each 1 / `reduction` of the next, rounded down; e.g. 300, 2, 3 → (75, 150, 300).
+    """`count` milestones up to `steps`, each 1 / `reduction` of the next, rounded down: 300, 2, 3 → (75, 150, 300).
 
     Raises:
         UserError: the first would be 0 steps, or there is nothing to reduce.
     """
     if reduction < 2 or count < 2 or steps < reduction ** (count - 1):
         raise UserError(
-            f"{count} rungs of {steps} steps by a factor of {reduction}: give 2 rungs or more, a factor of 2 or more, "
-            "and a first rung of at least one step"
+            f"{count} milestones of {steps} steps by a factor of {reduction}: give 2 milestones or more, a factor of 2 "
+            "or more, and a first milestone of at least one step"
         )
     return tuple(steps // reduction**k for k in reversed(range(count)))
 
@@ -129,7 +136,7 @@ def validation_classes(dataset: Dataset, cells: Sequence[Cell], lists: Path | No
         lists: folder of list files, for a protocol that draws from them.
 
     Raises:
-        UserError: one is not a base class that the training holds out; or see `diffup.episodes.episode.make_manifest`.
+        UserError: one is not a base class that the training holds out; or see `diffup.episodes.sampling.make_manifest`.
     """
     seen: set[int] = set()
     for cell in cells:
@@ -154,12 +161,12 @@ def check_seen(names: Sequence[str], search_classes: Sequence[str], key: str) ->
 
 
 def record_path(root: Path, name: str) -> Path:
-    """Where the record of a search lies."""
+    """The record of a search, in a result store."""
     return root / SEARCHES / f"{name}.json"
 
 
 def read_entry(path: Path, key: str) -> dict[str, Any]:
-    """What a record says of a configuration, as `Record` writes it; also read in trials."""
+    """A configuration's entry in a record, for a trial; empty if there is none."""
     try:
         entry: dict[str, Any] = json.loads(path.read_bytes())["configurations"][key]
     except (OSError, KeyError, ValueError):
@@ -172,9 +179,10 @@ class Record:
 
     Attributes:
         path: of the file.
-        entries: by key: ``values``, ``rungs`` (each with ``steps``, ``miou``, ``tasks``, ``train_seconds`` and
+        entries: by key: ``values``, ``scores`` (each with ``steps``, ``miou``, ``tasks``, ``train_seconds`` and
             ``validate_seconds``), ``ended`` (None, or one of the four words above) and ``error``.
         stale: configurations whose last score was made by other code.
+        tracking: of a search that was killed or runs.
     """
 
     def __init__(self, store: Store, search: Search, *, retry_failed: bool = False) -> None:
@@ -189,58 +197,54 @@ class Record:
             UserError: the file can't be read, or its scores were made by other rules.
         """
         self.path = record_path(store.root, search.name)
-        before = self._read(search)
-        self.tracking: dict[str, str] | None = before.get("tracking")  # of a search that was killed
-        self._rules = search.rules()
-        known = before.get("configurations", {})
-        self._others = dict(known)
+        self._document: dict[str, Any] = {"schema": SCHEMA, "rules": search.rules(), "configurations": {}}
+        if self.path.exists():
+            self._document = self._read(search)
+        self.tracking: dict[str, str] | None = self._document.get("tracking")
         self.entries: dict[str, dict[str, Any]] = {}
         for candidate in search.candidates:
             key = candidate.cell.key()
-            fresh: dict[str, Any] = {
-                "values": dict(candidate.values),
-                "rungs": [],
-                "ended": None,
-                "error": "",
-                "code_hash": "",
-            }
-            entry = {**fresh, **known.get(key, {})}
+            entry: dict[str, Any] = {"values": dict(candidate.values), "scores": [], "ended": None, "error": ""}
+            entry |= {"code_hash": "", **self._document["configurations"].get(key, {})}
             gone = entry["ended"] == FINISHED and store.read(key).status != FINISHED
             if gone:
-                entry["rungs"] = [rung for rung in entry["rungs"] if rung["steps"] < search.rungs[-1]]
+                entry["scores"] = [score for score in entry["scores"] if score["steps"] < search.milestones[-1]]
             if gone or (retry_failed and entry["ended"] == FAILED):
                 entry |= {"ended": None, "error": ""}
             self.entries[key] = entry
         self.stale = [key for key, entry in self.entries.items() if entry["code_hash"] not in ("", code_hash())]
 
     def _read(self, search: Search) -> dict[str, Any]:
-        if not self.path.exists():
-            return {}
         try:
             document: dict[str, Any] = json.loads(self.path.read_bytes())
-            rules, _ = document["rules"], document["configurations"]
+            schema, rules, _ = document["schema"], document["rules"], document["configurations"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self.path} can't be read: {error}. Remove it to score all configurations anew"
             ) from error
+        if schema != SCHEMA:
+            raise UserError(
+                f"{self.path} has schema {schema}, this version reads {SCHEMA}; give another directory with --results, "
+                "or remove it to score all configurations anew"
+            )
         if rules != json.loads(json.dumps(search.rules())):
             raise UserError(
-                f"{self.path} has scores of other validation episodes or rungs, which can't be compared with these; "
-                "give another directory with --results"
+                f"{self.path} has scores of other validation episodes or milestones, which can't be compared with "
+                "these; give another directory with --results"
             )
         return document
 
     def todo(self) -> list[str]:
-        """Keys of the configurations that have not ended, those with scores first."""
+        """Keys of the configurations that have not ended, those with most scores first."""
         left = [key for key, entry in self.entries.items() if entry["ended"] is None]
-        return sorted(left, key=lambda key: -len(self.entries[key]["rungs"]))
+        return sorted(left, key=lambda key: -len(self.entries[key]["scores"]))
 
-    def add(self, key: str, rung: Mapping[str, Any]) -> bool:
-        """Note a score; False if that rung has one already."""
+    def add(self, key: str, score: Mapping[str, Any]) -> bool:
+        """Note a score; False if its milestone has one already."""
         entry = self.entries[key]
-        if any(known["steps"] == rung["steps"] for known in entry["rungs"]):
+        if any(known["steps"] == score["steps"] for known in entry["scores"]):
             return False
-        entry["rungs"].append(dict(rung))
+        entry["scores"].append(dict(score))
         entry["code_hash"] = code_hash()
         self.save()
         return True
@@ -253,12 +257,8 @@ class Record:
 
     def save(self) -> None:
         """Write the file; configurations of an earlier, larger search stay in it."""
-        document = {
-            "schema": SCHEMA,
-            "rules": self._rules,
-            "tracking": self.tracking,
-            "configurations": {**self._others, **self.entries},
-        }
+        configurations = {**self._document["configurations"], **self.entries}
+        document = {**self._document, "tracking": self.tracking, "configurations": configurations}
         write_atomically(self.path, to_json(document))
 
     def count(self, how: str) -> int:
@@ -267,10 +267,15 @@ class Record:
 
     def spent(self) -> int:
         """Steps up to the last score of each configuration."""
-        return sum(max((rung["steps"] for rung in entry["rungs"]), default=0) for entry in self.entries.values())
+        return sum(steps_of(entry) for entry in self.entries.values())
+
+
+def steps_of(entry: Mapping[str, Any]) -> int:
+    """Steps after which a configuration was scored last."""
+    return int(entry["scores"][-1]["steps"]) if entry["scores"] else 0
 
 
 def best(record: Record) -> str | None:
     """Key of the finished configuration with the highest last score, None where none has finished."""
     finished = [key for key, entry in record.entries.items() if entry["ended"] == FINISHED]
-    return max(finished, key=lambda key: float(record.entries[key]["rungs"][-1]["miou"]), default=None)
+    return max(finished, key=lambda key: float(record.entries[key]["scores"][-1]["miou"]), default=None)

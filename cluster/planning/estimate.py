@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.storage.results import Record, Store
+from cluster.storage.record import Record
+from cluster.storage.results import Store
 from diffup.config import support_kinds
 from diffup.errors import UserError
 from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_from_dict

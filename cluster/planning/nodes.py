@@ -1,8 +1,8 @@
-"""Before a launch begins: does each node see what cells read, and write where they write?
+"""Checks before a launch begins that each node sees what cells read, and writes where they write.
 
 A folder that one node does not mount is the worst kind of mistake: a path that happens to exist there too takes the
-node's results, and nobody ever sees them. So the driver leaves a note in each shared folder, every node must find it,
-and must leave an answer that the driver finds. A feature store of its own costs a node time only: that is a warning.
+node's results, and nobody ever sees them. So the driver writes a note to each shared storage, every node must find it,
+and must write an answer that the driver finds. A feature cache of its own costs a node time only: that is a warning.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.storage.atomic import check_writable
-from cluster.storage.backend import FolderPlace, Place
-from cluster.storage.remote import RemotePlace
+from cluster.storage.backend import Backend, appears
+from cluster.storage.layout import FEATURES
 from cluster.storage.results import Store
 from diffup.errors import UserError
 
-FEATURES, NODE = "the feature store", "the node"
+CACHE, NODE = "the feature cache", "the node"
 PATIENCE = 10.0  # seconds until a file server shows all nodes what one of them wrote
 ARRIVAL = 1200.0  # seconds for an autoscaler's first node, spot machines included
 DEATH = 30.0  # seconds until Ray notices that a node is gone
@@ -32,24 +32,27 @@ ANSWER = 120.0  # seconds for a node to start a process and answer
 
 def shared_by_nodes(
     store: Store, features: Path | None, weights_dir: Path | None, datasets: dict[str, str]
-) -> tuple[dict[str, Place], dict[str, Path], list[Path]]:
-    """What `check_nodes` is to look at: places to read and write, paths to read, and folders of each machine's own.
+) -> tuple[dict[str, Backend], dict[str, Path], list[Path]]:
+    """What `check_nodes` is to look at: storage to read and write, paths to read, and folders of each machine's own.
 
     Args:
         store: of the results.
-        features: folder of the shards, made here; None: there are none.
+        features: folder of the feature cache, made here; None: there is none.
         weights_dir: folder of local weights, if one was named.
         datasets: paths by name.
     """
-    places: dict[str, Place] = {"the results": RemotePlace(store.remote) if store.remote else FolderPlace(store.root)}
+    storage, own = {"the results": store.sync.backend}, [store.root] if store.sync.is_copy else []
     if features is not None:
         features.mkdir(parents=True, exist_ok=True)
-        if not store.remote:
-            places[FEATURES] = FolderPlace(features)
+        cache = store.sync.below(FEATURES, features)
+        if cache.is_copy:
+            own.append(features)
+        else:
+            storage[CACHE] = cache.backend
     paths = {f"data set {name}": Path(path) for name, path in datasets.items()}
     if weights_dir is not None:
         paths["folder of weights"] = weights_dir.absolute()
-    return places, paths, [folder for folder in (store.root, features) if folder is not None and store.remote]
+    return storage, paths, own
 
 
 def wait_for_nodes(*, stopping: Callable[[], bool] = lambda: False, patience: float = ARRIVAL) -> None:
@@ -89,18 +92,18 @@ def gpu_memory_mb() -> float:
 
 
 def check_nodes(
-    places: Mapping[str, Place], paths: Mapping[str, Path], own: Sequence[Path] = (), *, patience: float = PATIENCE
+    storage: Mapping[str, Backend], paths: Mapping[str, Path], own: Sequence[Path] = (), *, patience: float = PATIENCE
 ) -> list[str]:
     """Look at all of them from each node that can run cells, but this one.
 
     Args:
-        places: read and written by cells, by what they are called in messages.
+        storage: read and written by cells, by its name in messages.
         paths: only read; what this machine has, the others must have.
         own: folders that each machine has for itself, and writes to.
         patience: seconds that a file may take to be seen elsewhere.
 
     Returns:
-        warnings, of nodes whose feature store is not the driver's.
+        warnings, of nodes whose feature cache is not the driver's.
 
     Raises:
         UserError: a node does not see another of them or can't write there; all nodes and what they lack are named.
@@ -112,25 +115,25 @@ def check_nodes(
     paths = {what: path for what, path in paths.items() if path.exists()}
     mark = f".node-{uuid.uuid4().hex[:12]}"
     try:
-        for place in places.values():
-            place.write(mark, mark.encode())
-        complaints = _ask([node["NodeID"] for node in nodes], places, paths, own, mark, patience)
-        for what, place in places.items():
+        for backend in storage.values():
+            backend.write(mark, mark.encode())
+        complaints = _ask([node["NodeID"] for node in nodes], storage, paths, own, mark, patience)
+        for what, backend in storage.items():
             for node, said in complaints.items():
-                if {NODE, what}.isdisjoint(said) and not _appears(place, f"{mark}-{node}", b"seen", patience):
-                    said[what] = f"what it writes to {what} ({_where(place)}) is not seen here"
+                if {NODE, what}.isdisjoint(said) and not appears(backend, f"{mark}-{node}", b"seen", patience=patience):
+                    said[what] = f"what it writes to {what} ({backend}) is not seen here"
     except OSError as error:
-        raise UserError(f"can't write to what all nodes share: {error}") from error
+        raise UserError(f"can't write to the shared storage: {error}") from error
     finally:
-        for place in places.values():
+        for backend in storage.values():
             for name in (mark, *(f"{mark}-{node['NodeID']}" for node in nodes)):
                 with suppress(OSError):
-                    place.delete(name)
+                    backend.delete(name)
     names = {node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})" for node in nodes}
     warnings = [
-        f"node {names[node]}: {said.pop(FEATURES)}; it computes what others have encoded"
+        f"node {names[node]}: {said.pop(CACHE)}; it computes what others have encoded"
         for node, said in complaints.items()
-        if FEATURES in said
+        if CACHE in said
     ]
     bad = [f"node {names[node]}: {'; '.join(said.values())}" for node, said in complaints.items() if said]
     if bad:
@@ -144,7 +147,7 @@ def check_nodes(
 
 
 def _ask(
-    nodes: Sequence[str], places: Mapping[str, Place], paths: Mapping[str, Path], own: Sequence[Path], mark: str,
+    nodes: Sequence[str], storage: Mapping[str, Backend], paths: Mapping[str, Path], own: Sequence[Path], mark: str,
     patience: float,
 ) -> dict[str, dict[str, str]]:  # fmt: skip
     """What each node says, see `look`; without those that are gone before they answer."""
@@ -152,7 +155,7 @@ def _ask(
     for node in nodes:
         at = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
         task = ray.remote(look).options(num_cpus=0, scheduling_strategy=at, max_retries=1)
-        asked[node] = task.remote(dict(places), dict(paths), list(own), mark, f"{mark}-{node}", patience)
+        asked[node] = task.remote(dict(storage), dict(paths), list(own), mark, f"{mark}-{node}", patience)
     said, unheard = dict[str, dict[str, str]](), dict[str, str]()
     deadline = time.monotonic() + ANSWER
     for node, answer in asked.items():
@@ -172,12 +175,17 @@ def _ask(
 
 
 def look(
-    places: Mapping[str, Place], paths: Mapping[str, Path], own: Sequence[Path], mark: str, answer: str, patience: float
+    storage: Mapping[str, Backend],
+    paths: Mapping[str, Path],
+    own: Sequence[Path],
+    mark: str,
+    answer: str,
+    patience: float,
 ) -> dict[str, str]:
     """What a node says: complaints, by what they are of.
 
     Args:
-        places: where `answer` is written if `mark` is there.
+        storage: where `answer` is written if `mark` is there.
         paths: to be there.
         own: folders of each machine's own, to be written to.
         mark, answer, patience: see `check_nodes`.
@@ -188,26 +196,12 @@ def look(
             check_writable(folder)
         except OSError as error:
             said[str(folder)] = f"it can't write to {folder}: {error}"
-    for what, place in places.items():
-        where = _where(place)
+    for what, backend in storage.items():
         try:
-            if not _appears(place, mark, mark.encode(), patience):
-                said[what] = f"it does not see {what} ({where}) as the driver does"
+            if not appears(backend, mark, mark.encode(), patience=patience):
+                said[what] = f"it does not see {what} ({backend}) as the driver does"
                 continue
-            place.write(answer, b"seen")
+            backend.write(answer, b"seen")
         except OSError as error:
-            said[what] = f"it can't use {what} ({where}): {error}"
+            said[what] = f"it can't use {what} ({backend}): {error}"
     return said
-
-
-def _appears(place: Place, name: str, content: bytes, patience: float) -> bool:
-    deadline = time.monotonic() + patience
-    while (found := place.read(name)) != content:
-        if found is not None or time.monotonic() > deadline:
-            return False
-        time.sleep(0.2)
-    return True
-
-
-def _where(place: Place) -> str:
-    return str(getattr(place, "uri", None) or getattr(place, "root", place))

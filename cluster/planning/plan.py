@@ -10,7 +10,8 @@ from typing import Any
 
 from cluster.code_version import code_hash
 from cluster.planning.estimate import Past, expected_seconds, past_cells, wall_seconds
-from cluster.storage.results import Record, Store
+from cluster.storage.record import Record
+from cluster.storage.results import Store
 from diffup.backbones.registry import has_text_encoder
 from diffup.grid.axes import describe, unique
 from diffup.grid.cell import AnyCell, Cell, TrainingCell

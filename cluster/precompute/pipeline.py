@@ -1,9 +1,9 @@
-"""The stage before the trials: Ray Data encodes each image once a backbone, then computes each triple's prior maps.
+"""The Ray Data pipeline that encodes each image once per backbone, then computes each triple's prior maps.
 
-A stage is a stream of small tasks through a pool of workers that keep their models; each task writes one shard and
-returns a few figures, so memory is bounded whatever the data set's size, and what a killed stage has written stays. The
-stage only saves time: whatever it could not do (a full disk, an image that can't be read) the cells do themselves. An
-error that is no user's mistake does not end a stage either, but its traceback is kept and shown.
+It is a stream of small tasks through a pool of workers that keep their models; each task writes one shard and returns a
+few figures, so memory is bounded whatever the data set's size, and what a killed run has written stays. It only saves
+time: what it could not do (a full disk, an image that can't be read) the cells do themselves. Even a bug does not end
+it, but its traceback is kept and shown.
 """
 
 from __future__ import annotations
@@ -23,34 +23,36 @@ from typing import Any
 import ray
 import torch
 
-from cluster.execution.context import Sources, WorkContext, features_of, open_cells_dataset, priors_of, sources
+from cluster.execution.context import WorkContext, features_of, open_cells_dataset, priors_of, sources
 from cluster.execution.work_units import read_cell
 from cluster.execution.worker import context_options, passes
-from cluster.precompute.tasks import Missing
-from cluster.storage.depot import Depot
-from cluster.storage.feature_cache import TEXT, TEXT_PRIORS, VISUAL, in_words
-from diffup.data.dataset import Dataset
+from cluster.precompute.tasks import Inputs
+from cluster.storage.feature_cache import TEXT_PRIORS, VISUAL, push
+from cluster.storage.layout import FEATURES
+from cluster.storage.sizes import format_size
+from cluster.storage.sync import Sync
 from diffup.episodes.cue_source import CueSource
 from diffup.errors import UserError
-from diffup.evaluation.encode import FeatureCache, to_rows
+from diffup.evaluation.encode import to_rows
 from diffup.evaluation.priors import PRIOR, Triple
 from diffup.evaluation.shards import DATA, ShardStore, shard_name
 from diffup.grid.cell import AnyCell, Cell
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-RECOUNT = 10.0  # seconds after which a worker looks again how much all have written
+RECOUNT = 10.0  # seconds after which a worker counts again how much all have written
+SAY_EVERY = 15.0  # seconds
 
 
 @dataclass
 class Report:
-    """What a stage did.
+    """What the pipeline did.
 
     Attributes:
         made: number of rows written, by kind of store.
         seconds: of model work in all workers, by kind.
         bytes: written.
         failed: what could not be made, with the error; each is left to the cells.
-        unshared: number of shards that the object store did not take, and why.
+        unshared: number of shards that could not be uploaded to the object store, by reason.
         bugs: number of tasks that ended with an error that is no user's mistake, and the first one's traceback.
         full: number of rows that the limit or the disk had no room for.
         wall: seconds.
@@ -65,6 +67,18 @@ class Report:
     traceback: str = ""
     full: int = 0
     wall: float = 0.0
+
+    def add(self, done: dict[str, Any]) -> None:
+        """Count a task, see `PrecomputeWorker.do`."""
+        self.made[done["kind"]] += done["made"]
+        self.seconds[done["kind"]] += done["seconds"]
+        self.bytes += done["bytes"]
+        self.failed |= done["failed"]
+        self.full += done["full"]
+        self.bugs += "traceback" in done
+        self.traceback = self.traceback or done.get("traceback", "")
+        if done.get("unshared"):
+            self.unshared[done["unshared"]] += 1
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -90,14 +104,15 @@ def storage_problem(error: BaseException) -> bool:
     )
 
 
-class Maker:
-    """A worker of the pool: does tasks of `cluster.precompute.tasks.Missing`, one shard each."""
+class PrecomputeWorker:
+    """A worker of the pool: does tasks of `cluster.precompute.tasks.Inputs`, one shard each."""
 
     def __init__(self, options: dict[str, Any], limit_bytes: int) -> None:
         """Args: options of `WorkContext`, as plain types, with ``features``; bytes that all shards may take."""
         self.context = WorkContext(**context_options(options, options["results"]))
+        assert self.context.features is not None
+        self.cache = Sync(self.context.results, self.context.remote).below(FEATURES, self.context.features)
         self.limit, self._held, self._counted = limit_bytes, 0, float("-inf")
-        self._unshared = ""
         torch.set_num_threads(self.context.threads)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -105,17 +120,16 @@ class Maker:
         return {"done": [json.dumps(self.do(json.loads(task))) for task in batch["task"]]}
 
     def do(self, task: dict[str, Any]) -> dict[str, Any]:
-        """Make one shard; errors are returned rather than raised, so that one image does not end the stage."""
+        """Make one shard; errors are returned rather than raised, so that one image does not end the pipeline."""
         what = f"{task['kind']} of {task['cell']['backbone']}"
         count = len(task["images"]) + len(task["triples"])
         began = time.perf_counter()
-        result: dict[str, Any] = {"kind": task["kind"], "made": 0, "bytes": 0, "failed": {}, "full": 0}
+        result: dict[str, Any] = {"kind": task["kind"], "made": 0, "bytes": 0, "failed": {}, "full": 0, "unshared": ""}
         if self._no_room():
             return {**result, "full": count, "seconds": 0.0}
         try:
-            made = self._encode(task) if task["images"] else self._match(task)
-            result |= made
-            self._held += made["bytes"]
+            result |= self._encode(task) if task["images"] else self._match(task)
+            self._held += result["bytes"]
         except UserError as error:
             result["failed"] = {what: str(error)}
         except Exception as error:
@@ -126,96 +140,67 @@ class Maker:
             else:
                 result["failed"] = {what: f"{type(error).__name__}: {error}"}
                 result["traceback"] = traceback.format_exc()
-        unshared, self._unshared = self._unshared, ""
-        return {**result, "unshared": unshared, "seconds": time.perf_counter() - began}
+        return {**result, "seconds": time.perf_counter() - began}
 
     def _no_room(self) -> bool:
         if time.monotonic() - self._counted > RECOUNT:
-            root = self.context.features
-            assert root is not None
-            self._held = bytes_held(root)
+            self._held = bytes_held(self.cache.root)
             self._counted = time.monotonic()
         return self._held >= self.limit
 
     def _encode(self, task: dict[str, Any]) -> dict[str, Any]:
-        made_for = self._open(task)
-        dataset, encoder, of = made_for.dataset, made_for.features.encoder, made_for.of
-        images, failed = {}, {}
+        _, dataset, features, of = self._open(task)
+        encoder, images, failed = features.encoder, {}, {}
         for image_id in task["images"]:
             try:
                 images[image_id] = dataset.image(image_id)
             except UserError as error:
                 failed[image_id] = str(error)
         if not images:
-            return {"made": 0, "bytes": 0, "failed": failed}
+            return {"failed": failed}
         ids, pixels = list(images), list(images.values())
-        steps = range(0, len(ids), encoder.batch)
+        batches = [slice(start, start + encoder.batch) for start in range(0, len(ids), encoder.batch)]
         if task["kind"] == VISUAL:
-            store = of.visual.make(made_for.root, encoder.visual)
-            rows = to_rows(
-                [
-                    f
-                    for s in steps
-                    for f in encoder.encode_visual(pixels[s : s + encoder.batch], ids[s : s + encoder.batch])
-                ]
-            )
+            store = of.visual.make(self.cache.root, encoder.visual)
+            rows = to_rows([row for batch in batches for row in encoder.encode_visual(pixels[batch], ids[batch])])
         else:
             assert of.text is not None
-            store = of.text.make(made_for.root, encoder.reader)
-            texts = [
-                text
-                for s in steps
-                for text in encoder.encode_text(pixels[s : s + encoder.batch], ids[s : s + encoder.batch])
-            ]
+            store = of.text.make(self.cache.root, encoder.reader)
+            texts = [text for batch in batches for text in encoder.encode_text(pixels[batch], ids[batch])]
             rows = {"text": torch.stack(texts)}
-        return {"made": len(ids), "bytes": self._write(store, ids, rows), "failed": failed}
+        return {**self._write(store, ids, rows), "failed": failed}
 
     def _match(self, task: dict[str, Any]) -> dict[str, Any]:
-        made_for = self._open(task)
-        cell, dataset, features = made_for.cell, made_for.dataset, made_for.features
+        cell, dataset, features, of = self._open(task)
         assert isinstance(cell, Cell)
-        spec, identity = made_for.of.priors, features.encoder.visual
+        spec, identity = of.priors, features.encoder.visual
         if task["kind"] == TEXT_PRIORS:
-            assert made_for.of.text_priors is not None
-            spec, identity = made_for.of.text_priors, features.encoder.identity
+            assert of.text_priors is not None
+            spec, identity = of.text_priors, features.encoder.identity
         priors = priors_of(cell, dataset, CueSource(dataset, cell.input), features, self.context)
         made = list(priors.compute(Triple(*triple) for triple in task["triples"]))
-        ids = [triple.key for triple, _ in made]
-        store = spec.make(made_for.root, identity)
-        written = self._write(store, ids, {PRIOR: torch.stack([maps for _, maps in made])})
-        return {"made": len(made), "bytes": written, "failed": {}}
+        rows = {PRIOR: torch.stack([maps for _, maps in made])}
+        return self._write(spec.make(self.cache.root, identity), [triple.key for triple, _ in made], rows)
 
-    def _write(self, store: ShardStore, ids: list[str], rows: dict[str, torch.Tensor]) -> int:
-        """Add a shard, for the machines that share an object store too; returns its bytes."""
-        written = store.write(ids, rows)
-        if self.context.remote:
-            try:
-                Depot(self.context.remote, store.folder.parent).push(store.folder.name, shard_name(ids))
-            except OSError as error:  # then others compute these rows
-                self._unshared = f"{type(error).__name__}: {error}"
-        return written
+    def _write(self, store: ShardStore, ids: list[str], rows: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """Add a shard and publish it; returns its figures."""
+        result = {"made": len(ids), "bytes": store.write(ids, rows)}
+        try:
+            push(self.cache, store.folder.name, shard_name(ids))
+        except OSError as error:  # then others compute these rows
+            return {**result, "unshared": f"{type(error).__name__}: {error}"}
+        return result
 
-    def _open(self, task: dict[str, Any]) -> _Opened:
-        cell, root = read_cell(task["cell"]), self.context.features
-        assert root is not None
+    def _open(self, task: dict[str, Any]) -> tuple[AnyCell, Any, Any, Any]:
+        """The cell that a task names, its data set, its features, and which folders they are in."""
+        cell = read_cell(task["cell"])
         dataset = open_cells_dataset(cell, self.context)
         features = features_of(cell, dataset, self.context)
-        return _Opened(cell, root, dataset, features, sources(cell, dataset.fingerprint, self.context.device))
+        return cell, dataset, features, sources(cell, dataset.fingerprint, self.context.device)
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """What a task is about."""
-
-    cell: AnyCell
-    root: Path
-    dataset: Dataset
-    features: FeatureCache
-    of: Sources
-
-
-def run_stage(
-    lacking: Sequence[Missing],
+def run_pipeline(
+    lacking: Sequence[Inputs],
     options: dict[str, Any],
     *,
     workers: int,
@@ -224,7 +209,7 @@ def run_stage(
     say: Callable[[str], None],
     stop: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Make what is lacking, on the Ray cluster that this process is connected to.
+    """Make what is missing, on the Ray cluster that this process is connected to.
 
     Args:
         lacking: see `cluster.precompute.tasks.missing`.
@@ -232,39 +217,27 @@ def run_stage(
         workers: at most so many.
         resources: of each, ``CPU`` and ``GPU``.
         limit_bytes: that all shards may take.
-        say: is told how far it is, now and then.
+        say: is called with the progress, now and then.
         stop: asked after each task whether to end early.
     """
     report, began = Report(), time.monotonic()
     for name, encodes in (("images", True), ("prior maps", False)):  # prior maps are made from features
-        parts = [part for part in lacking if part.need.encodes is encodes]
+        parts = [part for part in lacking if part.encodes is encodes]
         total = sum(len(part.items) for part in parts)
-        spoke = time.monotonic()
-        for done in _stream(
-            [task for part in parts for task in part.tasks()], options, workers, resources, limit_bytes
-        ):
-            report.made[done["kind"]] += done["made"]
-            report.seconds[done["kind"]] += done["seconds"]
-            report.bytes += done["bytes"]
-            report.failed |= done["failed"]
-            report.full += done["full"]
-            report.bugs += "traceback" in done
-            report.traceback = report.traceback or done.get("traceback", "")
-            if done.get("unshared"):
-                report.unshared[done["unshared"]] += 1
-            if time.monotonic() - spoke > 15:
+        count, spoke = 0, time.monotonic()
+        tasks = [task for part in parts for task in part.tasks()]
+        for done in _stream(tasks, options, workers, resources, limit_bytes):
+            report.add(done)
+            count += done["made"]
+            if time.monotonic() - spoke > SAY_EVERY:
                 spoke = time.monotonic()
-                say(f"{name}: {_count(report, encodes)} of {total} ({in_words(report.bytes)})")
+                say(f"{name}: {count} of {total} ({format_size(report.bytes)})")
             if stop():
                 break
         if stop():
             break
     report.wall = time.monotonic() - began
     return report
-
-
-def _count(report: Report, encodes: bool) -> int:
-    return sum(count for kind, count in report.made.items() if (kind in (VISUAL, TEXT)) is encodes)
 
 
 def _stream(
@@ -277,13 +250,12 @@ def _stream(
     context.enable_progress_bars = False
     context.execution_options.verbose_progress = False
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    pool = ray.data.ActorPoolStrategy(size=max(1, min(workers, len(tasks))))
     rows: Iterable[dict[str, Any]] = (
         ray.data.from_items([{"task": json.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
         .map_batches(
-            Maker,
+            PrecomputeWorker,
             fn_constructor_args=(options, limit_bytes),
-            compute=pool,
+            compute=ray.data.ActorPoolStrategy(size=max(1, min(workers, len(tasks)))),
             batch_size=1,
             num_cpus=resources.get("CPU", 1.0),
             num_gpus=resources.get("GPU", 0.0) or None,

@@ -1,4 +1,4 @@
-"""Before the trials: what their cells read is put into shards, once, by whichever driver comes first."""
+"""The stage before the trials that fills the feature cache with what their cells read, by one launch at a time."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from typing import Any
 from cluster.execution.context import WorkContext
 from cluster.execution.tuner import Job, Resources, options_of
 from cluster.execution.worker import context_options
-from cluster.precompute.pipeline import Report, bytes_held, run_stage, storage_problem
-from cluster.precompute.tasks import missing, needs, to_stderr
-from cluster.storage.backend import FolderPlace
-from cluster.storage.depot import Depot
-from cluster.storage.feature_cache import KEPT_FREE, in_words, mark_used
+from cluster.precompute.pipeline import Report, bytes_held, run_pipeline, storage_problem
+from cluster.precompute.tasks import inputs_of, missing, to_stderr
+from cluster.storage.feature_cache import KEPT_FREE, mark_used
+from cluster.storage.layout import FEATURES, LEASES
 from cluster.storage.leases import waited_for
-from cluster.storage.results import LEASES
+from cluster.storage.sizes import format_size
 from diffup.errors import REPORT, UserError
 
 INSTEAD = "cells compute what they read themselves"
 
 
-def limit_of(features: Path, asked: int) -> int:
-    """Bytes that shards may take in all: as asked, and so that a part of the disk stays free."""
-    held = bytes_held(features)
-    room = held + int(shutil.disk_usage(features).free * (1 - KEPT_FREE))
-    return min(asked, room) if asked else room
-
-
-def prepared(job: Job, given: Resources, limit_bytes: int, stopping: Callable[[], bool]) -> dict[str, Any]:
-    """What `prepare` did with the same arguments, as plain JSON types; whatever goes wrong there costs time only.
+def precompute(job: Job, given: Resources, limit_bytes: int, stopping: Callable[[], bool]) -> dict[str, Any]:
+    """Encode images and compute prior maps that are in no shard yet; whatever goes wrong costs time only.
 
     Storage that is full or unavailable is a warning. Anything else is a bug and shows its traceback, once; the cells
     are run all the same, since they compute what is in no shard, and fail by themselves if the bug is theirs too.
+
+    Args:
+        job: whose cells read them.
+        given: the cluster's resources.
+        limit_bytes: that all shards may take; 0: as much as the disk has room for.
+        stopping: whether to end early.
+
+    Returns:
+        what was done, as plain JSON types.
     """
-    say = partial(print, "features:", flush=True)
     try:
-        return prepare(job, given, limit_bytes, say=say, stopping=stopping).to_dict()
+        say = partial(print, "features:", flush=True)
+        return run_stage(job, given, limit_bytes, say=say, stopping=stopping).to_dict()
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         if isinstance(error, UserError) or storage_problem(error):
@@ -55,56 +56,49 @@ def _say_bug(what: str) -> None:
     print(f"features are not in shards ({what}); {INSTEAD}. {REPORT}", file=sys.stderr, flush=True)
 
 
-def prepare(
+def run_stage(
     job: Job, given: Resources, limit_bytes: int, *, say: Callable[[str], None], stopping: Callable[[], bool]
 ) -> Report:
-    """Encode images and compute prior maps that are in no shard yet.
-
-    Args:
-        job: whose cells read them.
-        given: the cluster's resources.
-        limit_bytes: that all shards may take; 0: as much as the disk has room for.
-        say: is told what is done.
-        stopping: whether to end early.
-    """
+    """`precompute`, whose arguments it takes, with its errors; `say` is called with what is done."""
     assert job.features is not None
-    root, results, options = job.features, str(job.store.root), options_of(job, given.device)
-    root.mkdir(parents=True, exist_ok=True)
-    context = WorkContext(**context_options(options, results))
-    found = needs(job.cells, context)
-    for need in found:
-        mark_used(root, need.spec)
-    remote = job.store.remote
-    if remote:
-        Depot(remote, root).mark_used(need.spec.name for need in found)
-    lacking = missing(found, root, remote)
+    cache, results = job.store.sync.below(FEATURES, job.features), str(job.store.root)
+    options = options_of(job, given.device)
+    cache.root.mkdir(parents=True, exist_ok=True)
+    found = inputs_of(job.cells, WorkContext(**context_options(options, results)))
+    for part in found:
+        mark_used(cache, part.spec.name)
+    lacking, waiting = missing(found, cache), "another launch is encoding; waiting for it"
     if not lacking:
         return Report()
-    with waited_for(
-        job.store.leases if remote else FolderPlace(root / LEASES),
-        "stage",
-        job.name,
-        lambda: say("another launch is encoding; waiting for it"),
-        stopping=stopping,
-    ) as lease:
-        if lease is None:
-            return Report()
-        lacking = missing(found, root, remote)
-        images = sum(len(part.items) for part in lacking if part.need.encodes)
-        triples = sum(len(part.items) for part in lacking if not part.need.encodes)
+    leases = cache.backend.below(LEASES)
+    with waited_for(leases, "stage", job.name, lambda: say(waiting), stopping=stopping) as lease:
+        lacking = missing(found, cache) if lease else []
         if not lacking:
             return Report()
+        images = sum(len(part.items) for part in lacking if part.encodes)
+        triples = sum(len(part.items) for part in lacking if not part.encodes)
         say(f"{images} images to encode and {triples} prior maps to compute, once each")
-        report = run_stage(
+        report = run_pipeline(
             lacking, {**options, "results": results}, workers=given.workers, resources=given.evaluate,
-            limit_bytes=limit_of(root, limit_bytes), say=say, stop=stopping,
+            limit_bytes=_limit(cache.root, limit_bytes), say=say, stop=stopping,
         )  # fmt: skip
+    _tell(report, images + triples, cache.root, say)
+    return report
+
+
+def _limit(root: Path, asked: int) -> int:
+    """Bytes that shards may take in all: as asked, and so that a part of the disk stays free."""
+    room = bytes_held(root) + int(shutil.disk_usage(root).free * (1 - KEPT_FREE))
+    return min(asked, room) if asked else room
+
+
+def _tell(report: Report, total: int, root: Path, say: Callable[[str], None]) -> None:
     made = sum(report.made.values())
-    say(f"{made} of {images + triples} in shards: {in_words(report.bytes)} in {report.wall:.0f} s ({root})")
+    say(f"{made} of {total} in shards: {format_size(report.bytes)} in {report.wall:.0f} s ({root})")
     if report.full:
         say(
             f"there was no room for {report.full} more: their cells compute them. Give more with --features-limit, or "
-            f"make room: python -m cluster.storage.feature_cache clean {root} --limit SIZE"
+            f"make room: python -m cluster cache clean {root} --limit SIZE"
         )
     for what, why in list(report.failed.items())[:5]:
         say(f"not made: {what}: {why}")
@@ -113,4 +107,3 @@ def prepare(
     if report.bugs:
         print(report.traceback, file=sys.stderr)
         _say_bug(f"{report.bugs} tasks ended with such an error, the first is above")
-    return report

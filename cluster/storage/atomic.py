@@ -1,4 +1,4 @@
-"""Files that are there in full or not at all, as the result store needs them."""
+"""Atomic files: written in full or not at all, also exclusively; and JSON as the result store writes it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import json
 import math
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from diffup.files import synced_copy
 
 EXCLUSIVE_LOCK = ".exclusive.lock"
 
@@ -27,44 +28,37 @@ def write_atomically(path: Path, content: bytes, *, exclusive: bool = False) -> 
     """Write a file so that readers and crashes see all of it or nothing.
 
     Args:
-        path: where to; parent folders are made.
-        content: what to write.
+        path: of the file; parent folders are made.
+        content: of the file.
         exclusive: leave a file that exists as it is.
 
     Returns:
-        whether this call's content is now there (False only if `exclusive` and another writer was first).
+        False only if `exclusive` and the file exists.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if exclusive:
+    with synced_copy(path, content) as copy:
+        if not exclusive:
+            os.replace(copy, path)
+        else:
             try:
-                os.link(temporary, path)
+                os.link(copy, path)
             except FileExistsError:
                 return False
-            except OSError:  # a file system without hard links: a lock on a file beside it
+            except OSError:  # a file system without hard links
                 with one_at_a_time(path.parent / EXCLUSIVE_LOCK):
                     if os.path.lexists(path):
                         return False
-                    os.replace(temporary, path)
-        else:
-            os.replace(temporary, path)
-        _sync_folder(path.parent)
-        return True
+                    os.replace(copy, path)
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems can't sync folders
+            os.fsync(handle)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
+    return True
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder, and a file there that is gone again.
-
-    Raises:
-        OSError: one of them can't be made.
-    """
+    """Raise OSError if a folder can't be made or takes no file."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable-"):
         pass
@@ -72,25 +66,15 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold a lock file among the processes of this machine; a process that dies lets go of it."""
+    """Hold a lock file among the processes of this machine; the lock ends with its process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError:  # some network file systems can't sync folders
-        pass
-    finally:
-        os.close(handle)
-
-
 def to_json(document: dict[str, Any]) -> bytes:
-    """A document as JSON with sorted keys; what is not finite, for which JSON has no number, is null."""
+    """A document as JSON with sorted keys; numbers that are not finite, which JSON has not, become null."""
     return (json.dumps(_finite(document), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

@@ -1,42 +1,38 @@
-"""Which folder of shards holds what: features of one data set and backbone, prior maps of one way to annotate.
+"""The feature cache: folders of shards with features of one data set and backbone, or prior maps of one annotation.
 
-    python -m cluster.storage.feature_cache list DIR            what is there, its size, when it was last used
-    python -m cluster.storage.feature_cache clean DIR --limit 50GB [--older-than DAYS]
-    python -m cluster.storage.feature_cache check DIR           reads every shard and removes damaged ones
-
-DIR is the folder ``features`` of a results directory; `list` and `clean` take one in an object store too
-(``s3://bucket/results/features``).
-
-A folder's name tells people what it holds; its `about.json` holds all that its content depends on. Deleting a folder
-loses nothing but time.
+A folder's name tells people what it holds; its ``about.json`` has everything that its content depends on. In an object
+store the cache is ``<results>/features``: a shard is uploaded as soon as it is written, its index last, and a worker
+downloads what its machine lacks before it maps it. Deleting a folder loses nothing but time: what is in no shard is
+computed.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
 import shutil
-import sys
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cluster.storage.atomic import to_json, write_atomically
-from diffup.errors import UserError, command_line
-
-if TYPE_CHECKING:  # it loads torch, which a plan needs not
-    from diffup.evaluation.shards import ShardStore
+from cluster.storage.atomic import one_at_a_time, to_json, write_atomically
+from cluster.storage.backend import Backend, Entry
+from cluster.storage.sync import Sync
+from diffup.evaluation.shards import DATA, INDEX, ShardStore
 
 ABOUT, USED = "about.json", "used"
 VISUAL, TEXT, PRIORS, TEXT_PRIORS = "features", "text", "priors", "text-priors"
 KEPT_FREE = 0.2  # of the free disk: shards never take it
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+STREAMS = 4  # shards that are downloaded, and in memory, at a time
+OPEN = 16  # stores that a process keeps: the list of a large one's rows takes hundreds of megabytes
+_stores: OrderedDict[Path, ShardStore] = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,7 @@ class Spec:
     Attributes:
         kind: `VISUAL` or `TEXT` features by image, `PRIORS` or `TEXT_PRIORS` by triple.
         title: a few words for the folder's name.
-        facts: all that the content depends on but the weights that a name on a hub stands for, as sorted JSON.
+        facts: everything that the content depends on but the weights that a name on a hub stands for, as sorted JSON.
     """
 
     kind: str
@@ -82,7 +78,7 @@ class Spec:
         return store
 
     def make(self, root: Path, identity: str) -> ShardStore:
-        """The store to write to; what other weights left there is removed.
+        """The store to write to; shards of other weights are removed.
 
         Raises:
             OSError: the folder can't be written.
@@ -99,14 +95,8 @@ class Spec:
         return _opened(folder)
 
 
-OPEN = 16  # stores that a process keeps: the list of a large one's rows takes hundreds of megabytes
-_stores: OrderedDict[Path, ShardStore] = OrderedDict()
-
-
 def _opened(folder: Path) -> ShardStore:
     """One store per folder and process: its maps and its list of shards are kept, of those used last."""
-    from diffup.evaluation.shards import ShardStore
-
     store = _stores.setdefault(folder, ShardStore(folder))
     _stores.move_to_end(folder)
     while len(_stores) > OPEN:
@@ -114,138 +104,134 @@ def _opened(folder: Path) -> ShardStore:
     return store
 
 
-def mark_used(root: Path, spec: Spec) -> None:
-    """Remember that a launch needs the folder now, for `clean`."""
-    if (root / spec.name).is_dir():
-        (root / spec.name / USED).touch()
+def mark_used(cache: Sync, name: str) -> None:
+    """Record that a launch needs a folder now, for `clean`."""
+    with suppress(OSError):
+        (cache.root / name).mkdir(parents=True, exist_ok=True)
+        (cache.root / name / USED).touch()
+        cache.upload(f"{name}/{USED}")
+
+
+def absent(cache: Sync, name: str, ids: Iterable[str]) -> list[str]:
+    """Those of `ids` that machines that share the cache find in no shard of a folder; damaged shards are removed.
+
+    Raises:
+        OSError: the object store can't be used.
+    """
+    store = ShardStore(cache.root / name)
+    store.refresh()
+    damaged = store.damaged | store.marked()
+    store.remove(damaged)
+    for shard in damaged:
+        cache.remove(f"{name}/{shard}.", first=INDEX)  # without its index a shard does not exist
+    held = _rows(cache.backend, cache.backend.entries(f"{name}/"))
+    return [key for key in ids if key not in held]
+
+
+def pull(cache: Sync, name: str) -> int:
+    """Download the shards of a folder that are missing here, as far as the disk has room; returns how many.
+
+    Shards of other weights than those here are left out.
+
+    Raises:
+        OSError: the object store can't be used, or the disk is full.
+    """
+    about, here = cache.backend.read(f"{name}/{ABOUT}") if cache.is_copy else None, cache.root / name
+    if about is None:
+        return 0
+    with one_at_a_time(cache.root / f".{name}.lock"):
+        if not write_atomically(here / ABOUT, about, exclusive=True) and (here / ABOUT).read_bytes() != about:
+            return 0
+        there = cache.backend.entries(f"{name}/")
+        room = int(shutil.disk_usage(cache.root).free * (1 - KEPT_FREE))
+        wanted = []
+        for shard in sorted(n.removesuffix(INDEX) for n in there if n.endswith(INDEX)):
+            size = there[f"{shard}{DATA}"].bytes if f"{shard}{DATA}" in there else room
+            if not (cache.root / f"{shard}{INDEX}").exists() and size < room:
+                room -= size
+                wanted.append(shard)
+        with ThreadPoolExecutor(STREAMS) as pool:
+            list(pool.map(lambda shard: cache.fetch([f"{shard}{DATA}", f"{shard}{INDEX}"], last=INDEX), wanted))
+    return len(wanted)
+
+
+def push(cache: Sync, name: str, shard: str) -> None:
+    """Publish a shard that was written here, unless the object store has the folder of other weights.
+
+    Raises:
+        OSError: the object store can't be used.
+    """
+    if cache.is_copy:
+        about = (cache.root / name / ABOUT).read_bytes()
+        backend, where = cache.backend, f"{name}/{ABOUT}"
+        if backend.write(where, about, exclusive=True) or backend.read(where) == about:
+            cache.upload(f"{name}/{shard}{DATA}", f"{name}/{shard}{INDEX}")
+
+
+def _rows(backend: Backend, there: Mapping[str, Entry]) -> set[str]:
+    """The ids of the rows of the shards among `there`."""
+    found = set[str]()
+    for name, content in backend.contents(name for name in there if name.endswith(INDEX)):
+        with suppress(ValueError, KeyError, TypeError):
+            index = json.loads(content)
+            if there[f"{name.removesuffix(INDEX)}{DATA}"].bytes == index["bytes"]:
+                found.update(index["ids"])
+    return found
 
 
 @dataclass(frozen=True)
 class Listed:
     """One folder of shards: its size, and seconds since it was last used."""
 
-    folder: Path
+    name: str
     bytes: int
     rows: int
     idle: float
 
 
-def listed(root: Path) -> list[Listed]:
-    """All folders of shards, the least recently used first."""
-    from diffup.evaluation.shards import DATA, ShardStore
+def listed(backend: Backend) -> list[Listed]:
+    """All folders of shards in a feature cache, the least recently used first.
 
-    found = []
-    for about in sorted(root.glob(f"*/{ABOUT}")):
-        folder = about.parent
-        used = max(path.stat().st_mtime for path in (about, folder / USED) if path.exists())
-        store = ShardStore(folder)
-        store.refresh()
-        size = sum(path.stat().st_size for path in folder.glob(f"*{DATA}"))
-        found.append(Listed(folder, size, len(store), time.time() - used))
+    Raises:
+        OSError: the storage can't be used.
+    """
+    there, found = backend.entries(), []
+    for folder in sorted({name.partition("/")[0] for name in there if name.endswith(f"/{ABOUT}")}):
+        own = {name: entry for name, entry in there.items() if name.startswith(f"{folder}/")}
+        size = sum(entry.bytes for name, entry in own.items() if name.endswith(DATA))
+        used = max(own[name].written for name in (f"{folder}/{ABOUT}", f"{folder}/{USED}") if name in own)
+        found.append(Listed(folder, size, len(_rows(backend, own)), time.time() - used))
     return sorted(found, key=lambda each: -each.idle)
 
 
-def clean(root: Path, *, limit_bytes: int | None = None, older_than: float | None = None) -> list[Listed]:
-    """Delete the least recently used folders.
+def clean(backend: Backend, *, limit_bytes: int | None = None, older_than: float | None = None) -> list[Listed]:
+    """Delete the least recently used folders of a feature cache; machines' own copies of them stay.
 
     Args:
-        limit_bytes: until all that is left is at most this much.
+        backend: the cache.
+        limit_bytes: until what is left is at most this much.
         older_than: those that no launch has used for this many seconds.
 
     Returns:
         what was deleted.
+
+    Raises:
+        OSError: the storage can't be used.
     """
-    gone = to_clean(listed(root), limit_bytes, older_than)
-    for each in gone:
-        shutil.rmtree(each.folder)
-    return gone
-
-
-def to_clean(there: Sequence[Listed], limit_bytes: int | None, older_than: float | None) -> list[Listed]:
-    """Which of `there`, the least recently used first, `clean` deletes."""
-    total, gone = sum(each.bytes for each in there), []
+    there, gone = listed(backend), []
+    total = sum(each.bytes for each in there)
     for each in there:
         over = limit_bytes is not None and total > limit_bytes
         if over or (older_than is not None and each.idle > older_than):
             total -= each.bytes
+            backend.remove(f"{each.name}/", first=INDEX)
             gone.append(each)
     return gone
 
 
-def size(text: str) -> int:
-    """``"50GB"`` as a number of bytes, for argparse (K, M, G, T are powers of 1000)."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 500MB, 50GB or 2TB")
-    return int(float(match[1]) * UNITS[match[2].upper()])
-
-
-def in_words(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """List, clean or check; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m cluster.storage.feature_cache", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("list", "clean", "check"):
-        command = commands.add_parser(name)
-        command.add_argument("root", metavar="DIR", help="the folder 'features' of a results directory")
-        if name == "clean":
-            command.add_argument("--limit", type=size, default=None, metavar="SIZE", help="keep at most this much")
-            command.add_argument("--older-than", type=float, default=None, metavar="DAYS", help="not used for so long")
-    args = parser.parse_args(argv)
-    try:
-        return _do(args)
-    except (OSError, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-def _do(args: argparse.Namespace) -> int:
-    from cluster.storage import depot
-    from cluster.storage.remote import RemotePlace, is_uri
-
-    place, root = RemotePlace(args.root) if is_uri(args.root) else None, Path(args.root)
-    if place is None and not root.is_dir():
-        raise UserError(f"{root} is no folder")
-    if args.command == "clean":
-        if args.limit is None and args.older_than is None:
-            raise UserError("say what to delete: --limit SIZE or --older-than DAYS")
-        asked: dict[str, Any] = {
-            "limit_bytes": args.limit,
-            "older_than": None if args.older_than is None else 86400 * args.older_than,
-        }
-        gone = depot.clean(place, **asked) if place else clean(root, **asked)
-        for each in gone:
-            print(f"deleted {each.folder.name}: {in_words(each.bytes)}")
-        left = depot.listed(place) if place else listed(root)
-        print(f"{in_words(sum(each.bytes for each in gone))} freed, {_total(left)} left")
-        return 0
-    there = depot.listed(place) if place else listed(root)
-    if args.command == "check":
-        if place:
-            raise UserError("only a machine's own folder can be checked; every row that is read is checked then")
-        for each in there:
-            store = _opened(each.folder)
-            bad = store.check()
-            store.remove(bad)
-            print(f"{each.folder.name}: {each.rows} rows, {len(bad)} damaged shards removed")
-        return 0
-    for each in there:
-        print(f"{each.folder.name}  {each.rows} rows  {in_words(each.bytes)}  used {each.idle / 86400:.1f} days ago")
-    print(f"{_total(there)} in all; the least recently used first")
-    return 0
-
-
-def _total(there: Sequence[Listed]) -> str:
-    return in_words(sum(each.bytes for each in there))
-
-
-if __name__ == "__main__":
-    sys.exit(command_line(main))
+def check(root: Path, name: str) -> int:
+    """Read all shards of a folder and remove the damaged ones; returns how many."""
+    store = _opened(root / name)
+    bad = store.check()
+    store.remove(bad)
+    return len(bad)

@@ -1,9 +1,9 @@
-"""Who is at work on what: a lease is a file with a heartbeat, so that several drivers can share one results directory.
+"""Leases: locks with a heartbeat, so that launches on several machines can share one results directory.
 
-The holder of a name is whoever wrote its highest generation, ``<name>.<generation>``, which is written only if it isn't
-there. A holder writes it again every few seconds; one that has not been written for `STALE` seconds may be succeeded by
-the next generation. So of any number that ask at once exactly one gets the lease, also when it is taken over. A holder
-that was only slow does its work twice over at worst: results are written once, by whoever is first.
+The holder of a name is the writer of its highest generation, ``<name>.<generation>``, which is written only if it
+doesn't exist. A holder writes it again every few seconds; one that has not been written for `STALE` seconds may be
+succeeded by the next generation. So of any number that ask at once exactly one gets the lease, also when it is taken
+over. A holder that was only slow does its work twice at worst: results are written once, by the first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.storage.atomic import now
-from cluster.storage.backend import Place
+from cluster.storage.backend import Backend
 from diffup.errors import UserError
 
 STALE = 60.0  # seconds without a sign of life after which a lease may be taken over
@@ -31,9 +31,9 @@ BEAT = 10.0  # seconds between signs of life
 
 @dataclass
 class Lease:
-    """A name that this process holds; it beats until it is released."""
+    """A name that this process holds; a thread renews it until it is released."""
 
-    place: Place
+    backend: Backend
     name: str
     generation: int
     content: bytes
@@ -41,104 +41,102 @@ class Lease:
     _thread: threading.Thread | None = None
 
     def start(self, beat: float = BEAT) -> Lease:
-        """Begin to beat, in a thread of its own."""
+        """Begin to renew it, in a thread of its own."""
         self._thread = threading.Thread(target=self._beat, args=(beat,), daemon=True, name=f"lease {self.name}")
         self._thread.start()
         return self
 
     def _beat(self, every: float) -> None:
         while not self._ended.wait(every):
-            with contextlib.suppress(
-                OSError, ValueError
-            ):  # a full disk or a cut network: the next beat may come through
+            with contextlib.suppress(OSError, ValueError):  # a full disk or a cut network: the next beat may succeed
                 if self.lost():
                     return
-                self.place.write(f"{self.name}.{self.generation}", self.content)
+                self.backend.write(f"{self.name}.{self.generation}", self.content)
 
     def lost(self) -> bool:
         """Whether a successor has taken it over."""
-        return max(_generations(self.place, self.name), default=self.generation) > self.generation
+        return max(_generations(self.backend, self.name), default=self.generation) > self.generation
 
     def release(self) -> None:
-        """Stop beating and let it go; generations before it go too, first."""
+        """Stop renewing it and delete it; generations before it are deleted first."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()  # a beat in flight would write the file again after it is deleted
         with contextlib.suppress(OSError, ValueError):
-            for generation in sorted(_generations(self.place, self.name)):
+            for generation in sorted(_generations(self.backend, self.name)):
                 if generation <= self.generation:
-                    self.place.delete(f"{self.name}.{generation}")
+                    self.backend.delete(f"{self.name}.{generation}")
 
 
-def _generations(place: Place, name: str) -> dict[int, float]:
+def _generations(backend: Backend, name: str) -> dict[int, float]:
     """Age in seconds by generation."""
     found = {}
-    for file, age in place.ages(f"{name}.").items():
+    for file, age in backend.ages(f"{name}.").items():
         tail = file.removeprefix(f"{name}.")
         if tail.isdigit():
             found[int(tail)] = age
     return found
 
 
-def acquire(place: Place, name: str, owner: str = "", *, stale: float = STALE, beat: float = BEAT) -> Lease | None:
+def acquire(backend: Backend, name: str, owner: str = "", *, stale: float = STALE, beat: float = BEAT) -> Lease | None:
     """The lease of `name`, or None while another holds it.
 
-    A holder that is known to be dead is succeeded at once: a process of this machine that is gone, or one of the same
-    `owner`, who has only one at a time.
+    A holder that is known to be dead is succeeded at once: a process of this machine that has ended, or one of the
+    same `owner`, which has only one at a time.
 
     Args:
-        place: where leases lie.
+        backend: where leases are kept.
         name: what is leased; plain characters without a dot.
         owner: the launch that asks.
         stale: seconds after which another's is taken over.
         beat: seconds between signs of life.
 
     Raises:
-        OSError: the place can't be written.
+        OSError: the storage can't be written.
     """
-    held = _generations(place, name)
+    held = _generations(backend, name)
     newest = max(held, default=0)
     if held and held[newest] < stale:
-        holder = _content(place, f"{name}.{newest}")
+        holder = _content(backend, f"{name}.{newest}")
         if not _dead(holder) and not (owner and holder.get("owner") == owner):
             return None
     document = {"owner": owner, "host": _machine(), "pid": os.getpid(), "since": now(), "id": uuid.uuid4().hex}
     content = json.dumps(document).encode()
-    if not place.write(f"{name}.{newest + 1}", content, exclusive=True):
+    if not backend.write(f"{name}.{newest + 1}", content, exclusive=True):
         return None
-    return Lease(place, name, newest + 1, content).start(beat)
+    return Lease(backend, name, newest + 1, content).start(beat)
 
 
-def held(place: Place, names: set[str] | None = None, *, stale: float = STALE) -> set[str]:
-    """Names that somebody holds and beats for, of `names` or of all."""
+def held(backend: Backend, names: set[str] | None = None, *, stale: float = STALE) -> set[str]:
+    """Names, of `names` or of all, that are held and renewed."""
     newest: dict[str, tuple[int, float]] = {}
-    for file, age in place.ages("").items():
+    for file, age in backend.ages("").items():
         name, dot, tail = file.rpartition(".")
         if dot and tail.isdigit() and (names is None or name in names):
             newest[name] = max(newest.get(name, (0, 0.0)), (int(tail), age))
     fresh = {name: generation for name, (generation, age) in newest.items() if age < stale}
-    return {name for name, generation in fresh.items() if not _dead(_content(place, f"{name}.{generation}"))}
+    return {name for name, generation in fresh.items() if not _dead(_content(backend, f"{name}.{generation}"))}
 
 
 @lru_cache(maxsize=1)
 def _machine() -> str:
-    """Names what a process id means something on: a boot of a machine, and a namespace of processes in it."""
+    """What a process id is unique on: a boot of a machine, and a namespace of processes in it."""
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{platform.node()} {boot} {os.stat('/proc/self/ns/pid').st_ino}"
     return platform.node()
 
 
-def _content(place: Place, file: str) -> dict[str, Any]:
+def _content(backend: Backend, file: str) -> dict[str, Any]:
     try:
-        document = json.loads(place.read(file) or b"{}")
+        document = json.loads(backend.read(file) or b"{}")
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
 
 
 def _dead(holder: dict[str, Any]) -> bool:
-    """Whether a holder is a process of this machine that is no more."""
+    """Whether a holder is a process of this machine that has ended."""
     machine = _machine()
     if machine == platform.node() or holder.get("host") != machine or not isinstance(holder.get("pid"), int):
         return False
@@ -152,13 +150,13 @@ def _dead(holder: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def alone(place: Place, name: str, owner: str, where: object) -> Iterator[Lease]:
+def alone(backend: Backend, name: str, owner: str, where: object) -> Iterator[Lease]:
     """Hold a lease for the time of a block.
 
     Raises:
         UserError: another holds it.
     """
-    lease = acquire(place, name, owner)
+    lease = acquire(backend, name, owner)
     if lease is None:
         raise UserError(f"another {name} is using {where}; wait for it, or give another directory with --results")
     try:
@@ -169,16 +167,16 @@ def alone(place: Place, name: str, owner: str, where: object) -> Iterator[Lease]
 
 @contextlib.contextmanager
 def waited_for(
-    place: Place, name: str, owner: str, waiting: Callable[[], None], *, stopping: Callable[[], bool] = lambda: False,
-    every: float = 2.0, stale: float = STALE,
+    backend: Backend, name: str, owner: str, waiting: Callable[[], None], *,
+    stopping: Callable[[], bool] = lambda: False, every: float = 2.0, stale: float = STALE,
 ) -> Iterator[Lease | None]:  # fmt: skip
-    """Hold a lease for the time of a block, once it is free; None if it was not before `stopping`.
+    """Hold a lease for the time of a block, as soon as it is free; None if it is not free before `stopping`.
 
     Args:
         waiting: called once if another holds it.
     """
     told = False
-    while (lease := acquire(place, name, owner, stale=stale)) is None:
+    while (lease := acquire(backend, name, owner, stale=stale)) is None:
         if stopping():
             yield None
             return

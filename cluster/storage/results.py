@@ -1,10 +1,10 @@
 """The result store: one folder per cell, the source of truth that plans, tables and MLflow are made from.
 
-``<root>/<key>/`` holds ``cell.json`` (what was asked), ``episodes.parquet`` (one row per episode; evaluation cells),
-``checkpoint/`` (training cells), ``panels/*.jpg`` and ``result.json``. Every file is written under a temporary name,
-synced and renamed; ``result.json`` comes last and names the others with size and hash. So a cell is finished or it
-isn't, whatever was killed and whenever. A failed cell has ``error.json`` instead. ``<root>/store.json`` tells the store
-from others (`Store.identity`).
+``<root>/<key>/`` has ``cell.json`` (what was asked), ``episodes.parquet`` (one row per episode; evaluation cells),
+``checkpoint/`` (training cells), ``panels/*.jpg`` and ``result.json``. Every file is written atomically;
+``result.json`` comes last and names the others with size and hash. So a cell is finished or it isn't, whatever was
+killed and whenever. A failed cell has ``error.json`` instead. ``<root>/store.json`` identifies the store
+(`Store.identity`).
 """
 
 from __future__ import annotations
@@ -17,70 +17,45 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.code_version import code_hash
 from cluster.storage.atomic import check_writable, file_facts, now, to_json, write_atomically
-from cluster.storage.backend import FolderPlace, Place
-from cluster.storage.remote import RemotePlace
+from cluster.storage.backend import Backend, is_uri
+from cluster.storage.layout import (
+    CELL,
+    CHECKPOINT_FILES,
+    EPISODES,
+    ERROR,
+    IDENTITY,
+    LEASES,
+    LOGGED,
+    RESULT,
+    WEIGHTS,
+)
+from cluster.storage.record import NO_REASON, Record, checksum, read_error, read_record
+from cluster.storage.sync import Sync, copy_folder
 from diffup.errors import UserError
 from diffup.grid.cell import CELL_VERSION, KEY_LENGTH, AnyCell, TrainingCell, cell_to_dict
+from diffup.home import expanded
 
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
 
 SCHEMA = 1
-CELL, EPISODES, RESULT, ERROR, LOGGED = "cell.json", "episodes.parquet", "result.json", "error.json", "mlflow.json"
-IDENTITY = "store.json"
-CHECKPOINT_FILES = ("checkpoint/model.safetensors", "checkpoint/config.json")
 WORK = "cluster.execution.run_cell"  # the module that trials run
-NO_REASON = "it came out as no finite number"
-LAUNCHES, WEIGHTS, LEASES, TUNE, PARTS = "launches", "weights", ".leases", ".tune", "parts"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What the store knows of one key.
-
-    Attributes:
-        status: ``"finished"``, ``"failed"``, ``"damaged"`` (counts as not finished) or ``"missing"``.
-        result: ``result.json`` of a finished cell, ``error.json`` of a failed one, else empty.
-        why: what is wrong with a damaged one.
-    """
-
-    key: str
-    status: str
-    result: dict[str, Any] = field(default_factory=dict)
-    why: str = ""
-
-    @property
-    def passing(self) -> bool:
-        """Whether a failure had a reason that may have passed, such as a full disk; a plan runs the cell again."""
-        return bool(self.result.get("passing"))
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Metrics of a finished cell, else empty; undefined ones are not among them."""
-        metrics: dict[str, float | None] = self.result.get("metrics", {})
-        return {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}
-
-    @property
-    def undefined(self) -> dict[str, str]:
-        """Why metrics that a finished cell should have are undefined, by name."""
-        named = {name: NO_REASON for name in self.result.get("metrics", {}) if name not in self.metrics}  # NaN, before
-        return {**named, **self.result.get("undefined", {})}
 
 
 @dataclass(frozen=True)
 class Store:
-    """The result store under one folder (absolute, so that it means the same in a trial).
+    """The result store in one folder (absolute, so that it means the same in a trial).
 
     Attributes:
         root: the folder.
-        remote: URI of an object store of which the folder is this machine's mirror, ``""`` if it is the store itself.
+        remote: URI of the object store that the folder is this machine's copy of, ``""`` if it is the store itself.
             `update` and `publish` keep them alike.
     """
 
@@ -90,44 +65,47 @@ class Store:
     def __post_init__(self) -> None:
         assert self.root.is_absolute(), self.root
 
+    @staticmethod
+    def at(where: str | Path) -> Store:
+        """The store in a folder, or this machine's copy of the one at a URI."""
+        if isinstance(where, str) and is_uri(where):
+            return Store(copy_folder(where), where)
+        return Store(expanded(Path(where)))
+
     @property
-    def leases(self) -> Place:
-        """Where launches say what they are at."""
-        if self.remote:
-            return RemotePlace(self.remote).below(LEASES)
-        return FolderPlace(self.root / LEASES)
+    def sync(self) -> Sync:
+        """The folder and what machines share."""
+        return Sync(self.root, self.remote)
+
+    @property
+    def leases(self) -> Backend:
+        """Where launches note what they work on."""
+        return self.sync.backend.below(LEASES)
 
     def update(self, keys: Iterable[str] | None = None, *, checkpoint: str = "") -> None:
-        """Bring what others wrote to this machine: some cells, or all; and a training cell's checkpoint."""
-        if self.remote:
-            from cluster.storage import mirror
-
-            place = RemotePlace(self.remote)
-            mirror.pull(place, self.root, keys)
-            if checkpoint:
-                mirror.fetch_checkpoint(place, self.root, checkpoint)
+        """Bring what other machines wrote: some cells, or all; and a training cell's checkpoint."""
+        self.sync.pull(keys)
+        if checkpoint:
+            self.sync.fetch_checkpoint(checkpoint)
 
     def publish(self, key: str) -> None:
-        """Give a cell that was finished or has failed here to the others; the first of several wins."""
-        if self.remote:
-            from cluster.storage import mirror
-
-            place = RemotePlace(self.remote)
-            if (self.folder(key) / RESULT).is_file():
-                if not mirror.push(place, self.root, key):
-                    (self.folder(key) / RESULT).unlink()
-                    mirror.pull(place, self.root, [key])
-            else:
-                mirror.push_file(place, self.root, f"{key}/{CELL}")
-                mirror.push_file(place, self.root, f"{key}/{ERROR}")
+        """Publish a cell that was finished or has failed here; of several that finish it the first one stands."""
+        self.sync.publish(key)
 
     def publish_file(self, name: str) -> None:
-        """Give one file to the others."""
-        if self.remote:
-            from cluster.storage import mirror
+        """Publish one file, if the object store can be used."""
+        with contextlib.suppress(OSError):
+            self.sync.upload(name)
 
-            with contextlib.suppress(OSError):
-                mirror.push_file(RemotePlace(self.remote), self.root, name)
+    @contextlib.contextmanager
+    def read_only(self) -> Iterator[Store]:
+        """The store as it is after `update`, without writing anything but a temporary folder.
+
+        Raises:
+            UserError: the object store can't be read.
+        """
+        with self.sync.preview() as folder:
+            yield Store(folder, self.remote)
 
     def identity(self) -> str:
         """A random id in ``store.json``, made when it is first asked for: the same on all machines, after a move too.
@@ -136,15 +114,11 @@ class Store:
             OSError: it can't be read or written.
             UserError: the file is damaged.
         """
-        path, made = self.root / IDENTITY, to_json({"schema": SCHEMA, "id": uuid.uuid4().hex})
+        path = self.root / IDENTITY
         if not path.is_file():
-            if self.remote:
-                place = RemotePlace(self.remote)
-                if place.read(IDENTITY) is None:
-                    place.write(IDENTITY, made, exclusive=True)
-                place.fetch([IDENTITY], self.root)
-            else:
-                write_atomically(path, made, exclusive=True)
+            made = to_json({"schema": SCHEMA, "id": uuid.uuid4().hex})
+            self.sync.backend.write(IDENTITY, made, exclusive=True)
+            self.sync.download(IDENTITY)
         try:
             identity = json.loads(path.read_bytes())["id"]
             if not isinstance(identity, str) or not identity:
@@ -175,45 +149,13 @@ class Store:
         """State of one cell; every file that ``result.json`` names is checked by size and hash.
 
         Args:
-            verify: without it the hash is left out for files that have not been written since ``result.json`` was,
-                which comes last: what a plan of many thousand cells does. Tables check what they read in any case.
-        """
-        folder = f"{self.root}/{key}"
-        try:
-            with open(f"{folder}/{RESULT}", "rb") as file:
-                text = file.read()
-                written = os.fstat(file.fileno()).st_mtime_ns
-        except (FileNotFoundError, NotADirectoryError):
-            return self._read_error(key)
-        try:
-            result = json.loads(text)
-            if result["key"] != key or result["status"] != "finished" or not isinstance(result["metrics"], dict):
-                raise ValueError("it is not the result of this cell")
-            if "checksum" in result and not _checksum_holds(text, result):
-                raise ValueError("its checksum is wrong")
-            for name, facts in result.get("files", {}).items():
-                if self.remote and name in CHECKPOINT_FILES:  # it comes down, checked, when a cell needs it
-                    continue  # a mirror has the checkpoints that were needed here
-                there = os.stat(f"{folder}/{name}")
-                good = there.st_size == facts["bytes"]
-                if good and (verify or there.st_mtime_ns > written):
-                    content = Path(folder, name).read_bytes()
-                    good = hashlib.sha256(content).hexdigest() == facts["sha256"]
-                if not good:
-                    return Record(key=key, status="damaged", why=f"{folder}/{name} is not what {RESULT} names")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return Record(key=key, status="damaged", why=f"{folder}/{RESULT} can't be read: {error}")
-        except OSError as error:
-            return Record(key=key, status="damaged", why=f"{error.filename}: {error.strerror}")
-        return Record(key=key, status="finished", result=result)
+            verify: without it, the hash of files that have not been written since ``result.json`` is not checked. Plans
+                of many thousand cells do that; tables check what they read in any case.
 
-    def _read_error(self, key: str) -> Record:
-        try:
-            document = json.loads((self.folder(key) / ERROR).read_bytes())
-            document["error"]
-        except (ValueError, KeyError, TypeError, OSError):
-            return Record(key=key, status="missing")
-        return Record(key=key, status="failed", result=document)
+        Raises:
+            OSError: the storage can't be used, which says nothing about the cell.
+        """
+        return read_record(self.folder(key), verify=verify, partial=self.sync.is_copy)
 
     def cell_keys(self) -> Iterator[str]:
         """Keys of all folders that may hold a cell."""
@@ -284,7 +226,7 @@ class Store:
             "finished": now(),
         }
         (folder / ERROR).unlink(missing_ok=True)
-        content = to_json({**document, "checksum": _checksum(document)})
+        content = to_json({**document, "checksum": checksum(document)})
         if write_atomically(folder / RESULT, content, exclusive=True):
             return True
         if self.read(key).status != "damaged":
@@ -301,36 +243,28 @@ class Store:
             number of failed attempts so far.
         """
         folder = self.folder(cell.key())
-        attempts = int(self._read_error(cell.key()).result.get("attempts", 0)) + 1
+        attempts = int(read_error(folder).result.get("attempts", 0)) + 1
         self.write_cell(cell)
         document = {"schema": SCHEMA, "error": error, "traceback": traceback, "attempts": attempts, "time": now()}
         write_atomically(folder / ERROR, to_json({**document, "code_hash": code_hash(), "passing": passing}))
         return attempts
 
     def forget_result(self, key: str) -> None:
-        """Drop a damaged ``result.json``; a checkpoint to resume from stays.
+        """Delete a damaged ``result.json``; a checkpoint to resume from stays.
 
-        Where results are in an object store, it is dropped there only if it is damaged there too.
+        In an object store it is deleted only if it is damaged there too.
         """
-        if self.remote:
-            from cluster.storage import mirror
-
-            mirror.refetch(RemotePlace(self.remote), self.root, key)
-            if self.read(key).status == "finished":
-                return
+        if self.sync.refetch(key) and self.read(key).status == "finished":
+            return
         (self.folder(key) / RESULT).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             (self.folder(key) / LOGGED).unlink(missing_ok=True)
-        if self.remote:
-            RemotePlace(self.remote).delete(f"{key}/{RESULT}")
+        self.sync.remove(f"{key}/{RESULT}")
 
     def forget(self, key: str) -> None:
-        """Drop a cell with all it holds, in one rename."""
+        """Delete a cell with all it has, in one rename."""
         folder = self.folder(key)
-        if self.remote:
-            from cluster.storage import mirror
-
-            mirror.drop(RemotePlace(self.remote), key)
+        self.sync.remove(f"{key}/", first=RESULT)
         if folder.exists():
             trash = self.root / f".trash-{key}-{uuid.uuid4().hex[:8]}"
             folder.rename(trash)
@@ -343,17 +277,11 @@ class Store:
             UserError: the same backbone and identity meant other weights before.
         """
         slug = hashlib.sha256(f"{backbone} {weights}".encode()).hexdigest()[:12]
-        path = self.root / WEIGHTS / f"{slug}.json"
+        name, shared = f"{WEIGHTS}/{slug}.json", self.sync.backend
         document = {"backbone": backbone, "weights": weights, "loaded_hash": loaded_hash}
-        if self.remote:
-            place, name = RemotePlace(self.remote), f"{WEIGHTS}/{slug}.json"
-            if place.write(name, to_json(document), exclusive=True):
-                return
-            before = json.loads(place.read(name) or b"{}").get("loaded_hash", loaded_hash)
-        elif write_atomically(path, to_json(document), exclusive=True):
+        if shared.write(name, to_json(document), exclusive=True):
             return
-        else:
-            before = json.loads(path.read_bytes())["loaded_hash"]
+        before = json.loads(shared.read(name) or b"{}").get("loaded_hash", loaded_hash)
         if before != loaded_hash:
             raise UserError(
                 f"backbone {backbone!r} with weights {weights!r} loaded {loaded_hash}, but results in {self.root} were "
@@ -364,23 +292,13 @@ class Store:
         """Remember the MLflow run of a cell, so that no later launch logs it again."""
         write_atomically(self.folder(key) / LOGGED, to_json({"tracking_uri": uri, "run_id": run_id}))
 
-    def logged(self, key: str, uri: str) -> bool:
-        """Whether the cell has a run in this tracking store."""
+    def logged(self, key: str, uri: str) -> str:
+        """Id of the cell's run in this tracking store, ``""`` if none is known."""
         try:
-            return bool(json.loads((self.folder(key) / LOGGED).read_bytes())["tracking_uri"] == uri)
+            note = json.loads((self.folder(key) / LOGGED).read_bytes())
+            return str(note["run_id"]) if note["tracking_uri"] == uri else ""
         except (OSError, ValueError, KeyError, TypeError):
-            return False
-
-
-def _checksum(document: dict[str, Any]) -> str:
-    return hashlib.sha256(to_json(document)).hexdigest()[:12]
-
-
-def _checksum_holds(text: bytes, result: dict[str, Any]) -> bool:
-    """Whether ``result.json`` is what was written; its checksum is taken from it."""
-    claimed = str(result.pop("checksum"))
-    line = f' "checksum": "{claimed}",\n'.encode()  # as `to_json` writes it: without the line, the text was summed
-    return hashlib.sha256(text.replace(line, b"", 1)).hexdigest()[:12] == claimed or _checksum(result) == claimed
+            return ""
 
 
 def cell_document(cell: AnyCell) -> dict[str, Any]:

@@ -1,9 +1,77 @@
-"""``python -m cluster.tracking sync|serve --results DIR``: MLflow runs of a result store, written again or served."""
+"""``python -m cluster.tracking sync|serve --results DIR``: MLflow runs of a result store, exported again or served."""
+
+from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
-from cluster.tracking.launch_runs import main
-from diffup.errors import command_line
+import tyro
+
+from cluster.storage.results import Store
+from cluster.tracking.client import resolve_uri
+from diffup.errors import UserError, command_line
+
+Results = Annotated[str, tyro.conf.arg(metavar="DIR")]
+
+
+def sync(results: Results, tracking_uri: str = "", experiment: str = "") -> int:
+    """Make MLflow's runs say what the result store says, however often it is called.
+
+    Args:
+        results: the result store: a folder, or s3://bucket/prefix, gs://…, which is downloaded before.
+        tracking_uri: MLflow; default: sqlite in the results.
+        experiment: put all runs there; default: the grid that made them.
+    """
+    from cluster.tracking.sync import sync
+
+    store = _store(results)
+    uri = resolve_uri(tracking_uri, store.root)
+    done = sync(store, uri, experiment=experiment)
+    print(f"{done}  ({uri})", flush=True)
+    return 1 if done["failed"] else 0
+
+
+def serve(results: Results, port: int = 5000, host: str = "127.0.0.1") -> int:
+    """Start MLflow's server over the results' sqlite store.
+
+    Args:
+        results: the result store: a folder, or s3://bucket/prefix, gs://…, which is downloaded before.
+        port: to listen at.
+        host: address to listen at; default: this machine alone.
+    """
+    from cluster.tracking.server import serve
+
+    serve(_store(results).root, host, port)
+
+
+def _store(results: str) -> Store:
+    """The result store that a command is about; that of an object store is this machine's copy, brought up to date.
+
+    Raises:
+        UserError: nothing is there, or the object store can't be reached.
+    """
+    store = Store.at(results)
+    try:
+        store.update()
+    except OSError as error:
+        raise UserError(
+            f"{results} can't be downloaded: {error}. Check the name and the credentials, or use a folder: "
+            f"`python -m cluster sync pull {results} DIR` first, then --results DIR"
+        ) from error
+    if not store.root.is_dir():
+        what = f"results in {results}" if store.sync.is_copy else f"results directory {store.root}"
+        raise UserError(f"no {what}; pass the one that a grid script printed (its --results)")
+    return store
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns 0, 1 if some runs could not be written, or 2 for bad input."""
+    commands: dict[str, Callable[..., int]] = {"sync": sync, "serve": serve}
+    return command_line(
+        lambda: tyro.extras.subcommand_cli_from_dict(commands, prog="python -m cluster.tracking", args=argv)
+    )
+
 
 if __name__ == "__main__":
-    sys.exit(command_line(main))
+    sys.exit(main())

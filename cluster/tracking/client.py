@@ -1,7 +1,7 @@
-"""Reaching an MLflow store: its URI without secrets, a fresh store made by one process, and leaving a dead one alone.
+"""Access to an MLflow store: URIs without secrets, creation and upgrade by one process, fast failure when it is down.
 
-A password in a URI stays in this process's environment: the URI that is shown, sent to workers or written anywhere has
-``***`` in its place. Workers get it from their environment too (``MLFLOW_TRACKING_PASSWORD``), as MLflow itself does.
+A password in a URI is kept in this process's environment: the URI that is shown, sent to workers or written anywhere
+has ``***`` in its place. Workers get it from their environment too (``MLFLOW_TRACKING_PASSWORD``), as MLflow does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, unquote
 
 from diffup.errors import REPORT, UserError
@@ -30,23 +30,26 @@ from diffup.errors import REPORT, UserError
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+T = TypeVar("T")
+
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
 USER, PASSWORD, TOKEN = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"
 HIDDEN = "***"
 USERINFO = re.compile(r"^([a-z][a-z0-9+.-]*://)([^/?#]*)@", re.IGNORECASE)
-# A tracking server that does not answer must not hold cells up for minutes.
-PATIENCE = {
+ENVIRONMENT = {
+    # A tracking server that does not answer must not hold cells up for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 PROBE_SECONDS = 3.0
 REST_SECONDS = 60.0
-# Answers that blame one request, not the store: others may go well.
+# Errors that concern one request, not the store: others may succeed.
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST")
 
-_resting: dict[str, float] = {}  # until when (monotonic) this process leaves a store alone
+_resting: dict[str, float] = {}  # by URI: until when (monotonic) this process doesn't try again
 
 
 def resolve_uri(uri: str, results: Path) -> str:
@@ -54,7 +57,7 @@ def resolve_uri(uri: str, results: Path) -> str:
     the results directory.
 
     Raises:
-        UserError: a scheme that MLflow has no database or server for, or a secret where it can't be told from a name.
+        UserError: a scheme that MLflow has no database or server for, or a secret where it can't be recognized.
     """
     if not uri:
         return sqlite_uri(results / "mlflow.db")
@@ -82,18 +85,15 @@ def resolve_uri(uri: str, results: Path) -> str:
 
 
 def sqlite_uri(path: Path) -> str:
-    """The URI of a database file, with what would end or change the path in a URI escaped.
+    """The URI of a database file, with ``%``, ``?`` and ``#`` in the path escaped.
 
     Raises:
-        UserError: the path has such a character, and this SQLAlchemy takes no escapes (before 2.1).
+        UserError: the path has such a character, and the installed SQLAlchemy (before 2.1) does not read escapes.
     """
-    text = str(path)
-    for character in "%?#":
-        text = text.replace(character, f"%{ord(character):02X}")
-    uri = f"sqlite:///{text}"
+    text = re.sub("[%?#]", lambda found: f"%{ord(found[0]):02X}", str(path))
     if text != str(path) and tuple(map(int, version("sqlalchemy").split(".")[:2])) < (2, 1):
         raise UserError(f"{path}: this SQLAlchemy opens no path with '%', '?' or '#'; upgrade it to 2.1, or rename it")
-    return uri
+    return f"sqlite:///{text}"
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -104,7 +104,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def shown(uri: str) -> str:
-    """The URI as it may be read by anyone."""
+    """The URI without its password."""
     found = USERINFO.match(uri)
     if not found or ":" not in found[2]:
         return uri
@@ -112,10 +112,10 @@ def shown(uri: str) -> str:
 
 
 def tracking_uri(uri: str) -> str:
-    """What MLflow gets for a URI as shown: a server's user and password it takes from the environment.
+    """The URI to give to MLflow: with a database's password; a server's credentials MLflow reads from the environment.
 
-    It makes the folder of a ``sqlite:///`` path without undoing escapes, which would be a second, empty one: with the
-    driver named it makes none.
+    For a ``sqlite:///`` path with escapes the driver is named: MLflow would otherwise create a second, empty folder
+    whose name has the escapes in it.
     """
     if uri.startswith("sqlite:///") and "%" in uri:
         return f"sqlite+pysqlite{uri.removeprefix('sqlite')}"
@@ -124,17 +124,17 @@ def tracking_uri(uri: str) -> str:
         return uri
     if uri.startswith("http"):
         return f"{found[1]}{uri[found.end() :]}"
-    user, _, password = found[2].partition(":")
+    user, colon, password = found[2].partition(":")
     if password == HIDDEN:
         if PASSWORD not in os.environ:
             raise ConnectionError(f"the environment has no {PASSWORD} for {uri}")
         password = quote(os.environ[PASSWORD], safe="")
-    return f"{found[1]}{user}{':' if password else ''}{password}@{uri[found.end() :]}"
+    return f"{found[1]}{user}{colon}{password}@{uri[found.end() :]}"
 
 
 def client_of(uri: str) -> MlflowClient:
-    """A client of the store at a URI as shown."""
-    for name, value in (PATIENCE | QUIET).items():
+    """A client of the store at a resolved URI."""
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
 
@@ -144,14 +144,42 @@ def client_of(uri: str) -> MlflowClient:
 
 
 def is_trouble(error: Exception) -> bool:
-    """Whether an error is of MLflow, its database, the network or a file, as tracking meets them; others are bugs."""
+    """Whether an error comes from MLflow, its database, the network or a file; others are bugs."""
     packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     known = isinstance(error, OSError | ImportError | UserError | subprocess.SubprocessError)
     return known or not packages.isdisjoint(("mlflow", "sqlalchemy", "sqlite3", "alembic", "requests", "pyarrow"))
 
 
-def warn(what: str, error: Exception) -> None:
-    """Say that tracking failed and that nothing else did; a bug shows its traceback too."""
+def is_refusal(error: Exception) -> bool:
+    """Whether an error concerns one request alone, and others may succeed."""
+    return getattr(error, "error_code", "") in REFUSALS
+
+
+def attempt(uri: str, failure: str, work: Callable[[MlflowClient], T], *, now: bool = False) -> T | None:
+    """Do something with MLflow that may fail without consequences: an error is a warning.
+
+    Args:
+        uri: of the store, resolved.
+        failure: what to say if it fails, e.g. ``"cell … can't be logged"``.
+        work: what to do.
+        now: also within `REST_SECONDS` of a failure of this store, during which this process otherwise doesn't try.
+
+    Returns:
+        what `work` returns; None if it failed or was not tried.
+    """
+    if rests(uri) and not now:
+        return None
+    try:
+        require_answer(uri)
+        return work(client_of(uri))
+    except Exception as error:
+        note_failure(uri, error)
+        warn(failure, error)
+        return None
+
+
+def warn(failure: str, error: Exception) -> None:
+    """Warn that tracking failed, without secrets; a bug shows its traceback too."""
     if not is_trouble(error):
         traceback.print_exception(error)
         print(REPORT, file=sys.stderr)
@@ -161,34 +189,34 @@ def warn(what: str, error: Exception) -> None:
         if secret := os.environ.get(name):
             text = text.replace(secret, HIDDEN).replace(quote(secret, safe=""), HIDDEN)
     warnings.warn(
-        f"MLflow: {what}: {text}. The grid goes on; results are in the store, and a later launch or `python -m "
-        f"cluster.tracking.launch_runs sync` logs what is missing",
+        f"MLflow: {failure}: {text}. The grid goes on; results are in the store, and a later launch or `python -m "
+        f"cluster.tracking sync` logs what is missing",
         stacklevel=2,
     )
 
 
 def rests(uri: str) -> bool:
-    """Whether the store failed this process less than `REST_SECONDS` ago: then nobody should wait for it again."""
+    """Whether the store failed this process less than `REST_SECONDS` ago."""
     return time.monotonic() < _resting.get(uri, 0.0)
 
 
 def note_failure(uri: str, error: Exception) -> None:
-    """Leave the store alone for a while, unless the error blames one request alone."""
-    if getattr(error, "error_code", "") not in REFUSALS and not isinstance(error, FileNotFoundError):
+    """Leave the store alone for `REST_SECONDS`, unless the error concerns one request alone."""
+    if not is_refusal(error) and not isinstance(error, FileNotFoundError):
         _resting[uri] = time.monotonic() + REST_SECONDS
 
 
 def require_answer(uri: str) -> None:
-    """Raise ConnectionError unless a server answers within `PROBE_SECONDS`; databases are taken at their word.
+    """Raise ConnectionError unless a server answers within `PROBE_SECONDS`; databases are not asked.
 
-    MLflow's own client retries each request of a cell for 10 to 30 s before it gives a dead server up.
+    MLflow's own client retries each request for 10 to 30 s before it gives up on a server that is down.
     """
     if not uri.startswith("http"):
         return
     try:
         urllib.request.urlopen(f"{tracking_uri(uri).rstrip('/')}/health", timeout=PROBE_SECONDS).close()
     except urllib.error.HTTPError as answer:
-        if answer.code >= 502:  # a proxy speaks for a server that is not there; any other answer is an answer
+        if answer.code >= 502:  # a proxy without its server; any other answer is an answer
             raise ConnectionError(f"{uri} answers {answer.code}") from answer
     except OSError as error:
         raise ConnectionError(f"{uri} does not answer: {getattr(error, 'reason', error)}") from error
@@ -196,36 +224,28 @@ def require_answer(uri: str) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file while this lasts; it dies with its process. Does nothing where files can't be locked."""
+    """Hold a lock file, which ends with the process; without effect on file systems that can't lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
+    with path.open("a") as file:
         with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)
 
 
-@contextlib.contextmanager
-def _alone(uri: str) -> Iterator[None]:
+def alone(uri: str) -> contextlib.AbstractContextManager[None]:
     """One process at a time: of 8 that opened a fresh sqlite store at once, 7 failed (measured with MLflow 3.17)."""
     path = sqlite_path(uri)
-    if path is None:
-        yield
-        return
-    with locked(path.with_name(f".{path.name}.lock")):
-        yield
+    return contextlib.nullcontext() if path is None else locked(path.with_name(f".{path.name}.lock"))
 
 
 def open_store(uri: str) -> MlflowClient:
-    """A client of a store that has this MLflow's schema: made, or upgraded with a copy of the old one kept beside it.
+    """A client of a store with the schema of this MLflow: created, or upgraded with a copy of the old one beside it.
 
     Raises:
         Exception: it can't be reached.
     """
     require_answer(uri)
-    with _alone(uri):
+    with alone(uri):
         client = client_of(uri)
         try:
             client.get_experiment_by_name("Default")
@@ -237,47 +257,10 @@ def open_store(uri: str) -> MlflowClient:
     return client
 
 
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # else its pages are those of language models
-
-
-def open_experiment(
-    client: MlflowClient, uri: str, name: str, results: Path, renamed: Callable[[], str] = lambda: ""
-) -> str:
-    """Id of the experiment of this name; made if it isn't there, restored if it was deleted.
-
-    Args:
-        client, uri: of the MLflow store.
-        name: of the experiment.
-        results: where artifacts go, unless a server keeps them.
-        renamed: is asked if there is none of this name: the id of the one that was given another name, or ``""``.
-    """
-    from mlflow.exceptions import MlflowException
-
-    with _alone(uri):
-        found = client.get_experiment_by_name(name)
-        if found is None and (other := renamed()):
-            return other
-        if found is None:
-            # A server keeps artifacts where it is told to; beside a database they need an absolute place.
-            place = None if uri.startswith("http") else (results / "mlartifacts").as_uri()
-            try:
-                made: str = client.create_experiment(name, artifact_location=place, tags=KIND)
-                return made
-            except MlflowException:  # another machine was first
-                found = client.get_experiment_by_name(name)
-                if found is None:
-                    raise
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-    kept: str = found.experiment_id
-    return kept
-
-
 def upgrade(uri: str) -> None:
     """Bring an older sqlite store to this MLflow's schema; a copy of the old one is kept beside it."""
     path = sqlite_path(uri)
     assert path is not None, uri
     shutil.copy2(path, path.with_name(f"{path.name}.before-upgrade-{int(time.time())}"))
-    subprocess.run(
-        [sys.executable, "-m", "mlflow", "db", "upgrade", tracking_uri(uri)], check=True, capture_output=True
-    )
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", tracking_uri(uri)]
+    subprocess.run(command, check=True, capture_output=True)

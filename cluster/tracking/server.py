@@ -8,39 +8,35 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import NoReturn
 
-from cluster.tracking.client import PATIENCE, QUIET, open_store, resolve_uri, tracking_uri
-
-# Without the seven processes that MLflow 3 starts to run jobs of its own: nothing here asks for one.
-NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-WORKERS = 1  # one process: sqlite writes one at a time anyway
+from cluster.tracking.client import open_store, resolve_uri, tracking_uri
 
 
 def serve(results: Path, host: str, port: int) -> NoReturn:
-    """Become ``mlflow server``, on a store that this process has made ready.
+    """Become ``mlflow server``, on a store that this process has created or upgraded.
 
     Args:
-        results: the result store; runs lie in its ``mlflow.db``, artifacts in ``mlartifacts/``.
+        results: the result store; runs are in its ``mlflow.db``, artifacts in ``mlartifacts/``.
         host: address to listen at.
         port: to listen at.
     """
     uri = resolve_uri("", results)
     open_store(uri)
-    if not _loopback(host):
+    if not _is_loopback(host):
         print(
-            f"warning: MLflow's server has no authentication: whoever reaches {host}:{port} reads and changes all "
+            f"warning: MLflow's server has no authentication: anyone who reaches {host}:{port} reads and changes all "
             f"runs. Keep it on 127.0.0.1, behind an SSH tunnel or a proxy that asks for a password",
             file=sys.stderr,
         )
-    for name, value in (PATIENCE | QUIET | NO_JOBS).items():
-        os.environ.setdefault(name, value)
+    # Without the seven processes that MLflow 3 starts to run jobs of its own: nothing here asks for one.
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     command += ["--backend-store-uri", tracking_uri(uri), "--artifacts-destination", str(results / "mlartifacts")]
+    command += ["--workers", "1"]  # sqlite writes one at a time anyway
     print(f"MLflow at http://{host}:{port}  ({uri}); use --tracking-uri http://{host}:{port}", flush=True)
-    sys.stdout.flush()
-    os.execv(sys.executable, [*command, "--workers", str(WORKERS)])
+    os.execv(sys.executable, command)
 
 
-def _loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:

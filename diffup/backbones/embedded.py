@@ -38,13 +38,10 @@ class EmbeddedSpec:
     Attributes:
         family: what it is, in words.
         has_text: whether it reads text.
-        mean, std: normalisation of RGB in [0, 1].
     """
 
     family: str
     has_text: bool = False
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[float, float, float] = STD
 
 
 EMBEDDED: dict[str, EmbeddedSpec] = {
@@ -127,21 +124,18 @@ def facts(name: str) -> dict[str, Any]:
     return document
 
 
-class WordTokenizer:
-    """Whole words of a closed vocabulary to indices: start, words, end, padding; other words are ``<unknown>``."""
+def tokens(texts: list[str]) -> torch.Tensor:
+    """Whole words of a closed vocabulary to indices, int64 [N, CONTEXT]: start, words, end, padding."""
+    import torch
 
-    def __call__(self, texts: str | list[str], context_length: int = CONTEXT) -> torch.Tensor:
-        """Token indices [N, context_length], int64."""
-        import torch
-
-        rows = []
-        for text in [texts] if isinstance(texts, str) else texts:
-            words = re.findall(r"[a-z]+", text.lower())[: context_length - 2]
-            row = [INDEX["<start>"], *(INDEX.get(word, INDEX["<unknown>"]) for word in words), INDEX["<end>"]]
-            rows.append(row + [INDEX["<pad>"]] * (context_length - len(row)))
-        return torch.tensor(rows)
+    rows = []
+    for text in texts:
+        words = re.findall(r"[a-z]+", text.lower())[: CONTEXT - 2]
+        row = [INDEX["<start>"], *(INDEX.get(word, INDEX["<unknown>"]) for word in words), INDEX["<end>"]]
+        rows.append(row + [INDEX["<pad>"]] * (CONTEXT - len(row)))
+    return torch.tensor(rows)
 
 
-def tokenizer() -> WordTokenizer:
+def tokenizer() -> Callable[[list[str]], torch.Tensor]:
     """The tokenizer of ``tiny_clip``."""
-    return WordTokenizer()
+    return tokens

@@ -22,25 +22,25 @@ def weights_cached(name: str) -> bool | None:
         name: timm or ``open_clip:…`` name that its library knows.
 
     Returns:
-        None where the weights don't come from that hub, or it can't be told which they are.
+        None where the weights don't come from that hub, or it is not known which they are.
     """
     parsed = parse_backbone(name)
     if parsed.kind == "embedded":
         return None
-    place = _of_open_clip(parsed.model, parsed.tag) if parsed.kind == "open_clip" else _of_timm(parsed.timm_name)
-    if place is None:
+    found = _of_open_clip(parsed.model, parsed.tag) if parsed.kind == "open_clip" else _of_timm(parsed.timm_name)
+    if found is None:
         return None
-    repository, revision, files = place
     from huggingface_hub import try_to_load_from_cache
 
-    found = (try_to_load_from_cache(repository, file, revision=revision) for file in files)
-    return any(isinstance(path, str) and os.path.exists(path) for path in found)
+    repository, revision, files = found
+    paths = (try_to_load_from_cache(repository, file, revision=revision) for file in files)
+    return any(isinstance(path, str) and os.path.exists(path) for path in paths)
 
 
-Place = tuple[str, str | None, list[str]]  # repository, revision, and the files of which one is enough
+Location = tuple[str, str | None, list[str]]  # repository, revision, and the files of which one is enough
 
 
-def _of_timm(name: str) -> Place | None:
+def _of_timm(name: str) -> Location | None:
     import timm
     from timm.models import _hub
 
@@ -52,7 +52,7 @@ def _of_timm(name: str) -> Place | None:
     return repository, revision, [chosen, *_hub._get_safe_alternatives(chosen)]
 
 
-def _of_open_clip(model: str, tag: str) -> Place | None:
+def _of_open_clip(model: str, tag: str) -> Location | None:
     import open_clip
     from open_clip import pretrained
 

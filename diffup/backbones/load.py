@@ -1,6 +1,6 @@
-"""One front for every backbone: `load_backbone(name, weights)` gives a frozen `Backbone`.
+"""`load_backbone(name, weights)`: any backbone as a frozen `Backbone` with one interface.
 
-Images go in as RGB in [0, 1]; resizing to a size the architecture takes and normalisation happen inside.
+Images are RGB in [0, 1]; resizing to a size that the architecture takes and normalisation happen inside.
 
 Letters: B batch · C channels · H W image · h w grid of a stage · N texts · D image-text space.
 """
@@ -14,10 +14,10 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from diffup.backbones import embedded
-from diffup.backbones.registry import BackboneName, check_backbone, check_tag
+from diffup.backbones.registry import check_backbone, check_tag, has_text_encoder
+from diffup.backbones.timm import TimmFeatures, build_timm
 from diffup.backbones.weights import (
     file_identity,
     file_stems,
@@ -30,7 +30,7 @@ from diffup.backbones.weights import (
     weights_file,
     weights_identity,
 )
-from diffup.errors import UserError
+from diffup.errors import UserError, extra
 
 RANGE_SLACK = 1e-3  # of images in [0, 1]: what resizing may add
 
@@ -72,8 +72,7 @@ class Backbone:
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """The size (H, W) that an image of (height, width) is resized to inside."""
-        size: tuple[int, int] = self._features.input_size(height, width)
-        return size
+        return self._features.input_size(height, width)
 
     def _prepare(self, images_BCHW: torch.Tensor) -> torch.Tensor:
         if images_BCHW.ndim != 4 or images_BCHW.shape[1] != 3 or not images_BCHW.is_floating_point():
@@ -88,7 +87,7 @@ class Backbone:
                 f"backbone {self.name!r} takes images in [0, 1], not from {low:g} to {high:g}; divide values of 0-255 "
                 f"by 255, and don't subtract a mean: that is done inside"
             )
-        size = self.input_size(images.shape[-2], images.shape[-1])
+        size = self.input_size(*images.shape[-2:])
         if size != tuple(images.shape[-2:]):
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
         mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
@@ -104,8 +103,7 @@ class Backbone:
         Raises:
             UserError: not a batch of float RGB images in [0, 1].
         """
-        first, second, third = self._features.stages(self._prepare(images_BCHW))
-        return first, second, third
+        return self._features.stages(self._prepare(images_BCHW))
 
     def _check_text(self) -> None:
         if not self.has_text:
@@ -136,7 +134,7 @@ class Backbone:
             prompts: templates, each with one ``{}`` for the text; their normalised embeddings are averaged.
 
         Raises:
-            UserError: no text encoder, or its tokenizer is not at hand.
+            UserError: no text encoder, or its tokenizer is not available.
         """
         self._check_text()
         if not texts:
@@ -146,7 +144,7 @@ class Backbone:
             embedded_texts = self._features.embed_text(sentences)
         except (OSError, ImportError) as error:
             raise UserError(
-                f"the tokenizer of backbone {self.name!r} is not at hand ({error}): it belongs to the transformers "
+                f"the tokenizer of backbone {self.name!r} is not available ({error}): it belongs to the transformers "
                 f"library; install that and go online once, or choose a model with open_clip's own tokenizer, such as "
                 f"'open_clip:ViT-B-16/openai'"
             ) from error
@@ -177,120 +175,104 @@ def load_backbone(
     Args:
         name: timm, ``open_clip:…`` or embedded name.
         weights: an identity (``"sha256:…"``, ``"hub"``, ``"random:SEED"``) or ``"auto"``, ``"random"``.
-        weights_dir: directory with weights files, see `weights_io.find_weights`.
+        weights_dir: directory with weights files, see `diffup.backbones.weights.find_weights`.
         device: where the model and its outputs live.
 
     Raises:
         UserError: unknown name or device, no such file, a file whose hash is another than `weights` or that doesn't
             fit, or a download that failed.
     """
-    parsed = check_backbone(name)
+    check_backbone(name)
     device = usable_device(device)
     identity = weights_identity(name, weights_dir=weights_dir, weights=weights)
-    source = ""
+    normalisation, source = None, ""
     if identity.startswith("random:"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_seed(identity))
-            features = _build(name, parsed, identity)
-        normalisation = None
+            features = build(name)
     elif identity == "hub":
-        features = _from_hub(name, parsed, weights_dir)
-        normalisation = None
+        features = _from_hub(name, weights_dir)
     else:
-        path = _checked_file(name, parsed, identity, weights_dir)
-        features = _build(name, parsed, identity)
+        path = _checked_file(name, identity, weights_dir)
+        features = build(name)
         fit_state_dict(features.model, load_state_dict(path), path, features.heads)
-        normalisation = normalisation_beside(name, path)
+        normalisation, source = normalisation_beside(name, path), str(path)
         if normalisation is None:
-            _check_normalisation(parsed, path, features.mean, features.std)
-        source = str(path)
+            _check_normalisation(name, path, features.mean, features.std)
     mean, std = normalisation or (features.mean, features.std)
     return Backbone(name, identity, features.to(device), mean, std, source)
 
 
-def _check_normalisation(parsed: BackboneName, path: Path, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    """Warn where neither name nor file says how images are normalised and timm knows several ways."""
-    if parsed.kind != "timm" or parsed.tag:
-        return
-    configs = [timm.get_pretrained_cfg(name) for name in timm.list_pretrained(f"{parsed.model}.*")]
-    if len({(tuple(config.mean), tuple(config.std)) for config in configs if config is not None}) > 1:
-        warnings.warn(
-            f"weights file {path}: images are normalised with mean {mean} and std {std}, but some weights of "
-            f"{parsed.model} want others. Name the tag ({parsed.model}.TAG), or put {parsed.model}.json beside the "
-            f'file with {{"mean": [r, g, b], "std": [r, g, b]}}',
-            stacklevel=3,
-        )
-
-
 def build(name: str) -> Any:
-    """The architecture of a backbone without its weights.
+    """The architecture of a backbone as a `TimmFeatures` or `ClipFeatures`, with the weights its constructor draws.
 
     Raises:
         UserError: unknown name, or one that could not be built.
     """
-    return _build(name, check_backbone(name), "none")
-
-
-def _build(name: str, parsed: BackboneName, weights: str) -> Any:
-    """The architecture, with whatever weights its constructor draws."""
-    if parsed.kind == "embedded":
-        return _build_embedded(parsed.model)
     try:
-        return _build_library(parsed, pretrained=False)
+        return _build(name)
     except (OSError, ImportError, RuntimeError) as error:
-        raise UserError(f"backbone {name!r} with weights {weights!r} could not be built: {error}") from error
+        raise UserError(f"backbone {name!r} could not be built: {error}") from error
 
 
-def _build_library(parsed: BackboneName, *, pretrained: bool) -> Any:
+def _build(name: str, pretrained: bool = False) -> Any:
+    parsed = check_backbone(name)
+    if parsed.kind == "timm":
+        return build_timm(parsed.timm_name, pretrained=pretrained)
+    if not has_text_encoder(name):
+        return TimmFeatures(embedded.build(name))
+    with extra("clip"):
+        from diffup.backbones.open_clip import ClipFeatures, build_clip
+
     if parsed.kind == "open_clip":
-        from diffup.backbones.open_clip import build_clip
-
         return build_clip(parsed.model, parsed.tag, pretrained=pretrained)
-    from diffup.backbones.timm import build_timm
-
-    return build_timm(parsed.timm_name, pretrained=pretrained)
+    return ClipFeatures(embedded.build(name), embedded.tokenizer, mean=embedded.MEAN, std=embedded.STD)
 
 
-def _build_embedded(name: str) -> Any:
-    model: nn.Module = embedded.build(name)
-    spec = embedded.EMBEDDED[name]
-    if spec.has_text:
-        from diffup.backbones.open_clip import ClipFeatures
+def _from_hub(name: str, weights_dir: Path | None) -> Any:
+    try:
+        return _build(name, pretrained=True)
+    except UserError:
+        raise
+    except Exception as error:  # the hub clients raise a dozen unrelated types when a download fails
+        local = find_weights(name, weights_dir)
+        stem = file_stems(check_backbone(name))[0]
+        have = f"{local} is there but weights 'hub' were asked for" if local else f"{stem}.safetensors"
+        raise UserError(
+            f"the pretrained weights of backbone {name!r} could not be downloaded "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). Offline, pass "
+            f"--weights-dir with a directory that holds the weights ({have}), or use random weights to try things out"
+        ) from error
 
-        return ClipFeatures(model, embedded.tokenizer, mean=spec.mean, std=spec.std)
-    from diffup.backbones.timm import TimmFeatures
 
-    return TimmFeatures(model)
-
-
-def _checked_file(name: str, parsed: BackboneName, identity: str, weights_dir: Path | None) -> Path:
+def _checked_file(name: str, identity: str, weights_dir: Path | None) -> Path:
     path = weights_file(name, weights_dir)
     if path is None:
         where = f"{weights_dir} has no" if weights_dir else "no weights directory was given to look for a"
         raise UserError(
             f"backbone {name!r} was asked for with weights {identity}, but {where} file "
-            f"{file_stems(parsed)[0]}.safetensors (or .pth); put it there and pass --weights-dir"
+            f"{file_stems(check_backbone(name))[0]}.safetensors (or .pth); put it there and pass --weights-dir"
         )
     check_tag(name, path)
     found = file_identity(path, normalisation_beside(name, path))
     if found != identity:
         raise UserError(
             f"weights file {path} is {found}, but backbone {name!r} was asked for with weights {identity}: the file or "
-            f"the .json beside it changed; put the old one back, or run anew so that the results get a key of their own"
+            f"the .json beside it changed; put the old one back, or run again, so that the results get their own key"
         )
     return path
 
 
-def _from_hub(name: str, parsed: BackboneName, weights_dir: Path | None) -> Any:
-    try:
-        return _build_library(parsed, pretrained=True)
-    except UserError:
-        raise
-    except Exception as error:  # the hub clients raise a dozen unrelated types when a download fails
-        local = find_weights(name, weights_dir)
-        have = f"{local} is there but weights 'hub' were asked for" if local else f"{file_stems(parsed)[0]}.safetensors"
-        raise UserError(
-            f"the pretrained weights of backbone {name!r} could not be downloaded "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). Offline, pass "
-            f"--weights-dir with a directory that holds the weights ({have}), or use random weights to try things out"
-        ) from error
+def _check_normalisation(name: str, path: Path, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Warn where neither name nor file says how images are normalised and timm knows several ways."""
+    parsed = check_backbone(name)
+    if parsed.kind != "timm" or parsed.tag:
+        return
+    configs = [timm.get_pretrained_cfg(known) for known in timm.list_pretrained(f"{name}.*")]
+    if len({(tuple(config.mean), tuple(config.std)) for config in configs if config is not None}) > 1:
+        warnings.warn(
+            f"weights file {path}: images are normalised with mean {mean} and std {std}, but some weights of {name} "
+            f"want others. Name the tag ({name}.TAG), or put {name}.json beside the file with "
+            '{"mean": [r, g, b], "std": [r, g, b]}',
+            stacklevel=3,
+        )

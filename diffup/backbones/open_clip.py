@@ -99,7 +99,7 @@ class ClipFeatures(nn.Module):
 
 
 class VitTower:
-    """open_clip's own VisionTransformer; its position embedding is interpolated to the grid at hand."""
+    """open_clip's own VisionTransformer; its position embedding is interpolated to the grid of the image."""
 
     def __init__(self, visual: VisionTransformer) -> None:
         self.visual = visual

@@ -54,18 +54,14 @@ def parse_backbone(name: str) -> BackboneName:
         )
     if name in EMBEDDED:
         return BackboneName(kind="embedded", model=name)
-    if name.startswith(OPEN_CLIP_PREFIX):
-        model, slash, tag = name.removeprefix(OPEN_CLIP_PREFIX).partition("/")
-        parsed, empty_tag = BackboneName(kind="open_clip", model=model, tag=tag), bool(slash) and not tag
-    else:
-        model, dot, tag = name.partition(".")
-        parsed, empty_tag = BackboneName(kind="timm", model=model, tag=tag), bool(dot) and not tag
-    if not parsed.model or empty_tag or name != name.strip():
+    kind, separator = ("open_clip", "/") if name.startswith(OPEN_CLIP_PREFIX) else ("timm", ".")
+    model, found, tag = name.removeprefix(OPEN_CLIP_PREFIX).partition(separator)
+    if not model or (found and not tag) or name != name.strip():
         raise UserError(
             f"backbone name {name!r} is incomplete; write a timm name such as 'resnet50' or 'resnet50.a1_in1k', or "
             f"'open_clip:MODEL/TAG' such as 'open_clip:ViT-B-16/openai'"
         )
-    return parsed
+    return BackboneName(kind=kind, model=model, tag=tag)
 
 
 def has_text_encoder(name: str) -> bool:
@@ -111,34 +107,31 @@ def _unknown(name: str, what: str, near: list[str]) -> UserError:
 def check_backbone(name: str) -> BackboneName:
     """Parse a name and make sure that its library knows the model and the tag.
 
-    Returns:
-        the parsed name.
-
     Raises:
         UserError: unknown model or tag; the message suggests near names.
     """
     parsed = parse_backbone(name)
+    if parsed.kind == "embedded":
+        return parsed
     if parsed.kind == "timm":
         import timm
 
         if not timm.is_model(parsed.model):
             raise _unknown(name, "neither timm nor this package has such a model", suggest(name))
-        if parsed.tag:
-            names = timm.list_pretrained(f"{parsed.model}.*")
-            if parsed.timm_name not in names:
-                near = difflib.get_close_matches(parsed.timm_name, names, n=SUGGESTIONS, cutoff=0.0)
-                raise _unknown(name, f"timm's {parsed.model} has no pretrained tag {parsed.tag!r}", near)
-    elif parsed.kind == "open_clip":
+        start = f"{parsed.model}."
+        tags = [full.removeprefix(start) for full in timm.list_pretrained(f"{start}*")] if parsed.tag else []
+    else:
         with extra("clip"):
             import open_clip
 
         if parsed.model not in open_clip.list_models():
             raise _unknown(name, f"open_clip has no model {parsed.model!r}", suggest(name))
+        start = f"{OPEN_CLIP_PREFIX}{parsed.model}/"
         tags = open_clip.list_pretrained_tags_by_model(parsed.model)
-        if parsed.tag and parsed.tag not in tags:
-            near = difflib.get_close_matches(parsed.tag, tags, n=SUGGESTIONS, cutoff=0.0)
-            near = [f"{OPEN_CLIP_PREFIX}{parsed.model}/{tag}" for tag in near]
-            raise _unknown(name, f"open_clip's {parsed.model} has no pretrained tag {parsed.tag!r}", near)
+    if parsed.tag and parsed.tag not in tags:
+        near = difflib.get_close_matches(parsed.tag, tags, n=SUGGESTIONS, cutoff=0.0)
+        what = f"{parsed.kind}'s {parsed.model} has no pretrained tag {parsed.tag!r}"
+        raise _unknown(name, what, [f"{start}{tag}" for tag in near])
     return parsed
 
 

@@ -1,4 +1,4 @@
-"""How large a backbone's features are, told from its architecture: no weights are read, nothing is computed."""
+"""The widths of a backbone's features, from its architecture: no weights are read, nothing is computed."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def build_timm(name: str, *, pretrained: bool = False) -> TimmFeatures:
     Raises:
         UserError: the model gives no intermediate features.
     """
-    # ViTs interpolate their position embedding with the first option, window models build their masks anew with the
+    # ViTs interpolate their position embedding with the first option, window models rebuild their masks with the
     # second; architectures that know neither refuse the argument.
     attempts: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
     for options in attempts:

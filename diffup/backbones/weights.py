@@ -43,19 +43,16 @@ def find_weights(name: str, weights_dir: Path | None) -> Path | None:
     """The file in `weights_dir` that holds weights for backbone `name`, or None.
 
     Raises:
-        UserError: `weights_dir` is given but is no directory.
+        UserError: `weights_dir` is given but is not a directory.
     """
     if weights_dir is None:
         return None
     weights_dir = as_path(weights_dir, "weights_dir")
     if not weights_dir.is_dir():
         raise UserError(f"weights directory {weights_dir} does not exist; give one that holds <backbone>.safetensors")
-    for stem in file_stems(parse_backbone(name)):
-        for suffix in SUFFIXES:
-            path = weights_dir / f"{stem}{suffix}"
-            if path.is_file():
-                return path
-    return None
+    stems = file_stems(parse_backbone(name))
+    paths = (weights_dir / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def normalisation_beside(name: str, path: Path) -> Normalisation | None:
@@ -76,8 +73,9 @@ def normalisation_beside(name: str, path: Path) -> Normalisation | None:
         document = json.loads(sidecar.read_bytes())
         mean, std = (tuple(float(value) for value in document[key]) for key in ("mean", "std"))
     except (ValueError, KeyError, TypeError) as error:
-        told = f'{sidecar}: expected {{"mean": [r, g, b], "std": [r, g, b]}} but reading it gave {error!r}; correct it'
-        raise UserError(told) from error
+        raise UserError(
+            f'{sidecar}: expected {{"mean": [r, g, b], "std": [r, g, b]}} but reading it gave {error!r}; correct it'
+        ) from error
     if len(mean) != 3 or len(std) != 3 or not all(0 <= value <= 1 for value in mean):
         raise UserError(f"{sidecar}: mean needs three numbers from 0 to 1 and std three; got {mean} and {std}{PIXELS}")
     if not all(0 < value <= 1 for value in std):
@@ -87,10 +85,8 @@ def normalisation_beside(name: str, path: Path) -> Normalisation | None:
 
 def file_identity(path: Path, normalisation: Normalisation | None = None) -> str:
     """``"sha256:<12 hex>"`` of a weights file and, if there is one, of the normalisation named beside it."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
+        digest = hashlib.file_digest(file, "sha256")
     if normalisation is not None:
         digest.update(json.dumps(normalisation).encode())
     return f"sha256:{digest.hexdigest()[:HASH_LENGTH]}"
@@ -170,7 +166,7 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"weights file {path} is refused: it is no plain file of tensors, and nothing in it was executed "
+            f"weights file {path} is refused: it is not a plain file of tensors, and nothing in it was executed "
             f"({_gist(error)}). If you trust its source, {ADVICE}"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
@@ -205,7 +201,7 @@ def _as_state_dict(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
         raise UserError(f"weights file {path} is not a state dict but a {type(loaded).__name__}; {ADVICE}")
     bad = [str(key) for key, value in loaded.items() if not isinstance(key, str) or not torch.is_tensor(value)]
     if bad or not loaded:
-        found = f"entries that are no tensors: {_some(bad)}" if bad else "nothing in it"
+        found = f"entries that are not tensors: {_some(bad)}" if bad else "nothing in it"
         raise UserError(f"weights file {path} is not a state dict ({found}); {ADVICE}")
     prefix = "module." if all(key.startswith("module.") for key in loaded) else ""
     return {key.removeprefix(prefix): value for key, value in loaded.items() if key not in OPENAI_NOTES}
@@ -216,13 +212,14 @@ def _some(keys: Sequence[str]) -> str:
     return shown if len(keys) <= SHOWN_KEYS else f"{shown} and {len(keys) - SHOWN_KEYS} more"
 
 
-def _is_head(key: str, heads: Sequence[str]) -> bool:
-    return any(key == head or key.startswith(f"{head}.") for head in heads)
-
-
-def _is_counter(key: str) -> bool:
-    """Whether a key is batch normalisation's count of batches: no weight, and absent from some files."""
-    return key.endswith("num_batches_tracked")
+def _body(state: Mapping[str, torch.Tensor], heads: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The entries that decide features: neither the classifier's, nor counts of batches, which some files lack."""
+    prefixes = tuple(f"{head}." for head in heads)
+    return {
+        key: value
+        for key, value in state.items()
+        if key not in heads and not key.startswith(prefixes) and not key.endswith("num_batches_tracked")
+    }
 
 
 def fit_state_dict(
@@ -238,10 +235,9 @@ def fit_state_dict(
         UserError: keys missing, unexpected or mis-shaped, numbers that are not finite, or integers (quantised weights)
             where the model has real numbers; the message names the first few.
     """
-    wanted = {key: value for key, value in model.state_dict().items() if not _is_head(key, heads)}
-    given = {key: value for key, value in state.items() if not _is_head(key, heads)}
-    missing = [key for key in wanted if key not in given and not _is_counter(key)]
-    surplus = [key for key in given if key not in wanted and not _is_counter(key)]
+    wanted, given = _body(model.state_dict(), heads), _body(state, heads)
+    missing = [key for key in wanted if key not in given]
+    surplus = [key for key in given if key not in wanted]
     shapes = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
         for key in wanted
@@ -272,9 +268,7 @@ def state_hash(model: torch.nn.Module, heads: Sequence[str] = ()) -> str:
     import torch
 
     digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        if _is_head(key, heads) or _is_counter(key):
-            continue
+    for key, value in sorted(_body(model.state_dict(), heads).items()):
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:HASH_LENGTH]

@@ -35,7 +35,7 @@ def readable(name: str) -> str:
 
 
 def same_class(name: str) -> str:
-    """What all names of a class share: ``"aeroplane"`` and ``"Airplane"``, ``"dining table"`` and ``"diningtable"``."""
+    """A key that the names of one class have in common, as ``"aeroplane"`` and ``"Airplane"``."""
     bare = "".join(character for character in name.lower() if character.isalnum())
     return "".join(USUAL.get(bare, bare).split())
 

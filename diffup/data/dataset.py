@@ -207,7 +207,7 @@ def resolve_dataset(name: str, root: Path | None = None) -> Path:
 def open_dataset(name_or_path: str | Path, cache_dir: Path | None = None) -> Dataset:
     """Open a data set, indexing it if it is new or has changed.
 
-    What may be meant but changes results if it isn't (EXIF orientation, files that are not read, masks that mark
+    What may be intended but changes results if it isn't (EXIF orientation, files that are not read, masks that mark
     nothing) is a warning when the data set is indexed.
 
     Args:
@@ -215,7 +215,7 @@ def open_dataset(name_or_path: str | Path, cache_dir: Path | None = None) -> Dat
         cache_dir: folder of the indexes, ``$DIFFUP_HOME/cache`` by default.
 
     Raises:
-        UserError: anything wrong with ``dataset.json`` or the files it speaks of: files and remedy are named, and
+        UserError: anything wrong with ``dataset.json`` or the files it names: the message names files and remedy, and
             nothing is written.
     """
     json_path = resolve_dataset(str(name_or_path)).resolve()
@@ -234,7 +234,7 @@ def open_dataset(name_or_path: str | Path, cache_dir: Path | None = None) -> Dat
     try:
         write_index(index, seen.records, key, dataset.fingerprint)
     except OSError as error:
-        warnings.warn(f"the index of {spec.name} can't be kept ({error}); it is made anew each time", stacklevel=2)
+        warnings.warn(f"the index of {spec.name} can't be kept ({error}); it is made again each time", stacklevel=2)
     return dataset
 
 
@@ -271,7 +271,7 @@ def _canonical(spec: DatasetSpec) -> str:
 
 
 def _fingerprint(spec: DatasetSpec, records: Iterable[Record]) -> str:
-    """Hash of what the data set is, wherever and whenever it was put on disk."""
+    """Hash of what the data set is; it does not depend on its folder or on times of files."""
     digest = hashlib.sha256(_canonical(spec).encode())
     for record in records:
         row = [record.image_id, record.image, record.mask, record.height, record.width, record.checksum]

@@ -21,7 +21,7 @@ from diffup.errors import UserError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # What a picture file may hold, whatever its suffix; left out is what Pillow hands to other programs (EPS).
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
-SINGLE = ("TIFF", "PNG", "WEBP", "GIF")  # formats in which several pictures in a file are no thumbnails or previews
+SINGLE = ("TIFF", "PNG", "WEBP", "GIF")  # formats whose further pictures in a file are not thumbnails or previews
 ORIENTATION = 0x0112  # EXIF tag: 1 is upright
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -108,8 +108,8 @@ def open_picture(path: Path, what: str) -> tuple[Image.Image, bytes, int]:
     except UnidentifiedImageError:
         if content.startswith(POINTER):
             raise UserError(f"{what} can't be decoded: it is a pointer of Git LFS; run: git lfs pull") from None
-        found = "is no picture of a known format" if content else "is empty"
-        raise UserError(f"{what} can't be decoded: the file {found}; get it anew") from None
+        found = "is not a picture of a known format" if content else "is empty"
+        raise UserError(f"{what} can't be decoded: the file {found}; get it again") from None
     except DAMAGE as error:
         raise UserError(f"{what} can't be decoded ({error})") from error
     return image, content, orientation
@@ -130,7 +130,7 @@ def read_content(path: Path, what: str) -> bytes:
     """
     try:
         if path.exists() and not path.is_file():  # a pipe or a device may never end
-            raise UserError(f"{what} can't be read (it is no file)")
+            raise UserError(f"{what} can't be read (it is not a file)")
         return path.read_bytes()
     except UserError:
         raise

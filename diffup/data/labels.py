@@ -32,6 +32,8 @@ MOST_LABELS, MOST_EDGES = 8, 0.2  # more values on fewer pixels are the soft edg
 MOST_COLOUR = 0.1  # share of the pixels that are bright in some channel, but not in all, from which it is a colour map
 FEWEST_SMEARED = 3  # labels of a mask that are nowhere larger than an edge
 
+ADVICE = "save it with the class white (255) and all else black (0)"
+
 Colour = tuple[int, int, int]
 
 
@@ -91,7 +93,7 @@ def read_binary(path: Path) -> Labels:
         clear = "A" in image.getbands() or "transparency" in image.info
         if clear and int(np.asarray(image.convert("RGBA"))[:, :, 3].min(initial=255)) < 255:
             raise UserError(
-                "mask is refused: it is partly transparent, and what is meant by that can't be known; save it in "
+                "mask is refused: it is partly transparent, whose meaning can't be known; save it in "
                 "black and white, without an alpha channel"
             )
         channels = np.asarray(image.convert("RGB")).astype(np.int64)
@@ -103,17 +105,16 @@ def read_binary(path: Path) -> Labels:
     anywhere, everywhere = white.any(axis=2), white.all(axis=2)
     grey = ((channels > MIDDLE[0]) & (channels < MIDDLE[1])).all(axis=2)
     if int((anywhere & ~everywhere).sum()) > MOST_COLOUR * int(anywhere.sum()):
-        raise UserError("mask is refused: it is coloured; save it with the class white (255) and all else black (0)")
+        raise UserError(f"mask is refused: it is coloured; {ADVICE}")
     top = int(channels.max(initial=0))
     if 0 < top <= FOREGROUND:
         raise UserError(
-            f"mask is refused: its largest value is {top}, and only pixels above {FOREGROUND} are the class; save it "
-            "with the class white (255) and all else black (0)"
+            f"mask is refused: its largest value is {top}, and only pixels above {FOREGROUND} are the class; {ADVICE}"
         )
     if float(grey.mean()) > MOST_GREY and len(np.unique(channels)) > MOST_LEVELS:
         raise UserError(
             f"mask is refused: {100 * float(grey.mean()):.0f} % of its pixels are neither black nor white, as in a "
-            "photograph; save it with the class white (255) and all else black (0)"
+            f"photograph; {ADVICE}"
         )
     return Labels((channels.mean(axis=2) > FOREGROUND).astype(np.uint8), zlib.crc32(content))
 
@@ -125,7 +126,7 @@ def read_drawn(path: Path) -> NDArray[np.uint8]:
     label, 255 is void, and background as in a data set's supports. Grey edges are cut at 127.
 
     Raises:
-        UserError: as for `read_binary`, or several labels, of which the class can't be told; the message does not name
+        UserError: as for `read_binary`, or several labels, of which any may be the class; the message does not name
             the file.
     """
     try:

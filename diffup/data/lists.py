@@ -37,7 +37,7 @@ PICTURE_PATH = re.compile(r"\S.*?\.(?:jpe?g|png|webp|bmp|tiff?)(?=\s|$)", re.IGN
 SUFFIX = re.compile(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", re.IGNORECASE)
 MAX_BYTES = 64 << 20  # of a list file; HSNet's largest has 4 MB
 MAX_PAIRS = 5_000_000  # COCO's training images have 0.2 million; a few bytes of a pickle may stand for many
-REMEDY = "Correct the file or get the list anew"
+REMEDY = "Correct the file or get the list again"
 SHOWN = 5  # bad lines that a message names
 IMPORTS = ("GLOBAL", "STACK_GLOBAL", "INST")
 NEEDED = {
@@ -217,25 +217,22 @@ def _parsed_lines(path: Path, parsed: Callable[[str], T | None], form: str) -> t
 
 
 def _by_class(path: Path, held: Any, first: int, form: str, image: Callable[[Any], str | None]) -> Pairs:
-    """Pairs of a dict of lists.
+    """Pairs of a dict of lists; an entry that is bad is reported not to be `form`.
 
     Args:
-        path: of the file, for messages.
-        held: what it holds.
         first: number of class 0.
-        form: of an entry, for messages.
-        image: gives the image of an element of a list, None for one of another shape.
+        image: gives the image of an element of a list, None for a bad element.
     """
     if not isinstance(held, dict):
         raise UserError(f"{path} holds a {type(held).__name__}, not a dict of classes: an entry is {form}. {REMEDY}")
     entries: list[tuple[str, int]] = []
     for number, rows in held.items():
-        known = type(number) is int and first <= number < first + max(CLASS_COUNTS.values())
-        images = [image(row) for row in rows] if known and isinstance(rows, list) else [None]
+        known = type(number) is int and first <= number < first + max(CLASS_COUNTS.values()) and isinstance(rows, list)
+        if known and len(entries) + len(rows) > MAX_PAIRS:
+            raise UserError(f"{path} names more than {MAX_PAIRS} images; is it an image list? {REMEDY}")
+        images = [image(row) for row in rows] if known else [None]
         if None in images:
             raise UserError(f"{path}: entry {_shown(number)} is not {form}. {REMEDY}")
-        if len(entries) + len(images) > MAX_PAIRS:
-            raise UserError(f"{path} names more than {MAX_PAIRS} images; is it an image list? {REMEDY}")
         entries += [(name, number - first) for name in images if name is not None]
     if not entries:
         raise UserError(f"{path} names no image. {REMEDY}")
@@ -331,7 +328,7 @@ def _content(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{path} can't be read: it is no file")
+            raise UserError(f"{path} can't be read: it is not a file")
         if size > MAX_BYTES:
             raise UserError(f"{path} has {size >> 20} MB; an image list has {MAX_BYTES >> 20} MB at most")
         return path.read_bytes()

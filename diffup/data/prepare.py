@@ -48,7 +48,7 @@ SBD_FOLDERS = (
 SPLITS = {"train": "train", "test": "val"}  # ours and COCO's
 COCO_COUNTS = {"training images": 82783, "test images": 40504}
 FSS_COUNTS = {"classes": 1000, "test classes": 240, "images": 10000}
-REMEDY = "Repair the files named above or get them anew, then run again; dataset.json was not written"
+REMEDY = "Repair the files named above or get them again, then run again; dataset.json was not written"
 
 
 @dataclass
@@ -129,7 +129,7 @@ def _draft(name: str, root: Path, out: Path, lists: Path | None, progress: bool)
     if name not in SOURCES:
         raise UserError(f"no benchmark {name!r}; there is {', '.join(SOURCES)}")
     if not root.is_dir():
-        raise UserError(f"--root {root} is no folder. Get {name} from {SOURCES[name]} and pass the folder it is in")
+        raise UserError(f"--root {root} is not a folder. Get {name} from {SOURCES[name]} and pass the folder it is in")
     out.mkdir(parents=True, exist_ok=True)
     for folder, _, names in os.walk(out):  # follows no link
         for left in (name for name in names if name.endswith(PART)):
@@ -172,7 +172,7 @@ def _link(place: Path, target: Path) -> None:
 def _check_list(path: Path, names: list[str], problems: list[str]) -> list[str]:
     """The names of a list, of which none may be there twice."""
     twice = [f"{name}: it is named {n} times" for name, n in Counter(names).items() if n > 1]
-    fail(path, twice + problems, "Correct the list, or get it anew")
+    fail(path, twice + problems, "Correct the list, or get it again")
     return names
 
 

@@ -79,16 +79,9 @@ def draw_things(target: int, rng: np.random.Generator) -> list[Combination]:
 
 
 def palette() -> list[int]:
-    """VOC's colour map as a flat list of 768 values."""
-    values = []
-    for label in range(256):
-        rgb, rest = [0, 0, 0], label
-        for bit in range(7, -1, -1):
-            for channel in range(3):
-                rgb[channel] |= ((rest >> channel) & 1) << bit
-            rest >>= 3
-        values += rgb
-    return values
+    """VOC's colour map as a flat list of 768 values: of a label's bits, every third belongs to one channel."""
+    shifts = [(label, channel) for label in range(256) for channel in range(3)]
+    return [sum((label >> 3 * i + channel & 1) << 7 - i for i in range(3)) for label, channel in shifts]
 
 
 def label_map(owner: np.ndarray, objects: Sequence[Combination]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a ``dataset.json`` says, checked: name, layout, classes, folds and where the files lie."""
+"""What a ``dataset.json`` says, checked: name, layout, classes, folds and where the files are."""
 
 from __future__ import annotations
 
@@ -22,14 +22,8 @@ SPLIT_FIELDS = {"train_list": "voc", "test_list": "voc", "train_annotations": "c
 IMAGE_FIELDS = ("train_images", "test_images")
 LONGEST = 200  # bytes of a name or of a part of a path: files are called so, and file systems end at 255
 SHOWN = 10  # problems that a message names
-NO_CLASS = (
-    "background",
-    "bg",
-    "ignore",
-    "unlabeled",
-    "unlabelled",
-    "void",
-)  # that label lists of other tools begin with
+# Names that label lists of other tools begin with.
+NO_CLASS = ("background", "bg", "ignore", "unlabeled", "unlabelled", "void")
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, halves of surrogate pairs
 
 
@@ -156,16 +150,15 @@ def read_spec(path: Path) -> DatasetSpec:
         )
     folds = _folds(document.get("folds"), classes, problems)
     ignore = document.get("ignore_index", VOID)
-    if not _is_int(ignore) or not (layout in ("coco", "fss") or len(classes) < ignore) or not 0 < ignore <= 255:
+    if type(ignore) is not int or not (layout in ("coco", "fss") or len(classes) < ignore) or not 0 < ignore <= 255:
         problems.append(
             f"'ignore_index' is {reprlib.repr(ignore)}; it must be a whole number above the labels "
             f"0-{len(classes)}, ≤ 255"
         )
     fraction = document.get("min_area_fraction")
-    if fraction is not None and (isinstance(fraction, bool) or not isinstance(fraction, int | float)):
+    number = isinstance(fraction, int | float) and not isinstance(fraction, bool)
+    if fraction is not None and not (number and 0 <= fraction < 1):
         problems.append(f"'min_area_fraction' is {reprlib.repr(fraction)}; it must be a number in [0, 1)")
-    elif fraction is not None and not 0 <= fraction < 1:
-        problems.append(f"'min_area_fraction' is {reprlib.repr(fraction)}; it must lie in [0, 1)")
     spec = {
         "images": text("images", DEFAULT_IMAGES.get(layout, "images")),
         "masks": text("masks", "SegmentationClass"),
@@ -205,10 +198,6 @@ def _load(path: Path) -> dict[str, Any]:
 def is_plain(text: str) -> bool:
     """Whether a text can be a file's name and be printed: no control characters, no halves of surrogate pairs."""
     return not UNPRINTABLE.search(text)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _names(value: object, where: str, problems: list[str]) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ def read_lines(path: Path) -> list[str]:
     Lines end as on Linux, Windows or old Macs. A name may hold blanks: a line is not cut into words.
 
     Raises:
-        UserError: it can't be read, or is no Unicode text.
+        UserError: it can't be read, or is not Unicode text.
     """
     try:
         text = decode(path.read_bytes())

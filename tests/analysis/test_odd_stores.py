@@ -50,6 +50,7 @@ MISSING: dict[str, Callable[[Cell], bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STORES)
 def test_the_paper_kit_takes_any_store(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paper, "compiled", lambda out: [])  # TeX has tests of its own
@@ -62,6 +63,7 @@ def test_the_paper_kit_takes_any_store(name: str, tmp_path: Path, monkeypatch: p
     assert (tmp_path / "out" / "numbers.csv").read_text().count("\n") > 1
 
 
+@pytest.mark.latex
 def test_odd_names_compile(tmp_path: Path, require_program: Callable[[str], str]) -> None:
     require_program("latexmk")
     write_store(tmp_path / "store", STORES["odd names"])

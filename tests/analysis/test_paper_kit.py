@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.command import WRITTEN, replace_files
+from analysis.files import WRITTEN, replace_files
 from analysis.paper import compiled, write_all
 from analysis.results import load_results
 from analysis.tables.table import Number, Table
@@ -35,12 +35,12 @@ def test_published_figures_stand_apart(tmp_path: Path) -> None:
     assert (
         cited and table.rows[-len(cited) :] == tuple(cited) and not any(row.cite for row in table.rows[: -len(cited)])
     )
-    bib = (Path(__file__).resolve().parents[2] / "analysis" / "references.bib").read_text()
+    bib = (Path(__file__).resolve().parents[2] / "analysis" / "published" / "references.bib").read_text()
     for row in cited:
         assert f"{{{row.cite}," in bib and row.labels[1].count("(") == 1
         figures = [entry for entry in row.entries if isinstance(entry, Number)]
         assert figures and not any(entry.best or entry.second or entry.keys for entry in figures)
-    assert any("DiffUp's authors' own figures are not at hand" in note for note in table.notes)
+    assert any("DiffUp's authors' own figures are not available" in note for note in table.notes)
     assert any(row.labels[1].rstrip("‡").strip().endswith("†") for row in cited), "no in-context generalist is marked"
     own = tables_of(write_store(tmp_path / "shapes", grid()))["main"]
     assert any("No published figures exist for this data set" in note for note in own.notes)
@@ -83,6 +83,7 @@ def test_the_upgrade_is_shown_beside_the_re_trained_reference(tmp_path: Path) ->
     assert entry(table, (name, CLIP), ("re-trained",)) is None
 
 
+@pytest.mark.slow
 def test_every_number_can_be_traced(store: Path, tmp_path: Path) -> None:
     """The sidecar has every number of every table with its cells and episodes; a mean is that of its cells."""
     write_all(store, tmp_path, resamples=50)
@@ -99,6 +100,7 @@ def test_every_number_can_be_traced(store: Path, tmp_path: Path) -> None:
     assert all(row["text"].replace("−", "-") in printed.replace("−", "-") for row in rows if row["value"])
 
 
+@pytest.mark.latex
 def test_the_paper_has_figures_and_compiles_by_itself(
     store: Path, tmp_path: Path, require_program: Callable[[str], str]
 ) -> None:
@@ -110,6 +112,7 @@ def test_the_paper_has_figures_and_compiles_by_itself(
     assert "Better backbones without re-training" in shown and "Figure 1" in shown
 
 
+@pytest.mark.latex
 def test_a_document_that_does_not_compile_is_a_warning(
     store: Path, tmp_path: Path, require_program: Callable[[str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +122,7 @@ def test_a_document_that_does_not_compile_is_a_warning(
     assert "does not compile (! Undefined control sequence" in capsys.readouterr().err
 
 
+@pytest.mark.latex
 def test_tables_say_which_packages_they_need(
     store: Path, tmp_path: Path, require_program: Callable[[str], str]
 ) -> None:
@@ -144,6 +148,7 @@ def test_tables_say_which_packages_they_need(
     assert not any(compiles([other for other in named if other != name]) for name in named)
 
 
+@pytest.mark.latex
 def test_a_users_latexmkrc_does_not_change_the_paper(
     store: Path, tmp_path: Path, require_program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

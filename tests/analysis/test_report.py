@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from analysis.build import collect
 from analysis.report import page as report
 from analysis.report.gallery import RANKS, gallery
 from analysis.report.parts import gallery_html
 from analysis.results import load_results
-from analysis.tables.build import collect
 from diffup.grid.cell import Cell
 from tests.helpers.browser import Browser
 from tests.helpers.stores import BETTER, CLIP, HOME, cell, grid, write_cell, write_store
@@ -111,6 +111,7 @@ def test_panels_that_do_not_fit_are_counted(store: Path) -> None:
     assert 0 <= left < size and f"{len(panels) - html.count('<img')} more are in the store" in html
 
 
+@pytest.mark.browser
 def test_a_browser_sorts_filters_and_hovers(page: Path, tmp_path: Path, require_program: Callable[[str], str]) -> None:
     with Browser(require_program("chromium")) as browser:
         browser.open(page)
@@ -157,6 +158,7 @@ def test_a_browser_sorts_filters_and_hovers(page: Path, tmp_path: Path, require_
         assert browser.errors == []
 
 
+@pytest.mark.browser
 def test_a_thousand_cells_open_fast_and_stay_small(tmp_path: Path, require_program: Callable[[str], str]) -> None:
     cells = [
         replace(cell(fold=fold, backbone=backbone, episodes=8, method=method), variant=f"{method} {number}"

@@ -1,4 +1,4 @@
-"""A dry run writes nowhere: not to an object store, not to its mirror, not to a folder of results."""
+"""A dry run writes nowhere: not to an object store, not to this machine's copy of one, not to a folder of results."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from cluster.storage import mirror
-from cluster.storage.mirror import mirror_folder
-from cluster.storage.remote import RemoteError, RemotePlace, check_access
+from cluster.storage.backend import ObjectStore, RemoteError, check_access
 from cluster.storage.results import Store
+from cluster.storage.sync import Sync, copy_folder
 from tests.cluster.planning.test_plan import finish
 from tests.helpers.fake_grid import grid
 from tests.helpers.object_store import arguments, machine
@@ -24,50 +23,53 @@ def state(root: Path) -> dict[str, tuple[int, int]]:
     return {str(path): facts for path, facts in found.items() if path.relative_to(root).parts[0] != "tmp"}
 
 
-def dry(place: RemotePlace, tmp_path: Path, name: str, *more: str) -> subprocess.CompletedProcess[str]:
+def dry(remote: ObjectStore, tmp_path: Path, name: str, *more: str) -> subprocess.CompletedProcess[str]:
     (tmp_path / "tmp").mkdir()
     env = machine(tmp_path, name) | {"TMPDIR": str(tmp_path / "tmp")}
     done = subprocess.run(
-        arguments(place.uri, "--dry-run", *more), env=env, capture_output=True, text=True, timeout=120
+        arguments(remote.uri, "--dry-run", *more), env=env, capture_output=True, text=True, timeout=120
     )
     assert not list((tmp_path / "tmp").glob("diffup*"))
     return done
 
 
-def test_a_dry_run_reads_an_object_store_and_writes_nothing(place: RemotePlace, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_dry_run_reads_an_object_store_and_writes_nothing(remote: ObjectStore, tmp_path: Path) -> None:
     cells = grid(("diffup",), 16)
     source = Store(tmp_path / "made")
     for cell in cells[1:4]:
         finish(source, cell)
-        mirror.push(place, source.root, cell.key())
-    place.write(f"{cells[4].key()}/error.json", b'{"error": "it failed"}')
-    before, outside = place.names(), state(tmp_path)
-    done = dry(place, tmp_path, "one")
+        Sync(source.root, remote.uri).push(cell.key())
+    remote.write(f"{cells[4].key()}/error.json", b'{"error": "it failed"}')
+    before, outside = remote.entries(), state(tmp_path)
+    done = dry(remote, tmp_path, "one")
     assert done.returncode == 0, done.stderr
     assert "7 cells, 3 finished, 3 to do (1 training, 2 evaluation), 1 failed" in done.stdout
-    assert place.names() == before
-    assert state(tmp_path) == outside  # no mirror, no home, and the temporary folder is gone
+    assert remote.entries() == before
+    assert state(tmp_path) == outside  # no copy, no home, and the temporary folder is gone
 
 
-def test_a_dry_run_leaves_the_mirror_as_it_is_and_counts_what_only_it_has(
-    place: RemotePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.slow
+def test_a_dry_run_leaves_the_copy_as_it_is_and_counts_what_only_it_has(
+    remote: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DIFFUP_CACHE", str(tmp_path / "one"))
-    here = Store(mirror_folder(place.uri), place.uri)
+    here = Store(copy_folder(remote.uri), remote.uri)
     cells = grid(("diffup",), 16)
     source = Store(tmp_path / "made")
     finish(source, cells[1])
-    mirror.push(place, source.root, cells[1].key())
+    Sync(source.root, remote.uri).push(cells[1].key())
     here.update()
     finish(here, cells[2])  # and the process was killed before it could say so
     finish(source, cells[3])
-    mirror.push(place, source.root, cells[3].key())
-    before, outside = place.names(), state(tmp_path)
-    done = dry(place, tmp_path, "one")
+    Sync(source.root, remote.uri).push(cells[3].key())
+    before, outside = remote.entries(), state(tmp_path)
+    done = dry(remote, tmp_path, "one")
     assert done.returncode == 0 and "7 cells, 3 finished, 4 to do" in done.stdout, done.stdout + done.stderr
-    assert place.names() == before and state(tmp_path) == outside
+    assert remote.entries() == before and state(tmp_path) == outside
 
 
+@pytest.mark.slow
 def test_a_dry_run_works_with_results_that_can_only_be_read(tmp_path: Path) -> None:
     results = tmp_path / "results"
     finish(Store(results), grid(("diffup",), 16)[1])
@@ -85,6 +87,7 @@ def test_a_dry_run_works_with_results_that_can_only_be_read(tmp_path: Path) -> N
             path.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_a_dry_run_on_an_object_store_that_is_away_says_so(tmp_path: Path, endpoint: str) -> None:
     env = machine(tmp_path, "one") | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     done = subprocess.run(arguments("s3://results/x", "--dry-run"), env=env, capture_output=True, text=True, timeout=90)
@@ -92,36 +95,36 @@ def test_a_dry_run_on_an_object_store_that_is_away_says_so(tmp_path: Path, endpo
     assert "Traceback" not in done.stderr and not (tmp_path / "one").exists()
 
 
-@pytest.mark.parametrize("broken", ["second write", "names", "nothing listed", "read", "other content", "delete once"])
-def test_a_probe_is_removed_whatever_fails(broken: str, place: RemotePlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    real: dict[str, Any] = {name: getattr(RemotePlace, name) for name in ("write", "names", "read", "delete")}
+@pytest.mark.parametrize("broken", ["second write", "entries", "no entry", "read", "other content", "delete once"])
+def test_a_probe_is_removed_whatever_fails(broken: str, remote: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    real: dict[str, Any] = {name: getattr(ObjectStore, name) for name in ("write", "entries", "read", "delete")}
     calls = {"write": 0, "delete": 0}
 
-    def write(self: RemotePlace, name: str, content: bytes, *, exclusive: bool = False) -> bool:
+    def write(self: ObjectStore, name: str, content: bytes, *, exclusive: bool = False) -> bool:
         calls["write"] += 1
         if broken == "second write" and calls["write"] == 2:
             return bool(real["write"](self, name, content))  # not conditional
         return bool(real["write"](self, name, content, exclusive=exclusive))
 
-    def names(self: RemotePlace, prefix: str = "") -> Any:
-        if broken == "names":
+    def entries(self: ObjectStore, prefix: str = "") -> Any:
+        if broken == "entries":
             raise RemoteError("AccessDenied")
-        return {} if broken == "nothing listed" else real["names"](self, prefix)
+        return {} if broken == "no entry" else real["entries"](self, prefix)
 
-    def read(self: RemotePlace, name: str) -> bytes | None:
+    def read(self: ObjectStore, name: str) -> bytes | None:
         if broken == "read":
             raise RemoteError("AccessDenied")
         return b"?" if broken == "other content" else real["read"](self, name)
 
-    def delete(self: RemotePlace, name: str) -> None:
+    def delete(self: ObjectStore, name: str) -> None:
         calls["delete"] += 1
         if broken == "delete once" and calls["delete"] == 1:
             raise RemoteError("SlowDown")
         real["delete"](self, name)
 
     with monkeypatch.context() as patch:
-        for method in (write, names, read, delete):
-            patch.setattr(RemotePlace, method.__name__, method)
+        for method in (write, entries, read, delete):
+            patch.setattr(ObjectStore, method.__name__, method)
         with pytest.raises(ValueError, match=r"can't be used|does not"):
-            check_access(place)
-    assert place.names() == {}
+            check_access(remote)
+    assert remote.entries() == {}

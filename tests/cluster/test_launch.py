@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,16 +19,17 @@ from mlflow.tracking import MlflowClient
 from cluster.storage.results import Store
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.ray
 SCRIPT = ROOT / "tests" / "helpers" / "fake_grid.py"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One MLflow store for all launches here: making its schema takes seconds."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+def database(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[None]:
+    """One MLflow store for all launches of a module."""
+    path = shutil.copy(empty_mlflow, tmp_path_factory.mktemp("mlflow") / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TEST_TRACKING_URI", uri)
-        yield uri
+        patch.setenv("TEST_TRACKING_URI", f"sqlite:///{path}")
+        yield
 
 
 def arguments(results: Path, *more: str) -> list[str]:

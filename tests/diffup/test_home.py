@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage.mirror import mirror_folder
+from cluster.storage.sync import copy_folder
 from diffup.errors import UserError
 from diffup.home import cache, expanded, home
 from experiments import full_grid, search
@@ -44,12 +44,12 @@ def test_it_is_the_variable_else_below_the_home_directory(monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("homeless")
 def test_without_a_home_directory_the_variable_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for ask in (home, cache, lambda: mirror_folder("s3://bucket/x"), lambda: expanded(Path("~/x"))):
+    for ask in (home, cache, lambda: copy_folder("s3://bucket/x"), lambda: expanded(Path("~/x"))):
         with pytest.raises(UserError, match="set DIFFUP_HOME"):
             ask()
     monkeypatch.setenv("DIFFUP_HOME", str(tmp_path))
     assert home() == tmp_path
-    assert cache() == tmp_path / "cache" and mirror_folder("s3://bucket/x").is_relative_to(tmp_path)
+    assert cache() == tmp_path / "cache" and copy_folder("s3://bucket/x").is_relative_to(tmp_path)
 
 
 @pytest.mark.usefixtures("homeless")

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.slow
-def test_a_slice_of_the_ablations_runs_to_its_table_and_then_has_nothing_to_do(tmp_path: Path) -> None:
+@pytest.mark.ray
+def test_a_slice_of_the_ablations_runs_to_its_table_and_then_has_nothing_to_do(shapes4i: Path, tmp_path: Path) -> None:
     command = [sys.executable, "experiments/ablations.py", "--embedded", "--backbones", "tiny_resnet", "--steps", "4"]
     command += ["--episodes", "8", "--variants", "steps_1,only_max_cosine", "--results", str(tmp_path / "results")]
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)

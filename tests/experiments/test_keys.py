@@ -12,14 +12,7 @@ import pytest
 GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "keys.json").read_text())
 
 
-@pytest.fixture(scope="module", autouse=True)
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The embedded data set, written once."""
-    from diffup.data.dataset import resolve_dataset
-
-    resolve_dataset("shapes4i")
-
-
+@pytest.mark.usefixtures("shapes4i")
 @pytest.mark.parametrize("command", GOLDEN["grids"])
 def test_a_grids_cells_keep_their_keys(command: str) -> None:
     name, *arguments = command.split()

@@ -12,10 +12,10 @@ import pytest
 
 from cluster.execution import context
 from cluster.execution import run_cell as work
-from cluster.hpo import trials as rungs
+from cluster.hpo import trials
 from cluster.hpo.trials import Candidate, Record, Search, check_seen, halvings, validation_classes
 from cluster.storage.results import Store
-from diffup.episodes.episode import held_out_classes
+from diffup.episodes.sampling import held_out_classes
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.datasets import Data
 from diffup.training import recipes
@@ -62,13 +62,13 @@ def test_the_first_configuration_is_the_recipe_and_a_cell_as_any_grid_makes_it()
 def test_all_configurations_are_scored_on_the_same_episodes_at_sizes_not_trained_at() -> None:
     found = configurations()
     classes = ("x",)
-    Search(name="s", candidates=found, rungs=(37, 75, 150, 300), reduction=2, classes=classes)
+    Search(name="s", candidates=found, milestones=(37, 75, 150, 300), reduction=2, classes=classes)
     assert {cell.input.input_size for c in found for cell in c.validation} == {160, 320}
     assert {cell.backbone for c in found for cell in c.validation} == {SOURCE.name}
     assert script.virtual_sizes(224) == (160, 320) and script.virtual_sizes(320) == (224, 448)
     odd = dataclasses.replace(found[1], validation=found[1].validation[:1])
     with pytest.raises(ValueError, match="2 ways to score"):
-        Search(name="s", candidates=[found[0], odd], rungs=(150, 300), reduction=2, classes=classes)
+        Search(name="s", candidates=[found[0], odd], milestones=(150, 300), reduction=2, classes=classes)
 
 
 @pytest.mark.parametrize("trials", [0, 40])
@@ -78,12 +78,12 @@ def test_impossible_numbers_of_configurations_are_refused(trials: int) -> None:
         script.draw(few, recipes.shapes4i(), trials=trials, seed=0)
 
 
-def test_rungs_are_those_of_the_scheduler() -> None:
+def test_milestones_are_those_of_the_scheduler() -> None:
     assert halvings(300, 2, 4) == (37, 75, 150, 300)
-    for steps in range(8, 400):  # Tune multiplies from below; a rung of ours must never lie before one of its own
+    for steps in range(8, 400):  # Tune multiplies from below; a milestone of ours must never come before one of its own
         made = halvings(steps, 2, 4)
         assert all(made[0] * 2**k <= at for k, at in enumerate(made))
-    with pytest.raises(ValueError, match="first rung of at least one step"):
+    with pytest.raises(ValueError, match="first milestone of at least one step"):
         halvings(7, 2, 4)
 
 
@@ -111,13 +111,13 @@ def test_validation_looks_at_held_out_base_classes_only(monkeypatch: pytest.Monk
     allowed = {DATASET.classes[c] for c in held_out_classes(DATASET, 0, 1, 0)}
     assert set(validation_classes(DATASET, cells)) == allowed
     assert not allowed & {DATASET.classes[c] for c in DATASET.novel_classes(0)}
-    monkeypatch.setattr(rungs, "held_out_classes", lambda *where: DATASET.novel_classes(0))
+    monkeypatch.setattr(trials, "held_out_classes", lambda *where: DATASET.novel_classes(0))
     with pytest.raises(ValueError, match="would look at 'red', which is no held-out base class of toy, fold 0"):
         validation_classes(DATASET, cells)
 
 
 def test_a_score_on_novel_classes_never_reaches_the_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cluster.hpo.search import climb
+    from cluster.hpo.search import train_and_score
     from cluster.storage.results import cell_document
     from diffup.grid.cell import cell_to_dict
 
@@ -126,15 +126,15 @@ def test_a_score_on_novel_classes_never_reaches_the_scheduler(tmp_path: Path, mo
     task = {
         "cell": cell_document(found.cell), "validation": [cell_to_dict(cell) for cell in found.validation],
         "results": str(tmp_path), "work": "cluster.execution.run_cell", "options": {**options, "progress": False},
-        "rungs": [2, 4], "classes": list(validation_classes(DATASET, found.validation)), "tracking": None, "git_commit":
-        "", "launch": "a", "shard_episodes": 0,
+        "milestones": [2, 4], "classes": list(validation_classes(DATASET, found.validation)), "tracking": None,
+        "git_commit": "", "launch": "a", "shard_episodes": 0,
     }  # fmt: skip
     monkeypatch.setattr(context, "_open", lambda path: ToyDataset())
     monkeypatch.setattr(context, "_backbone", lambda *where: ToyBackbone())
-    honest = climb(task, set())
+    honest = train_and_score(task, set())
     assert (honest["steps"], honest["ended"]) == (2, None) and honest["miou"] > 0
     monkeypatch.setattr(work, "classes_of", lambda cell, dataset: dataset.novel_classes(cell.fold))
-    refused = climb(task, {2})
+    refused = train_and_score(task, {2})
     assert refused["ended"] == "failed" and "miou" not in refused
     assert "was scored on 'green', which is no class to choose on" in refused["error"]
 
@@ -145,7 +145,7 @@ def test_a_strange_class_is_named() -> None:
         check_seen(["a", "c"], ("a", "b"), "k")
 
 
-RUNG = {"steps": 6, "miou": 50.0, "tasks": {}, "train_seconds": 1.0, "validate_seconds": 1.0}
+SCORE = {"steps": 6, "miou": 50.0, "tasks": {}, "train_seconds": 1.0, "validate_seconds": 1.0}
 
 
 def test_the_record_remembers_and_refuses_scores_of_other_rules(tmp_path: Path) -> None:
@@ -153,20 +153,23 @@ def test_the_record_remembers_and_refuses_scores_of_other_rules(tmp_path: Path) 
     keys = [found.cell.key() for found in search.candidates]
     record = Record(store(tmp_path), search)
     assert record.todo() == keys and not record.path.exists()
-    assert record.add(keys[1], RUNG) and not record.add(keys[1], {**RUNG, "miou": 60.0})
+    assert record.add(keys[1], SCORE) and not record.add(keys[1], {**SCORE, "miou": 60.0})
     record.end(keys[2], "stopped")
     record.end(keys[2], "finished")
     again = Record(store(tmp_path), search)
     assert again.todo() == [keys[1], keys[0], keys[3]]
-    assert again.entries[keys[1]]["rungs"] == [RUNG] and again.entries[keys[2]]["ended"] == "stopped"
+    assert again.entries[keys[1]]["scores"] == [SCORE] and again.entries[keys[2]]["ended"] == "stopped"
     assert again.spent() == 6
 
     fewer = Record(store(tmp_path), toy_search.search(toy_search.RATES[:1]))
     fewer.save()
     assert Record(store(tmp_path), search).entries == again.entries, "a smaller search forgot the rest"
 
-    with pytest.raises(ValueError, match="other validation episodes or rungs"):
-        Record(store(tmp_path), dataclasses.replace(search, rungs=(12, 24)))
+    with pytest.raises(ValueError, match="other validation episodes or milestones"):
+        Record(store(tmp_path), dataclasses.replace(search, milestones=(12, 24)))
+    record.path.write_text(record.path.read_text().replace('"schema": 2', '"schema": 1'))
+    with pytest.raises(ValueError, match="has schema 1, this version reads 2"):
+        Record(store(tmp_path), search)
     record.path.write_text("{")
     with pytest.raises(ValueError, match="can't be read"):
         Record(store(tmp_path), search)
@@ -176,13 +179,13 @@ def test_finished_without_a_checkpoint_and_failed_on_request_are_done_again(tmp_
     search = toy_search.search()
     keys = [found.cell.key() for found in search.candidates]
     record = Record(store(tmp_path), search)
-    record.add(keys[0], RUNG)
-    record.add(keys[0], {**RUNG, "steps": 24})
+    record.add(keys[0], SCORE)
+    record.add(keys[0], {**SCORE, "steps": 24})
     record.end(keys[0], "finished")
     record.end(keys[1], "failed", "ValueError: x")
     again = Record(store(tmp_path), search)
     assert again.todo() == [keys[0], keys[2], keys[3]]
-    assert [rung["steps"] for rung in again.entries[keys[0]]["rungs"]] == [6]
+    assert [score["steps"] for score in again.entries[keys[0]]["scores"]] == [6]
     assert keys[1] in Record(store(tmp_path), search, retry_failed=True).todo()
 
 
@@ -191,7 +194,7 @@ def test_what_went_on_before_an_interruption_goes_on_after_it() -> None:
 
     def told(who: Any, known: bool, *scores: float) -> list[str]:
         halving.on_trial_add(None, who)
-        at = zip(search.rungs, scores)
+        at = zip(search.milestones, scores)
         return [halving.on_trial_result(None, who, {"steps": s, "miou": v, "known": known}) for s, v in at]
 
     search = toy_search.search()
@@ -208,8 +211,8 @@ def test_the_report_has_every_configuration_the_saving_and_the_caveat(tmp_path: 
     keys = [found.cell.key() for found in search.candidates]
     record = Record(store(tmp_path), search)
     for key, scores in zip(keys, [(50, 60, 70), (10,), (55, 65, 71), ()]):
-        for at, score in zip(search.rungs, scores):
-            record.add(key, {**RUNG, "steps": at, "miou": float(score)})
+        for at, score in zip(search.milestones, scores):
+            record.add(key, {**SCORE, "steps": at, "miou": float(score)})
         assert "not ended" in script.report(search, record)
         record.end(key, "finished" if len(scores) == 3 else "stopped" if scores else "diverged")
     printed = script.report(search, record)

@@ -31,10 +31,11 @@ def free_ports(count: int) -> list[int]:
         return [int(each.getsockname()[1]) for each in sockets]
 
 
-@pytest.fixture
-def dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Address of a cluster of one node that is this test's alone: own folder, ports and token, ended by its group."""
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a cluster of one node, for the tests of a module: own folder, ports and token, ended by its group."""
     token = secrets.token_hex(32)
+    monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", token)
     folder = tempfile.mkdtemp(prefix="dj-", dir="/tmp")
@@ -50,7 +51,7 @@ def dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     ]  # fmt: skip
     address = f"http://127.0.0.1:{ports['dashboard-port']}"
     request = urllib.request.Request(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {token}"})
-    log = tmp_path / "ray.log"
+    log = tmp_path_factory.mktemp("head") / "ray.log"
     with log.open("w") as output:
         head = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
@@ -69,3 +70,4 @@ def dashboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             os.killpg(head.pid, signal.SIGKILL)  # what did not end by itself
         head.wait()
         shutil.rmtree(folder, ignore_errors=True)
+        monkeypatch.undo()

@@ -6,8 +6,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from cluster.storage.remote import RemotePlace
-from cluster.storage.results import RESULT
+from cluster.storage.backend import ObjectStore
+from cluster.storage.layout import RESULT
 from tests.cluster.test_launch import SCRIPT, environment
 
 SECRET = "not-a-real-secret-key"
@@ -23,9 +23,9 @@ def machine(tmp_path: Path, name: str) -> dict[str, str]:
     return {**environment(), "DIFFUP_CACHE": str(tmp_path / name), "DIFFUP_HOME": str(tmp_path / name / "home")}
 
 
-def cells(place: RemotePlace) -> Counter[str]:
+def cells(remote: ObjectStore) -> Counter[str]:
     """Finished cells up there."""
-    return Counter(name.partition("/")[0] for name in place.names() if name.endswith(RESULT))
+    return Counter(name.partition("/")[0] for name in remote.entries() if name.endswith(RESULT))
 
 
 def ran(tmp_path: Path) -> Counter[str]:

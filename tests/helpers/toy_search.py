@@ -45,7 +45,7 @@ def search(rates: tuple[float, ...] = RATES) -> Search:
     candidates = [candidate(rate) for rate in rates]
     dataset: Any = ToyDataset()
     classes = validation_classes(dataset, candidates[0].validation)
-    return Search(name="toy", candidates=candidates, rungs=halvings(STEPS, 2, 3), reduction=2, classes=classes)
+    return Search(name="toy", candidates=candidates, milestones=halvings(STEPS, 2, 3), reduction=2, classes=classes)
 
 
 def main() -> int:
@@ -56,9 +56,9 @@ def main() -> int:
     if args.kill_after:
         honest = Record.add
 
-        def add(self: Record, key: str, rung: Any) -> bool:
-            done = honest(self, key, rung)
-            if sum(len(entry["rungs"]) for entry in self.entries.values()) >= args.kill_after:
+        def add(self: Record, key: str, score: Any) -> bool:
+            done = honest(self, key, score)
+            if sum(len(entry["scores"]) for entry in self.entries.values()) >= args.kill_after:
                 os.kill(os.getpid(), signal.SIGKILL)
             return done
 

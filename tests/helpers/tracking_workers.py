@@ -20,8 +20,10 @@ import pandas as pd
 from PIL import Image
 
 from cluster.storage.atomic import now, to_json, write_atomically
-from cluster.storage.results import LAUNCHES, Store, cell_document
-from cluster.tracking.client import open_experiment, open_store, resolve_uri
+from cluster.storage.layout import LAUNCHES
+from cluster.storage.results import Store, cell_document
+from cluster.tracking.client import open_store, resolve_uri
+from cluster.tracking.launches import open_experiment
 from cluster.tracking.sync import sync
 from diffup.config import SampleConfig
 from diffup.grid.cell import Cell
@@ -103,7 +105,7 @@ def sync_into(barrier: Any, root: Path, uri: str) -> None:
     """Sync a result store."""
     barrier.wait(120)
     done = sync(Store(root), uri)
-    assert not done.failed, done
+    assert not done["failed"], done
 
 
 def free_port() -> int:

@@ -29,6 +29,7 @@ def test_decode_speed_prints_every_line_with_its_bar(capsys: pytest.CaptureFixtu
     assert "evaluate.predict" in printed and "torch" in printed.splitlines()[1]
 
 
+pytestmark = pytest.mark.tools
 SMALL = ["--size", "64", "--rounds", "1", "--episodes", "4", "--batch", "2", "--matrix", "64"]
 
 

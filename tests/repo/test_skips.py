@@ -43,6 +43,7 @@ def run_suite(directory: Path, *more: str, ci: bool) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_locally_a_missing_program_skips(tmp_path: Path) -> None:
     """A machine without LaTeX can still run the rest."""
     status, lines = run_suite(tmp_path, ci=False)
@@ -50,6 +51,7 @@ def test_locally_a_missing_program_skips(tmp_path: Path) -> None:
     assert lines[-1].startswith("1 passed, 2 skipped, 1 xfailed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", ["0", "2"])
 def test_in_ci_a_missing_program_fails_and_missing_data_is_counted(processes: str, tmp_path: Path) -> None:
     """The count stands before pytest's last line, which is what a reader of the log sees."""

@@ -13,8 +13,9 @@ from tools.faults.lab import BASE, PREFIX
 from tools.faults.rounds import AGAIN, FIRST
 from tools.faults.verify import counts_hash
 
+pytestmark = pytest.mark.tools
 
-@pytest.mark.slow
+
 def test_a_killed_worker_and_a_killed_driver_lose_nothing(tmp_path: Path) -> None:
     before = set(BASE.glob(f"{PREFIX}*"))
     out = tmp_path / "out"

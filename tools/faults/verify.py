@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from cluster.storage.results import EPISODES, Store
+from cluster.storage.layout import EPISODES
+from cluster.storage.results import Store
 from tools.faults.grids import Place
 from tools.faults.lab import ROOT
 
 CLOCK = "seconds"  # the column of an episode table that depends on the clock
 RESAMPLES = "200"
-LEFT_BEHIND = (".*.tmp", "*/.*.tmp", "*/*/.*.tmp", ".trash-*", ".tune", ".writable-*", "*/*.lease", "*/*.part")
+LEFT_BEHIND = (".*.part", "*/.*.part", "*/*/.*.part", ".trash-*", ".tune", ".writable-*", "*/*.lease", "*/*.part")
 
 
 def counts_hash(results: Path, keys: Iterable[str]) -> str:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from diffup.data.images import IMAGE_SUFFIXES
 from diffup.data.labels import MASK_SUFFIX, Labels, read_binary
-from diffup.data.layouts.scan import REMEDY as REMEDY
 from diffup.data.layouts.scan import (
     Folder,
     Pair,
     Remarks,
     Scan,
+    bad_names,
     index_pairs,
     listed,
     notes_of,
@@ -28,9 +28,10 @@ from diffup.data.layouts.scan import (
     same_name,
 )
 from diffup.data.records import Record
-from diffup.data.spec import DatasetSpec, is_plain
+from diffup.data.spec import DatasetSpec
 from diffup.errors import UserError
 
+REMEDY = "Repair or remove the files named above, then run again; nothing was written"
 EMPTY = "{n} of the masks are black, so that their images show no class: {names}. Draw them, or remove the images"
 FULL = "{n} of the masks are white throughout, so that the class covers the image: {names}. Check them"
 PHOTOS = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != MASK_SUFFIX)
@@ -63,7 +64,7 @@ def scan(root: Path, spec: DatasetSpec) -> Scan:
     present = {pair.class_index for pair in pairs}
     absent = [name for c, name in enumerate(spec.classes) if c not in present]
     problems += [f"{root / spec.images / name}: no images of class {name!r}" for name in absent]
-    problems += [f"{str(pair.image)!a}: a name that is no text" for pair in pairs if not is_plain(pair.image.stem)]
+    problems += bad_names(pair.image for pair in pairs)
     notes = notes_of(remarks)
     for folder in folders.values():
         for stem in Counter(path.stem for path in folder.files((MASK_SUFFIX,))):
@@ -71,7 +72,7 @@ def scan(root: Path, spec: DatasetSpec) -> Scan:
         notes += folder.unread()
         if lone := folder.lone_masks(pairs):
             notes.append(
-                f"{folder.root}: {len(lone)} .png files are no masks of an image, and PNG files are taken for masks: "
+                f"{folder.root}: {len(lone)} .png files are not masks of an image, and PNG files are taken for masks: "
                 f"{listed(lone)}. Save photographs as JPEG, and call masks as their images"
             )
     return Scan(records, problems, notes)

@@ -173,7 +173,7 @@ def _check_depth(path: Path) -> None:
     depth = 0
     try:
         if path.exists() and not path.is_file():  # a device may never end
-            raise OSError("it is no file")
+            raise OSError("it is not a file")
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
                 signs = DEPTHS[np.frombuffer(chunk, np.uint8)]
@@ -243,7 +243,7 @@ def _runs(segmentation: Any, height: int, width: int) -> Any:
     """Compressed runs of a polygon list, of uncompressed or of compressed runs."""
     if not segmentation:
         raise ValueError(
-            "it is empty, and a polygon needs at least three points: a box alone is no mask; draw or remove it"
+            "it is empty, and a polygon needs at least three points: a box alone is not a mask; draw or remove it"
         )
     if not isinstance(segmentation, list | dict):
         raise ValueError("it must be a list of polygons, or runs with 'size' and 'counts'")

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from diffup.data.images import IMAGE_SUFFIXES, Photo, read_photo
 from diffup.data.labels import MASK_SUFFIX, Labels
 from diffup.data.records import Record
+from diffup.data.spec import is_plain
 from diffup.errors import UserError
 
 SHOWN = 10  # problems, or names in a note
-REMEDY = "Repair or remove the files named above, then run again; nothing was written"
 TURNED = (
     "{n} of the images have an EXIF orientation other than 1, so that viewers turn them: {names}. Masks are taken to "
     "refer to the pixels as they are stored; if they were drawn on the turned pictures, save the images upright"
@@ -141,6 +141,11 @@ class Folder:
 def same_name(paths: Sequence[Path]) -> list[str]:
     """A problem if several files have one name, which can stand for one of them only."""
     return [f"{paths[1]}: same name as {paths[0].name}"] if len(paths) > 1 else []
+
+
+def bad_names(paths: Iterable[Path]) -> list[str]:
+    """Problems: names that can't be printed."""
+    return [f"{str(path)!a}: a name that is not valid text" for path in paths if not is_plain(path.stem)]
 
 
 def _composed(name: str) -> str:

@@ -23,6 +23,7 @@ from diffup.data.layouts.scan import (
     Pair,
     Remarks,
     Scan,
+    bad_names,
     fail,
     index_pairs,
     listed,
@@ -54,7 +55,7 @@ OTHER_COLOURS = (
     "a label has another colour than in most other files in {n} of the palettes: {names}. Check that labels mean the "
     "same classes in all files, or save all masks with one palette"
 )
-ODD = re.compile(r"[,;\"'#]")  # in a line that is no image: rather several words
+ODD = re.compile(r"[,;\"'#]")  # a line with one of these is not a name
 FLAGS = ("-1", "0", "1")  # after names in VOC's lists of ImageSets/Main
 
 
@@ -152,7 +153,7 @@ def _pairs(root: Path, spec: DatasetSpec) -> list[Pair]:
     for path in images.files(suffixes):
         found.setdefault(path.stem, []).append(path)
     problems = [problem for paths in found.values() for problem in same_name(paths)]
-    problems += [f"{str(paths[0])!a}: a name that is no text" for stem, paths in found.items() if not is_plain(stem)]
+    problems += bad_names(paths[0] for paths in found.values())
     named: dict[str, str] = {}
     lists = _lists(root, spec)
     for path, split in lists.items():
@@ -181,7 +182,7 @@ def _pairs(root: Path, spec: DatasetSpec) -> list[Pair]:
 
 
 def _names(path: Path, images: Folder, suffixes: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Image names of a list, and words and lines that can be none.
+    """Image names of a list, and its words and lines that can not be names.
 
     A line is a name, with or without suffix and folder; or holds several, where one of them is an image.
     """

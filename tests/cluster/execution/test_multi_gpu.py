@@ -29,7 +29,7 @@ def launch(script: str, results: Path, *more: str) -> subprocess.CompletedProces
     return subprocess.run(command, env=environment, cwd=results.parent, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_two_workers_make_the_checkpoint_of_one(tmp_path: Path) -> None:
     done = launch("toy_grid.py", tmp_path / "two", "--train-workers", "2")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -53,7 +53,7 @@ def test_two_workers_make_the_checkpoint_of_one(tmp_path: Path) -> None:
         testing.assert_close(two[name], value, atol=1e-4, rtol=0, msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_training_that_fails_on_its_workers_fails_alone(tmp_path: Path) -> None:
     results = tmp_path / "results"
     what = ("--training", "fails", "--select", "backbone=resnet34", "--train-workers", "2")
@@ -68,6 +68,7 @@ def test_a_training_that_fails_on_its_workers_fails_alone(tmp_path: Path) -> Non
     assert status["evaluate"].status == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "message"), [("5", "steps of 4 episodes; use at most 4 workers"), ("0", "must be 1 or more")]
 )
@@ -78,7 +79,7 @@ def test_impossible_numbers_of_workers_are_bad_input(tmp_path: Path, workers: st
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_training_on_several_workers_ends_when_the_launch_is_asked_to_stop(tmp_path: Path) -> None:
     results = tmp_path / "results"
     what = ("--training", "endless", "--select", "backbone=resnet18", "--train-workers", "2")

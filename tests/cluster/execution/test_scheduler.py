@@ -16,7 +16,7 @@ from cluster.execution.progress import Progress
 from cluster.execution.scheduler import CellSearcher
 from cluster.execution.work_units import Piece, pieces
 from cluster.planning.estimate import Past, disk, gpu_share, wall_seconds
-from cluster.storage.backend import FolderPlace
+from cluster.storage.backend import Folder
 from cluster.storage.leases import acquire
 from cluster.storage.results import Store
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
@@ -36,7 +36,7 @@ class Hands:
     def __init__(self, cells: list[AnyCell], root: Path, workers: int = 1, limit: int = 0) -> None:
         self.store = Store(root)
         self.progress = Progress(cells, {}, workers, self.store)
-        self.leases = FolderPlace(root)
+        self.leases = Folder(root)
         self.searcher = CellSearcher(
             list(pieces(cells, 0, 8)), progress=self.progress, store=self.store, leases=self.leases, workers=workers,
             max_concurrent=limit,
@@ -127,7 +127,7 @@ def test_what_another_driver_is_at_waits_and_what_it_finished_is_counted(
 ) -> None:
     monkeypatch.setattr(order, "LOOK", 0.0)
     theirs, mine = FREE[0], FREE[1]
-    lease = acquire(FolderPlace(tmp_path), theirs.key(), "another")
+    lease = acquire(Folder(tmp_path), theirs.key(), "another")
     assert lease is not None
     hands = Hands([theirs, mine], tmp_path)
     given = hands.take()

@@ -49,21 +49,21 @@ KEYS = [found.cell.key() for found in toy_search.search().candidates]
 GOOD, IDLE, ABSURD = KEYS[0], KEYS[1], KEYS[3]
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_bad_configurations_end_early_and_a_good_one_does_not(whole: tuple[Path, str]) -> None:
     results, printed = whole
     entries = record(results)
-    assert [rung["steps"] for rung in entries[GOOD]["rungs"]] == [6, 12, 24]
+    assert [score["steps"] for score in entries[GOOD]["scores"]] == [6, 12, 24]
     assert entries[GOOD]["ended"] == "finished"
-    assert entries[IDLE]["ended"] == "stopped" and [rung["steps"] for rung in entries[IDLE]["rungs"]] == [6]
+    assert entries[IDLE]["ended"] == "stopped" and [score["steps"] for score in entries[IDLE]["scores"]] == [6]
     assert entries[ABSURD]["ended"] == "diverged" and "lower TrainConfig.learning_rate" in entries[ABSURD]["error"]
-    spent = sum(entry["rungs"][-1]["steps"] for entry in entries.values() if entry["rungs"])
+    spent = sum(entry["scores"][-1]["steps"] for entry in entries.values() if entry["scores"])
     assert f"{spent} of 96, {100 * (1 - spent / 96):.0f} % saved by stopping" in printed
     assert "is optimistic" in printed
     assert not list(results.glob(".tune*"))
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_finished_configuration_is_an_ordinary_training_cell(whole: tuple[Path, str], tmp_path: Path) -> None:
     results, _ = whole
     store, search = Store(results), toy_search.search()
@@ -78,7 +78,7 @@ def test_a_finished_configuration_is_an_ordinary_training_cell(whole: tuple[Path
     assert set(checkpoint(results, IDLE)) == {"state.pt"}, "half a training must not look like a checkpoint"
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_again_does_nothing(whole: tuple[Path, str]) -> None:
     results, printed = whole
     before = {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()}
@@ -89,7 +89,7 @@ def test_again_does_nothing(whole: tuple[Path, str]) -> None:
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_mlflow_has_a_run_for_each_configuration_with_its_scores_over_steps(whole: tuple[Path, str]) -> None:
     from mlflow.tracking import MlflowClient
 
@@ -104,26 +104,26 @@ def test_mlflow_has_a_run_for_each_configuration_with_its_scores_over_steps(whol
         assert runs[key].data.tags["mlflow.parentRunId"] == runs[""].info.run_id
         assert runs[key].data.tags["ended"] == entries[key]["ended"]
         logged = {m.step: m.value for m in client.get_metric_history(runs[key].info.run_id, "miou")}
-        assert logged == {rung["steps"]: pytest.approx(rung["miou"]) for rung in entries[key]["rungs"]}
+        assert logged == {score["steps"]: pytest.approx(score["miou"]) for score in entries[key]["scores"]}
     assert runs[""].info.status == "FINISHED"
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_killed_search_goes_on_where_it_was(whole: tuple[Path, str], tmp_path: Path) -> None:
     results = tmp_path / "results"
     killed = launch(results, "--kill-after", "2")
     assert killed.returncode == -signal.SIGKILL
-    assert [rung["steps"] for rung in record(results)[GOOD]["rungs"]] == [6, 12]
-    first = record(results)[GOOD]["rungs"]
+    assert [score["steps"] for score in record(results)[GOOD]["scores"]] == [6, 12]
+    first = record(results)[GOOD]["scores"]
     assert (results / GOOD / "checkpoint" / "state.pt").exists()
     done = launch(results)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert record(results)[GOOD]["rungs"][:2] == first, "scored again"
+    assert record(results)[GOOD]["scores"][:2] == first, "scored again"
     assert "configuration 0: mIoU" in done.stdout and "after 24 steps" in done.stdout
     assert not [
         line for line in done.stdout.splitlines() if "configuration 0:" in line and "after 24 steps" not in line
     ]
     assert checkpoint(results, GOOD) == checkpoint(whole[0], GOOD)
     for key in KEYS:  # one at a time, so that the scheduler meets the same scores in the same order
-        for mine, theirs in zip(record(results)[key]["rungs"], record(whole[0])[key]["rungs"], strict=True):
+        for mine, theirs in zip(record(results)[key]["scores"], record(whole[0])[key]["scores"], strict=True):
             assert (mine["steps"], mine["miou"]) == (theirs["steps"], theirs["miou"])

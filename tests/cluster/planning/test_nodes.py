@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cluster.planning.nodes import look, wait_for_nodes
-from cluster.storage.backend import FolderPlace, Place
+from cluster.storage.backend import Backend, Folder
 from tests.cluster.test_launch import SCRIPT, environment
 from tests.helpers.heads import RAY, free_ports
 
@@ -23,7 +23,7 @@ MARK = ".node-1"
 
 
 def answers(root: Path, **paths: Path) -> list[str]:
-    places: dict[str, Place] = {"the results": FolderPlace(root)}
+    places: dict[str, Backend] = {"the results": Folder(root)}
     return list(look(places, paths, (), MARK, f"{MARK}-a", patience=0.3).values())
 
 
@@ -48,7 +48,7 @@ def test_what_is_only_read_must_be_there(tmp_path: Path) -> None:
 
 
 def test_a_place_that_can_not_be_used_is_a_complaint_and_no_crash(tmp_path: Path) -> None:
-    class Broken(FolderPlace):
+    class Broken(Folder):
         def read(self, name: str) -> bytes | None:
             raise PermissionError(13, "Permission denied")
 
@@ -58,7 +58,7 @@ def test_a_place_that_can_not_be_used_is_a_complaint_and_no_crash(tmp_path: Path
 
 def test_each_machines_own_folder_must_take_files(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    own = [tmp_path / "new" / "mirror", tmp_path / "file" / "mirror"]
+    own = [tmp_path / "new" / "copy", tmp_path / "file" / "copy"]
     (said,) = look({}, {}, own, MARK, "a", patience=0.3).values()
     assert own[0].is_dir() and f"it can't write to {own[1]}" in said
 
@@ -131,7 +131,7 @@ def run(results: Path, address: str, *more: str) -> subprocess.CompletedProcess[
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_a_launch_on_two_nodes_begins_only_if_both_see_the_results(
     cluster_of_two: Callable[..., str], tmp_path: Path
 ) -> None:
@@ -144,7 +144,7 @@ def test_a_launch_on_two_nodes_begins_only_if_both_see_the_results(
     done = run(seen, address, "--features", str(own))
     assert done.returncode == 0, done.stdout + done.stderr
     assert not list(seen.glob(".node-*"))
-    warning = f"it does not see the feature store ({own}) as the driver does; it computes what others have encoded"
+    warning = f"it does not see the feature cache ({own}) as the driver does; it computes what others have encoded"
     assert (warning in done.stderr) == _may_hide(), done.stderr
     if not _may_hide():
         return

@@ -12,7 +12,8 @@ import pytest
 from cluster.code_version import code_hash
 from cluster.planning.plan import Plan, in_order, make_plan, render
 from cluster.storage.atomic import now
-from cluster.storage.results import RESULT, Store
+from cluster.storage.layout import RESULT
+from cluster.storage.results import Store
 from diffup.config import InputConfig
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell, Cell, TrainingCell

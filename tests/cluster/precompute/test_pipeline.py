@@ -12,12 +12,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from cluster.__main__ import main as command
 from cluster.execution import context as opened
 from cluster.execution.run_cell import WorkContext, execute
-from cluster.precompute.pipeline import Maker
-from cluster.precompute.tasks import missing, needs
+from cluster.precompute.pipeline import PrecomputeWorker
+from cluster.precompute.tasks import inputs_of, missing
 from cluster.storage import feature_cache as stores
-from cluster.storage.feature_cache import clean, in_words, listed, main, size
+from cluster.storage.backend import Folder
+from cluster.storage.feature_cache import clean, listed
+from cluster.storage.sizes import format_size, parse_size
+from cluster.storage.sync import Sync
 from diffup.config import InputConfig, ModelConfig, TrainConfig
 from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell, Cell
@@ -57,11 +61,11 @@ def run(grid: Sequence[AnyCell], root: Path, limit: int = 10**9) -> list[dict[st
         "features": str(root / "features"),
         "weights_dir": "",
     }
-    worker = Maker(options, limit)
+    worker = PrecomputeWorker(options, limit)
     done = []
     for encodes in (True, False):
-        for part in missing(needs(grid, context(root)), root / "features"):
-            if part.need.encodes is encodes:
+        for part in missing(inputs_of(grid, context(root)), Sync(root / "features")):
+            if part.encodes is encodes:
                 done += [worker.do(json.loads(json.dumps(task))) for task in part.tasks()]
     return done
 
@@ -77,7 +81,7 @@ def test_cells_compute_nothing_that_the_stage_has_made(tmp_path: Path) -> None:
     plain = [execute(cell, context(tmp_path, features=False)).episodes for cell in grid]
     done = run(grid, tmp_path)
     assert not any(result["failed"] for result in done)
-    assert missing(needs(grid, context(tmp_path)), tmp_path / "features") == []
+    assert missing(inputs_of(grid, context(tmp_path)), Sync(tmp_path / "features")) == []
     for cell, expected in zip(grid, plain, strict=True):
         assert expected is not None
         table, encoded, computed = made_in(cell, tmp_path)
@@ -87,26 +91,26 @@ def test_cells_compute_nothing_that_the_stage_has_made(tmp_path: Path) -> None:
 
 def test_each_image_and_each_triple_once_and_a_larger_grid_adds_only_what_is_new(tmp_path: Path) -> None:
     grid = cells()
-    found = needs(grid, context(tmp_path))
+    found = inputs_of(grid, context(tmp_path))
     assert len(found) == 2  # features and prior maps of one backbone
     made = sum(int(str(result["made"])) for result in run(grid, tmp_path))
-    assert made == sum(len(need.items) for need in found)
+    assert made == sum(len(part.items) for part in found)
     assert run(grid, tmp_path) == []
     larger = cells((1, 2, 3), ("mask", "box"))
-    lacking = missing(needs(larger, context(tmp_path)), tmp_path / "features")
-    third = {item.support for part in lacking for item in part.items if not part.need.encodes}
-    assert third and all(not part.need.encodes or set(part.items) <= set(ToyDataset().image_ids) for part in lacking)
-    assert all(item not in found[1].items for part in lacking if not part.need.encodes for item in part.items)
+    lacking = missing(inputs_of(larger, context(tmp_path)), Sync(tmp_path / "features"))
+    third = {item.support for part in lacking for item in part.items.values() if not part.encodes}
+    assert third and all(not part.encodes or set(part.items) <= set(ToyDataset().image_ids) for part in lacking)
+    assert all(item not in found[1].items for part in lacking if not part.encodes for item in part.items.values())
     seeds = [dataclasses.replace(cell, train_seed=5) for cell in grid]
-    assert missing(needs(seeds, context(tmp_path)), tmp_path / "features") == []
+    assert missing(inputs_of(seeds, context(tmp_path)), Sync(tmp_path / "features")) == []
 
 
 def test_a_training_reads_its_base_classes_alone(tmp_path: Path) -> None:
     trained = training_cell(
         DATA, 0, TOY, config=INPUT, model=ModelConfig(), train=TrainConfig(cue_weights=(1.0, 0.0, 0.0, 0.0))
     )
-    (need,) = needs([trained], context(tmp_path))
-    assert {int(str(image).split("_")[0]) for image in need.items} == set(ToyDataset().base_classes(0))
+    (part,) = inputs_of([trained], context(tmp_path))
+    assert {int(str(image).split("_")[0]) for image in part.items} == set(ToyDataset().base_classes(0))
 
 
 def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
@@ -114,7 +118,7 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
     run(grid, tmp_path)
     path = next((tmp_path / "features").glob("features-*/*.safetensors"))
     path.write_bytes(path.read_bytes()[:-100])
-    assert [part.need.encodes for part in missing(needs(grid, context(tmp_path)), tmp_path / "features")] == [True]
+    assert [part.encodes for part in missing(inputs_of(grid, context(tmp_path)), Sync(tmp_path / "features"))] == [True]
     assert run(grid, tmp_path)[0]["made"]
     assert made_in(grid[0], tmp_path)[1:] == (0, 0)
 
@@ -144,28 +148,28 @@ def test_the_least_recently_used_folders_go_first(tmp_path: Path, capsys: pytest
     for path in (priors / "about.json", priors / "used"):
         path.touch()
         os.utime(path, (then, then))
-    assert [each.folder for each in listed(root)] == [priors, features]
-    assert clean(root, older_than=50 * 86400) == []
-    assert main(["clean", str(root), "--limit", f"{listed(root)[1].bytes}B"]) == 0
+    assert [each.name for each in listed(Folder(root))] == [priors.name, features.name]
+    assert clean(Folder(root), older_than=50 * 86400) == []
+    assert command(["cache", "clean", str(root), "--limit", f"{listed(Folder(root))[1].bytes}B"]) == 0
     assert "freed" in capsys.readouterr().out and not priors.exists() and features.exists()
-    assert main(["check", str(root)]) == 0 and "0 damaged" in capsys.readouterr().out
-    assert main(["clean", str(root)]) == 2
+    assert command(["cache", "check", str(root)]) == 0 and "0 damaged" in capsys.readouterr().out
+    assert command(["cache", "clean", str(root)]) == 2
 
 
 def test_sizes_in_words() -> None:
-    assert [size(text) for text in ("500MB", "2 TB", "1.5g", "7")] == [500_000_000, 2 * 10**12, 1_500_000_000, 7]
-    assert [in_words(count) for count in (7, 2_900_000, 3.5e11, 2e12)] == ["7 B", "2.9 MB", "350.0 GB", "2.0 TB"]
+    assert [parse_size(text) for text in ("500MB", "2 TB", "1.5g", "7")] == [500_000_000, 2 * 10**12, 1_500_000_000, 7]
+    assert [format_size(count) for count in (7, 2_900_000, 3.5e11, 2e12)] == ["7 B", "2.9 MB", "350.0 GB", "2.0 TB"]
 
 
 def test_rows_of_a_shard_with_a_flipped_byte_are_made_again_by_the_next_stage(tmp_path: Path) -> None:
     grid = cells()
     run(grid, tmp_path)
-    spec = next(need.spec for need in needs(grid, context(tmp_path)) if not need.encodes)
+    spec = next(part.spec for part in inputs_of(grid, context(tmp_path)) if not part.encodes)
     [path] = (tmp_path / "features" / spec.name).glob("*.safetensors")
     kept = bytearray(path.read_bytes())
     kept[-1] ^= 64
     path.write_bytes(kept)
-    assert missing(needs(grid, context(tmp_path)), tmp_path / "features") == []  # nobody has read it yet
+    assert missing(inputs_of(grid, context(tmp_path)), Sync(tmp_path / "features")) == []  # nobody has read it yet
     stores._stores.clear()
     assert sum(made_in(cell, tmp_path)[2] for cell in grid) == 1, "the one row is computed where it is read"
     run(grid, tmp_path)

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from cluster.__main__ import main as command
 from cluster.execution import context as opened
-from cluster.precompute import pipeline as stages
-from cluster.precompute import stage as preparing
-from cluster.precompute.pipeline import Maker, Report, bytes_held, run_stage, storage_problem
-from cluster.precompute.tasks import missing, needs
+from cluster.precompute import pipeline, stage
+from cluster.precompute.pipeline import PrecomputeWorker, Report, bytes_held, run_pipeline, storage_problem
+from cluster.precompute.tasks import inputs_of, missing
 from cluster.storage import feature_cache as stores
-from cluster.storage.depot import Depot
-from cluster.storage.remote import RemoteError
+from cluster.storage.backend import RemoteError
+from cluster.storage.sync import Sync
 from diffup.errors import REPORT, UserError
 from diffup.evaluation.shards import ShardStore
 from diffup.grid.cell import cell_from_dict, cell_to_dict
@@ -40,8 +40,8 @@ def prepared(monkeypatch: pytest.MonkeyPatch, error: Exception) -> dict[str, Any
     def failing(*args: object, **more: object) -> Report:
         raise error
 
-    monkeypatch.setattr(preparing, "prepare", failing)
-    return preparing.prepared(ANY, ANY, 0, lambda: False)
+    monkeypatch.setattr(stage, "run_stage", failing)
+    return stage.precompute(ANY, ANY, 0, lambda: False)
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,12 @@ def test_what_is_a_storage_problem() -> None:
 
 def test_cells_that_cant_be_read_are_counted_with_their_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = cells()
-    assert needs(grid, context(tmp_path))
+    assert inputs_of(grid, context(tmp_path))
     changed = ToyDataset()
     changed.fingerprint = "another data"
     monkeypatch.setattr(opened, "_open", lambda path: changed)
     told: list[str] = []
-    assert needs(grid, context(tmp_path), told.append) == []
+    assert inputs_of(grid, context(tmp_path), told.append) == []
     (warning,) = told
     assert warning.startswith(f"{len(grid)} cells") and "has changed" in warning
 
@@ -94,18 +94,18 @@ def test_cells_that_cant_be_read_are_counted_with_their_reason(tmp_path: Path, m
 def test_a_bug_in_reading_cells_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opened, "_open", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        needs(cells(), context(tmp_path))
+        inputs_of(cells(), context(tmp_path))
 
 
-def worker(root: Path, *, remote: str = "") -> tuple[Maker, dict[str, Any]]:
+def worker(root: Path, *, remote: str = "") -> tuple[PrecomputeWorker, dict[str, Any]]:
     """A worker, and its first task."""
     (root / "features").mkdir(exist_ok=True)
     options = {
         "results": str(root), "datasets": {"toy": "nowhere"}, "features": str(root / "features"), "weights_dir": "",
         "remote": remote,
     }  # fmt: skip
-    found = missing(needs(cells(), context(root)), root / "features")
-    return Maker(options, 10**9), next(found[0].tasks())
+    found = missing(inputs_of(cells(), context(root)), Sync(root / "features"))
+    return PrecomputeWorker(options, 10**9), next(found[0].tasks())
 
 
 @pytest.mark.parametrize(
@@ -137,10 +137,10 @@ def test_a_worker_tells_bugs_from_bad_images_and_bad_storage(
 def test_a_stage_keeps_the_first_traceback_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"kind": stores.VISUAL, "made": 0, "seconds": 0.0, "bytes": 0, "failed": {}, "full": 0}
     rows = [{**row, "traceback": "first"}, {**row, "traceback": "second"}, {**row, "unshared": "no answer"}, row]
-    monkeypatch.setattr(stages, "_stream", lambda tasks, *more: iter(rows if tasks else []))
-    found = missing(needs(cells(), context(tmp_path)), tmp_path / "features")
-    report = run_stage(
-        [part for part in found if part.need.encodes], {}, workers=1, resources={}, limit_bytes=1, say=print
+    monkeypatch.setattr(pipeline, "_stream", lambda tasks, *more: iter(rows if tasks else []))
+    found = missing(inputs_of(cells(), context(tmp_path)), Sync(tmp_path / "features"))
+    report = run_pipeline(
+        [part for part in found if part.encodes], {}, workers=1, resources={}, limit_bytes=1, say=print
     )
     assert (report.bugs, report.traceback, report.unshared.total()) == (2, "first", 1)
     assert report.to_dict()["bugs"] == 2
@@ -150,8 +150,8 @@ def test_a_shard_that_the_object_store_does_not_take_is_told(tmp_path: Path, mon
     def failing(*args: object) -> None:
         raise RemoteError("the object store does not answer")
 
-    monkeypatch.setattr(Depot, "push", failing)
-    monkeypatch.setattr(Depot, "pull", lambda *args: 0)
+    monkeypatch.setattr(pipeline, "push", failing)
+    monkeypatch.setattr(opened, "pull", lambda *args: 0)
     made, task = worker(tmp_path, remote="memory://bucket")
     done = made.do(task)
     assert done["made"] and "does not answer" in done["unshared"]
@@ -163,12 +163,12 @@ def test_a_worker_warns_of_shards_that_it_can_not_bring(
     def failing(*args: object) -> None:
         raise RemoteError("the object store does not answer")
 
-    monkeypatch.setattr(Depot, "pull", failing)
-    monkeypatch.setattr(opened, "_brought", set())
-    (need, *_) = needs(cells(), context(tmp_path))
+    monkeypatch.setattr(opened, "pull", failing)
+    monkeypatch.setattr(opened, "_downloaded", set())
+    (part, *_) = inputs_of(cells(), context(tmp_path))
     remote = opened.WorkContext(results=tmp_path, datasets={}, features=tmp_path, remote="memory://bucket")
     for _ in range(2):
-        opened._bring(remote, need.spec)
+        opened._download(remote, part.spec)
     assert capsys.readouterr().err.count("does not answer") == 1
 
 
@@ -188,9 +188,9 @@ def test_a_process_keeps_a_bounded_number_of_stores_open(tmp_path: Path) -> None
 
 
 def test_a_bug_in_listing_shards_is_no_users_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "listed", lambda root: int("no number"))
+    monkeypatch.setattr(stores, "listed", lambda backend: int("no number"))
     with pytest.raises(ValueError, match="invalid literal"):
-        stores.main(["list", str(tmp_path)])
+        command(["cache", "list", str(tmp_path)])
 
 
 @pytest.mark.parametrize(

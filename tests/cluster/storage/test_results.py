@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,7 +20,9 @@ from hypothesis import strategies as st
 
 from cluster.code_version import code_hash
 from cluster.storage import atomic as files
-from cluster.storage.results import ERROR, IDENTITY, RESULT, Record, Store
+from cluster.storage.layout import ERROR, IDENTITY, RESULT
+from cluster.storage.record import Record
+from cluster.storage.results import Store
 from diffup.config import SampleConfig
 from diffup.grid.cell import Cell, TrainingCell
 
@@ -45,7 +48,7 @@ def test_finished_cell_reads_back(tmp_path: Path) -> None:
     assert pd.read_parquet(tmp_path / CELL.key() / "episodes.parquet").equals(EPISODES)
     assert list(store.cell_keys()) == [CELL.key()]
     assert store.read_cell(CELL.key())["key"] == CELL.key()
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_result_is_written_once(tmp_path: Path) -> None:
@@ -99,6 +102,24 @@ def test_missing_episodes_are_noticed(tmp_path: Path) -> None:
     finish(store)
     (tmp_path / CELL.key() / "episodes.parquet").unlink()
     assert store.read(CELL.key()).status == "damaged"
+
+
+def test_a_file_that_cant_be_read_now_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of a file server that is away is raised, so that nothing is deleted and computed again."""
+    store = Store(tmp_path)
+    finish(store)
+    honest = Path.read_bytes
+
+    def away(path: Path) -> bytes:
+        if path.name == "episodes.parquet":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return honest(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", away)
+        with pytest.raises(OSError, match=r"Input/output error.*episodes\.parquet"):
+            store.read(CELL.key())
+    assert store.read(CELL.key()).status == "finished"
 
 
 def test_a_checkpoint_is_part_of_a_training_cells_result(tmp_path: Path) -> None:

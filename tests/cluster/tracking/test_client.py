@@ -11,7 +11,8 @@ import pytest
 from cluster.storage.results import Store
 from cluster.tracking import client as mlflow_client
 from cluster.tracking.client import HIDDEN, PASSWORD, TOKEN, USER, note_failure, resolve_uri, rests, shown, tracking_uri
-from cluster.tracking.launch_runs import Tracking, open_tracking
+from cluster.tracking.launches import open_tracking
+from cluster.tracking.runs import Tracking
 
 SECRET = "p4ss/w@rd"
 QUOTED = "p4ss%2Fw%40rd"

@@ -14,12 +14,17 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from cluster.storage.results import LOGGED, Store
+from cluster.storage.layout import LOGGED
+from cluster.storage.results import Store
 from cluster.tracking import client as mlflow_client
-from cluster.tracking.client import open_experiment, open_store, resolve_uri
-from cluster.tracking.export import OWNER, PARENT, _create, find_runs, tags_of
-from cluster.tracking.launch_runs import Tracking, log_cell, log_failure, main, open_tracking, system_metrics
+from cluster.tracking.__main__ import main
+from cluster.tracking.client import open_store, resolve_uri
+from cluster.tracking.export import create_run, log_cell, log_failure
+from cluster.tracking.launches import open_experiment, open_tracking
+from cluster.tracking.runs import OWNER, PARENT, Tracking, find_runs, tags_of
 from cluster.tracking.sync import sync
+from cluster.tracking.system_metrics import system_metrics
+from diffup.grid.cell import Cell
 from tests.helpers.tracking_workers import (
     at_once,
     cells,
@@ -33,6 +38,12 @@ from tests.helpers.tracking_workers import (
 )
 
 COUNT = 4
+
+
+def half_written(client: MlflowClient, tracking: Tracking, store: Store, cell: Cell) -> None:
+    """What a worker leaves that is killed while it logs a cell."""
+    result = store.read(cell.key()).result
+    create_run(client, tracking, cell, result["started"], finished=result["finished"])
 
 
 def runs_of(uri: str, experiment: str = "fake") -> list[Run]:
@@ -61,9 +72,11 @@ def check(uri: str, store: Store, experiment: str = "fake") -> dict[str, Run]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """A store of four finished cells and their launch, which MLflow has never heard of."""
-    return make_store(tmp_path / "results", COUNT)
+def store(tmp_path: Path, empty_mlflow: Path) -> Store:
+    """A store of four finished cells and their launch, with a database that has none of them."""
+    made = make_store(tmp_path / "results", COUNT)
+    shutil.copy(empty_mlflow, tmp_path / "results" / "mlflow.db")
+    return made
 
 
 @pytest.fixture
@@ -74,7 +87,7 @@ def uri(store: Store) -> str:
 
 def test_a_sync_rebuilds_all_runs_below_their_launch_and_a_second_one_changes_nothing(store: Store, uri: str) -> None:
     first = sync(store, uri)
-    assert (first.finished, first.logged, first.launches, first.failed) == (COUNT, COUNT, 1, 0)
+    assert (first["finished"], first["logged"], first["launches"], first["failed"]) == (COUNT, COUNT, 1, 0)
     children = check(uri, store)
     (parent,) = [run for run in runs_of(uri) if run.data.tags.get("kind") == "launch"]
     assert (parent.info.run_name, parent.info.status) == ("fake-1", "FINISHED")
@@ -92,12 +105,12 @@ def test_a_deleted_or_moved_store_is_rebuilt_and_markers_of_another_ignored(stor
     assert at_once(sync_into, [(store.root, elsewhere)]) == []
     assert store.logged(cells(1)[0].key(), elsewhere)
     Path(elsewhere.removeprefix("sqlite:///")).unlink()  # markers now speak of one that is gone
-    assert sync(store, elsewhere).logged == COUNT
+    assert sync(store, elsewhere)["logged"] == COUNT
     check(elsewhere, store)
     moved = Store(store.root.with_name("moved"))
     shutil.move(store.root, moved.root)
     done = sync(moved, resolve_uri("", moved.root))
-    assert (done.logged, done.launches) == (0, 0)  # the runs moved with it
+    assert (done["logged"], done["launches"]) == (0, 0)  # the runs moved with it
     assert moved.logged(cells(1)[0].key(), resolve_uri("", moved.root))
 
 
@@ -106,21 +119,22 @@ def test_what_killed_workers_left_is_completed_or_closed_and_duplicates_go(store
     assert tracking is not None
     launch = store.root / "launches" / "fake-1.json"
     launch.write_text(json.dumps({**json.loads(launch.read_text()), "tracking": tracking.to_dict()}))
-    client, place = MlflowClient(uri), tracking.place
+    client = MlflowClient(uri)
     half, twice, missed, failing = cells(COUNT)
-    _create(client, place, half, store.read(half.key()))
+    half_written(client, tracking, store, half)
     assert log_cell(tracking, store, twice)
-    _create(client, place, twice, store.read(twice.key()))
-    attempt = client.create_run(tracking.experiment_id, tags=tags_of(failing, failing.key(), place, {}))
+    half_written(client, tracking, store, twice)
+    attempt = client.create_run(tracking.experiment_id, tags=tags_of(failing, tracking, {}))
     foreign = client.create_run(tracking.experiment_id, tags={"key": half.key(), "finished": "in another store"})
     done = sync(store, uri)
-    assert done.completed + done.logged in (3, 4)  # the smaller id of the twice logged one may be the half-written
-    assert (done.removed, done.launches, done.closed) == (1, 0, 2)  # the launch had not been closed either
+    # The smaller id of the one that is logged twice may be that of the half-written run.
+    assert done["completed"] + done["logged"] in (3, 4)
+    assert (done["removed"], done["launches"], done["closed"]) == (1, 0, 2)  # the launch had not been closed either
     client.set_terminated(foreign.info.run_id, "KILLED")  # for `check`
     check(uri, store)
     assert client.get_run(attempt.info.run_id).info.status == "FAILED"
     assert missed.key() in {run.data.tags.get("key") for run in runs_of(uri)}
-    assert sync(store, uri).logged == 0
+    assert sync(store, uri)["logged"] == 0
 
 
 def test_the_run_of_a_cell_that_was_made_again_takes_the_place_of_the_old_one(store: Store, uri: str) -> None:
@@ -163,7 +177,7 @@ def test_two_results_directories_on_one_server_keep_their_own_runs(store: Store)
         assert marks == {run[2] for run in before[each.root.name]}
     for each in (store, other, store):
         done = sync(each, uri)
-        assert (done.logged, done.completed, done.removed, done.failed) == (0, 0, 0, 0)
+        assert (done["logged"], done["completed"], done["removed"], done["failed"]) == (0, 0, 0, 0)
     assert {each.root.name: runs(each) for each in (store, other)} == before
     assert len([run for run in runs_of(uri) if "key" in run.data.tags]) == 2 * COUNT + 1
 
@@ -185,21 +199,21 @@ def test_runs_without_an_owner_are_of_the_directory_that_their_launch_names(stor
     time.sleep(0.01)
     finish(store, cells(1)[0])
     done = sync(store, uri)
-    assert (done.logged, done.completed, done.removed, done.failed) == (1, 0, 0, 0)
+    assert (done["logged"], done["completed"], done["removed"], done["failed"]) == (1, 0, 0, 0)
     left = {str(run.info.run_id): run for run in runs_of(uri) if "key" in run.data.tags}
     assert made["other"] <= set(left) and not any(OWNER in left[run_id].data.tags for run_id in made["other"])
     assert len(made["results"] & set(left)) == COUNT - 1, "the one that was made again is deleted"
     mine = [run for run_id, run in left.items() if run_id not in made["other"]]
     assert [run.data.tags[OWNER] for run in mine] == [store.identity()] * COUNT
-    assert sync(other, uri).logged == 0
+    assert sync(other, uri)["logged"] == 0
     assert {run.data.tags[OWNER] for run in runs_of(uri) if run.info.run_id in made["other"]} == {other.identity()}
 
 
 def test_an_experiment_of_choice_and_cells_whose_launch_is_not_known(store: Store, uri: str) -> None:
     shutil.rmtree(store.root / "launches")
-    assert sync(store, uri).logged == COUNT
+    assert sync(store, uri)["logged"] == COUNT
     check(uri, store, store.root.name)
-    assert sync(store, uri, experiment="mine").logged == COUNT
+    assert sync(store, uri, experiment="mine")["logged"] == COUNT
     check(uri, store, "mine")
 
 
@@ -207,10 +221,11 @@ def test_damaged_results_and_launches_are_left_out(store: Store, uri: str) -> No
     (store.folder(cells(1)[0].key()) / "episodes.parquet").write_bytes(b"no")
     (store.root / "launches" / "fake-0.json").write_text("{")
     done = sync(store, uri)
-    assert (done.finished, done.logged, done.failed) == (COUNT - 1, COUNT - 1, 0)
+    assert (done["finished"], done["logged"], done["failed"]) == (COUNT - 1, COUNT - 1, 0)
     check(uri, store)
 
 
+@pytest.mark.slow
 def test_eight_processes_open_a_fresh_sqlite_store_at_once(tmp_path: Path) -> None:
     rounds = 2
     assert at_once(open_fresh, [(tmp_path, rounds)] * 8) == []
@@ -219,6 +234,7 @@ def test_eight_processes_open_a_fresh_sqlite_store_at_once(tmp_path: Path) -> No
         assert sorted(e.name for e in client.search_experiments()) == ["Default", "fake"]
 
 
+@pytest.mark.slow
 def test_processes_that_share_no_lock_leave_one_run_a_cell(store: Store) -> None:
     """The same results in three places, as three machines without file locks would see them, into one MLflow store."""
     places = [store.root, *(store.root.with_name(f"copy{number}") for number in range(2))]
@@ -234,6 +250,7 @@ def test_processes_that_share_no_lock_leave_one_run_a_cell(store: Store) -> None
     assert {run.data.tags[PARENT] for run in check(uri, store).values()} == {parent.info.run_id}
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_delays_no_cell_and_a_sync_completes_its_runs(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,7 +262,7 @@ def test_a_server_that_dies_delays_no_cell_and_a_sync_completes_its_runs(
         tracking = open_tracking(uri, "fake", "fake-1", store, {})
         assert tracking is not None
         assert log_cell(tracking, store, first)
-        _create(MlflowClient(uri), tracking.place, second, store.read(second.key()))  # killed in the middle of a cell
+        half_written(MlflowClient(uri), tracking, store, second)  # killed in the middle of a cell
         kill(process)
     began = time.monotonic()
     with pytest.warns(UserWarning, match="The grid goes on"):
@@ -258,12 +275,12 @@ def test_a_server_that_dies_delays_no_cell_and_a_sync_completes_its_runs(
         log_failure(tracking, third, "ValueError: no", "trace", "2026-01-01T00:00:00+00:00")
     assert time.monotonic() - began < 0.5
     with pytest.warns(UserWarning, match="The grid goes on"):
-        assert sync(store, uri).failed == COUNT
+        assert sync(store, uri)["failed"] == COUNT
     with server(store.root, port):
         done = sync(store, uri)
-        assert (done.completed, done.logged, done.failed) == (1, 2, 0)
+        assert (done["completed"], done["logged"], done["failed"]) == (1, 2, 0)
         check(uri, store)
-        assert sync(store, uri).logged == 0
+        assert sync(store, uri)["logged"] == 0
 
 
 def test_a_server_that_hangs_is_given_up_within_seconds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,6 +307,7 @@ def test_the_command_says_what_it_did_and_how_it_went(store: Store, capsys: pyte
         assert main(["sync", "--results", str(store.root), "--tracking-uri", f"http://127.0.0.1:{free_port()}"]) == 1
 
 
+@pytest.mark.slow
 def test_the_server_listens_on_this_machine_alone_and_a_password_is_written_nowhere(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,7 +319,7 @@ def test_the_server_listens_on_this_machine_alone_and_a_password_is_written_nowh
         tracking = open_tracking(uri, "fake", "fake-1", store, {})
         assert tracking is not None
         log_failure(tracking, cells(1)[0], "ValueError: no", "trace", "2026-01-01T00:00:00+00:00")
-        assert sync(store, uri).logged == COUNT
+        assert sync(store, uri)["logged"] == COUNT
         lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         listening = {fields[1] for fields in lines if fields[3] == "0A" and fields[1].endswith(f":{port:04X}")}
     assert listening == {f"0100007F:{port:04X}"}
@@ -312,6 +330,7 @@ def test_the_server_listens_on_this_machine_alone_and_a_password_is_written_nowh
         assert not path.is_file() or b"p4ssw0rd" not in path.read_bytes(), path
 
 
+@pytest.mark.slow
 def test_system_metrics_stand_in_the_launch_where_psutil_is_and_are_asked_for_where_it_is_not(
     store: Store, uri: str
 ) -> None:
@@ -352,13 +371,13 @@ def test_a_renamed_experiment_keeps_its_runs_in_a_sync(store: Store, uri: str) -
     sync(store, uri)
     home = rename(uri, "fake", "renamed by hand")
     done = sync(store, uri)
-    assert (done.logged, done.removed, done.launches, done.failed) == (0, 0, 0, 0)
+    assert (done["logged"], done["removed"], done["launches"], done["failed"]) == (0, 0, 0, 0)
     assert all_runs(uri) == once(store)
     assert MlflowClient(uri).get_experiment_by_name("fake") is None
     finish(store, cells(COUNT + 1)[-1])  # a cell that no launch asked for has an experiment of its own
-    assert sync(store, uri).logged == 1
+    assert sync(store, uri)["logged"] == 1
     rename(uri, store.root.name, "the rest")
-    assert sync(store, uri).logged == 0
+    assert sync(store, uri)["logged"] == 0
     assert all_runs(uri) == once(store)
     assert (
         len(runs_of(uri, "renamed by hand")) == COUNT + 1
@@ -382,7 +401,7 @@ def test_runs_in_the_renamed_experiment_and_in_a_new_one_become_one(store: Store
     client = MlflowClient(uri)
     tracking = Tracking(uri=uri, experiment_id=client.create_experiment("fake"), parent_run="", store=store.identity())
     for cell in cells(COUNT):
-        _create(client, tracking.place, cell, store.read(cell.key()))
+        half_written(client, tracking, store, cell)
     sync(store, uri)
     assert all_runs(uri) == once(store)
 
@@ -396,12 +415,12 @@ def test_a_deleted_experiment_or_deleted_runs_come_back_once(first: str, store: 
     found = client.get_experiment_by_name(first)
     assert found is not None
     client.delete_experiment(found.experiment_id)
-    assert sync(store, uri).failed == 0
+    assert sync(store, uri)["failed"] == 0
     assert all_runs(uri) == once(store)
     for experiment in client.search_experiments():
         for run in find_runs(client, [experiment.experiment_id])[::2]:
             client.delete_run(run.info.run_id)
-    assert sync(store, uri).failed == 0
+    assert sync(store, uri)["failed"] == 0
     assert all_runs(uri) == once(store)
     assert str(sync(store, uri)) == f"{COUNT} of {COUNT} finished cells have their run"
 
@@ -420,7 +439,7 @@ def test_a_stranger_that_took_the_name_of_a_result_stores_experiment_is_left_alo
 def test_results_may_have_any_name(name: str, tmp_path: Path) -> None:
     store = make_store(tmp_path / name / "results", 1)
     uri = resolve_uri("", store.root)
-    assert sync(store, uri).logged == 1
+    assert sync(store, uri)["logged"] == 1
     assert (store.root / "mlflow.db").is_file()
     assert main(["sync", "--results", str(store.root)]) == 0
     assert [path.name for path in tmp_path.iterdir()] == [name]  # no second folder beside it, not even an empty one
@@ -449,7 +468,7 @@ def test_a_bug_while_a_cell_is_logged_shows_its_traceback_and_fails_no_cell(
 
     tracking = open_tracking(uri, "fake", "fake-1", store, {})
     assert tracking is not None
-    monkeypatch.setattr("cluster.tracking.launch_runs.ensure_run", broken)
+    monkeypatch.setattr("cluster.tracking.export.export_cell", broken)
     with pytest.warns(UserWarning, match="can't be logged"):
         assert not log_cell(tracking, store, cells(1)[0])
     said = capsys.readouterr().err
@@ -459,5 +478,5 @@ def test_a_bug_while_a_cell_is_logged_shows_its_traceback_and_fails_no_cell(
 def test_a_database_that_can_not_be_opened_is_no_bug(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     (store.root / "mlflow.db").write_bytes(b"not a database" * 100)
     with pytest.warns(UserWarning, match="can't be used"):
-        assert sync(store, resolve_uri("", store.root)).failed == COUNT
+        assert sync(store, resolve_uri("", store.root))["failed"] == COUNT
     assert "Traceback" not in capsys.readouterr().err

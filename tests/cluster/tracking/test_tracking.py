@@ -11,8 +11,9 @@ from mlflow.tracking import MlflowClient
 
 from cluster.storage.atomic import now
 from cluster.storage.results import Store
-from cluster.tracking.client import upgrade
-from cluster.tracking.launch_runs import close_tracking, log_cell, log_failure, open_tracking, resolve_uri
+from cluster.tracking.client import resolve_uri, upgrade
+from cluster.tracking.export import log_cell, log_failure
+from cluster.tracking.launches import close_tracking, open_tracking
 from diffup.config import SampleConfig
 from diffup.grid.cell import Cell
 

@@ -334,6 +334,7 @@ def test_open_clip_weights_from_a_directory(tmp_path: Path) -> None:
     assert torch.equal(loaded.dense_text(_images()), source.dense_text(_images()))
 
 
+@pytest.mark.slow
 def test_openai_weights_get_the_activation_they_were_trained_with() -> None:
     openai, plain = (load_backbone(f"open_clip:ViT-B-32{tag}", "random") for tag in ("/openai", ""))
     kinds = [type(b._features.model.visual.transformer.resblocks[0].mlp.gelu).__name__ for b in (openai, plain)]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from diffup.backbones import embedded
-from diffup.backbones.load import load_backbone
+from diffup.backbones.load import build, load_backbone
 from diffup.backbones.open_clip import ClipFeatures
 from diffup.data.render import render
 from tools import train_embedded
@@ -52,8 +52,7 @@ def test_unknown_name_lists_the_known_ones() -> None:
 
 
 def test_training_reads_the_embedding_that_test_time_reads() -> None:
-    model, features = train_embedded.wrap("tiny_clip")
-    model.eval()
+    features = build("tiny_clip").eval()
     images = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
         assert isinstance(features, ClipFeatures)

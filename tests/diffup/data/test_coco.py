@@ -286,6 +286,7 @@ def assert_as_pycocotools(dataset: Dataset, document: dict[str, Any]) -> int:
     return shown
 
 
+@pytest.mark.slow
 def test_every_mask_of_photographs_is_that_of_pycocotools(shared_data: Path, tmp_path: Path) -> None:
     """Its 17 classes, then all categories of the JSON, pixel for pixel."""
     document = json.loads((shared_data / "coco128" / "instances.json").read_text())

@@ -133,7 +133,7 @@ def test_the_fingerprint_is_of_the_content_not_of_place_and_time(json_path: Path
     assert open_dataset(copy, cache_dir=cache).fingerprint == open_dataset(json_path, cache_dir=cache).fingerprint
 
 
-def test_a_damaged_index_is_made_anew(json_path: Path, cache: Path) -> None:
+def test_a_damaged_index_is_made_again(json_path: Path, cache: Path) -> None:
     first = open_dataset(json_path, cache_dir=cache)
     (index,) = cache.iterdir()
     content = index.read_bytes()
@@ -145,7 +145,7 @@ def test_a_damaged_index_is_made_anew(json_path: Path, cache: Path) -> None:
 
 def test_an_index_that_cannot_be_kept_is_only_a_warning(json_path: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.warns(UserWarning, match="made anew each time"):
+    with pytest.warns(UserWarning, match="made again each time"):
         dataset = open_dataset(json_path, cache_dir=tmp_path / "file")
     assert len(dataset.image_ids) == 12
 

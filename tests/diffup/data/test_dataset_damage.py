@@ -151,7 +151,7 @@ def test_unknown_images_and_classes(json_path: Path, cache: Path) -> None:
         ({"ignore_index": 4}, "'ignore_index' is 4; it must be a whole number above the labels 0-4, ≤ 255"),
         ({"ignore_index": True}, "'ignore_index' is True"),
         ({"ignore_index": "255"}, "'ignore_index' is '255'"),
-        ({"min_area_fraction": 1}, "'min_area_fraction' is 1; it must lie in [0, 1)"),
+        ({"min_area_fraction": 1}, "'min_area_fraction' is 1; it must be a number in [0, 1)"),
         ({"min_area_fraction": "1%"}, "'min_area_fraction' is '1%'"),
         ({"min_area_fracton": 0.1}, "did you mean 'min_area_fraction'?"),
         ({"images": 7}, "'images' must be a non-empty text"),
@@ -210,7 +210,7 @@ def test_a_file_name_that_is_no_text(json_path: Path, cache: Path) -> None:
     write_image(json_path.parent / "JPEGImages" / "ok.png")
     os.rename(json_path.parent / "JPEGImages" / "ok.png", os.fsencode(json_path.parent) + b"/JPEGImages/gr\xfc\xdf.png")
     message = refusal(json_path, cache)
-    assert "a name that is no text" in message and message.encode()
+    assert "a name that is not valid text" in message and message.encode()
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ from tests.helpers.fuzzing import (
     refused,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -24,6 +24,8 @@ from tests.helpers.fuzzing import (
     refused,
 )
 
+pytestmark = pytest.mark.slow
+
 
 class Gadget:
     """Writes a file when it is unpickled."""

@@ -24,9 +24,10 @@ from diffup.data.lists import (
     read_pfenet_classes,
     read_pfenet_images,
 )
+from diffup.episodes.__main__ import main
 from diffup.episodes.episode import Manifest
 from diffup.episodes.hsnet import hsnet_episodes
-from diffup.episodes.manifest import from_rows, main
+from diffup.episodes.manifest import from_rows
 
 READERS: list[Callable[[Path], object]] = [
     read_hsnet_text,
@@ -34,7 +35,7 @@ READERS: list[Callable[[Path], object]] = [
     read_pfenet_images,
     read_pfenet_classes,
 ]
-FUZZ = settings(max_examples=800, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+FUZZ = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 def write(folder: Path, content: str | bytes, name: str = "list") -> Path:

@@ -147,7 +147,7 @@ def test_class_folders_with_two_masks_or_names_that_are_no_text(tmp_path: Path) 
     Image.new("L", (60, 40)).save(tmp_path / "dog" / "1.PNG")
     os.rename(tmp_path / "cat" / "1.jpg", os.fsencode(tmp_path / "cat") + b"/\xff.jpg")
     problems = "\n".join(scan_dataset(path).problems)
-    assert "same name as 1." in problems and "a name that is no text" in problems
+    assert "same name as 1." in problems and "a name that is not valid text" in problems
 
 
 @pytest.mark.parametrize("name", ["bg", "Unlabelled", " background"])
@@ -172,7 +172,7 @@ def test_coco_annotations_that_may_not_be_meant_are_noted(entry: dict[str, objec
     ("segmentation", "says"),
     [
         ([[-0.01, 0.1, 1.02, 0.1, 1.02, 0.9]], "fractions of the image"),
-        (None, "a box alone is no mask"),
+        (None, "a box alone is not a mask"),
         ({"size": [40, 60]}, "have no 'counts'"),
         ([1, 1, 5, 5, 9, 9], "list of polygons"),
     ],

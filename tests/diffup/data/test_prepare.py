@@ -24,8 +24,8 @@ from diffup.data.class_names import COCO_CLASSES, VOC_CLASSES
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.data.lists import fold_classes
 from diffup.data.prepare import prepare, read_sbd
-from diffup.episodes.episode import make_manifest, training_pools
 from diffup.episodes.protocols import get_protocol
+from diffup.episodes.sampling import make_manifest, training_pools
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.datasets import open_data
 from tests.helpers.folders import square, write_image
@@ -191,6 +191,7 @@ def test_fss_has_one_fold_of_test_classes(tmp_path: Path) -> None:
         prepare("fss1000", root, tmp_path / "other", cache_dir=tmp_path, progress=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "moments"), [("pascal5i", (7, 20, 16, 2, 3, 4, 5)), ("coco20i", (1, 2))])
 def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_bytes(
     name: str, moments: tuple[int, ...], voc: Path, coco: Path, tmp_path: Path
@@ -293,7 +294,7 @@ def test_verify_of_a_dataset_json(voc: Path, tmp_path: Path, capsys: pytest.Capt
     ("asked", "message"),
     [
         (["prepare", "pascal5i"], "needs --root"),
-        (["prepare", "pascal5i", "--root", "nowhere"], "is no folder. Get pascal5i from http://host.robots"),
+        (["prepare", "pascal5i", "--root", "nowhere"], "is not a folder. Get pascal5i from http://host.robots"),
         (["prepare", "pascal5i", "--root", "."], "no JPEGImages/"),
         (["prepare", "coco20i", "--root", "."], "no train2014/ and val2014/"),
         (["prepare", "fss1000", "--root", "."], "no folders of classes"),
@@ -308,6 +309,7 @@ def test_what_is_not_there(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pascal5i", "coco20i"])
 def test_a_prepared_benchmark_trains_and_is_evaluated(name: str, voc: Path, coco: Path, tmp_path: Path) -> None:
     root = {"pascal5i": voc, "coco20i": coco}[name]

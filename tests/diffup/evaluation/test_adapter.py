@@ -186,6 +186,7 @@ def test_cells_of_adapters_are_checked_and_survive_json() -> None:
         cell(checkpoint="0" * 12)
 
 
+@pytest.mark.slow
 def test_the_worked_example_stands_beside_the_prior_mean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its grid on a small shapes4i: run by the platform's own work, written to a store, read as a table."""
     path = generate(tmp_path / "shapes4i", images=8, progress=False)

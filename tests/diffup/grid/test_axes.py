@@ -126,6 +126,7 @@ def test_selections_that_can_not_be_meant_are_refused(selection: str, message: s
         select(mini(), selection)
 
 
+@pytest.mark.slow
 def test_dry_run_of_the_full_grid_needs_no_data_no_hub_and_no_cluster(tmp_path: Path) -> None:
     code = (
         "import sys; from experiments import full_grid; code = full_grid.main(sys.argv[1:]); "

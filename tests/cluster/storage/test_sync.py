@@ -7,38 +7,42 @@ import os
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from cluster.storage import mirror
-from cluster.storage.remote import RemoteError, RemotePlace
-from cluster.storage.results import RESULT, Store
-from cluster.tracking import launch_runs as tracking
+from cluster.__main__ import main as command
+from cluster.storage.backend import ObjectStore, RemoteError
+from cluster.storage.layout import RESULT
+from cluster.storage.record import read_error
+from cluster.storage.results import Store
+from cluster.storage.sync import Sync
+from cluster.tracking import __main__ as tracking
 from tests.cluster.test_sharing import COLUMNS
 from tests.helpers.object_store import SECRET, arguments, cells, machine, ran
 
 
-@pytest.mark.slow
-def test_two_machines_share_a_grid(place: RemotePlace, tmp_path: Path) -> None:
+@pytest.mark.ray
+def test_two_machines_share_a_grid(remote: ObjectStore, tmp_path: Path) -> None:
     more = ("--variants", "diffup,slow")
     drivers = [
         subprocess.Popen(
-            arguments(place.uri, *more), env=machine(tmp_path, name), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            arguments(remote.uri, *more), env=machine(tmp_path, name), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True,
         )
         for name in ("one", "two")
     ]  # fmt: skip
     said = [driver.communicate(timeout=280) for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], said
-    assert sum(cells(place).values()) == 11
+    assert sum(cells(remote).values()) == 11
     assert all(times == 1 for times in ran(tmp_path).values()) and len(ran(tmp_path)) == 11
     roots = [next((tmp_path / name / "results").iterdir()) for name in ("one", "two")]
-    for key in cells(place):
+    for key in cells(remote):
         assert (roots[0] / key / RESULT).read_bytes() == (roots[1] / key / RESULT).read_bytes()
     pulled = tmp_path / "pulled"
-    assert mirror.main(["pull", place.uri, str(pulled)]) == 0
+    assert command(["sync", "pull", remote.uri, str(pulled)]) == 0
     store = Store(pulled)
     tables = {}
     for key in store.cell_keys():
@@ -49,38 +53,38 @@ def test_two_machines_share_a_grid(place: RemotePlace, tmp_path: Path) -> None:
     assert len(tables) == 10
 
 
-@pytest.mark.slow
-def test_a_killed_machine_loses_nothing_and_another_does_the_rest(place: RemotePlace, tmp_path: Path) -> None:
+@pytest.mark.ray
+def test_a_killed_machine_loses_nothing_and_another_does_the_rest(remote: ObjectStore, tmp_path: Path) -> None:
     more = ("--variants", "diffup,slow")
     with subprocess.Popen(
-        arguments(place.uri, *more), env=machine(tmp_path, "one"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        arguments(remote.uri, *more), env=machine(tmp_path, "one"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as driver:
         deadline = time.monotonic() + 120
-        while sum(cells(place).values()) < 4:
+        while sum(cells(remote).values()) < 4:
             assert driver.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         driver.kill()
-    before = set(cells(place))
+    before = set(cells(remote))
     done = subprocess.run(
-        arguments(place.uri, *more), env=machine(tmp_path, "two"), capture_output=True, text=True, timeout=280
+        arguments(remote.uri, *more), env=machine(tmp_path, "two"), capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "11 of 11 cells finished" in done.stdout
-    assert sum(cells(place).values()) == 11
+    assert sum(cells(remote).values()) == 11
     again = {key for key, times in ran(tmp_path).items() if times > 1}
     assert not again & before  # what was finished up there is never run again
     third = subprocess.run(
-        arguments(place.uri, *more), env=machine(tmp_path, "three"), capture_output=True, text=True, timeout=120
+        arguments(remote.uri, *more), env=machine(tmp_path, "three"), capture_output=True, text=True, timeout=120
     )
     assert "11 finished, 0 to do" in third.stdout
     for path in (tmp_path / "two").rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes()
 
 
-def test_a_mirror_follows_and_what_was_finished_before_a_kill_goes_up(place: RemotePlace, tmp_path: Path) -> None:
+def test_a_copy_follows_and_what_was_finished_before_a_kill_is_uploaded(remote: ObjectStore, tmp_path: Path) -> None:
     from tests.cluster.planning.test_plan import EVALUATED, finish
 
-    one, two = (Store(tmp_path / name, place.uri) for name in ("one", "two"))
+    one, two = (Store(tmp_path / name, remote.uri) for name in ("one", "two"))
     first, second = EVALUATED[:2]
     finish(one, first)
     one.publish(first.key())
@@ -89,9 +93,9 @@ def test_a_mirror_follows_and_what_was_finished_before_a_kill_goes_up(place: Rem
     finish(two, first)  # a second one is not written anywhere
     assert one.read(first.key()).result["finished"] == two.read(first.key()).result["finished"]
     finish(two, second)  # killed before it is published
-    assert list(cells(place)) == [first.key()]
+    assert list(cells(remote)) == [first.key()]
     two.update()
-    assert set(cells(place)) == {first.key(), second.key()}
+    assert set(cells(remote)) == {first.key(), second.key()}
     two.forget(first.key())
     one.update()
     assert one.read(first.key()).status == "missing" and one.read(second.key()).status == "finished"
@@ -99,65 +103,76 @@ def test_a_mirror_follows_and_what_was_finished_before_a_kill_goes_up(place: Rem
     assert not any(name.startswith(first.key()) for name in names)
 
 
-def test_all_machines_know_the_results_by_one_id(place: RemotePlace, tmp_path: Path) -> None:
-    mirrors = [Store(tmp_path / f"m{number}", place.uri) for number in range(6)]
+def test_all_machines_know_the_results_by_one_id(remote: ObjectStore, tmp_path: Path) -> None:
+    copies = [Store(tmp_path / f"m{number}", remote.uri) for number in range(6)]
     with ThreadPoolExecutor(6) as pool:
-        assert len(set(pool.map(Store.identity, mirrors))) == 1
-    pulled, back = tmp_path / "pulled", RemotePlace(f"{place.uri}-copy")
-    assert mirror.main(["pull", place.uri, str(pulled)]) == 0
-    assert Store(pulled).identity() == mirrors[0].identity()
-    assert mirror.main(["push", str(pulled), back.uri]) == 0
-    assert Store(tmp_path / "back", back.uri).identity() == mirrors[0].identity()
+        assert len(set(pool.map(Store.identity, copies))) == 1
+    pulled, back = tmp_path / "pulled", ObjectStore(f"{remote.uri}-copy")
+    assert command(["sync", "pull", remote.uri, str(pulled)]) == 0
+    assert Store(pulled).identity() == copies[0].identity()
+    assert command(["sync", "push", str(pulled), back.uri]) == 0
+    assert Store(tmp_path / "back", back.uri).identity() == copies[0].identity()
     other = Store(tmp_path / "other")
-    assert other.identity() != mirrors[0].identity()
-    assert mirror.main(["push", str(other.root), place.uri]) == 0  # its results join those that are there
-    assert Store(tmp_path / "late", place.uri).identity() == mirrors[0].identity()
+    assert other.identity() != copies[0].identity()
+    assert command(["sync", "push", str(other.root), remote.uri]) == 0  # its results join those that are there
+    assert Store(tmp_path / "late", remote.uri).identity() == copies[0].identity()
 
 
 def test_mlflow_is_synced_from_an_object_store(
-    place: RemotePlace, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    remote: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.cluster.planning.test_plan import EVALUATED, finish
 
     monkeypatch.setenv("DIFFUP_CACHE", str(tmp_path / "cache"))
-    assert tracking.main(["sync", "--results", place.uri]) == 2
-    assert f"no results in {place.uri}" in capsys.readouterr().err
-    one = Store(tmp_path / "one", place.uri)
+    assert tracking.main(["sync", "--results", remote.uri]) == 2
+    assert f"no results in {remote.uri}" in capsys.readouterr().err
+    one = Store(tmp_path / "one", remote.uri)
     finish(one, EVALUATED[0])
     one.publish(EVALUATED[0].key())
     more = ("--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}", "--experiment", "fake")
     for said in ("1 of 1 finished cells have their run, 1 logged now", "1 of 1 finished cells have their run  ("):
-        assert tracking.main(["sync", "--results", place.uri, *more]) == 0
+        assert tracking.main(["sync", "--results", remote.uri, *more]) == 0
         assert said in capsys.readouterr().out
-    assert mirror.main(["pull", place.uri, str(tmp_path / "pulled")]) == 0
+    assert command(["sync", "pull", remote.uri, str(tmp_path / "pulled")]) == 0
     assert tracking.main(["sync", "--results", str(tmp_path / "pulled"), *more]) == 0
     assert "logged now" not in capsys.readouterr().out, "a pulled folder is the same results"
 
     def away(*_: object) -> int:
         raise RemoteError("away")
 
-    monkeypatch.setattr(mirror, "pull", away)
-    for command in ("sync", "serve"):
-        assert tracking.main([command, "--results", place.uri]) == 2
-        assert f"python -m cluster.storage.mirror pull {place.uri} DIR" in capsys.readouterr().err
+    monkeypatch.setattr(Sync, "pull", away)
+    for asked in ("sync", "serve"):
+        assert tracking.main([asked, "--results", remote.uri]) == 2
+        assert f"python -m cluster sync pull {remote.uri} DIR" in capsys.readouterr().err
 
 
-def test_an_unfinished_upload_is_not_a_finished_cell(place: RemotePlace, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Through(Sync):
+    """A sync with an object store of a given kind."""
+
+    kind: type[ObjectStore] = ObjectStore
+
+    @property
+    def backend(self) -> ObjectStore:
+        return self.kind(self.remote)
+
+
+def test_an_unfinished_upload_is_not_a_finished_cell(remote: ObjectStore, tmp_path: Path) -> None:
     from tests.cluster.planning.test_plan import EVALUATED, finish
 
-    store = Store(tmp_path / "one", place.uri)
+    store = Store(tmp_path / "one", remote.uri)
     finish(store, EVALUATED[0])
     key = EVALUATED[0].key()
 
-    class Cut(RemotePlace):
+    class Cut(ObjectStore):
         def write(self, name: str, content: bytes, *, exclusive: bool = False) -> bool:
             if name.endswith(RESULT):
                 raise RemoteError("cut")
             return super().write(name, content, exclusive=exclusive)
 
     with pytest.raises(RemoteError):
-        mirror.push(Cut(place.uri), store.root, key)
-    other = Store(tmp_path / "two", place.uri)
+        Through(store.root, remote.uri, Cut).push(key)
+    other = Store(tmp_path / "two", remote.uri)
     other.update()
     assert other.read(key).status == "missing"
     store.update()
@@ -165,10 +180,10 @@ def test_an_unfinished_upload_is_not_a_finished_cell(place: RemotePlace, tmp_pat
     assert other.read(key).status == "finished" and os.environ["AWS_ACCESS_KEY_ID"] == "test"
 
 
-def test_a_checkpoint_made_again_elsewhere_comes_down_again(place: RemotePlace, tmp_path: Path) -> None:
+def test_a_checkpoint_made_again_elsewhere_comes_down_again(remote: ObjectStore, tmp_path: Path) -> None:
     from tests.cluster.planning.test_plan import TRAINED, finish
 
-    one, two = (Store(tmp_path / name, place.uri) for name in ("one", "two"))
+    one, two = (Store(tmp_path / name, remote.uri) for name in ("one", "two"))
     key = TRAINED.key()
 
     def train(store: Store, weights: bytes) -> None:
@@ -193,10 +208,10 @@ def test_a_checkpoint_made_again_elsewhere_comes_down_again(place: RemotePlace, 
     assert weights(two) == b"new"
 
 
-def test_a_damaged_copy_is_no_reason_to_delete_a_good_result(place: RemotePlace, tmp_path: Path) -> None:
+def test_a_damaged_copy_is_no_reason_to_delete_a_good_result(remote: ObjectStore, tmp_path: Path) -> None:
     from tests.cluster.planning.test_plan import EVALUATED, finish
 
-    one, two = (Store(tmp_path / name, place.uri) for name in ("one", "two"))
+    one, two = (Store(tmp_path / name, remote.uri) for name in ("one", "two"))
     key = EVALUATED[0].key()
     finish(one, EVALUATED[0])
     one.publish(key)
@@ -204,18 +219,18 @@ def test_a_damaged_copy_is_no_reason_to_delete_a_good_result(place: RemotePlace,
     (two.folder(key) / "episodes.parquet").write_bytes(b"damaged")
     assert two.read(key).status == "damaged"
     two.forget_result(key)
-    assert two.read(key).status == "finished" and list(cells(place)) == [key]
-    place.write(f"{key}/episodes.parquet", b"damaged up there")
+    assert two.read(key).status == "finished" and list(cells(remote)) == [key]
+    remote.write(f"{key}/episodes.parquet", b"damaged up there")
     two.forget_result(key)
-    assert two.read(key).status == "missing" and not cells(place)
+    assert two.read(key).status == "missing" and not cells(remote)
 
 
 def test_of_two_that_finish_a_cell_at_once_one_whole_result_stands(
-    place: RemotePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.cluster.planning.test_plan import EVALUATED, finish
 
-    one, two, other = (Store(tmp_path / name, place.uri) for name in ("one", "two", "other"))
+    one, two, other = (Store(tmp_path / name, remote.uri) for name in ("one", "two", "other"))
     cell = EVALUATED[0]
     for store in (one, two):
         finish(store, cell)
@@ -223,7 +238,7 @@ def test_of_two_that_finish_a_cell_at_once_one_whole_result_stands(
     two.forget_result(cell.key())
     two.write_result(cell, metrics={"miou": 1.0}, provenance={}, started="", episodes=frame)
 
-    class Overtaken(RemotePlace):
+    class Overtaken(ObjectStore):
         """Somebody finishes the cell between this one's look and its upload."""
 
         def read(self, name: str) -> bytes | None:
@@ -232,7 +247,7 @@ def test_of_two_that_finish_a_cell_at_once_one_whole_result_stands(
                 one.publish(cell.key())
             return found
 
-    mirror.push(Overtaken(place.uri), two.root, cell.key())
+    Through(two.root, remote.uri, Overtaken).push(cell.key())
     other.update()
     assert other.read(cell.key()).status == "finished", other.read(cell.key()).why
     seconds = pd.read_parquet(other.folder(cell.key()) / "episodes.parquet")["seconds"]
@@ -240,7 +255,7 @@ def test_of_two_that_finish_a_cell_at_once_one_whole_result_stands(
 
 
 def test_a_result_whose_upload_failed_goes_up_when_its_machine_is_asked_again(
-    place: RemotePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cluster.execution import worker as trial
     from cluster.execution.work_units import Piece
@@ -248,10 +263,10 @@ def test_a_result_whose_upload_failed_goes_up_when_its_machine_is_asked_again(
 
     cell = fake_grid.grid(("diffup",))[-1]
     task = {
-        "results": str(tmp_path / "one"), "remote": place.uri, "work": "tests.helpers.fake_work", "tracking": None,
+        "results": str(tmp_path / "one"), "remote": remote.uri, "work": "tests.helpers.fake_work", "tracking": None,
         "git_commit": "", "launch": "here", "shard_episodes": 0,
         "options": {
-            "datasets": {}, "remote": place.uri, "weights_dir": "", "features": "", "device": "cpu", "threads": 1,
+            "datasets": {}, "remote": remote.uri, "weights_dir": "", "features": "", "device": "cpu", "threads": 1,
             "batch_size": 8, "progress": False,
         },
     }  # fmt: skip
@@ -260,14 +275,14 @@ def test_a_result_whose_upload_failed_goes_up_when_its_machine_is_asked_again(
         raise RemoteError("away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(mirror, "push", away)
+        patch.setattr(Sync, "push", away)
         assert trial.run_piece(Piece(cell), task)["status"] == "failed"
-        assert Store(tmp_path / "one", place.uri)._read_error(cell.key()).passing
+        assert read_error(tmp_path / "one" / cell.key()).passing
         patch.setattr(trial, "PAUSE", 0.0)
         assert trial.run_piece(Piece(cell), task)["status"] == "again"  # it is finished here, and can't go up
-    assert not cells(place)
+    assert not cells(remote)
     assert trial.run_piece(Piece(cell), task)["status"] == "finished"
-    assert list(cells(place)) == [cell.key()] and set(ran(tmp_path).values()) == {1}
+    assert list(cells(remote)) == [cell.key()] and set(ran(tmp_path).values()) == {1}
 
     monkeypatch.setattr(trial, "PAUSE", 0.0)
     monkeypatch.setattr(trial, "acquire", away)

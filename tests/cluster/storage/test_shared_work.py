@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,11 +12,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cluster.storage import feature_cache as stores
-from cluster.storage import mirror
-from cluster.storage.remote import RemotePlace
+from cluster.__main__ import main as command
+from cluster.storage.backend import ObjectStore
 from cluster.storage.results import Store
-from tests.helpers.object_store import arguments, cells, machine, ran
+from diffup.grid.cell import Cell
+from tests.helpers import fake_grid, fake_work
+from tests.helpers.object_store import arguments, machine, ran
 
 
 def real(uri: str, *more: str) -> list[str]:
@@ -24,25 +26,24 @@ def real(uri: str, *more: str) -> list[str]:
     return [sys.executable, str(script), "--results", uri, *chosen, *more]
 
 
-def stages(place: RemotePlace) -> list[dict[str, int]]:
+def stages(remote: ObjectStore) -> list[dict[str, int]]:
     """What each launch's stage has made, in order."""
-    notes = [json.loads(content) for _, content in place.contents(sorted(place.names("launches/")))]
+    notes = [json.loads(content) for _, content in remote.contents(sorted(remote.entries("launches/")))]
     return [note["stage"].get("made", {}) for note in sorted(notes, key=lambda note: str(note["started"]))]
 
 
-@pytest.mark.slow
+@pytest.mark.ray
 def test_shards_are_made_once_for_all_machines(
-    place: RemotePlace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    remote: ObjectStore, shapes4i: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(name: str, *more: str) -> None:
-        done = subprocess.run(
-            real(place.uri, *more), env=machine(tmp_path, name), capture_output=True, text=True, timeout=280
-        )
+        env = machine(tmp_path, name) | {"DIFFUP_HOME": os.environ["DIFFUP_HOME"]}  # where shapes4i is
+        done = subprocess.run(real(remote.uri, *more), env=env, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stdout + done.stderr
 
     run("one", "--select", "variant=prior_mean,shots=5")
     run("two")
-    first, second = stages(place)
+    first, second = stages(remote)
     assert first["features"] > 0 and first["priors"] > 0
     assert second == {}, "the first support of five is that of one: nothing was new"
     roots = {name: next((tmp_path / name / "results").iterdir()) for name in ("one", "two")}
@@ -52,23 +53,23 @@ def test_shards_are_made_once_for_all_machines(
     for key in store.cell_keys():
         counts = store.read(key).result["provenance"]
         assert (counts["images_encoded"], counts["priors_computed"]) == (0, 0), key
-    assert stores.main(["list", f"{place.uri}/features"]) == 0
+    assert command(["cache", "list", f"{remote.uri}/features"]) == 0
     listed = capsys.readouterr().out
     rows = [int(line.split()[1]) for line in listed.splitlines() if " rows " in line]
     assert len(rows) == 2 * 3 and sum(rows) == first["features"] + first["priors"]  # of three backbones
-    assert stores.main(["clean", f"{place.uri}/features", "--limit", "0"]) == 0
-    assert not place.names("features/") and "0 B left" in capsys.readouterr().out
+    assert command(["cache", "clean", f"{remote.uri}/features", "--limit", "0"]) == 0
+    assert not remote.entries("features/") and "0 B left" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_parts_of_a_cell_are_put_together_from_several_machines(place: RemotePlace, tmp_path: Path) -> None:
+@pytest.mark.ray
+def test_parts_of_a_cell_are_put_together_from_several_machines(remote: ObjectStore, tmp_path: Path) -> None:
     def parts() -> set[str]:
-        named = [name.removesuffix(".json").split("/parts/") for name in place.names() if "/parts/" in name]
+        named = [name.removesuffix(".json").split("/parts/") for name in remote.entries() if "/parts/" in name]
         return {f"{key}@{part.partition('-')[0]}" for key, part in named if not part.endswith(".parquet")}
 
     more = ("--variants", "diffup,slow", "--shard-episodes", "8")
     with subprocess.Popen(
-        arguments(place.uri, *more), env=machine(tmp_path, "one"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        arguments(remote.uri, *more), env=machine(tmp_path, "one"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as driver:
         deadline = time.monotonic() + 120
         while not (known := parts()):
@@ -76,24 +77,22 @@ def test_parts_of_a_cell_are_put_together_from_several_machines(place: RemotePla
             time.sleep(0.02)
         driver.kill()
     done = subprocess.run(
-        arguments(place.uri, *more), env=machine(tmp_path, "two"), capture_output=True, text=True, timeout=280
+        arguments(remote.uri, *more), env=machine(tmp_path, "two"), capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "11 of 11 cells finished" in done.stdout
     times = ran(tmp_path)
     assert {times[name] for name in known} == {1} and len(times) == 1 + 10 * 2  # a training, and halves of cells
     assert not parts()
-    whole = tmp_path / "whole"
-    alone = arguments(str(whole / "results"), *more[:2])
-    assert subprocess.run(alone, env=machine(tmp_path, "three"), capture_output=True, timeout=280).returncode == 0
-    assert mirror.main(["pull", place.uri, str(tmp_path / "pulled")]) == 0
-    for key in cells(place):
-        for one in (whole / "results" / key).glob("episodes.parquet"):
-            pd.testing.assert_frame_equal(pd.read_parquet(one), pd.read_parquet(tmp_path / "pulled" / key / one.name))
+    assert command(["sync", "pull", remote.uri, str(tmp_path / "pulled")]) == 0
+    for cell in fake_grid.grid(("diffup", "slow"), 16):
+        if isinstance(cell, Cell):
+            pulled = pd.read_parquet(tmp_path / "pulled" / cell.key() / "episodes.parquet")
+            pd.testing.assert_frame_equal(pulled, fake_work.counts(cell))
 
 
 def test_a_training_goes_on_from_the_state_of_a_lost_machine(
-    place: RemotePlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    remote: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cluster.execution import context
     from cluster.execution import run_cell as work
@@ -121,9 +120,9 @@ def test_a_training_goes_on_from_the_state_of_a_lost_machine(
         return (tmp_path / name / trained.key() / "checkpoint" / "model.safetensors").read_bytes()
 
     with pytest.raises(KeyboardInterrupt):
-        train("one", place.uri)
-    assert f"{trained.key()}/checkpoint/state.pt" in place.names()
-    resumed = train("two", place.uri)
+        train("one", remote.uri)
+    assert f"{trained.key()}/checkpoint/state.pt" in remote.entries()
+    resumed = train("two", remote.uri)
     assert calls[0] == 3 + 2, "the second machine must go on from step 2"
-    assert f"{trained.key()}/checkpoint/state.pt" not in place.names()
+    assert f"{trained.key()}/checkpoint/state.pt" not in remote.entries()
     assert train("three", "") == resumed

@@ -1,0 +1,33 @@
+"""``python -m cluster COMMAND …``: what is done beside running grids.
+
+sync pull s3://bucket/results DIR     download results, for python -m analysis.paper DIR
+sync push DIR s3://bucket/results     upload them
+cache list|clean|check DIR            the feature cache
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from cluster.storage import commands
+from diffup.errors import UserError, command_line
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"sync": commands.sync, "cache": commands.cache}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; returns its exit code, 2 for a user's mistake."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name not in COMMANDS:
+        print(__doc__)
+        return 0 if name in ("-h", "--help") else 2
+    try:
+        return COMMANDS[name](rest)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(command_line(main))

@@ -1,0 +1,7 @@
+"""Names of the files and folders in a results directory."""
+
+CELL, EPISODES, RESULT, ERROR, LOGGED = "cell.json", "episodes.parquet", "result.json", "error.json", "mlflow.json"
+CHECKPOINT_FILES = ("checkpoint/model.safetensors", "checkpoint/config.json")
+STATE = "checkpoint/state.pt"  # of a training that was interrupted
+IDENTITY = "store.json"
+FEATURES, LAUNCHES, WEIGHTS, LEASES, TUNE, PARTS = "features", "launches", "weights", ".leases", ".tune", "parts"
