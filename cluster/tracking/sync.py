@@ -17,7 +17,7 @@ from cluster.storage.atomic import now
 from cluster.storage.record import Record
 from cluster.storage.results import Store
 from cluster.tracking.client import is_refusal, is_trouble, locked, open_store, warn
-from cluster.tracking.export import belongs, export_cell, of_store
+from cluster.tracking.export import ATTEMPTS, belongs, export_cell, of_store
 from cluster.tracking.launches import Launch, launches_of, log_note, newest_experiments, open_experiment, own_runs
 from cluster.tracking.runs import OWNER, PARENT, Tracking, find_runs, milliseconds
 from diffup.grid.cell import cell_from_dict
@@ -65,14 +65,18 @@ def sync(store: Store, uri: str, *, experiment: str = "") -> Synced:
         what was found and done. Failed attempts are not rebuilt.
     """
     with locked(store.root / LOCK):  # another sync waits, then finds nothing to do
-        try:
-            return _sync(open_store(uri), store, uri, experiment)
-        except Exception as error:
-            if not is_trouble(error):
-                raise
-            warn(f"{uri} can't be used", error)
-            count = sum(1 for _ in _records(store))
-            return Synced(finished=count, failed=count)
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                return _sync(open_store(uri), store, uri, experiment)
+            except Exception as error:
+                if left and is_refusal(error):
+                    continue  # another process has removed a launch's run that this one wrote
+                if not is_trouble(error):
+                    raise
+                warn(f"{uri} can't be used", error)
+                break
+        count = sum(1 for _ in _records(store))
+        return Synced(finished=count, failed=count)
 
 
 def _sync(client: MlflowClient, store: Store, uri: str, experiment: str) -> Synced:

@@ -22,7 +22,7 @@ from cluster.tracking import client as mlflow_client
 from cluster.tracking.__main__ import main
 from cluster.tracking.client import open_store, resolve_uri
 from cluster.tracking.export import create_run, log_cell, log_failure
-from cluster.tracking.launches import open_experiment, open_tracking
+from cluster.tracking.launches import log_note, open_experiment, open_tracking
 from cluster.tracking.runs import OWNER, PARENT, Tracking, find_runs, tags_of
 from cluster.tracking.sync import sync
 from cluster.tracking.system_metrics import system_metrics
@@ -260,6 +260,24 @@ def test_processes_that_share_no_lock_leave_one_run_a_cell(store: Store) -> None
     assert at_once(sync_into, [(place, uri) for place in places]) == []
     sync(store, uri)  # one launch remains, and the markers of this place name the runs that do
     check(uri, store)
+    (parent,) = [run for run in runs_of(uri) if run.data.tags.get("kind") == "launch"]
+    assert {run.data.tags[PARENT] for run in check(uri, store).values()} == {parent.info.run_id}
+
+
+def test_a_launch_that_another_process_removes_meanwhile_is_exported_again(
+    store: Store, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = list[str]()
+
+    def remove_once(client: MlflowClient, run_id: str, note: Path) -> None:
+        if not removed:
+            removed.append(run_id)
+            client.delete_run(run_id)
+        log_note(client, run_id, note)
+
+    monkeypatch.setattr("cluster.tracking.sync.log_note", remove_once)
+    done = sync(store, uri)
+    assert (done["logged"], done["failed"], len(removed)) == (COUNT, 0, 1)
     (parent,) = [run for run in runs_of(uri) if run.data.tags.get("kind") == "launch"]
     assert {run.data.tags[PARENT] for run in check(uri, store).values()} == {parent.info.run_id}
 
