@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import re
@@ -47,13 +46,6 @@ def _count(text: str) -> int:
     if not re.fullmatch(r"[+-]?\d+", text) or int(text) < 1:
         raise UserError(f"must be 1 or more, not {text}")
     return int(text)
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except argparse.ArgumentTypeError as error:
-        raise UserError(str(error)) from error
 
 
 def _share(text: str) -> float:
@@ -134,7 +126,7 @@ class Options:
     """folder of the feature cache (default: in the results)"""
     no_features: bool = False
     """use no feature cache: every cell computes what it reads"""
-    features_limit: Annotated[int, *option("SIZE", _size, default=False)] = 0
+    features_limit: Annotated[int, *option("SIZE", parse_size, default=False)] = 0
     """of the whole feature cache, such as 200GB (default: what the disk has room for)"""
     past: Annotated[
         tuple[Annotated[Path, *option("DIR", folder)], ...],
