@@ -91,7 +91,7 @@ def launch(
     plan = _planned(name, cells, store, options, datasets, check=work is None)
     if not plan.todo:
         close_killed(store, held(store.leases))
-        log_missing(plan, store, uri, name)
+        log_missing(plan, store, uri)
         return SOME_FAILED if plan.count("failed") + plan.count("blocked") else DONE
     check_workers(plan.todo, options.train_workers)
     paths = preflight(plan.todo, datasets, options.weights_dir)
