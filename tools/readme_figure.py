@@ -100,7 +100,7 @@ def figure(store: Path) -> Image.Image:
             panel = store / str(found.key.iloc[0] if len(found) else "") / "panels" / f"episode_{row:04d}.jpg"
             if len(found) != 1 or not panel.is_file():
                 raise UserError(f"{store}: no panel of episode {row} of 1-shot {kind} on {backbone}")
-            episode = read_episodes(store, found.key).set_index("episode").loc[row]
+            episode: Any = read_episodes(store, found.key).set_index("episode").loc[row]
             query, support = data.image(episode["query"]), data.image(episode["supports"][0])
             annotation = cues.annotation(episode["supports"][0], int(episode["class_id"]), kind)
             truth = data.mask(episode["query"], int(episode["class_id"]))
