@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
-from skimage.measure import label, regionprops
+from scipy import ndimage
 
 from analysis.results import load_results, read_episodes, where
 from diffup import DiffUp, Support
@@ -58,7 +58,8 @@ def cue_of(image: NDArray[np.uint8], annotation_HW: NDArray[np.uint8], kind: str
     """The support of an episode, as the Python API takes it."""
     drawn: Any = annotation_HW == 1
     if kind == "box":
-        drawn = [(x0, y0, x1, y1) for y0, x0, y1, x1 in (part.bbox for part in regionprops(label(drawn)))]
+        parts, _ = ndimage.label(drawn)
+        drawn = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(parts)]
     return Support(image, drawn, kind)
 
 
