@@ -1,4 +1,4 @@
-"""HSNet's test episodes, exactly, from its own lists (arXiv 2104.01538; the rule is read off its public code).
+"""HSNet's test episodes, exactly, from its own lists (arXiv 2104.01538; the rule is that of its public code).
 
 HSNet draws from numpy's legacy global stream, seeded once with 0, without workers. Each draw is
 ``choice(names, 1, replace=False)``, which consumes the stream as a permutation of the whole list. Supports are drawn

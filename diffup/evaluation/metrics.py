@@ -1,15 +1,15 @@
-"""mIoU and FB-IoU from counts: what an episode leaves behind are four integers, and every figure comes from their sums.
+"""mIoU and FB-IoU from counts: four integers per episode, whose sums give every figure.
 
 IoU of class c = ΣI / ΣU over all its episodes; mIoU = mean over the fold's classes; FB-IoU = mean over foreground and
 background of ΣI / ΣU pooled over classes (the definitions of PANet and HSNet, which PFENet's agree with).
 
 Edge cases of an episode: with an empty truth every predicted pixel enters the union and the class's IoU falls; with an
-empty prediction the truth does; where both are empty, or every pixel is ignored, the union is 0 and the episode has
-no part in the class's IoU. Sums are exact (64-bit integers), so that shards merge in any order into the same figure.
+empty prediction the truth does; where both are empty, or every pixel is ignored, the union is 0 and the episode does
+not count for the class. Sums are exact (64-bit integers): parts of a table merge in any order into the same figure.
 
 Edge cases of a figure: a class that was never sampled, or whose union is empty in all its episodes, has no IoU (nan),
-and then neither has the mean: an undefined figure is shown as such and never as 0 or as a mean over fewer classes. The
-same goes for FB-IoU where foreground or background never occur. Numpy only.
+and then neither has the mean: an undefined figure is never shown as 0 or as a mean over fewer classes. The same holds
+for FB-IoU where foreground or background never occur. Numpy only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NAMED = 10  # classes in a message
 # Histograms of pixels that `diffup.evaluation.evaluate` writes and `analysis.calibration` reads.
 PROB_BINS = 50  # equal widths over probabilities, 0 to 1
 MARGIN_BINS = 50  # equal widths over |p - 1/2| of the prior mean, 0 to 1/2
-STD_BINS = 128  # equal ratios over standard deviations; what lies outside the range falls into the end bins
+STD_BINS = 128  # equal ratios over standard deviations; values outside the range fall into the end bins
 STD_RANGE = (0.01, 1.0)
 
 
@@ -138,7 +138,7 @@ def undefined(class_ids: ArrayLike, counts_N4: ArrayLike, classes: Mapping[int, 
 
 
 def labels(names: Mapping[int, str]) -> dict[int, str]:
-    """Names that tell classes apart: those of several classes get their number, e.g. ``wren (class 3)``."""
+    """Unique names of classes: where several classes share one, it gets the number, e.g. ``wren (class 3)``."""
     often = Counter(names.values())
     return {c: f"{name} (class {c})" if often[name] > 1 else name for c, name in names.items()}
 
