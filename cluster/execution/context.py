@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,9 +19,11 @@ from typing import Any
 import torch
 
 from cluster.code_version import code_hash, encoding_hash
+from cluster.options import Options
 from cluster.storage.feature_cache import PRIORS, TEXT, TEXT_PRIORS, VISUAL, Spec, pull
 from cluster.storage.layout import FEATURES
-from cluster.storage.sync import Sync
+from cluster.storage.results import Store
+from cluster.tracking.runs import Tracking
 from diffup.backbones.load import Backbone, load_backbone
 from diffup.config import EncoderConfig
 from diffup.data.class_names import overlap
@@ -44,29 +46,50 @@ CHECKPOINT = "checkpoint"
 DRAWN = "drawn"  # folder of drawn training steps in the result store; not a cell
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a worker does with a cell: the functions of `cluster.execution.run_cell`, or others in their place.
+
+    Workers import them, so that they must be in a module.
+    """
+
+    execute: Callable[..., Any]
+    evaluate_part: Callable[..., Any] | None = None
+    conclude: Callable[..., Any] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
-class WorkContext:
-    """Runtime options of a trial: everything that is not identity.
+class WorkContext(Options):
+    """The options of a launch, with paths and the launch's own facts resolved: all that a worker needs to know.
 
     Attributes:
-        results: the result store.
+        results: folder of the result store, absolute.
+        features: folder of the feature cache; None: everything is computed.
         datasets: path of ``dataset.json`` by data set name, and what else cells read: see `diffup.grid.datasets.Data`.
-        weights_dir: folder of local backbone weights.
-        features: folder of the shards of features and prior maps; None: everything is computed.
         remote: URI of the object store of which `results` and `features` are this machine's copies, ``""`` if none.
-        device, threads, batch_size: how to compute.
+        device, threads: how to compute.
         progress: whether to draw progress bars.
+        launch: name of the launch.
+        tracking: where runs are logged, if anywhere.
+        git_commit: of this code.
+        work: in place of `cluster.execution.run_cell`.
     """
 
     results: Path
     datasets: dict[str, str]
-    weights_dir: Path | None = None
-    features: Path | None = None
     remote: str = ""
     device: str = "cpu"
     threads: int = 1
-    batch_size: int = 8
     progress: bool = False
+    launch: str = ""
+    tracking: Tracking | None = None
+    git_commit: str = ""
+    work: Work | None = None
+
+    @property
+    def store(self) -> Store:
+        """The result store."""
+        return Store(self.results, self.remote)
 
 
 def open_cells_dataset(cell: AnyCell, context: WorkContext) -> Dataset:
@@ -185,7 +208,7 @@ _downloaded: set[Path] = set()  # folders of shards; a launch's workers start af
 def _download(context: WorkContext, *specs: Spec | None) -> None:
     """Bring shards of an object store here, once per process; those that can't be brought are computed."""
     assert context.features is not None
-    cache = Sync(context.results, context.remote).below(FEATURES, context.features)
+    cache = context.store.sync.below(FEATURES, context.features)
     for spec in specs:
         if spec is not None and (folder := cache.root / spec.name) not in _downloaded:
             _downloaded.add(folder)

@@ -19,6 +19,7 @@ from PIL import Image
 
 from cluster.execution.context import (
     CHECKPOINT,
+    Work,
     WorkContext,
     checkpoint_of,
     classes_of,
@@ -180,6 +181,9 @@ def _measured(outcome: Outcome, context: WorkContext, peaks: list[Peak]) -> Outc
     if context.device.startswith("cuda"):
         outcome.metrics["peak_gpu_memory_mb"] = max(peak.gpu_memory_mb for peak in peaks)
     return outcome
+
+
+CELLS = Work(execute, evaluate_part, conclude)
 
 
 @dataclass(frozen=True, kw_only=True)

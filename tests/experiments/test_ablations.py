@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from analysis.tables.table import Number
+from cluster.cli import run
 from cluster.execution.run_cell import WorkContext, execute
 from diffup.config import MAP_NAMES, PRIOR_MAPS, InputConfig, ModelConfig, SampleConfig, TrainConfig, map_indices
 from diffup.data.dataset import Dataset
@@ -206,5 +207,5 @@ def test_bad_input_is_named(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = generate(tmp_path / "shapes4i", images=12, progress=False)
-    assert ablations.main(["--dataset", str(path), "--backbones", "tiny_resnet", "--dry-run", *arguments]) == 2
+    assert run(ablations.STUDY, ["--dataset", str(path), "--backbones", "tiny_resnet", "--dry-run", *arguments]) == 2
     assert message in capsys.readouterr().err

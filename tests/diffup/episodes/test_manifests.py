@@ -266,7 +266,7 @@ def test_grids_take_protocol_lists_and_published_episodes(pascal: tuple[Path, Pa
     tiny = ["--dataset", str(path), "--train-backbone", "tiny_resnet", "--backbones", "tiny_resnet"]
 
     def cells(script: ModuleType, *more: str) -> list[Cell]:
-        made, files = script.build(script.options().parse_args([*more]))
+        made, files = script.build(script.STUDY.parse(more))
         assert set(files) >= {PASCAL}
         return [cell for cell in made if isinstance(cell, Cell)]
 
