@@ -64,15 +64,11 @@ def counts(prediction_HW: NDArray[np.bool_], truth_HW: NDArray[np.uint8]) -> tup
 def per_class_iou(
     class_ids: ArrayLike, inter_fg: ArrayLike, union_fg: ArrayLike, classes: Sequence[int]
 ) -> dict[int, float]:
-    """IoU of each class in percent.
+    """IoU of each class in percent, ΣI / ΣU · 100; nan for a class that was never sampled or whose union is empty.
 
     Args:
-        class_ids: class of each episode, [N].
-        inter_fg, union_fg: foreground counts of each episode, [N].
+        class_ids, inter_fg, union_fg: class and foreground counts of each episode, [N].
         classes: the classes to report, i.e. those of the fold.
-
-    Returns:
-        class → ΣI / ΣU · 100; nan for a class that was never sampled or whose union is empty.
 
     Raises:
         ValueError: lengths differ, or an episode's class is not among `classes`.
@@ -85,11 +81,7 @@ def per_class_iou(
 
 
 def miou(class_ids: ArrayLike, inter_fg: ArrayLike, union_fg: ArrayLike, classes: Sequence[int]) -> float:
-    """Mean over `classes` of `per_class_iou`, in percent; nan as soon as one class has no IoU, or without classes.
-
-    Raises:
-        ValueError: as in `per_class_iou`.
-    """
+    """Mean over `classes` of `per_class_iou`, in percent; nan as soon as one class has no IoU, or without classes."""
     values = list(per_class_iou(class_ids, inter_fg, union_fg, classes).values())
     return float(np.mean(values)) if values else float("nan")
 
@@ -97,8 +89,7 @@ def miou(class_ids: ArrayLike, inter_fg: ArrayLike, union_fg: ArrayLike, classes
 def fb_iou(inter_fg: ArrayLike, union_fg: ArrayLike, inter_bg: ArrayLike, union_bg: ArrayLike) -> float:
     """Mean of foreground and background IoU in percent, each pooled over all episodes [N] and classes.
 
-    Returns:
-        The mean; nan if foreground or background have an empty union (e.g. without any episode).
+    nan if foreground or background have an empty union (e.g. without any episode).
 
     Raises:
         ValueError: lengths differ.
@@ -114,9 +105,6 @@ def undefined(class_ids: ArrayLike, counts_N4: ArrayLike, classes: Mapping[int, 
         class_ids: class of each episode, [N].
         counts_N4: `counts` of each episode.
         classes: the classes to report with their names.
-
-    Raises:
-        ValueError: as in `per_class_iou`.
     """
     inter_fg, union_fg, inter_bg, union_bg = np.asarray(counts_N4, dtype=np.int64).reshape(-1, 4).T
     ids = set(np.asarray(class_ids, dtype=np.int64).reshape(-1).tolist())
@@ -144,21 +132,13 @@ def labels(names: Mapping[int, str]) -> dict[int, str]:
 
 
 def episode_ious(inter_fg: ArrayLike, union_fg: ArrayLike) -> NDArray[np.float64]:
-    """IoU of each episode in [0, 1], [N]: 1 where there was nothing to find and nothing was found.
-
-    Raises:
-        ValueError: lengths differ.
-    """
+    """IoU of each episode in [0, 1], [N]: 1 where there was nothing to find and nothing was found."""
     inter, union = _columns(inter_fg, union_fg)
     return np.divide(inter, union, out=np.ones(len(union)), where=union > 0)
 
 
 def ranked(inter_fg: ArrayLike, union_fg: ArrayLike) -> dict[str, int]:
-    """Positions of the ``worst``, ``median`` and ``best`` episode by IoU; of equal ones the first counts as the worse.
-
-    Raises:
-        ValueError: lengths differ, or there is no episode.
-    """
+    """Positions of the ``worst``, ``median`` and ``best`` episode by IoU; of equals the first counts as the worse."""
     order = np.argsort(episode_ious(inter_fg, union_fg), kind="stable")
     if not len(order):
         raise ValueError("no episode to rank")
