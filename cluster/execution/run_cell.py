@@ -204,7 +204,7 @@ class _Setting:
             method = load_method(cell.sample.function, cell.sample.function_version)
         else:
             features = features_of(cell, dataset, context)
-        cues = CueSource(dataset, cell.input)
+        cues = CueSource(dataset, cell.input.cues)
         classes = classes_of(cell, dataset)
         model = checkpoint_of(cell, [dataset.classes[c] for c in classes], context)
         manifest = manifest_for_cell(cell, dataset, classes, context)
@@ -239,7 +239,7 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     group = ProcessGroup.current()
     dataset = open_cells_dataset(cell, context)
     features = features_of(cell, dataset, context)
-    cues = CueSource(dataset, cell.input)
+    cues = CueSource(dataset, cell.input.cues)
     held_out = held_out_classes(dataset, cell.fold, cell.train.hold_out, cell.train_seed)
     pools = training_pools_of(cell, dataset, context)
     source = (dataset.fingerprint, cell.protocol_hash, cell.lists)
