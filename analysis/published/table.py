@@ -94,11 +94,11 @@ def check_published(frame: pd.DataFrame, *, bib: Path = BIB) -> list[str]:
 def rows_for(
     frame: pd.DataFrame, *, dataset: str, shots: int, metric: str = "miou", annotation: str = "mask"
 ) -> pd.DataFrame:
-    """Published results as a table: one row a method and backbone; sources that contradict each other have rows apart.
+    """Published results as a table: one row per method and backbone; contradicting sources have separate rows.
 
     Columns: method, backbone, key, venue, year, the folds ``"0"`` to ``"3"`` and ``"mean"`` (nan: not printed),
     protocol, in_context, conflict (some figure of the row is contradicted by another row), averages (the mean is that
-    of the folds, or can't be told), source.
+    of the folds, or unknown), source.
 
     Raises:
         UserError: no such data set, metric or annotation.
