@@ -39,7 +39,7 @@ class Plot:
     Attributes:
         name: file name and LaTeX label.
         caption: what it shows, with the protocol it comes from.
-        data: what is drawn, a row a mark: panel, series, x, y, low, high, keys (of the cells).
+        data: what is drawn, one row per mark: panel, series, x, y, low, high, keys (of the cells).
         images: bytes by ending, ``png``, ``pdf`` and ``svg``.
     """
 
