@@ -9,17 +9,20 @@ shards of features; with them; and cut into parts of 100 episodes. Then with fea
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 from benchmarks import launches
+from cluster.cli import Grid, Study
 from cluster.code_version import code_hash
+from cluster.options import Count
 from cluster.storage.results import Store
 from diffup.grid.axes import evaluation_cells, named_backbone, tasks, training_cell
 from diffup.grid.cell import AnyCell, Cell
@@ -40,10 +43,19 @@ WAYS = {
 }
 
 
-def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
+@dataclass(frozen=True, kw_only=True)
+class Determinism(launches.BenchmarkOptions):
+    """Options of this benchmark."""
+
+    episodes: Count = 120
+    dtype: Literal["float16", "float32"] = "float32"
+    """of features"""
+
+
+def build(args: Determinism) -> Grid:
     """The training cells and the 24 evaluation cells."""
     data = open_data(args.dataset, shots=5)
-    backbones = [named_backbone(name, weights_dir=args.weights_dir) for name in BACKBONES]
+    backbones = [named_backbone(name, weights_dir=args.run.weights_dir) for name in BACKBONES]
     config = dataclasses.replace(RECIPE.input, feature_dtype=args.dtype)
     cells: list[AnyCell] = []
     for fold in FOLDS:
@@ -55,21 +67,14 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     return cells, data.files()
 
 
-def options() -> argparse.ArgumentParser:
-    """Those of a benchmark that launches a grid, and the type of features."""
-    made = launches.options(NAME, __doc__ or "", episodes=120)
-    made.add_argument("--dtype", default="float32", choices=("float16", "float32"))
-    return made
-
-
 def serial(
-    args: argparse.Namespace, results: Path, cells: Sequence[AnyCell], paths: dict[str, str]
+    args: Determinism, results: Path, cells: Sequence[AnyCell], paths: dict[str, str]
 ) -> dict[str, pd.DataFrame]:
     """All cells one after the other in this process; kept, so that a second call is quick."""
     from cluster.execution.run_cell import WorkContext, execute
 
     context = WorkContext(
-        results=results, datasets=paths, weights_dir=args.weights_dir, batch_size=int(BATCH), threads=1
+        results=results, datasets=paths, weights_dir=args.run.weights_dir, batch_size=int(BATCH), threads=1
     )
     tables = {}
     for cell in cells:
@@ -83,7 +88,7 @@ def serial(
     return tables
 
 
-def benchmark(args: argparse.Namespace) -> int:
+def benchmark(args: Determinism) -> int:
     """Run in all ways and print what differs; returns 1 if anything does."""
     cells, datasets = build(args)
     evaluated = [cell for cell in cells if isinstance(cell, Cell)]
@@ -104,7 +109,7 @@ def benchmark(args: argparse.Namespace) -> int:
         total = sum(len(table) for table in expected.values())
         print(f"{way}: {seconds:.0f} s; rows that differ: {rows} of {total}", flush=True)
         code |= bool(rows)
-    half = argparse.Namespace(**{**vars(args), "dtype": "float16"})
+    half = dataclasses.replace(args, dtype="float16")
     others, _ = build(half)
     results = args.out / "float16"
     launches.take(args.trained, results, others)
@@ -118,4 +123,4 @@ def benchmark(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(launches.main(NAME, options().parse_args(), build, benchmark))
+    sys.exit(launches.main(Study(name=NAME, description=__doc__, options=Determinism, build=build), benchmark))

@@ -11,16 +11,18 @@ what the manifests name.
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from benchmarks import launches
+from cluster.cli import Grid, Study
 from cluster.code_version import code_hash
+from cluster.options import Count
 from cluster.storage.results import Store
 from diffup.grid.axes import evaluation_cells, named_backbone, tasks, training_cell
 from diffup.grid.cell import AnyCell, Cell
@@ -34,10 +36,19 @@ SHOTS, ANNOTATIONS = (1, 5), ("mask", "box", "scribble")
 SPREAD = 13  # cells between those that are run alone: each differs from the last in fold or backbone, and in its task
 
 
-def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
+@dataclass(frozen=True, kw_only=True)
+class EncodeOnce(launches.BenchmarkOptions):
+    """Options of this benchmark."""
+
+    episodes: Count = 500
+    separate: int = 6
+    """cells that are run again, alone"""
+
+
+def build(args: EncodeOnce) -> Grid:
     """The grid: one training cell a fold, and 18 evaluation cells."""
     data = open_data(args.dataset, shots=max(SHOTS))
-    backbones = [named_backbone(name, weights_dir=args.weights_dir) for name in BACKBONES]
+    backbones = [named_backbone(name, weights_dir=args.run.weights_dir) for name in BACKBONES]
     cells: list[AnyCell] = []
     for fold in range(data.folds):
         train = partial(training_cell, data, fold, backbones[0], config=RECIPE.input)
@@ -52,27 +63,20 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     return cells, data.files()
 
 
-def options() -> argparse.ArgumentParser:
-    """Those of a benchmark that launches a grid, and how many cells are compared."""
-    made = launches.options(NAME, __doc__ or "", episodes=500)
-    made.add_argument("--separate", type=int, default=6, metavar="N", help="cells that are run again, alone")
-    return made
-
-
-def report(args: argparse.Namespace, cells: Sequence[AnyCell], datasets: dict[str, Path]) -> list[str]:
+def report(args: EncodeOnce, cells: Sequence[AnyCell], datasets: dict[str, Path]) -> list[str]:
     """Run everything; the lines of the report."""
     from cluster.execution.context import WorkContext
-    from cluster.precompute.tasks import needs
+    from cluster.precompute.tasks import inputs_of
 
     results = args.out / "grid"
     launches.take(args.trained, results, cells)
     wall = launches.launched(NAME, args, results)
     evaluated = [cell for cell in cells if isinstance(cell, Cell)]
-    workers = args.max_concurrent or 2
+    workers = args.run.max_concurrent or 2
     paths = {name: str(path) for name, path in datasets.items()}
-    wanted = needs(evaluated, WorkContext(results=results, datasets=paths, weights_dir=args.weights_dir))
-    images = sum(len(need.items) for need in wanted if need.encodes)
-    triples = sum(len(need.items) for need in wanted if not need.encodes)
+    wanted = inputs_of(evaluated, WorkContext(results=results, datasets=paths, weights_dir=args.run.weights_dir))
+    images = sum(len(each.items) for each in wanted if each.encodes)
+    triples = sum(len(each.items) for each in wanted if not each.encodes)
     notes = [json.loads(path.read_bytes()) for path in sorted((results / "launches").glob("*.json"))]
     made = {kind: sum(note["stage"]["made"].get(kind, 0) for note in notes) for kind in ("features", "priors")}
     spent = {kind: sum(note["stage"]["seconds"].get(kind, 0) for note in notes) for kind in ("features", "priors")}
@@ -108,7 +112,7 @@ def report(args: argparse.Namespace, cells: Sequence[AnyCell], datasets: dict[st
     return lines
 
 
-def benchmark(args: argparse.Namespace) -> int:
+def benchmark(args: EncodeOnce) -> int:
     """Run and print the report."""
     cells, datasets = build(args)
     lines = report(args, cells, datasets)
@@ -118,4 +122,4 @@ def benchmark(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(launches.main(NAME, options().parse_args(), build, benchmark))
+    sys.exit(launches.main(Study(name=NAME, description=__doc__, options=EncodeOnce, build=build), benchmark))

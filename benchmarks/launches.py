@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from cluster import cli
+from cluster.cli import DatasetOptions, Study, run_study
 from diffup.grid.cell import AnyCell, TrainingCell
 
-Benchmark = Callable[[argparse.Namespace], int]
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions(DatasetOptions):
+    """Options of a benchmark that launches a grid."""
+
+    out: Path = Path()
+    """folder of the benchmark"""
+    trained: Path | None = None
+    """results with the grid's training cells, finished"""
+    grid: bool = False
+    """only run the grid (what the benchmark itself calls)"""
 
 
-def options(name: str, description: str, *, episodes: int) -> argparse.ArgumentParser:
-    """The command line of a grid script, and the benchmark's own."""
-    made = cli.parser(name, description, episodes=episodes)
-    cli.add_data(made)
-    made.add_argument("--out", type=Path, metavar="DIR", help="of the benchmark")
-    made.add_argument("--trained", type=Path, metavar="DIR", help="results with the grid's training cells, finished")
-    made.add_argument("--grid", action="store_true", help="only run the grid (what the benchmark itself calls)")
-    return made
-
-
-def main(name: str, args: argparse.Namespace, build: cli.GridBuilder, benchmark: Benchmark) -> int:
+def main(study: Study[Any], benchmark: Callable[[Any], int]) -> int:
     """Run the grid alone, or the benchmark around it; returns the exit code."""
-    return cli.run(name, args, build) if args.grid else benchmark(args)
+    asked = study.parse()
+    return run_study(study, asked) if asked.grid else benchmark(asked)
 
 
-def launched(name: str, args: argparse.Namespace, results: Path, *more: str) -> float:
+def launched(name: str, asked: BenchmarkOptions, results: Path, *more: str) -> float:
     """Run the grid of ``benchmarks.<name>`` in a process of its own, from the repository's root.
 
     Returns:
@@ -41,8 +43,8 @@ def launched(name: str, args: argparse.Namespace, results: Path, *more: str) -> 
         subprocess.CalledProcessError: it did not finish its cells.
     """
     command = [
-        sys.executable, "-m", f"benchmarks.{name}", "--grid", "--dataset", str(args.dataset), "--weights-dir",
-        str(args.weights_dir), "--episodes", str(args.episodes), "--results", str(results), *more,
+        sys.executable, "-m", f"benchmarks.{name}", "--grid", "--dataset", asked.dataset, "--weights-dir",
+        str(asked.run.weights_dir), "--episodes", str(asked.episodes), "--results", str(results), *more,
     ]  # fmt: skip
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=sys.stderr, cwd=Path(__file__).resolve().parent.parent)

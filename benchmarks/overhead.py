@@ -17,13 +17,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.results import load_results
-from cluster import cli
+from cluster.cli import GridOptions, Study, run
 from cluster.code_version import code_hash
+from cluster.options import Count
 from cluster.planning.plan import make_plan, render
 from cluster.storage.atomic import now
 from cluster.storage.layout import RESULT
@@ -134,20 +136,29 @@ def reading(count: int) -> str:
     return f"reading {count} finished cells of {BASE.episodes} episodes into a data frame: {took:.1f} s (bar 10)"
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoOps(GridOptions):
+    """Options of the grid of `no_ops`."""
+
+    episodes: Count = 20
+    cells: int = 500
+
+
 def launch(argv: Sequence[str]) -> int:
     """The grid script of `no_ops`."""
-    options = cli.parser("noop", __doc__ or "", episodes=20)
-    options.add_argument("--launch", action="store_true")
-    options.add_argument("--cells", type=int, default=500)
-    args = options.parse_args(argv)
-    datasets = {"fake": Path("/nowhere/dataset.json")}
-    return cli.run("noop", args, lambda args: (cells(args.cells), datasets), work="tests.helpers.fake_work")
+    from tests.helpers.fake_work import WORK
+
+    files = {"fake": Path("/nowhere/dataset.json")}
+    study = Study(
+        name="noop", description="", options=NoOps, build=lambda asked: (cells(asked.cells), files), work=WORK
+    )
+    return run(study, argv)
 
 
 def main() -> int:
     """Print all figures."""
     if "--launch" in sys.argv:
-        return launch(sys.argv[1:])
+        return launch([argument for argument in sys.argv[1:] if argument != "--launch"])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=int, default=500)
     parser.add_argument("--planned", type=int, default=100_000)

@@ -20,18 +20,19 @@ from diffup.grid.axes import describe
 from diffup.grid.cell import AnyCell
 
 if TYPE_CHECKING:  # Ray is imported only when there is something to run
+    from cluster.execution.context import WorkContext
     from cluster.execution.progress import Progress
-    from cluster.execution.tuner import Job
 
 SHOWN = 10
 
 
-def record_crash(cell: AnyCell, why: str, job: Job) -> None:
+def record_crash(cell: AnyCell, why: str, context: WorkContext) -> None:
+    """Write the error of a cell whose worker died too often."""
     with contextlib.suppress(OSError):
-        job.store.write_error(cell, why, "")
-        job.store.publish(cell.key())
-    if job.tracking is not None:
-        log_failure(job.tracking, cell, why, "", now())
+        context.store.write_error(cell, why, "")
+        context.store.publish(cell.key())
+    if context.tracking is not None:
+        log_failure(context.tracking, cell, why, "", now())
 
 
 def conclude(name: str, plan: Plan, unfinished: list[str], dropped: list[str], progress: Progress) -> None:

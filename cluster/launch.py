@@ -13,7 +13,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from cluster.closing import close_killed, conclude, log_finished, log_missing, r
 from cluster.code_version import code_hash
 from cluster.execution.session import ray_session, running_cluster
 from cluster.execution.signals import Stop, stoppable
+from cluster.options import Options
 from cluster.planning.estimate import disk, evaluation_share
 from cluster.planning.feasible import check_feasible
 from cluster.planning.plan import Plan, make_plan, render
@@ -29,72 +30,37 @@ from cluster.planning.preflight import check_workers, git_commit, preflight
 from cluster.storage.atomic import now, to_json, write_atomically
 from cluster.storage.layout import LAUNCHES, TUNE
 from cluster.storage.leases import acquire, held
-from cluster.storage.results import WORK, Store, cell_document
+from cluster.storage.results import Store, cell_document
 from cluster.storage.sizes import format_size
 from cluster.tracking.client import resolve_uri
 from cluster.tracking.launches import close_tracking, open_tracking
 from diffup.grid.axes import select
 from diffup.grid.cell import AnyCell, TrainingCell
+from diffup.home import home
 
 if TYPE_CHECKING:  # Ray is imported only when there is something to run
-    from cluster.execution.tuner import Job
+    from cluster.execution.context import Work, WorkContext
 
-DONE, SOME_FAILED, BAD_INPUT = 0, 1, 2
-SHARD_EPISODES = 5000
+DONE, SOME_FAILED = 0, 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Runtime options of a launch; none of them is identity.
+def open_results(options: Options, name: str) -> Store:
+    """The result store that is asked for; by default the folder ``results/NAME`` in DiffUp's home.
 
-    Attributes:
-        results: result store; with `remote`, this machine's copy of it.
-        remote: URI of an object store that holds the results, ``""``: `results` does.
-        tracking_uri: MLflow; ``""`` = a sqlite file in `results`.
-        select: see `diffup.grid.axes.select`.
-        dry_run: print the plan and stop.
-        max_concurrent: trials at a time; 0 = one for each CPU (or GPU share).
-        retry_failed, force: see `cluster.planning.plan.make_plan`.
-        weights_dir: folder of local backbone weights.
-        features: folder of shards of features and prior maps (`cluster.storage.feature_cache`); None:
-            ``features`` in `results`.
-        use_features: off: every cell computes what it reads.
-        features_limit: bytes that shards may take; 0: what the disk has room for.
-        batch_size: episodes at a time in evaluation.
-        shard_episodes: the most episodes that a worker is given at a time; 0: cells stay whole.
-        gpus_per_trial: share of a GPU that an evaluation cell gets, where there are GPUs; training gets a whole one. 0:
-            by the memory that past evaluation cells took.
-        train_workers: processes that share a training cell's steps (`cluster.execution.multi_gpu`).
-        verify: read all that finished cells hold before planning, see `cluster.storage.results.Store.read`.
-        past: other results directories to estimate from.
-        workers: that a dry run reckons with; 0: this machine's.
-        system_metrics: log CPU, memory and GPU of each machine to the launch's run.
+    Raises:
+        UserError: no home directory is known.
     """
-
-    results: Path
-    remote: str = ""
-    tracking_uri: str = ""
-    select: str = ""
-    dry_run: bool = False
-    max_concurrent: int = 0
-    retry_failed: bool = False
-    force: str = ""
-    weights_dir: Path | None = None
-    features: Path | None = None
-    use_features: bool = True
-    features_limit: int = 0
-    batch_size: int = 8
-    shard_episodes: int = SHARD_EPISODES
-    gpus_per_trial: float = 0.0
-    train_workers: int = 1
-    verify: bool = False
-    past: tuple[Path, ...] = ()
-    system_metrics: bool = False
-    workers: int = 0
+    return Store.at(options.results or home() / "results" / name)
 
 
 def launch(
-    name: str, cells: Sequence[AnyCell], options: Options, *, datasets: dict[str, Path], work: str = WORK
+    name: str,
+    cells: Sequence[AnyCell],
+    options: Options,
+    *,
+    store: Store,
+    datasets: dict[str, Path],
+    work: Work | None = None,
 ) -> int:
     """Bring a grid to completion.
 
@@ -102,8 +68,9 @@ def launch(
         name: of the grid; the MLflow experiment.
         cells: the grid.
         options: how.
+        store: of the results, see `open_results`.
         datasets: ``dataset.json`` by data set name; others are looked up by name when they are needed.
-        work: module that has ``execute`` and ``WorkContext``.
+        work: what workers do in place of `cluster.execution.run_cell`.
 
     Returns:
         0 if all valid cells are finished, 1 if some failed.
@@ -111,16 +78,17 @@ def launch(
     Raises:
         UserError: a user's mistake, found before anything is run or written.
     """
-    store = Store(options.results.absolute(), options.remote)
     uri = resolve_uri(options.tracking_uri, store.root)
     cells = select(cells, options.select)
     if options.dry_run:
         with store.read_only() as seen:
-            _render_disk(_planned(name, cells, seen, options, datasets, work), options.use_features)
+            plan = _planned(name, cells, seen, options, datasets, check=work is None)
+            if not options.no_features:
+                _print_disk(plan)
         return DONE
     store.sync.check_access()
     store.update()
-    plan = _planned(name, cells, store, options, datasets, work)
+    plan = _planned(name, cells, store, options, datasets, check=work is None)
     if not plan.todo:
         close_killed(store, held(store.leases))
         log_missing(plan, store, uri, name)
@@ -128,9 +96,9 @@ def launch(
     check_workers(plan.todo, options.train_workers)
     paths = preflight(plan.todo, datasets, options.weights_dir)
     store.make_writable()
-    features = (options.features or store.root / "features").absolute() if options.use_features else None
+    features = None if options.no_features else (options.features or store.root / "features").absolute()
     with ray_session(), stoppable() as stop:
-        from cluster.execution.tuner import Job
+        from cluster.execution.context import WorkContext
         from cluster.planning.nodes import check_nodes, gpu_memory_mb, shared_by_nodes, wait_for_nodes
 
         wait_for_nodes(stopping=stop.begun)
@@ -146,27 +114,24 @@ def launch(
             commit = git_commit()
             tags = {"git_commit": commit, "code_hash": code_hash(), "results": str(store.root), "host": platform.node()}
             opened = open_tracking(uri, name, launch_name, store, tags)
-            job = Job(
-                name=launch_name,
-                cells=plan.todo,
-                seconds=plan.seconds,
-                store=store,
+            context = WorkContext(
+                **vars(options)
+                | {
+                    "results": store.root,
+                    "weights_dir": options.weights_dir and options.weights_dir.absolute(),
+                    "features": features,
+                    "gpus_per_trial": options.gpus_per_trial or evaluation_share(plan.past, gpu_memory_mb()),
+                },
+                remote=store.remote,
+                datasets=paths,
+                launch=launch_name,
                 # Workers of other machines can't reach a sqlite file in this one's copy.
                 tracking=None if store.sync.is_copy and uri.startswith("sqlite:") else opened,
-                work=work,
-                datasets=paths,
-                weights_dir=options.weights_dir,
-                features=features,
-                batch_size=options.batch_size,
-                shard_episodes=options.shard_episodes,
-                gpus_per_trial=options.gpus_per_trial or evaluation_share(plan.past, gpu_memory_mb()),
-                max_concurrent=options.max_concurrent,
-                train_workers=options.train_workers,
                 git_commit=commit,
-                system_metrics=options.system_metrics,
+                work=work,
             )
-            code = _run(name, cells, plan, job, options.features_limit, stop)
-            if opened is not None and job.tracking is None:
+            code = _run(name, cells, plan, context, stop)
+            if opened is not None and context.tracking is None:
                 log_finished(make_plan(cells, store), store, opened)
                 note = store.root / LAUNCHES / f"{launch_name}.json"
                 close_tracking(opened, "FAILED" if code else "FINISHED", {}, note)
@@ -176,12 +141,12 @@ def launch(
 
 
 def _planned(
-    name: str, cells: Sequence[AnyCell], store: Store, options: Options, datasets: dict[str, Path], work: str
+    name: str, cells: Sequence[AnyCell], store: Store, options: Options, datasets: dict[str, Path], *, check: bool
 ) -> Plan:
     """The plan, printed.
 
     Raises:
-        UserError: it has cells that can't run.
+        UserError: `check` is set, and the plan has cells that can't run.
     """
     plan = make_plan(
         cells,
@@ -196,7 +161,7 @@ def _planned(
     print(render(plan, name, workers=workers, details=options.dry_run), flush=True)
     for damaged in plan.damaged:
         print(f"warning: {damaged.why}; cell {damaged.key} is made again", file=sys.stderr)
-    if work == WORK:
+    if check:
         found = check_feasible(plan.todo, datasets, options.weights_dir, elsewhere=running_cluster())
         if options.dry_run:
             for what, unchecked in found.unchecked.items():
@@ -206,10 +171,10 @@ def _planned(
     return plan
 
 
-def _render_disk(plan: Plan, used: bool) -> None:
-    if plan.todo and used:
+def _print_disk(plan: Plan) -> None:
+    if plan.todo:
         most = disk(plan.todo)
-        rest = "" if most.complete else ", without the training images of data sets that are not at hand"
+        rest = "" if most.complete else ", without the training images of data sets that are not available locally"
         features, priors = format_size(most.features), format_size(most.priors)
         print(f"  shards: at most {features} of features and {priors} of prior maps{rest}")
 
@@ -220,12 +185,12 @@ def _forced(cells: Sequence[AnyCell], selection: str) -> frozenset[str]:
     return frozenset(cell.key() for cell in cells if not isinstance(cell, spared))
 
 
-def _run(name: str, cells: Sequence[AnyCell], plan: Plan, job: Job, features_limit: int, stop: Stop) -> int:
+def _run(name: str, cells: Sequence[AnyCell], plan: Plan, context: WorkContext, stop: Stop) -> int:
     from cluster.execution.tuner import GaveUp, resources, run_trials
     from cluster.precompute.stage import precompute
 
-    store = job.store
-    _forget(plan, store, job.name)
+    store, tracking = context.store, context.tracking
+    _forget(plan, store, context.launch)
     note: dict[str, Any] = {
         "schema": 1,
         "name": name,
@@ -233,24 +198,25 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, job: Job, features_lim
         "cells": [cell_document(cell) for cell in cells],
         "started": now(),
         "ended": None,
-        "tracking": job.tracking.to_dict() if job.tracking else None,
+        "tracking": tracking.to_dict() if tracking else None,
     }
-    path = store.root / LAUNCHES / f"{job.name}.json"
+    path = store.root / LAUNCHES / f"{context.launch}.json"
     write_atomically(path, to_json(note))
     store.publish_file(f"{LAUNCHES}/{path.name}")
-    if job.tracking is not None:
-        log_finished(plan, store, job.tracking)
+    if tracking is not None:
+        log_finished(plan, store, tracking)
     status, counts = "KILLED", dict[str, float]()
     stage: dict[str, Any] = {}
     try:
-        given = resources(job)
-        if job.features is not None and job.work == WORK:
-            stage = precompute(job, given, features_limit, stop.begun)
-        progress, dropped = run_trials(job, given, stopping=stop.begun, over=stop.over)
+        given = resources(context)
+        context = replace(context, device=given.device)
+        if context.features is not None and context.work is None:
+            stage = precompute(plan.todo, context, given, stop.begun)
+        progress, dropped = run_trials(plan, context, given, stopping=stop.begun, over=stop.over)
         store.update()
         for cell in plan.todo:
             if cell.key() in progress.crashed:
-                record_crash(cell, progress.crashed[cell.key()], job)
+                record_crash(cell, progress.crashed[cell.key()], context)
         unfinished = [cell.key() for cell in plan.todo if store.read(cell.key(), verify=False).status != "finished"]
         bad = len(unfinished) + plan.count("failed") + plan.count("blocked")
         status = "KILLED" if stop.begun() else "FAILED" if bad else "FINISHED"
@@ -262,23 +228,23 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, job: Job, features_lim
         }
         conclude(name, plan, unfinished, dropped, progress)
         if stop.begun() and unfinished:
-            print("stopped; finished cells are kept, and the same command does the rest", file=sys.stderr)
+            print("stopped; finished cells are kept, re-run to resume", file=sys.stderr)
         return SOME_FAILED if bad else DONE
     except GaveUp as error:
         traceback.print_exception(error.__cause__)
-        print(f"error: {error}; finished cells are kept, and the same command does the rest", file=sys.stderr)
+        print(f"error: {error}; finished cells are kept, re-run to resume", file=sys.stderr)
         status = "FAILED"
         return SOME_FAILED
     except KeyboardInterrupt:
-        print("interrupted; finished cells are kept, and the same command does the rest", file=sys.stderr)
+        print("interrupted; finished cells are kept, re-run to resume", file=sys.stderr)
         return SOME_FAILED
     finally:
-        if job.tracking is not None:
-            close_tracking(job.tracking, status, counts, path)
+        if tracking is not None:
+            close_tracking(tracking, status, counts, path)
         with contextlib.suppress(OSError):  # a full disk: the next launch closes this one
             write_atomically(path, to_json({**note, "ended": now(), "status": status, "stage": stage}))
             store.publish_file(f"{LAUNCHES}/{path.name}")
-        shutil.rmtree(store.root / TUNE / job.name, ignore_errors=True)
+        shutil.rmtree(store.root / TUNE / context.launch, ignore_errors=True)
 
 
 def _forget(plan: Plan, store: Store, launch: str) -> None:

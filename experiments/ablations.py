@@ -16,17 +16,21 @@ Novel classes are for reporting: choose nothing by this table (`experiments/sele
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from cluster import cli
+import tyro
+
+from analysis.printing import printed
+from cluster.cli import Grid, SeedsOptions, Study, run
+from cluster.options import Count, CountOrNone, NamesOrNone, Numbers, PathOrName
 from diffup.config import MAP_NAMES, PRIOR_MAPS, SampleConfig
-from diffup.errors import UserError, command_line
-from diffup.grid.axes import Backbone, evaluation_cells, named_backbone, training_cell
+from diffup.errors import UserError
+from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data, open_data
 from diffup.grid.variants import VARIANTS, Change, applied, changes_training
@@ -36,7 +40,6 @@ from diffup.training.recipes import Recipe
 if TYPE_CHECKING:
     from analysis.tables.table import Table
 
-NAME = "ablations"
 BASE = "diffup"
 TASKS = ((1, "mask"), (5, "mask"), (1, "scribble"))
 BACKBONES = ("resnet50", "deit_tiny_patch16_224")
@@ -156,64 +159,52 @@ def table(results: Path, keys: Sequence[str]) -> Table:
     return ablation_table(study, base=BASE, order=tuple(ABLATIONS))
 
 
-def print_table(results: Path, keys: list[str]) -> None:
-    """Print the table of `grid`'s cells."""
-    from analysis.tables.table import to_markdown
-
-    print(f"\n{to_markdown(table(results, keys)).rstrip()}\n\nresults  {results}", flush=True)
+WHERE = tyro.conf.create_mutex_group(required=True, title="data set")
 
 
-def options() -> argparse.ArgumentParser:
-    """The script's command line."""
-    made = cli.parser(NAME, __doc__ or "", episodes=EPISODES)
-    where = made.add_mutually_exclusive_group(required=True)
-    where.add_argument("--dataset", metavar="PATH", help="a dataset.json, or a known name")
-    where.add_argument("--embedded", action="store_true", help="shapes4i and embedded backbones")
-    made.add_argument("--weights-dir", type=cli.folder, default=None, metavar="DIR", help="folder of backbone weights")
-    made.add_argument(
-        "--backbones", type=cli.names, default=None, metavar="A,B,…", help="tested; the first is trained on"
-    )
-    made.add_argument("--folds", type=cli.numbers, default=FOLDS, metavar="0,1,…")
-    made.add_argument("--seeds", type=cli.numbers, default=None, metavar="0,1,…", help="of training; overrides --seed")
-    made.add_argument(
-        "--variants", type=cli.names, default=tuple(ABLATIONS), metavar="A,B,…", help="lines to run (default: all)"
-    )
-    made.add_argument("--steps", type=int, default=None, metavar="N", help="of training (default: the recipe's)")
-    return made
+@dataclass(frozen=True, kw_only=True)
+class Ablations(SeedsOptions):
+    """Options of this grid."""
+
+    dataset: Annotated[PathOrName, WHERE] = ""
+    """a dataset.json, or a known name"""
+    embedded: Annotated[bool, WHERE] = False
+    """shapes4i and embedded backbones"""
+    episodes: Count = EPISODES
+    backbones: NamesOrNone = None
+    """tested; the first is trained on"""
+    folds: Numbers = FOLDS
+    """which folds"""
+    variants: NamesOrNone = None
+    """lines to run (default: all)"""
+    steps: CountOrNone = None
+    """of training (default: the recipe's)"""
 
 
-def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
-    """Check data set and backbones, and describe the grid on them.
+def build(asked: Ablations) -> Grid:
+    """The grid on the data set that is asked for.
 
     Raises:
-        UserError: see `diffup.grid.datasets.open_data` and `diffup.grid.axes.named_backbone`; or no such fold
-            or variant.
+        UserError: no such fold or variant.
     """
-    from diffup.data.dataset import resolve_dataset
-
-    names = args.backbones or (EMBEDDED if args.embedded else BACKBONES)
-    backbones = [named_backbone(name, weights_dir=args.weights_dir) for name in names]
-    data = open_data(resolve_dataset(args.dataset or "shapes4i"), shots=max(shots for shots, _ in TASKS))
-    absent = [fold for fold in args.folds if fold not in range(data.folds)]
-    if absent:
-        raise UserError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
-    unknown = [name for name in args.variants if name not in ABLATIONS]
+    names = asked.backbones or (EMBEDDED if asked.embedded else BACKBONES)
+    backbones = list(asked.find_backbones(names).values())
+    data = open_data(asked.dataset or "shapes4i", shots=max(shots for shots, _ in TASKS))
+    variants = asked.variants or tuple(ABLATIONS)
+    unknown = [name for name in variants if name not in ABLATIONS]
     if unknown:
         raise UserError(f"--variants: unknown variant {unknown[0]!r}; there are {', '.join(ABLATIONS)}")
     recipe = RECIPES.get(data.name, recipes.msrc15)()
-    if args.steps is not None:
-        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=args.steps))
+    if asked.steps is not None:
+        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=asked.steps))
     cells = grid(
-        data, backbones, recipe=recipe, folds=args.folds, seeds=args.seeds or (args.seed,), episodes=args.episodes,
-        variants=args.variants,
+        data, backbones, recipe=recipe, folds=data.chosen_folds(asked.folds), seeds=asked.training_seeds,
+        episodes=asked.episodes, variants=variants,
     )  # fmt: skip
     return cells, data.files()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the grid and print the table; returns the exit code."""
-    return cli.script(NAME, options(), build, argv, print_table)
-
+STUDY = Study(name="ablations", description=__doc__, options=Ablations, build=build, report=printed(table))
 
 if __name__ == "__main__":
-    sys.exit(command_line(main))
+    sys.exit(run(STUDY))

@@ -14,21 +14,23 @@ its name, and the cells say so for good: such figures are not few-shot segmentat
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import Annotated
 
-from cluster import cli
+from analysis.printing import print_tables
+from cluster.cli import Grid, GridOptions, Study, run
+from cluster.options import Count, Name, Names, NumbersOrNone, PathOrName, option
+from cluster.options import names as split
 from diffup.data.class_names import overlap
-from diffup.errors import UserError, command_line
-from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, named_backbone, tasks, training_cell
+from diffup.errors import UserError
+from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data, open_data
 from diffup.training import recipes
 
-NAME = "cross_dataset"
 SHOTS = (1, 5)
 TRAINED_ON = "resnet50"
 BACKBONES = ("resnet50", "mobilenetv2_100", "deit_tiny_patch16_224")
@@ -58,10 +60,10 @@ def tested_classes(
     known = set(overlap(trained, target))
     names = [name for name in target if name not in known or name in allowed]
     if asked != UNSEEN:
-        names = list(target) if asked == ALL else list(dict.fromkeys(cli.names(asked)))
-    for option, given in (("--test-classes", names), ("--allow-seen", allowed)):
+        names = list(target) if asked == ALL else list(dict.fromkeys(split(asked)))
+    for where, given in (("--test-classes", names), ("--allow-seen", allowed)):
         if strange := [name for name in given if name not in target]:
-            raise UserError(f"{option}: the target has no class {strange[0]!r}; its classes are {', '.join(target)}")
+            raise UserError(f"{where}: the target has no class {strange[0]!r}; its classes are {', '.join(target)}")
     if refused := [name for name in names if name in known and name not in allowed]:
         raise UserError(
             f"{', '.join(refused)}: tested, but trained on. That is not few-shot segmentation. Leave them out "
@@ -106,28 +108,31 @@ def grid(
     return cells
 
 
-def options() -> argparse.ArgumentParser:
-    """The script's command line."""
-    made = cli.parser(NAME, __doc__ or "", episodes=EPISODES)
-    made.add_argument("--source", required=True, metavar="PATH", help="trained on: a dataset.json, or a known name")
-    made.add_argument("--target", required=True, metavar="PATH", help="tested on: a dataset.json, or a known name")
-    made.add_argument("--weights-dir", type=cli.folder, default=None, metavar="DIR", help="folder of backbone weights")
-    made.add_argument("--protocol", default="paired", metavar="NAME", help="of the test; see diffup.episodes.protocols")
-    made.add_argument("--folds", type=cli.numbers, default=None, metavar="0,1,…", help="of the source; default: all")
-    made.add_argument(
-        "--test-classes",
-        default=UNSEEN,
-        metavar="unseen|all|A,B",
-        help="of the target; default: unseen ones",
-    )
-    made.add_argument("--allow-seen", type=cli.names, default=(), metavar="A,B", help="test these though trained on")
-    made.add_argument("--train-backbone", default=TRAINED_ON, metavar="NAME")
-    made.add_argument("--backbones", type=cli.names, default=BACKBONES, metavar="A,B,…", help="test backbones")
-    return made
+@dataclass(frozen=True, kw_only=True)
+class CrossDataset(GridOptions):
+    """Options of this grid."""
+
+    source: PathOrName
+    """trained on: a dataset.json, or a known name"""
+    target: PathOrName
+    """tested on: a dataset.json, or a known name"""
+    episodes: Count = EPISODES
+    protocol: Name = "paired"
+    """of the test; see python -m diffup.episodes.protocols list"""
+    folds: NumbersOrNone = None
+    """of the source (default: all)"""
+    test_classes: Annotated[str, *option("unseen|all|A,B", str)] = UNSEEN
+    """of the target"""
+    allow_seen: Annotated[tuple[str, ...], *option("A,B", split, default=False)] = ()
+    """test these though trained on"""
+    train_backbone: Name = TRAINED_ON
+    """trained on"""
+    backbones: Names = BACKBONES
+    """tested"""
 
 
-def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
-    """Check both data sets, their classes and the backbones, and describe the grid.
+def build(asked: CrossDataset) -> Grid:
+    """Check both data sets and their classes, and describe the grid.
 
     Raises:
         UserError: anything wrong with them; see `tested_classes`.
@@ -135,47 +140,39 @@ def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
     from diffup.data.dataset import open_dataset, resolve_dataset
     from diffup.episodes.protocols import get_protocol
 
-    paths = [resolve_dataset(name) for name in (args.source, args.target)]
+    paths = [resolve_dataset(name) for name in (asked.source, asked.target)]
     trained_on, tested_on = map(open_dataset, paths)
-    if get_protocol(args.protocol).needs_lists(tested_on.name):
-        raise UserError(f"protocol {args.protocol} has lists of {tested_on.name}'s own folds only; take another")
+    protocol = get_protocol(asked.protocol)
+    if protocol.needs_lists(tested_on.name):
+        raise UserError(f"protocol {asked.protocol} has lists of {tested_on.name}'s own folds only; take another")
     source = open_data(paths[0], shots=1, dataset=trained_on)
     # Its own folds don't matter here.
-    target = open_data(paths[1], shots=0, protocol=args.protocol, dataset=tested_on)
+    target = open_data(paths[1], shots=0, protocol=asked.protocol, dataset=tested_on)
     if source.name == target.name:
         raise UserError(f"source and target are both called {source.name!r}; mini_grid.py is for a single data set")
-    folds = range(source.folds) if args.folds is None else args.folds
     tested = {}
-    for fold in folds:
+    for fold in range(source.folds) if asked.folds is None else asked.folds:
         base = [trained_on.classes[c] for c in trained_on.base_classes(fold)]
         try:
-            tested[fold] = tested_classes(base, tested_on.classes, args.test_classes, args.allow_seen)
+            tested[fold] = tested_classes(base, tested_on.classes, asked.test_classes, asked.allow_seen)
         except UserError as error:
             raise UserError(f"fold {fold} of {source.name} → {target.name}: {error}") from error
         for c in tested[fold][0]:
-            images = len(tested_on.eligible(c, get_protocol(args.protocol)))
+            images = len(tested_on.eligible(c, protocol))
             if images <= max(SHOTS):
                 raise UserError(
                     f"class {tested_on.classes[c]!r} of {target.name} has {images} eligible images, but {max(SHOTS)} "
                     f"shots need {max(SHOTS) + 1}; name the classes to test with --test-classes"
                 )
-    found = {
-        name: named_backbone(name, weights_dir=args.weights_dir)
-        for name in dict.fromkeys([args.train_backbone, *args.backbones])
-    }
+    found = asked.find_backbones([asked.train_backbone, *asked.backbones])
     cells = grid(
-        source, target, tested, backbone=found[args.train_backbone],
-        backbones=[found[name] for name in args.backbones], episodes=args.episodes, seed=args.seed,
+        source, target, tested, backbone=found[asked.train_backbone],
+        backbones=[found[name] for name in asked.backbones], episodes=asked.episodes, seed=asked.seed,
     )  # fmt: skip
     return cells, source.files() | target.files()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the grid; returns the exit code."""
-    from experiments.report import print_tables
-
-    return cli.script(NAME, options(), build, argv, print_tables)
-
+STUDY = Study(name="cross_dataset", description=__doc__, options=CrossDataset, build=build, report=print_tables)
 
 if __name__ == "__main__":
-    sys.exit(command_line(main))
+    sys.exit(run(STUDY))

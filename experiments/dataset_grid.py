@@ -15,23 +15,21 @@ About an hour on 2 cores for 500 images; it can be stopped and run again at any 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-from cluster import cli
+from analysis.printing import print_tables
+from cluster.cli import DatasetOptions, Grid, ProtocolOptions, SeedsOptions, Study, run
+from cluster.options import CountOrNone, Name, Names, Text
 from diffup.config import SampleConfig
-from diffup.errors import command_line
-from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, named_backbone, training_cell, unique
+from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, training_cell, unique
 from diffup.grid.cell import AnyCell
-from diffup.grid.datasets import Data, open_data
+from diffup.grid.datasets import Data
 from diffup.grid.variants import resolve
 from diffup.training.recipes import msrc15
-from experiments.report import print_tables
 
-NAME = "dataset_grid"
 TRAINED_ON = "resnet50"
 BACKBONES = ("resnet50", "deit_tiny_patch16_224", "mobilenetv2_100")
 RETRAINED = ("deit_tiny_patch16_224",)
@@ -86,50 +84,40 @@ def grid(
     return unique(cells)
 
 
-def options() -> argparse.ArgumentParser:
-    """The script's command line."""
-    made = cli.parser(NAME, __doc__ or "", episodes=EPISODES)
-    cli.add_data(made)
-    cli.add_protocol(made)
-    made.add_argument("--train-backbone", default=TRAINED_ON, metavar="NAME")
-    made.add_argument("--backbones", type=cli.names, default=BACKBONES, metavar="A,B,…", help="test backbones")
-    made.add_argument(
-        "--retrained", type=cli.names, default=RETRAINED, metavar="A,B,…", help="also trained on; '' for none"
-    )
-    made.add_argument("--companion", default="", metavar="NAME", help="open_clip model that reads text (none)")
-    made.add_argument("--seeds", type=cli.numbers, default=None, metavar="0,1,…", help="training seeds; else --seed")
-    return made
+@dataclass(frozen=True, kw_only=True)
+class DatasetGrid(DatasetOptions, ProtocolOptions, SeedsOptions):
+    """Options of this grid."""
+
+    episodes: CountOrNone = None
+    """per cell (default: 1000; with another protocol than paired as many as it has)"""
+    train_backbone: Name = TRAINED_ON
+    """trained on"""
+    backbones: Names = BACKBONES
+    """tested"""
+    retrained: Names = RETRAINED
+    """also trained on; '' for none"""
+    companion: Text = ""
+    """open_clip model that reads text (default: none, and no cells with text)"""
 
 
-def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
-    """Check data set and backbones, and describe the grid on them.
-
-    Raises:
-        UserError: see `diffup.grid.datasets.open_data` and `diffup.grid.axes.named_backbone`.
-    """
-    from diffup.data.dataset import resolve_dataset
-
-    companions = [args.companion] if args.companion else []
-    names = dict.fromkeys([args.train_backbone, *args.backbones, *args.retrained, *companions])
-    found = {name: named_backbone(name, weights_dir=args.weights_dir) for name in names}
-    how = {"protocol": args.protocol, "lists": args.lists, "manifests": args.manifests}
-    data = open_data(resolve_dataset(args.dataset), shots=max(shots for shots, _ in TASKS), **how)
+def build(asked: DatasetGrid) -> Grid:
+    """The grid on the data set that is asked for."""
+    companions = [asked.companion] if asked.companion else []
+    found = asked.find_backbones([asked.train_backbone, *asked.backbones, *asked.retrained, *companions])
+    data = asked.open(asked.dataset, shots=max(shots for shots, _ in TASKS))
     cells = grid(
         data,
-        source=found[args.train_backbone],
-        backbones=[found[name] for name in args.backbones],
-        retrained=[found[name] for name in args.retrained],
-        companion=found.get(args.companion),
-        episodes=cli.episodes(args, data.name, EPISODES),
-        seeds=args.seeds or (args.seed,),
+        source=found[asked.train_backbone],
+        backbones=[found[name] for name in asked.backbones],
+        retrained=[found[name] for name in asked.retrained],
+        companion=found.get(asked.companion),
+        episodes=asked.episodes_of(data.name, EPISODES),
+        seeds=asked.training_seeds,
     )
     return cells, data.files()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the grid; returns the exit code."""
-    return cli.script(NAME, options(), build, argv, print_tables)
-
+STUDY = Study(name="dataset_grid", description=__doc__, options=DatasetGrid, build=build, report=print_tables)
 
 if __name__ == "__main__":
-    sys.exit(command_line(main))
+    sys.exit(run(STUDY))

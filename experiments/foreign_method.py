@@ -13,27 +13,23 @@ against 27.2 and 27.5 for the prior mean, though it sees no form and no pattern.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster import cli
+from analysis.printing import print_tables
+from cluster.cli import Grid, GridOptions, Study, run
+from cluster.options import Count
 from diffup.config import InputConfig
-from diffup.errors import command_line
 from diffup.evaluation.adapter import Cue
 from diffup.grid.axes import OWN, PRIOR_MEAN, adapter, evaluation_cells, named_backbone, tasks
-from diffup.grid.cell import AnyCell
-from diffup.grid.datasets import Data, open_data
-from experiments.report import print_tables
+from diffup.grid.datasets import open_data
 
-NAME = "foreign_method"
 FUNCTION = "experiments.foreign_method:colour_histogram"
 TASKS = tasks((1, 5), ("mask",))
-EPISODES = 300
 INPUT = InputConfig(input_size=224)
 LEVELS = 8  # of each of red, green and blue
 
@@ -57,27 +53,22 @@ def colour_histogram(
     return probability
 
 
-def grid(data: Data, *, episodes: int = EPISODES) -> list[AnyCell]:
+@dataclass(frozen=True, kw_only=True)
+class ForeignMethod(GridOptions):
+    """Options of this grid."""
+
+    episodes: Count = 300
+
+
+def build(asked: ForeignMethod) -> Grid:
     """4 cells: the matcher and the prior mean, 1 and 5 shots."""
-    ours = evaluation_cells(
-        data, 0, [named_backbone("tiny_resnet", check=False)], TASKS, config=INPUT, episodes=episodes, sample=PRIOR_MEAN
-    )
-    foreign = evaluation_cells(data, 0, [OWN], TASKS, config=INPUT, episodes=episodes, sample=adapter(FUNCTION))
-    return [*ours, *foreign]
+    data = open_data("shapes4i", shots=max(shots for shots, _ in TASKS))
+    evaluate = partial(evaluation_cells, data, 0, tasks=TASKS, config=INPUT, episodes=asked.episodes)
+    ours = evaluate(backbones=[named_backbone("tiny_resnet", check=False)], sample=PRIOR_MEAN)
+    return [*ours, *evaluate(backbones=[OWN], sample=adapter(FUNCTION))], data.files()
 
 
-def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
-    """Make sure that the embedded data set is on disk, and describe the grid on it."""
-    from diffup.data.dataset import resolve_dataset
-
-    data = open_data(resolve_dataset("shapes4i"), shots=max(shots for shots, _ in TASKS))
-    return grid(data, episodes=args.episodes), data.files()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the grid; returns the exit code."""
-    return cli.script(NAME, cli.parser(NAME, __doc__ or "", episodes=EPISODES), build, argv, print_tables)
-
+STUDY = Study(name="foreign_method", description=__doc__, options=ForeignMethod, build=build, report=print_tables)
 
 if __name__ == "__main__":
-    sys.exit(command_line(main))
+    sys.exit(run(STUDY))

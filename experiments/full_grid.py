@@ -14,20 +14,19 @@ The plan needs neither data nor weights at hand; the run expects
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-from cluster import cli
-from diffup.errors import UserError, command_line
-from diffup.grid.axes import Backbone, evaluation_cells, named_backbone, tasks, training_cell
+from cluster.cli import Grid, ProtocolOptions, SeedsOptions, Study, run
+from cluster.options import CountOrNone, Names
+from diffup.errors import UserError
+from diffup.grid.axes import Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell
-from diffup.grid.datasets import Data, named_data, open_data
+from diffup.grid.datasets import Data, named_data
 from diffup.training import recipes
 
-NAME = "full_grid"
 RECIPES = {"pascal5i": recipes.pascal5i(), "coco20i": recipes.coco20i()}
 DATASETS = tuple(RECIPES)
 OTHER = RECIPES["pascal5i"]  # for data sets given by path
@@ -78,51 +77,41 @@ def grid(
     return cells
 
 
-def options() -> argparse.ArgumentParser:
-    """The script's command line."""
-    made = cli.parser(NAME, __doc__ or "", episodes=EPISODES)
-    made.add_argument(
-        "--dataset",
-        type=cli.names,
-        default=DATASETS,
-        metavar="A,B",
-        help="names, or paths of dataset.json with four folds",
-    )
-    cli.add_protocol(made)
-    made.add_argument("--weights-dir", type=cli.folder, default=None, metavar="DIR", help="folder of backbone weights")
-    made.add_argument(
-        "--seeds", type=cli.numbers, default=None, metavar="0,1,…", help="training seeds; overrides --seed"
-    )
-    return made
+@dataclass(frozen=True, kw_only=True)
+class FullGrid(ProtocolOptions, SeedsOptions):
+    """Options of this grid."""
+
+    dataset: Names = DATASETS
+    """names, or paths of dataset.json with four folds"""
+    episodes: CountOrNone = None
+    """per cell (default: 1000; with another protocol than paired as many as it has)"""
 
 
-def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
-    """Describe the grid. Named benchmarks need not be at hand; paths are opened and checked.
+def build(asked: FullGrid) -> Grid:
+    """The grid. Named benchmarks need not be available locally; paths are opened and checked.
 
     Raises:
         UserError: a path is given that is no good data set of four folds, or manifests for a name.
     """
-    backbones = [named_backbone(name, weights_dir=args.weights_dir, check=False) for name in BACKBONES]
-    most = max(shots for shots, _ in TASKS)
-    if args.manifests is not None and (len(args.dataset) > 1 or args.dataset[0] in DATASETS):
+    backbones = list(asked.find_backbones(BACKBONES, check=False).values())
+    if asked.manifests is not None and (len(asked.dataset) > 1 or asked.dataset[0] in DATASETS):
         raise UserError("--manifests are of one data set: pass --dataset with the path of its dataset.json")
-    how = {"protocol": args.protocol, "lists": args.lists}
     datasets = [
-        named_data(name, **how) if name in DATASETS else open_data(name, shots=most, manifests=args.manifests, **how)
-        for name in dict.fromkeys(args.dataset)
+        named_data(name, protocol=asked.protocol, lists=asked.lists)
+        if name in DATASETS
+        else asked.open(name, shots=max(shots for shots, _ in TASKS))
+        for name in dict.fromkeys(asked.dataset)
     ]
     for data in datasets:
         if data.folds != len(FOLDS):
             raise UserError(f"--dataset: {data.name} has {data.folds} folds; this grid is made for {len(FOLDS)}")
-    numbers = {data.name: cli.episodes(args, data.name, EPISODES) for data in datasets}
-    cells = grid(datasets, backbones, episodes=numbers, seeds=args.seeds or (args.seed,))
+    numbers = {data.name: asked.episodes_of(data.name, EPISODES) for data in datasets}
+    cells = grid(datasets, backbones, episodes=numbers, seeds=asked.training_seeds)
     return cells, {name: path for data in datasets for name, path in data.files().items()}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the grid; returns the exit code. Tables are made by ``python -m analysis.paper``."""
-    return cli.script(NAME, options(), build, argv)
-
+# Its tables are made by python -m analysis.paper.
+STUDY = Study(name="full_grid", description=__doc__, options=FullGrid, build=build)
 
 if __name__ == "__main__":
-    sys.exit(command_line(main))
+    sys.exit(run(STUDY))

@@ -14,24 +14,22 @@ about 3 minutes on one core. ``--select fold=0|1`` and the like run a part.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import Literal
 
-from cluster import cli
+from analysis.printing import print_tables
+from cluster.cli import DatasetOptions, Grid, Study, run
+from cluster.options import Count
 from diffup.config import SampleConfig
-from diffup.errors import command_line
-from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, named_backbone, training_cell, unique
+from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, training_cell, unique
 from diffup.grid.cell import AnyCell, TrainingCell
 from diffup.grid.datasets import Data, open_data
 from diffup.grid.variants import VARIANTS, needs_training, resolve
 from diffup.training.recipes import msrc15
-from experiments.report import print_tables
 
-NAME = "method_study"
-PARTS = ("main", "ablation")
 TRAINED_ON = "resnet50"
 UPGRADES = ("deit_tiny_patch16_224", "mobilenetv2_100")
 RETRAINED = "deit_tiny_patch16_224"
@@ -105,35 +103,27 @@ def ablation_grid(data: Data, source: Backbone, upgrades: Sequence[Backbone], *,
     return unique(cells)
 
 
-def options() -> argparse.ArgumentParser:
-    """The script's command line."""
-    made = cli.parser(NAME, __doc__ or "", episodes=EPISODES)
-    cli.add_data(made)
-    made.add_argument("--part", choices=(*PARTS, "all"), default="main", help="default: main")
-    return made
+@dataclass(frozen=True, kw_only=True)
+class MethodStudy(DatasetOptions):
+    """Options of this grid."""
+
+    episodes: Count = EPISODES
+    part: Literal["main", "ablation", "all"] = "main"
+    """part of the grid"""
 
 
-def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
-    """Check data set and backbones, and describe the grid on them.
-
-    Raises:
-        UserError: see `diffup.grid.datasets.open_data` and `diffup.grid.axes.named_backbone`.
-    """
-    from diffup.data.dataset import resolve_dataset
-
-    source, *upgrades = [named_backbone(name, weights_dir=args.weights_dir) for name in (TRAINED_ON, *UPGRADES)]
-    data = open_data(resolve_dataset(args.dataset), shots=max(shots for shots, _ in OTHER_TASKS))
+def build(asked: MethodStudy) -> Grid:
+    """The parts that are asked for, on the data set."""
+    source, *upgrades = asked.find_backbones([TRAINED_ON, *UPGRADES]).values()
+    data = open_data(asked.dataset, shots=max(shots for shots, _ in OTHER_TASKS))
     cells: list[AnyCell] = []
     for part, grid in (("main", main_grid), ("ablation", ablation_grid)):
-        if args.part in (part, "all"):
-            cells += grid(data, source, upgrades, episodes=args.episodes)
+        if asked.part in (part, "all"):
+            cells += grid(data, source, upgrades, episodes=asked.episodes)
     return unique(cells), data.files()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the grid; returns the exit code."""
-    return cli.script(NAME, options(), build, argv, print_tables)
-
+STUDY = Study(name="method_study", description=__doc__, options=MethodStudy, build=build, report=print_tables)
 
 if __name__ == "__main__":
-    sys.exit(command_line(main))
+    sys.exit(run(STUDY))

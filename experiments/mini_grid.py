@@ -14,22 +14,20 @@ other backbones in the order of their quality though DiffUp was never trained on
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-from cluster import cli
-from diffup.errors import UserError, command_line
-from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, named_backbone, tasks, training_cell
+from analysis.printing import print_tables
+from cluster.cli import DatasetOptions, Grid, ProtocolOptions, Study, run
+from cluster.options import CountOrNone, Name, Names, Numbers
+from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell
-from diffup.grid.datasets import Data, open_data
+from diffup.grid.datasets import Data
 from diffup.training import recipes
-from experiments.report import print_tables
 
-NAME = "mini_grid"
 FOLDS = (0,)
 SHOTS = (1, 5)
 ANNOTATIONS = ("mask", "box", "scribble")
@@ -77,49 +75,39 @@ def grid(
     return cells
 
 
-def options() -> argparse.ArgumentParser:
-    """The script's command line."""
-    made = cli.parser(NAME, __doc__ or "", episodes=EPISODES)
-    cli.add_data(made)
-    cli.add_protocol(made)
-    made.add_argument("--train-backbone", default=TRAINED_ON, metavar="NAME")
-    made.add_argument("--backbones", type=cli.names, default=BACKBONES, metavar="A,B,…", help="test backbones")
-    made.add_argument("--folds", type=cli.numbers, default=FOLDS, metavar="0,1,…")
-    made.add_argument("--one-step", action="store_true", help="also the one-step decoder")
-    return made
+@dataclass(frozen=True, kw_only=True)
+class MiniGrid(DatasetOptions, ProtocolOptions):
+    """Options of this grid."""
+
+    episodes: CountOrNone = None
+    """per cell (default: 400; with another protocol than paired as many as it has)"""
+    train_backbone: Name = TRAINED_ON
+    """trained on"""
+    backbones: Names = BACKBONES
+    """tested"""
+    folds: Numbers = FOLDS
+    """which folds"""
+    one_step: bool = False
+    """also the one-step decoder"""
 
 
-def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
-    """Check data set and backbones, and describe the grid on them.
-
-    Raises:
-        UserError: see `diffup.grid.datasets.open_data` and `diffup.grid.axes.named_backbone`; or no such fold.
-    """
-    from diffup.data.dataset import resolve_dataset
-
-    names = dict.fromkeys([args.train_backbone, *args.backbones])
-    found = {name: named_backbone(name, weights_dir=args.weights_dir) for name in names}
-    how = {"protocol": args.protocol, "lists": args.lists, "manifests": args.manifests}
-    data = open_data(resolve_dataset(args.dataset), shots=max(SHOTS), **how)
-    absent = [fold for fold in args.folds if fold not in range(data.folds)]
-    if absent:
-        raise UserError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
+def build(asked: MiniGrid) -> Grid:
+    """The grid on the data set that is asked for."""
+    found = asked.find_backbones([asked.train_backbone, *asked.backbones])
+    data = asked.open(asked.dataset, shots=max(SHOTS))
     cells = grid(
         data,
-        source=found[args.train_backbone],
-        backbones=[found[name] for name in args.backbones],
-        folds=args.folds,
-        episodes=cli.episodes(args, data.name, EPISODES),
-        one_step=args.one_step,
-        seed=args.seed,
+        source=found[asked.train_backbone],
+        backbones=[found[name] for name in asked.backbones],
+        folds=data.chosen_folds(asked.folds),
+        episodes=asked.episodes_of(data.name, EPISODES),
+        one_step=asked.one_step,
+        seed=asked.seed,
     )
     return cells, data.files()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the grid; returns the exit code."""
-    return cli.script(NAME, options(), build, argv, print_tables)
-
+STUDY = Study(name="mini_grid", description=__doc__, options=MiniGrid, build=build, report=print_tables)
 
 if __name__ == "__main__":
-    sys.exit(command_line(main))
+    sys.exit(run(STUDY))

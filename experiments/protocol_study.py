@@ -12,19 +12,23 @@ also what the best of them gives, which some papers report.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cluster import cli
-from diffup.errors import UserError, command_line
-from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, named_backbone, tasks, training_cell
+from analysis.printing import printed
+from cluster.cli import DatasetOptions, Grid, Study, run
+from cluster.options import CountOrNone, Folder, Name, Names, NumbersOrNone
+from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data, open_data
 from diffup.training import recipes
 
-NAME = "protocol_study"
+if TYPE_CHECKING:
+    from analysis.tables.table import Table
+
 PROTOCOLS = ("paired", "hsnet", "pfenet", "bam", "panet")
 SHOTS = (1, 5)
 BACKBONE = "resnet50"
@@ -65,51 +69,46 @@ def grid(
     return cells
 
 
-def options() -> argparse.ArgumentParser:
-    """The script's command line."""
-    made = cli.parser(NAME, __doc__ or "", episodes=None)
-    cli.add_data(made)
-    made.add_argument("--protocols", type=cli.names, default=PROTOCOLS, metavar="A,B,…", help="the first one trains")
-    made.add_argument("--lists", type=cli.folder, default=None, metavar="DIR", help="HSNet's 'splits', for hsnet")
-    made.add_argument("--backbone", default=BACKBONE, metavar="NAME")
-    made.add_argument("--folds", type=cli.numbers, default=None, metavar="0,1,…", help="default: all")
-    return made
+@dataclass(frozen=True, kw_only=True)
+class ProtocolStudy(DatasetOptions):
+    """Options of this grid."""
+
+    episodes: CountOrNone = None
+    """per cell (default: as many as the protocol has)"""
+    protocols: Names = PROTOCOLS
+    """the first one trains"""
+    lists: Folder = None
+    """HSNet's splits, for hsnet"""
+    backbone: Name = BACKBONE
+    """of training and tests"""
+    folds: NumbersOrNone = None
+    """which folds (default: all)"""
 
 
-def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
-    """Check data set, protocols and backbone, and describe the grid.
-
-    Raises:
-        UserError: an unknown protocol or backbone, a damaged data set, missing lists, no such fold.
-    """
+def build(asked: ProtocolStudy) -> Grid:
+    """The grid on the data set under each protocol."""
     from diffup.data.dataset import open_dataset, resolve_dataset
 
-    path = resolve_dataset(args.dataset)
+    path = resolve_dataset(asked.dataset)
     dataset = open_dataset(path)
-    how = {"shots": max(SHOTS), "lists": args.lists, "dataset": dataset}
-    data = [open_data(path, protocol=name, **how) for name in dict.fromkeys(args.protocols)]
-    folds = range(data[0].folds) if args.folds is None else args.folds
-    if absent := [fold for fold in folds if fold not in range(data[0].folds)]:
-        raise UserError(f"--folds: {data[0].name} has folds 0 to {data[0].folds - 1}, not {absent[0]}")
-    backbone = named_backbone(args.backbone, weights_dir=args.weights_dir)
-    cells = grid(data, backbone, folds=folds, episodes=args.episodes or 0, seed=args.seed)
+    data = [
+        open_data(path, shots=max(SHOTS), protocol=name, lists=asked.lists, dataset=dataset)
+        for name in dict.fromkeys(asked.protocols)
+    ]
+    (backbone,) = asked.find_backbones([asked.backbone]).values()
+    folds = data[0].chosen_folds(asked.folds)
+    cells = grid(data, backbone, folds=folds, episodes=asked.episodes or 0, seed=asked.seed)
     return cells, {name: path for part in data for name, path in part.files().items()}
 
 
-def report(results: Path, keys: list[str]) -> None:
-    """Write and print the table of the protocols."""
+def tables(results: Path, keys: list[str]) -> list[Table]:
+    """What each protocol gives, and how far that is from the first."""
     from analysis.tables.protocol_spread import spread_tables
-    from analysis.tables.table import to_markdown
 
-    for table in spread_tables(results, keys=keys):
-        print(f"\n{to_markdown(table)}")
-    print(f"results  {results}", flush=True)
+    return list(spread_tables(results, keys=keys))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the grid; returns the exit code."""
-    return cli.script(NAME, options(), build, argv, report)
-
+STUDY = Study(name="protocol_study", description=__doc__, options=ProtocolStudy, build=build, report=printed(tables))
 
 if __name__ == "__main__":
-    sys.exit(command_line(main))
+    sys.exit(run(STUDY))

@@ -15,23 +15,20 @@ saw it in training; text above text with wrong names. Results, tables and MLflow
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
-from cluster import cli
+from analysis.printing import print_tables
+from cluster.cli import Grid, GridOptions, Study, run
+from cluster.options import Count
 from diffup.backbones.embedded import EMBEDDED
-from diffup.errors import command_line
 from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, evaluation_cells, named_backbone, tasks, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data, open_data
 from diffup.training import recipes
-from experiments.report import print_tables
 
-NAME = "quickstart"
 FOLDS = (0,)
 SHOTS = (1, 5)
 ONE_SHOT = ("mask", "box", "scribble", "mask+text")
@@ -71,18 +68,20 @@ def grid(data: Data, *, episodes: int = EPISODES, seed: int = 0) -> list[AnyCell
     return cells
 
 
-def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
-    """Make sure that the embedded data set is on disk, and describe the grid on it."""
-    from diffup.data.dataset import resolve_dataset
+@dataclass(frozen=True, kw_only=True)
+class Quickstart(GridOptions):
+    """Options of this grid."""
 
-    data = open_data(resolve_dataset("shapes4i"), shots=max(SHOTS))
-    return grid(data, episodes=args.episodes, seed=args.seed), data.files()
+    episodes: Count = EPISODES
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the quickstart; returns the exit code."""
-    return cli.script(NAME, cli.parser(NAME, __doc__ or "", episodes=EPISODES), build, argv, print_tables)
+def build(asked: Quickstart) -> Grid:
+    """The grid on the embedded data set, which is written to disk where it is not yet."""
+    data = open_data("shapes4i", shots=max(SHOTS))
+    return grid(data, episodes=asked.episodes, seed=asked.seed), data.files()
 
+
+STUDY = Study(name="quickstart", description=__doc__, options=Quickstart, build=build, report=print_tables)
 
 if __name__ == "__main__":
-    sys.exit(command_line(main))
+    sys.exit(run(STUDY))

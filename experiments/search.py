@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster import cli
+from cluster import options as cli
 from cluster.hpo.trials import Candidate, Record, Search, best, halvings, validation_classes
 from cluster.storage.results import Store
 from diffup.errors import UserError, command_line
@@ -41,6 +41,7 @@ from diffup.training.recipes import Recipe
 
 if TYPE_CHECKING:
     from analysis.tables.table import Table
+    from cluster.execution.context import Work
 
 NAME = "search"
 HOLD_OUT = 3
@@ -301,7 +302,7 @@ def results_of(args: argparse.Namespace) -> Path:
     return expanded(args.results or home() / "results" / NAME)
 
 
-def run(args: argparse.Namespace, searches: Sequence[Search], files: dict[str, Path], work: str) -> int:
+def run(args: argparse.Namespace, searches: Sequence[Search], files: dict[str, Path], work: Work | None = None) -> int:
     """Run searches and print their reports; returns the exit code.
 
     Raises:
@@ -336,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 for number, candidate in enumerate(search.candidates):
                     print(f"  {number}: {candidate.cell.key()} {candidate.in_words()}")
             return 0
-        return run(args, searches, files, "cluster.execution.run_cell")
+        return run(args, searches, files)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

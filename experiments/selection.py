@@ -14,16 +14,18 @@ table has the mean over folds and sizes; its last column is the paired differenc
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster import cli
-from diffup.errors import UserError, command_line
-from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, named_backbone, training_cell
+from analysis.printing import printed
+from cluster.cli import DatasetOptions, Grid, SeedsOptions, Study, run
+from cluster.options import Count, Name, NumbersOrNone
+from diffup.errors import UserError
+from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data, open_data
 from diffup.training import recipes
@@ -32,7 +34,6 @@ from diffup.training.recipes import Recipe
 if TYPE_CHECKING:
     from analysis.tables.table import Table
 
-NAME = "selection"
 HOLD_OUT = 3
 SIZES = (224, 448)
 TASKS = [(1, "mask"), (1, "box"), (1, "scribble"), (5, "mask")]
@@ -152,47 +153,26 @@ def table(results: Path, keys: Sequence[str]) -> Table:
     )
 
 
-def print_table(results: Path, keys: list[str]) -> None:
-    """Print the table of `grid`'s cells."""
-    from analysis.tables.table import to_markdown
+@dataclass(frozen=True, kw_only=True)
+class Selection(DatasetOptions, SeedsOptions):
+    """Options of this grid."""
 
-    print(f"\n{to_markdown(table(results, keys)).rstrip()}\n\nresults  {results}", flush=True)
-
-
-def options() -> argparse.ArgumentParser:
-    """The script's command line."""
-    made = cli.parser(NAME, __doc__ or "", episodes=EPISODES)
-    cli.add_data(made)
-    made.add_argument("--train-backbone", default=TRAINED_ON, metavar="NAME")
-    made.add_argument("--folds", type=cli.numbers, default=None, metavar="0,1,…", help="default: all")
-    made.add_argument(
-        "--seeds", type=cli.numbers, default=None, metavar="0,1,…", help="training seeds; overrides --seed"
-    )
-    return made
+    episodes: Count = EPISODES
+    train_backbone: Name = TRAINED_ON
+    """trained on, and tested at other input sizes"""
+    folds: NumbersOrNone = None
+    """which folds (default: all)"""
 
 
-def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
-    """Check data set and backbone, and describe the grid on them.
-
-    Raises:
-        UserError: see `diffup.grid.datasets.open_data` and `diffup.grid.axes.named_backbone`; or no such fold.
-    """
-    from diffup.data.dataset import resolve_dataset
-
-    source = named_backbone(args.train_backbone, weights_dir=args.weights_dir)
-    data = open_data(resolve_dataset(args.dataset), shots=max(shots for shots, _ in TASKS))
-    folds = range(data.folds) if args.folds is None else args.folds
-    absent = [fold for fold in folds if fold not in range(data.folds)]
-    if absent:
-        raise UserError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
-    cells = grid(data, source, folds=folds, episodes=args.episodes, seeds=args.seeds or (args.seed,))
-    return cells, data.files()
+def build(asked: Selection) -> Grid:
+    """The grid on the data set that is asked for."""
+    (source,) = asked.find_backbones([asked.train_backbone]).values()
+    data = open_data(asked.dataset, shots=max(shots for shots, _ in TASKS))
+    folds = data.chosen_folds(asked.folds)
+    return grid(data, source, folds=folds, episodes=asked.episodes, seeds=asked.training_seeds), data.files()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the grid and print the table; returns the exit code."""
-    return cli.script(NAME, options(), build, argv, print_table)
-
+STUDY = Study(name="selection", description=__doc__, options=Selection, build=build, report=printed(table))
 
 if __name__ == "__main__":
-    sys.exit(command_line(main))
+    sys.exit(run(STUDY))

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,52 +19,77 @@ from typing import Any
 import torch
 
 from cluster.code_version import code_hash, encoding_hash
+from cluster.options import Options
 from cluster.storage.feature_cache import PRIORS, TEXT, TEXT_PRIORS, VISUAL, Spec, pull
 from cluster.storage.layout import FEATURES
-from cluster.storage.sync import Sync
+from cluster.storage.results import Store
+from cluster.tracking.runs import Tracking
 from diffup.backbones.load import Backbone, load_backbone
-from diffup.config import InputConfig
+from diffup.config import EncoderConfig
 from diffup.data.class_names import overlap
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.episodes.cue_source import CueSource
-from diffup.episodes.episode import Manifest, held_out_classes, make_manifest, training_pools
+from diffup.episodes.episode import Manifest
 from diffup.episodes.manifest import fitted, listed_manifest, listed_pairs, read_manifest
 from diffup.episodes.protocols import get_protocol
+from diffup.episodes.sampling import held_out_classes, make_manifest, training_pools
 from diffup.errors import UserError
 from diffup.evaluation.encode import Encoder, FeatureCache
-from diffup.evaluation.priors import PairPriors
+from diffup.evaluation.priors import PriorSource
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.grid.datasets import lists_of, manifest_of
-from diffup.models.diffup import DiffUpNet, load_checkpoint
-from diffup.training.draw_cache import Keep, PriorMemo
+from diffup.models.checkpoint import load_checkpoint
+from diffup.models.diffup import DiffUpNet
+from diffup.training.draw_cache import DrawCache, Keep
 
 CHECKPOINT = "checkpoint"
-MEMO = "drawn"  # folder in the result store; not a cell
+DRAWN = "drawn"  # folder of drawn training steps in the result store; not a cell
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker does with a cell: the functions of `cluster.execution.run_cell`, or others in their place.
+
+    Workers import them, so that they must be in a module.
+    """
+
+    execute: Callable[..., Any]
+    evaluate_part: Callable[..., Any] | None = None
+    conclude: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkContext:
-    """Runtime options of a trial: everything that is not identity.
+class WorkContext(Options):
+    """The options of a launch, with paths and the launch's own facts resolved: all that a worker needs to know.
 
     Attributes:
-        results: the result store.
+        results: folder of the result store, absolute.
+        features: folder of the feature cache; None: everything is computed.
         datasets: path of ``dataset.json`` by data set name, and what else cells read: see `diffup.grid.datasets.Data`.
-        weights_dir: folder of local backbone weights.
-        features: folder of the shards of features and prior maps; None: everything is computed.
         remote: URI of the object store of which `results` and `features` are this machine's copies, ``""`` if none.
-        device, threads, batch_size: how to compute.
+        device, threads: how to compute.
         progress: whether to draw progress bars.
+        launch: name of the launch.
+        tracking: where runs are logged, if anywhere.
+        git_commit: of this code.
+        work: in place of `cluster.execution.run_cell`.
     """
 
     results: Path
     datasets: dict[str, str]
-    weights_dir: Path | None = None
-    features: Path | None = None
     remote: str = ""
     device: str = "cpu"
     threads: int = 1
-    batch_size: int = 8
     progress: bool = False
+    launch: str = ""
+    tracking: Tracking | None = None
+    git_commit: str = ""
+    work: Work | None = None
+
+    @property
+    def store(self) -> Store:
+        """The result store."""
+        return Store(self.results, self.remote)
 
 
 def open_cells_dataset(cell: AnyCell, context: WorkContext) -> Dataset:
@@ -100,7 +125,7 @@ def _backbone(name: str, weights: str, weights_dir: Path | None, device: str) ->
 # Features outlive cells: consecutive cells of a worker share backbone and data set, whatever they vary.
 @lru_cache(maxsize=2)
 def _features(
-    dataset_path: str, backbone: str, weights: str, reader: tuple[str, str], config: InputConfig,
+    dataset_path: str, backbone: str, weights: str, reader: tuple[str, str], config: EncoderConfig,
     weights_dir: Path | None, device: str,
 ) -> FeatureCache:  # fmt: skip
     visual = _backbone(backbone, weights, weights_dir, device)
@@ -118,7 +143,7 @@ class Sources:
         text: dense text embeddings, None where no text is read.
         priors, text_priors: prior maps of visual cues and of text.
         reader: name and weights of what reads text, ``""`` twice where nothing does.
-        config: the cell's input configuration without what no feature depends on.
+        config: of the encoder, without a companion where no text is read.
     """
 
     visual: Spec
@@ -126,7 +151,7 @@ class Sources:
     priors: Spec
     text_priors: Spec | None
     reader: tuple[str, str]
-    config: InputConfig
+    config: EncoderConfig
 
 
 def reads_text(cell: AnyCell) -> bool:
@@ -139,7 +164,7 @@ def reads_text(cell: AnyCell) -> bool:
 def sources(cell: AnyCell, fingerprint: str, device: str) -> Sources:
     """See `Sources`; `fingerprint` is that of the data set."""
     given = cell.input
-    config = dataclasses.replace(given, class_names="given", scribble_width=0.08, boxes="component")
+    config = given.encoder
     reader = ("", "")
     if reads_text(cell):
         reader = (given.companion or cell.backbone, given.companion_weights if given.companion else cell.weights)
@@ -183,7 +208,7 @@ _downloaded: set[Path] = set()  # folders of shards; a launch's workers start af
 def _download(context: WorkContext, *specs: Spec | None) -> None:
     """Bring shards of an object store here, once per process; those that can't be brought are computed."""
     assert context.features is not None
-    cache = Sync(context.results, context.remote).below(FEATURES, context.features)
+    cache = context.store.sync.below(FEATURES, context.features)
     for spec in specs:
         if spec is not None and (folder := cache.root / spec.name) not in _downloaded:
             _downloaded.add(folder)
@@ -195,25 +220,25 @@ def _download(context: WorkContext, *specs: Spec | None) -> None:
 
 def priors_of(
     cell: Cell, dataset: Dataset, cues: CueSource, features: FeatureCache, context: WorkContext
-) -> PairPriors:
+) -> PriorSource:
     """Prior maps for a cell: mapped where they are in shards, and computed where not."""
     if context.features is None:
-        return PairPriors(cues, features)
+        return PriorSource(cues, features)
     of, root, encoder = sources(cell, dataset.fingerprint, context.device), context.features, features.encoder
     _download(context, of.priors, of.text_priors)
     text = of.text_priors.open(root, encoder.identity) if of.text_priors else None
-    return PairPriors(cues, features, of.priors.open(root, encoder.visual), text)
+    return PriorSource(cues, features, of.priors.open(root, encoder.visual), text)
 
 
 # A training's drawn steps, which neither a variant nor its initial weights change.
 @lru_cache(maxsize=1)
-def _memo(results: Path) -> PriorMemo:
-    return PriorMemo(results / MEMO)
+def _draw_cache(results: Path) -> DrawCache:
+    return DrawCache(results / DRAWN)
 
 
 def keep_for(context: WorkContext, *source: object) -> Keep:
     """Keeps what is made from `source` by this version of the method: another one's prior maps are never read."""
-    return _memo(context.results).of((code_hash(), context.device, *source))
+    return _draw_cache(context.results).of((code_hash(), context.device, *source))
 
 
 def training_pools_of(cell: TrainingCell, dataset: Dataset, context: WorkContext) -> dict[int, tuple[str, ...]]:

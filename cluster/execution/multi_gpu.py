@@ -8,68 +8,42 @@ pays where there are fewer training cells than GPUs; several cells at a time on 
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextvars import ContextVar
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from cluster.execution.context import Work, WorkContext
 from cluster.execution.progress import Progress
+from cluster.execution.run_cell import CELLS
 from cluster.execution.work_units import Piece
-from cluster.execution.worker import FAILED, context_options, run_in_turn
+from cluster.execution.worker import FAILED, run_in_turn
 from cluster.storage.layout import TUNE
 from diffup.errors import UserError
-from diffup.grid.cell import AnyCell, TrainingCell, cell_from_dict, cell_to_dict
+from diffup.grid.cell import AnyCell, TrainingCell
 
 RESTARTS = 1  # of all workers, after the death of one; they go on from the state file
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkContext:
-    """Options of a training on several workers.
-
-    Attributes:
-        work: module with the ``execute`` and ``WorkContext`` of one worker.
-        workers: how many.
-        options: arguments of that ``WorkContext``, as plain types.
-        launch: whose folder below ``.tune`` takes Ray Train's own files; it is removed with the launch.
-    Other fields as in `cluster.execution.run_cell.WorkContext`.
-    """
-
-    work: str
-    workers: int
-    options: dict[str, Any]
-    launch: str
-    results: Path
-    weights_dir: Path | None
-    batch_size: int
-
-
-_over: ContextVar[Callable[[], bool]] = ContextVar("over")
-
-
 def train_cells(
     cells: Sequence[AnyCell],
-    task: dict[str, Any],
-    workers: int,
+    context: WorkContext,
     progress: Progress,
     *,
     stopping: Callable[[], bool] = lambda: False,
     over: Callable[[], bool] = lambda: False,
 ) -> set[str]:
-    """Run the training cells among `cells`, one after the other, each on all workers.
+    """Run the training cells among `cells`, one after the other, each on all of ``context.train_workers`` processes.
 
     Args:
         cells: to run, in order.
-        task: as for `cluster.execution.worker.run_piece`.
-        workers: number of processes; each takes a CPU, and a GPU where there are some.
+        context: of the launch; each process takes a CPU, and a GPU where there are some.
         progress: is told what begins and ends.
         stopping: whether nothing new is to begin.
         over: whether a training at work is to be ended; its state stays.
@@ -81,43 +55,38 @@ def train_cells(
         UserError: the cluster has not enough CPUs or GPUs.
         KeyboardInterrupt: a training was ended.
     """
-    _over.set(over)
     training = [cell for cell in cells if isinstance(cell, TrainingCell)]
-    total = ray.cluster_resources()
-    own = task["options"]
-    kind = "GPU" if own["device"] == "cuda" else "CPU"
-    if training and total.get(kind, 0) < workers:
-        raise UserError(f"--train-workers {workers}: the cluster has {total.get(kind, 0):.0f} {kind}s")
-    own = {**own, "results": task["results"]}
-    options = {"work": task["work"], "workers": workers, "options": own, "launch": task["launch"]}
-    options |= {name: own[name] for name in ("weights_dir", "batch_size")}
+    kind, workers = "GPU" if context.device == "cuda" else "CPU", context.train_workers
+    total = ray.cluster_resources().get(kind, 0)
+    if training and total < workers:
+        raise UserError(f"--train-workers {workers}: the cluster has {total:.0f} {kind}s")
+    shared = replace(context, work=Work(partial(execute, work=(context.work or CELLS).execute, over=over)))
     failed = set()
     for cell in training:
         if stopping():
             break
         progress.begin(cell.key())  # another driver's checkpoint is as good
-        outcome = run_in_turn(Piece(cell), {**task, "work": __name__, "options": options}, stopping)
+        outcome = run_in_turn(Piece(cell), shared, stopping)
         progress.end(cell.key(), outcome)
         if outcome["status"] == FAILED:
             failed.add(cell.key())
     return failed
 
 
-def execute(cell: AnyCell, context: WorkContext) -> Any:
-    """Train a cell on several workers; returns rank 0's outcome.
+def execute(cell: AnyCell, context: WorkContext, *, work: Callable[..., Any], over: Callable[[], bool]) -> Any:
+    """Train a cell on several workers, each of which does `work`; returns rank 0's outcome.
 
     Raises:
         RuntimeError: a worker failed; the message has each one's error.
     """
-    over = _over.get(lambda: False)
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # the launch reports what failed
-    gpu = context.options["device"] == "cuda"
+    gpu = context.device == "cuda"
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"cell": cell_to_dict(cell), "work": context.work, "options": context.options, "gpu": gpu},
+        train_loop_config={"cell": cell, "context": replace(context, work=None), "work": work},
         # Steps are dealt out from the CPU's memory, and gradients added up where they are.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
-        scaling_config=ray.train.ScalingConfig(num_workers=context.workers, use_gpu=gpu),
+        scaling_config=ray.train.ScalingConfig(num_workers=context.train_workers, use_gpu=gpu),
         run_config=ray.train.RunConfig(
             name=cell.key(),
             storage_path=str(context.results / TUNE / context.launch),
@@ -141,14 +110,13 @@ def execute(cell: AnyCell, context: WorkContext) -> Any:
     except ray.train.TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {}) or {0: error}
         words = dict.fromkeys(f"{type(e).__name__}: {e}" for _, e in sorted(failures.items()))
-        raise RuntimeError(f"training on {context.workers} workers failed: {'; '.join(words)}") from error
+        raise RuntimeError(f"training on {context.train_workers} workers failed: {'; '.join(words)}") from error
 
 
 def _work(config: dict[str, Any]) -> Any:
     """What each worker does."""
-    work = importlib.import_module(config["work"])
-    options = context_options(config["options"], config["options"]["results"])
-    if config["gpu"]:
-        options["device"] = str(get_device())
-    outcome = work.execute(cell_from_dict(config["cell"]), work.WorkContext(**options))
+    context: WorkContext = config["context"]
+    if context.device == "cuda":
+        context = replace(context, device=str(get_device()))
+    outcome = config["work"](config["cell"], context)
     return outcome if ray.train.get_context().get_world_rank() == 0 else None

@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import json
 import platform
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from cluster.code_version import code_hash
+from cluster.execution.context import WorkContext
+from cluster.execution.run_cell import CELLS, Part
 from cluster.execution.work_units import Piece, bring_parts, forget_parts, ranges, read_part, write_part
 from cluster.storage.atomic import check_writable, now
 from cluster.storage.backend import RemoteError
 from cluster.storage.layout import LAUNCHES
-from cluster.storage.leases import Lease, acquire
+from cluster.storage.leases import acquire
 from cluster.storage.record import Record
 from cluster.storage.results import Store
-from cluster.storage.sync import Sync
 from cluster.tracking.export import log_cell, log_failure
 from cluster.tracking.runs import Tracking
 from cluster.tracking.system_metrics import system_metrics
@@ -55,7 +56,7 @@ class CellTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Nothing is loaded here: the work keeps backbones and features in module globals."""
-        self.task = config
+        self.context: WorkContext = config["context"]
         self.left = json.loads(config["pieces"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -66,35 +67,34 @@ class CellTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Run the next piece."""
         piece, began = Piece.from_dict(self.left.pop(0)), time.monotonic()
-        if complaint := unfit(self.task["results"], self.task["remote"], self.task["launch"]):
+        if complaint := unfit(self.context):
             done = _later(piece.cell.key(), complaint)
         else:
-            done = run_piece(piece, self.task)
+            done = run_piece(piece, self.context)
         return {**done, "piece": piece.name, "took": time.monotonic() - began, "done": not self.left}
 
 
-_fit: set[tuple[str, str]] = set()  # results and launches that this process has looked at
+_fit: set[tuple[Path, str]] = set()  # results and launches that this process has looked at
 
 
-def unfit(results: str, remote: str, launch: str, patience: float = 10.0) -> str:
+def unfit(context: WorkContext, patience: float = 10.0) -> str:
     """Why this node, which may have come after the launch's start, can't run its cells; ``""`` if it can.
 
     Args:
-        results, remote: folder of the results, and the object store that it is a copy of, ``""`` if none.
-        launch: its name.
+        context: of the launch.
         patience: seconds until a file server shows what was written elsewhere.
     """
-    root, node = Path(results), platform.node()
-    note = f"{LAUNCHES}/{launch}.json"
-    if (results, launch) in _fit:
+    root, node = context.results, platform.node()
+    note = f"{LAUNCHES}/{context.launch}.json"
+    if (root, context.launch) in _fit:
         return ""
-    if not Sync(root, remote).appears(note, patience):
+    if not context.store.sync.appears(note, patience):
         return f"node {node} does not see {root / note}: mount the results there, or take it out of the cluster"
     try:
         check_writable(root)
     except OSError as error:
         return f"node {node} can't write to {root}: {error}"
-    _fit.add((results, launch))
+    _fit.add((root, context.launch))
     return ""
 
 
@@ -104,40 +104,37 @@ def _later(key: str, why: str) -> dict[str, Any]:
     return {"key": key, "status": AGAIN, "error": why}
 
 
-def run_piece(piece: Piece, task: dict[str, Any]) -> dict[str, Any]:
+def run_piece(piece: Piece, context: WorkContext) -> dict[str, Any]:
     """Run a piece under its lease and record what came of it.
 
     Args:
         piece: a cell or a part of one.
-        task: ``results`` (absolute), ``work`` (module with ``execute`` and ``WorkContext``), ``options`` (arguments of
-            WorkContext), ``tracking`` (`Tracking` as a dict, or None), ``git_commit``, ``launch``, ``shard_episodes``.
+        context: of the launch.
 
     Returns:
         ``key``, ``status``, and ``headline`` and ``episodes``, or ``error``. The status is ``"finished"``,
         ``"failed"``, ``"part"`` (of a cell of which others are to come), ``"elsewhere"`` (another driver is at it) or
         ``"again"`` (nothing was begun: what all share does not answer).
     """
-    store = Store(Path(task["results"]), task.get("remote", ""))
-    key = piece.cell.key()
+    store, key = context.store, piece.cell.key()
     try:
-        lease = acquire(store.leases, piece.name, task["launch"])
+        lease = acquire(store.leases, piece.name, context.launch)
     except OSError as error:
         return _later(key, f"{type(error).__name__}: {error}")
     if lease is None:
         return {"key": key, "status": ELSEWHERE}
-    watched = Tracking(**task["tracking"]) if task.get("system_metrics") and task["tracking"] else None
     try:
-        with system_metrics(watched):
-            return _run(piece, task, store, lease)
+        with system_metrics(context.tracking if context.system_metrics else None):
+            return _run(piece, context, store)
     finally:
         lease.release()
 
 
-def run_in_turn(piece: Piece, task: dict[str, Any], stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+def run_in_turn(piece: Piece, context: WorkContext, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
     """`run_piece`, again while another driver is at it, and `REFUSALS` times while what all share does not answer."""
     refused = 0
     while True:
-        outcome = run_piece(piece, task)
+        outcome = run_piece(piece, context)
         refused += outcome["status"] == AGAIN
         if outcome["status"] not in (ELSEWHERE, AGAIN) or stopping():
             return outcome
@@ -147,8 +144,8 @@ def run_in_turn(piece: Piece, task: dict[str, Any], stopping: Callable[[], bool]
             time.sleep(LOOK)
 
 
-def _run(piece: Piece, task: dict[str, Any], store: Store, lease: Lease) -> dict[str, Any]:
-    started, cell, key = now(), piece.cell, piece.cell.key()
+def _run(piece: Piece, context: WorkContext, store: Store) -> dict[str, Any]:
+    tracking, started, cell, key = context.tracking, now(), piece.cell, piece.cell.key()
     try:
         store.update([key], checkpoint=cell.checkpoint if isinstance(cell, Cell) else "")
         before = store.read(key)
@@ -159,22 +156,21 @@ def _run(piece: Piece, task: dict[str, Any], store: Store, lease: Lease) -> dict
             store.publish(key)
     except OSError as error:
         return _later(key, f"{type(error).__name__}: {error}")
-    tracking = Tracking(**task["tracking"]) if task["tracking"] else None
     if before.status == "finished":  # by another driver, by a launch that was killed, or by this one before it died
         return _finished(key, before, store, cell, tracking)
     try:
         store.write_cell(cell)
         if piece.whole:
-            outcome, batch_size = _execute(cell, task)
+            outcome, batch_size = _in_memory(cell, context, (context.work or CELLS).execute)
         else:
-            done = _evaluate_part(piece, task, store)
+            done = _evaluate_part(piece, context, store)
             if done is None:
                 return {"key": key, "status": PART, "episodes": piece.end - piece.start}
             outcome, batch_size = done
         made_by = {
             **outcome.provenance,
             "code_hash": code_hash(),
-            "git_commit": task["git_commit"],
+            "git_commit": context.git_commit,
             "versions": versions(PACKAGES),
             "host": platform.node(),
             "batch_size": batch_size,
@@ -222,49 +218,32 @@ def _finished(key: str, record: Record, store: Store, cell: AnyCell, tracking: T
     return {"key": key, "status": FINISHED, "headline": headline, "episodes": episodes}
 
 
-def context_options(options: dict[str, Any], results: str) -> dict[str, Any]:
-    """Arguments of a WorkContext from their plain types."""
-    paths = {name: options[name] for name in ("weights_dir", "features") if name in options}
-    return {**options, **{n: Path(p) if p else None for n, p in paths.items()}, "results": Path(results)}
-
-
-def _execute(cell: AnyCell, task: dict[str, Any]) -> tuple[Any, int]:
+def _in_memory(cell: AnyCell, context: WorkContext, do: Callable[..., Any], *range: int) -> tuple[Any, int]:
     """Do the work; where a GPU runs out of memory, with half the batch (never identity for an evaluation cell)."""
-    work = importlib.import_module(task["work"])
-    options = context_options(task["options"], task["results"])
-    return _in_memory(cell, options, lambda: work.execute(cell, work.WorkContext(**options)))
-
-
-def _in_memory(cell: AnyCell, options: dict[str, Any], do: Any) -> tuple[Any, int]:
     while True:
         try:
-            return do(), options["batch_size"]
+            return do(cell, context, *range), context.batch_size
         except Exception as error:
             full = type(error).__name__ == "OutOfMemoryError"
-            if not full or isinstance(cell, TrainingCell) or options["batch_size"] < 2:
+            if not full or isinstance(cell, TrainingCell) or context.batch_size < 2:
                 raise
-            options["batch_size"] //= 2
+            context = replace(context, batch_size=context.batch_size // 2)
 
 
-def _evaluate_part(piece: Piece, task: dict[str, Any], store: Store) -> tuple[Any, int] | None:
-    """Evaluate a part, unless it is there; if it was the last, the outcome of the whole cell."""
-    work = importlib.import_module(task["work"])
-    cell = piece.cell
-    assert isinstance(cell, Cell)
-    options = context_options(task["options"], task["results"])
-    asked = options["batch_size"]
-    how = {"batch_size": asked, "device": options["device"], "threads": options["threads"]}
+def _evaluate_part(piece: Piece, context: WorkContext, store: Store) -> tuple[Any, int] | None:
+    """Evaluate a part, unless it is there; if it was the last, the outcome of the whole cell and the batch size."""
+    work, cell, batch_size = context.work or CELLS, piece.cell, context.batch_size
+    assert isinstance(cell, Cell) and work.evaluate_part and work.conclude
+    how = {"batch_size": batch_size, "device": context.device, "threads": context.threads}
     bring_parts(store, cell.key())
     if read_part(store, piece, how) is None:
-        part, _ = _in_memory(
-            cell, options, lambda: work.evaluate_part(cell, work.WorkContext(**options), piece.start, piece.end)
-        )
+        part, batch_size = _in_memory(cell, context, work.evaluate_part, piece.start, piece.end)
         write_part(store, piece, part, how)
         bring_parts(store, cell.key())
     parts = []
-    for start, end in ranges(cell, task["shard_episodes"], asked):
+    for start, end in ranges(cell, context.shard_episodes, context.batch_size):
         found = read_part(store, Piece(cell, start, end), how)
         if found is None:
             return None
-        parts.append(work.Part(*found))
-    return work.conclude(cell, work.WorkContext(**options), parts), options["batch_size"]
+        parts.append(Part(*found))
+    return work.conclude(cell, replace(context, batch_size=batch_size), parts), batch_size

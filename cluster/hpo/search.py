@@ -9,13 +9,12 @@ it could still go on.
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,17 +23,19 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from cluster.code_version import code_hash
+from cluster.execution.context import Work, WorkContext
+from cluster.execution.run_cell import CELLS
 from cluster.execution.session import ray_session
-from cluster.execution.tuner import Job, options_of, resources
+from cluster.execution.tuner import resources
 from cluster.execution.work_units import Piece, read_cell
-from cluster.execution.worker import context_options, run_in_turn
+from cluster.execution.worker import run_in_turn
 from cluster.hpo.report import Report, key_of
 from cluster.hpo.trials import DIVERGED, FAILED, FINISHED, STOPPED, Record, Search, check_seen, read_entry
 from cluster.planning.preflight import git_commit, preflight
 from cluster.precompute.stage import precompute
 from cluster.storage.layout import TUNE
 from cluster.storage.leases import alone
-from cluster.storage.results import WORK, Store, cell_document
+from cluster.storage.results import Store, cell_document
 from cluster.tracking.client import resolve_uri
 from cluster.tracking.launches import close_tracking, open_tracking
 from cluster.tracking.runs import Tracking
@@ -108,8 +109,7 @@ def train_and_score(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
     """Train a configuration to its next milestone, and score it there.
 
     Args:
-        task: as for `cluster.execution.worker.run_piece`, with ``milestones``, ``validation`` (cell documents) and
-            ``classes``.
+        task: ``context`` (of the search), ``milestones``, ``cell`` and ``validation`` (documents), and ``classes``.
         scored: milestones that have a score.
 
     Returns:
@@ -122,7 +122,7 @@ def train_and_score(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
     ended: str | None = FINISHED
     try:
         with paused_at(*(steps for steps in task["milestones"] if steps not in scored)):
-            outcome = run_in_turn(Piece(cell), task)
+            outcome = run_in_turn(Piece(cell), task["context"])
         if outcome["status"] != "finished":
             diverged = outcome["error"].startswith(FloatingPointError.__name__)
             return {"ended": DIVERGED if diverged else FAILED, "error": outcome["error"]}
@@ -136,7 +136,7 @@ def train_and_score(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
     finally:
         if ended is None:  # half a training must not be taken for a checkpoint
             for name in SO_FAR:
-                (Path(task["results"]) / cell.key() / "checkpoint" / name).unlink(missing_ok=True)
+                (task["context"].results / cell.key() / "checkpoint" / name).unlink(missing_ok=True)
     return {
         TIME: steps,
         SCORE: sum(tasks.values()) / len(tasks),
@@ -153,13 +153,12 @@ def validate(task: dict[str, Any]) -> dict[str, float]:
     Raises:
         UserError: a cell looked at a class that the search may not choose on.
     """
-    work = importlib.import_module(task["work"])
-    options = context_options(task["options"], task["results"])
+    context: WorkContext = task["context"]
     scores = {}
     for document in task["validation"]:
         cell = cell_from_dict(document)
         assert isinstance(cell, Cell)
-        outcome = work.execute(cell, work.WorkContext(**options))
+        outcome = (context.work or CELLS).execute(cell, context)
         check_seen(list(outcome.episodes["class_name"]), task["classes"], task["cell"]["key"])
         if why := getattr(outcome, "undefined", {}).get("miou"):
             raise UserError(f"validation cell {cell.key()}: mIoU is undefined, {why}")
@@ -168,7 +167,7 @@ def validate(task: dict[str, Any]) -> dict[str, float]:
 
 
 def run_searches(
-    searches: Sequence[Search], options: SearchOptions, *, datasets: dict[str, Path], work: str = WORK
+    searches: Sequence[Search], options: SearchOptions, *, datasets: dict[str, Path], work: Work | None = None
 ) -> int:
     """Bring searches to their end, one after the other.
 
@@ -176,7 +175,7 @@ def run_searches(
         searches: with records of different names.
         options: how.
         datasets: see `cluster.launch.launch`.
-        work: module that has ``execute`` and ``WorkContext``.
+        work: see `cluster.launch.launch`.
 
     Returns:
         0 if every configuration has ended and none failed; one that diverged has told what it could.
@@ -229,8 +228,9 @@ def overview(search: Search, record: Record) -> str:
 
 
 def _run(
-    search: Search, record: Record, store: Store, uri: str, paths: dict[str, str], options: SearchOptions, work: str
-) -> None:
+    search: Search, record: Record, store: Store, uri: str, paths: dict[str, str], options: SearchOptions,
+    work: Work | None,
+) -> None:  # fmt: skip
     if record.tracking is not None:  # of a search that was killed; the lock says that it is not alive
         close_tracking(Tracking(**record.tracking), "KILLED", {})
     name, commit = f"{search.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}", git_commit()
@@ -264,17 +264,18 @@ def _tunes_own(search: Search, store: Store) -> Path:
 
 def _fit(
     search: Search, record: Record, report: Report, store: Store, paths: dict[str, str], options: SearchOptions,
-    work: str, name: str, commit: str,
+    work: Work | None, name: str, commit: str,
 ) -> None:  # fmt: skip
-    job = Job(
-        name=name, cells=search.cells, seconds={}, store=store, tracking=None, work=work, datasets=paths,
-        weights_dir=options.weights_dir, features=store.root / "features" if work == WORK else None,
+    context = WorkContext(  # without tracking: a trial's run is of the search, and is the driver's to write
+        results=store.root, launch=name, work=work, datasets=paths, git_commit=commit,
+        weights_dir=options.weights_dir and options.weights_dir.absolute(),
+        features=store.root / "features" if work is None else None,
         batch_size=options.batch_size, shard_episodes=0, gpus_per_trial=1.0, max_concurrent=options.max_concurrent,
-        train_workers=1, git_commit=commit,
     )  # fmt: skip
-    given = resources(job)
-    if job.features is not None:
-        precompute(job, given, 0, lambda: False)
+    given = resources(context)
+    context = replace(context, device=given.device)
+    if context.features is not None:
+        precompute(search.cells, context, given, lambda: False)
     # Rivals whose scores are known come first, so that the scheduler compares with all of them.
     told = [key for key, entry in record.entries.items() if entry["ended"] and entry["scores"]]
     order = [*told, *record.todo()]
@@ -283,16 +284,10 @@ def _fit(
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # one that diverges ends without a score
     by_key = {candidate.cell.key(): candidate for candidate in search.candidates}
     shared = {
-        "results": str(store.root),
+        "context": context,
         "record": str(record.path),
         "milestones": list(search.milestones),
         "classes": list(search.classes),
-        "work": work,
-        "options": options_of(job, given.device),
-        "tracking": None,  # a trial's run is of the search, and is the driver's to write
-        "git_commit": commit,
-        "launch": name,
-        "shard_episodes": 0,
     }
     tasks = [
         {

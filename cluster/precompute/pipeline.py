@@ -25,12 +25,11 @@ import torch
 
 from cluster.execution.context import WorkContext, features_of, open_cells_dataset, priors_of, sources
 from cluster.execution.work_units import read_cell
-from cluster.execution.worker import context_options, passes
+from cluster.execution.worker import passes
 from cluster.precompute.tasks import Inputs
 from cluster.storage.feature_cache import TEXT_PRIORS, VISUAL, push
 from cluster.storage.layout import FEATURES
 from cluster.storage.sizes import format_size
-from cluster.storage.sync import Sync
 from diffup.episodes.cue_source import CueSource
 from diffup.errors import UserError
 from diffup.evaluation.encode import to_rows
@@ -107,11 +106,10 @@ def storage_problem(error: BaseException) -> bool:
 class PrecomputeWorker:
     """A worker of the pool: does tasks of `cluster.precompute.tasks.Inputs`, one shard each."""
 
-    def __init__(self, options: dict[str, Any], limit_bytes: int) -> None:
-        """Args: options of `WorkContext`, as plain types, with ``features``; bytes that all shards may take."""
-        self.context = WorkContext(**context_options(options, options["results"]))
-        assert self.context.features is not None
-        self.cache = Sync(self.context.results, self.context.remote).below(FEATURES, self.context.features)
+    def __init__(self, context: WorkContext, limit_bytes: int) -> None:
+        """Args: context of the launch, with ``features``; bytes that all shards may take."""
+        assert context.features is not None
+        self.context, self.cache = context, context.store.sync.below(FEATURES, context.features)
         self.limit, self._held, self._counted = limit_bytes, 0, float("-inf")
         torch.set_num_threads(self.context.threads)
 
@@ -201,7 +199,7 @@ class PrecomputeWorker:
 
 def run_pipeline(
     lacking: Sequence[Inputs],
-    options: dict[str, Any],
+    context: WorkContext,
     *,
     workers: int,
     resources: dict[str, float],
@@ -213,7 +211,7 @@ def run_pipeline(
 
     Args:
         lacking: see `cluster.precompute.tasks.missing`.
-        options: of `WorkContext`, as plain types.
+        context: of the launch.
         workers: at most so many.
         resources: of each, ``CPU`` and ``GPU``.
         limit_bytes: that all shards may take.
@@ -226,7 +224,7 @@ def run_pipeline(
         total = sum(len(part.items) for part in parts)
         count, spoke = 0, time.monotonic()
         tasks = [task for part in parts for task in part.tasks()]
-        for done in _stream(tasks, options, workers, resources, limit_bytes):
+        for done in _stream(tasks, context, workers, resources, limit_bytes):
             report.add(done)
             count += done["made"]
             if time.monotonic() - spoke > SAY_EVERY:
@@ -241,7 +239,7 @@ def run_pipeline(
 
 
 def _stream(
-    tasks: list[dict[str, Any]], options: dict[str, Any], workers: int, resources: dict[str, float], limit_bytes: int
+    tasks: list[dict[str, Any]], launch: WorkContext, workers: int, resources: dict[str, float], limit_bytes: int
 ) -> Iterator[dict[str, Any]]:
     """The figures of each task as it ends."""
     if not tasks:
@@ -254,7 +252,7 @@ def _stream(
         ray.data.from_items([{"task": json.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
         .map_batches(
             PrecomputeWorker,
-            fn_constructor_args=(options, limit_bytes),
+            fn_constructor_args=(launch, limit_bytes),
             compute=ray.data.ActorPoolStrategy(size=max(1, min(workers, len(tasks)))),
             batch_size=1,
             num_cpus=resources.get("CPU", 1.0),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cluster.execution.context import WorkContext
-from cluster.execution.tuner import Job, Resources, options_of
-from cluster.execution.worker import context_options
+from cluster.execution.tuner import Resources
 from cluster.precompute.pipeline import Report, bytes_held, run_pipeline, storage_problem
 from cluster.precompute.tasks import inputs_of, missing, to_stderr
 from cluster.storage.feature_cache import KEPT_FREE, mark_used
@@ -20,20 +19,23 @@ from cluster.storage.layout import FEATURES, LEASES
 from cluster.storage.leases import waited_for
 from cluster.storage.sizes import format_size
 from diffup.errors import REPORT, UserError
+from diffup.grid.cell import AnyCell
 
 INSTEAD = "cells compute what they read themselves"
 
 
-def precompute(job: Job, given: Resources, limit_bytes: int, stopping: Callable[[], bool]) -> dict[str, Any]:
+def precompute(
+    cells: Sequence[AnyCell], context: WorkContext, given: Resources, stopping: Callable[[], bool]
+) -> dict[str, Any]:
     """Encode images and compute prior maps that are in no shard yet; whatever goes wrong costs time only.
 
     Storage that is full or unavailable is a warning. Anything else is a bug and shows its traceback, once; the cells
     are run all the same, since they compute what is in no shard, and fail by themselves if the bug is theirs too.
 
     Args:
-        job: whose cells read them.
+        cells: that read them.
+        context: of the launch.
         given: the cluster's resources.
-        limit_bytes: that all shards may take; 0: as much as the disk has room for.
         stopping: whether to end early.
 
     Returns:
@@ -41,7 +43,7 @@ def precompute(job: Job, given: Resources, limit_bytes: int, stopping: Callable[
     """
     try:
         say = partial(print, "features:", flush=True)
-        return run_stage(job, given, limit_bytes, say=say, stopping=stopping).to_dict()
+        return run_stage(cells, context, given, say=say, stopping=stopping).to_dict()
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         if isinstance(error, UserError) or storage_problem(error):
@@ -57,21 +59,25 @@ def _say_bug(what: str) -> None:
 
 
 def run_stage(
-    job: Job, given: Resources, limit_bytes: int, *, say: Callable[[str], None], stopping: Callable[[], bool]
+    cells: Sequence[AnyCell],
+    context: WorkContext,
+    given: Resources,
+    *,
+    say: Callable[[str], None],
+    stopping: Callable[[], bool],
 ) -> Report:
     """`precompute`, whose arguments it takes, with its errors; `say` is called with what is done."""
-    assert job.features is not None
-    cache, results = job.store.sync.below(FEATURES, job.features), str(job.store.root)
-    options = options_of(job, given.device)
+    assert context.features is not None
+    cache = context.store.sync.below(FEATURES, context.features)
     cache.root.mkdir(parents=True, exist_ok=True)
-    found = inputs_of(job.cells, WorkContext(**context_options(options, results)))
+    found = inputs_of(cells, context)
     for part in found:
         mark_used(cache, part.spec.name)
     lacking, waiting = missing(found, cache), "another launch is encoding; waiting for it"
     if not lacking:
         return Report()
     leases = cache.backend.below(LEASES)
-    with waited_for(leases, "stage", job.name, lambda: say(waiting), stopping=stopping) as lease:
+    with waited_for(leases, "stage", context.launch, lambda: say(waiting), stopping=stopping) as lease:
         lacking = missing(found, cache) if lease else []
         if not lacking:
             return Report()
@@ -79,8 +85,8 @@ def run_stage(
         triples = sum(len(part.items) for part in lacking if not part.encodes)
         say(f"{images} images to encode and {triples} prior maps to compute, once each")
         report = run_pipeline(
-            lacking, {**options, "results": results}, workers=given.workers, resources=given.evaluate,
-            limit_bytes=_limit(cache.root, limit_bytes), say=say, stop=stopping,
+            lacking, context, workers=given.workers, resources=given.evaluate,
+            limit_bytes=_limit(cache.root, context.features_limit), say=say, stop=stopping,
         )  # fmt: skip
     _tell(report, images + triples, cache.root, say)
     return report

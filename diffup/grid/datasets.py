@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -50,6 +50,17 @@ class Data:
             found[lists_of(self.name)] = self.lists
         return found | {manifest_of(given.hash): given.path for given in self.manifests.values()}
 
+    def chosen_folds(self, folds: Sequence[int] | None) -> Sequence[int]:
+        """The folds that ``--folds`` names; None: all.
+
+        Raises:
+            UserError: there is no such fold.
+        """
+        absent = [fold for fold in folds or () if fold not in range(self.folds)]
+        if absent:
+            raise UserError(f"--folds: {self.name} has folds 0 to {self.folds - 1}, not {absent[0]}")
+        return range(self.folds) if folds is None else folds
+
 
 @dataclass(frozen=True)
 class Given:
@@ -82,7 +93,7 @@ def open_data(
     """Read a ``dataset.json`` and check that every fold can give episodes of up to `shots` supports.
 
     Args:
-        path: of the ``dataset.json``.
+        path: of the ``dataset.json``, or a known name.
         shots: the most that the grid has.
         protocol: name.
         lists: folder of list files, for a protocol that draws from them.
@@ -94,10 +105,10 @@ def open_data(
         UserError: the data set is damaged or too small, or lists or manifests don't fit it; the message names files
             and remedy.
     """
-    from diffup.data.dataset import open_dataset
+    from diffup.data.dataset import open_dataset, resolve_dataset
     from diffup.episodes.protocols import get_protocol
 
-    rules = get_protocol(protocol)
+    rules, path = get_protocol(protocol), resolve_dataset(str(path))
     dataset = dataset or open_dataset(path)
     given = {} if manifests is None else _given(dataset, rules, manifests)
     if rules.needs_lists(dataset.name):  # for training too, wherever the episodes come from
@@ -106,7 +117,7 @@ def open_data(
         dataset.check(shots, rules)
     return Data(
         name=dataset.name,
-        path=Path(path).resolve(),
+        path=path.resolve(),
         fingerprint=dataset.fingerprint,
         folds=len(dataset.folds),
         protocol=protocol,
@@ -168,7 +179,7 @@ def _given(dataset: Dataset, protocol: Protocol, folder: Path) -> dict[tuple[int
         raise UserError(f"{folder}: {len(problems)} problems with the episodes:{listed}{rest}\n{REMEDY}")
     if not found:
         raise UserError(
-            f"{folder} holds no fold{{F}}_shots{{K}}.json or .parquet; python -m diffup.episodes.episode writes such"
+            f"{folder} holds no fold{{F}}_shots{{K}}.json or .parquet; python -m diffup.episodes writes such"
         )
     return found
 

@@ -16,10 +16,10 @@ import pytest
 
 from analysis.files import WRITTEN, replace_files
 from analysis.paper import compiled, write_all
+from analysis.printing import print_tables
 from analysis.results import load_results
 from analysis.tables.table import Number, Table
 from diffup.config import SampleConfig
-from experiments.report import print_tables
 from tests.analysis.test_paper import entry, number, store, tables_of
 from tests.analysis.test_tables import RENDERERS
 from tests.helpers.stores import BETTER, CLIP, HOME, cell, grid, write_store

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.cli import run
 from cluster.storage.sync import copy_folder
 from diffup.errors import UserError
 from diffup.home import cache, expanded, home
@@ -58,12 +59,12 @@ def test_a_script_says_so_in_one_line_and_works_with_the_variable(
     script: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     arguments = ["--dry-run"] if script is full_grid else ["--dry-run", "--dataset", "pascal5i"]
-    assert script.main(arguments) == 2  # type: ignore[attr-defined]
+    assert (run(full_grid.STUDY, arguments) if script is full_grid else search.main(arguments)) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "set DIFFUP_HOME" in said and said.count("\n") == 1
     if script is full_grid:
         monkeypatch.setenv("DIFFUP_HOME", str(tmp_path))
-        assert full_grid.main(arguments) == 0
+        assert run(full_grid.STUDY, arguments) == 0
 
 
 def test_a_process_without_home_and_user_entry_runs_a_command(tmp_path: Path) -> None:
@@ -71,9 +72,9 @@ def test_a_process_without_home_and_user_entry_runs_a_command(tmp_path: Path) ->
         "import pwd, sys\n"
         "def unknown(user): raise KeyError(user)\n"
         "pwd.getpwuid = unknown\n"
-        "from diffup.errors import command_line\n"
+        "from cluster.cli import run\n"
         "from experiments import full_grid\n"
-        "sys.exit(command_line(lambda: full_grid.main(['--dry-run'])))"
+        "sys.exit(run(full_grid.STUDY, ['--dry-run']))"
     )
     env = {name: value for name, value in os.environ.items() if name not in (*NAMES, "USER", "LOGNAME")}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)

@@ -30,8 +30,14 @@ def run_with(
 ) -> int:
     """`cli.run` on a grid whose launch has ended with `code`."""
     monkeypatch.setattr(cli, "launch", lambda *_, **__: code)
-    args = cli.parser("fake", "", episodes=10).parse_args(["--results", str(tmp_path), *more])
-    return cli.run("fake", args, lambda _: (list(cells), {}), report)
+    return cli.run(study(cells, report), ["--results", str(tmp_path), *more])
+
+
+def study(cells: Any = GRID, report: Any = None) -> cli.Study[cli.GridOptions]:
+    """A study of these cells."""
+    return cli.Study(
+        name="fake", description="", options=cli.GridOptions, build=lambda _: (list(cells), {}), report=report
+    )
 
 
 def test_training_alone_has_no_tables_and_that_is_no_failure(
@@ -106,22 +112,22 @@ def test_an_error_of_the_system_names_where(
     def full(*_: object, **__: object) -> int:
         raise OSError(28, "No space left on device")
 
-    args = cli.parser("fake", "", episodes=10).parse_args(["--results", str(tmp_path)])
     monkeypatch.setattr(cli, "launch", full)
-    assert cli.run("fake", args, lambda _: (list(GRID), {})) == launch.SOME_FAILED
+    assert cli.run(study(), ["--results", str(tmp_path)]) == launch.SOME_FAILED
     assert f"error: {tmp_path}: [Errno 28] No space left" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_states_the_number_of_episodes_that_a_grid_has(script: Any) -> None:
-    parser = script.options() if hasattr(script, "options") else cli.parser("x", "", episodes=script.EPISODES)
-    words = re.search(
-        r"per cell \(default: ([^)]*)\)(.*)", next(str(a.help) for a in parser._actions if a.dest == "episodes")
-    )
-    assert words is not None
-    default = parser.get_default("episodes")
+def test_help_states_the_number_of_episodes_that_a_grid_has(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        script.STUDY.parse(["--help"])
+    assert caught.value.code == 0
+    shown = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
+    words = re.search(r"--episodes N per cell \(default: ([^);]*)(; with another protocol than paired[^)]*)?\)", shown)
+    assert words is not None, shown
+    default = script.STUDY.options.__dataclass_fields__["episodes"].default
     if words[1].isdigit():
-        assert default == int(words[1]) or (default is None and "another protocol than paired" in words[2])
+        assert default == (None if words[2] else int(words[1]))
         assert int(words[1]) == script.EPISODES
     else:
         assert default is None and words[1] == "as many as the protocol has"
@@ -141,8 +147,9 @@ def test_a_search_refuses_an_object_store_by_name(
 @pytest.mark.parametrize("option", ["--features", "--past", "--weights-dir", "--lists", "--manifests"])
 def test_options_that_name_folders_refuse_object_stores(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        full_grid.main([option, "s3://bucket/x", "--dry-run"])
-    assert caught.value.code == 2 and "give a folder of this machine, not s3://bucket/x" in capsys.readouterr().err
+        full_grid.STUDY.parse([option, "s3://bucket/x", "--dry-run"])
+    wanted = f"error: {option}: give a folder of this machine, not s3://bucket/x\n"
+    assert caught.value.code == 2 and capsys.readouterr().err == wanted
 
 
 @given(

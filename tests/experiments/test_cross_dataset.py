@@ -72,7 +72,7 @@ def data(tmp_path: Path) -> tuple[Path, Path]:
 
 def plan(data: tuple[Path, Path], *more: str) -> tuple[list[AnyCell], dict[str, Path]]:
     asked = ["--source", str(data[0]), "--target", str(data[1]), "--backbones", "tiny_resnet", "--episodes", "8"]
-    return cross_dataset.build(cross_dataset.options().parse_args([*asked, "--train-backbone", "tiny_resnet", *more]))
+    return cross_dataset.build(cross_dataset.STUDY.parse([*asked, "--train-backbone", "tiny_resnet", *more]))
 
 
 def test_the_grid_tests_unseen_classes_only_and_the_figures_are_kept_apart(

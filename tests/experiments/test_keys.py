@@ -17,13 +17,7 @@ GOLDEN = json.loads((Path(__file__).resolve().parents[1] / "golden" / "keys.json
 def test_a_grids_cells_keep_their_keys(command: str) -> None:
     name, *arguments = command.split()
     script = importlib.import_module(f"experiments.{name}")
-    if name == "quickstart":
-        from cluster import cli
-
-        options = cli.parser(name, "", episodes=script.EPISODES)
-    else:
-        options = script.options()
-    cells, _ = script.build(options.parse_args(arguments))
+    cells, _ = script.build(script.STUDY.parse(arguments))
     keys = [cell.key() for cell in cells]
     found = {"cells": len(keys), "first": keys[0], "sha256": hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]}
     assert found == GOLDEN["grids"][command]

@@ -15,7 +15,7 @@ from cluster.execution import run_cell as work
 from cluster.hpo import trials
 from cluster.hpo.trials import Candidate, Record, Search, check_seen, halvings, validation_classes
 from cluster.storage.results import Store
-from diffup.episodes.episode import held_out_classes
+from diffup.episodes.sampling import held_out_classes
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.datasets import Data
 from diffup.training import recipes
@@ -122,12 +122,10 @@ def test_a_score_on_novel_classes_never_reaches_the_scheduler(tmp_path: Path, mo
     from diffup.grid.cell import cell_to_dict
 
     found = toy_search.candidate(1e-3, episodes=2, steps=4)
-    options = {"datasets": {"toy": "x"}, "weights_dir": "", "device": "cpu", "threads": 1, "batch_size": 8}
     task = {
         "cell": cell_document(found.cell), "validation": [cell_to_dict(cell) for cell in found.validation],
-        "results": str(tmp_path), "work": "cluster.execution.run_cell", "options": {**options, "progress": False},
-        "milestones": [2, 4], "classes": list(validation_classes(DATASET, found.validation)), "tracking": None,
-        "git_commit": "", "launch": "a", "shard_episodes": 0,
+        "milestones": [2, 4], "classes": list(validation_classes(DATASET, found.validation)),
+        "context": context.WorkContext(results=tmp_path, datasets={"toy": "x"}, launch="a"),
     }  # fmt: skip
     monkeypatch.setattr(context, "_open", lambda path: ToyDataset())
     monkeypatch.setattr(context, "_backbone", lambda *where: ToyBackbone())

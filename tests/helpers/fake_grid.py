@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cluster.cli import names, parser, run
+from cluster.cli import Grid, GridOptions, Study, run
+from cluster.options import Count, Names
 from diffup.config import InputConfig
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell
@@ -28,17 +29,21 @@ def grid(variants: tuple[str, ...], episodes: int = 20, training: str = "diffup"
     return cells + evaluate(tasks((1,), ("mask",)), sample=PRIOR_MEAN)
 
 
-def main() -> int:
-    """Run the fake grid."""
-    options = parser("fake", __doc__ or "", episodes=20)
-    options.add_argument("--variants", type=names, default=("diffup",))
-    options.add_argument("--training", default="diffup")
+@dataclass(frozen=True, kw_only=True)
+class FakeOptions(GridOptions):
+    """Options of the fake grid."""
 
-    def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
-        return grid(args.variants, args.episodes, args.training), {"fake": Path("/nowhere/dataset.json")}
+    episodes: Count = 20
+    variants: Names = ("diffup",)
+    training: str = "diffup"
 
-    return run("fake", options.parse_args(), build, work="tests.helpers.fake_work")
+
+def build(asked: FakeOptions) -> Grid:
+    """The fake grid."""
+    return grid(asked.variants, asked.episodes, asked.training), {"fake": Path("/nowhere/dataset.json")}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tests.helpers.fake_work import WORK
+
+    sys.exit(run(Study(name="fake", description=__doc__, options=FakeOptions, build=build, work=WORK)))

@@ -9,28 +9,14 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from cluster.execution.context import Work, WorkContext
+from cluster.execution.run_cell import Part
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkContext:
-    """The same fields as the real one."""
-
-    results: Path
-    datasets: dict[str, str]
-    weights_dir: Path | None
-    features: Path | None
-    remote: str
-    device: str
-    threads: int
-    batch_size: int
-    progress: bool
 
 
 @dataclass(frozen=True)
@@ -45,15 +31,6 @@ class Outcome:
 
 class OutOfMemoryError(RuntimeError):
     """Has the name of CUDA's."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """The same fields as the real one."""
-
-    episodes: pd.DataFrame
-    provenance: dict[str, object]
-    seconds: float
 
 
 def evaluate_part(cell: Cell, context: WorkContext, start: int, end: int) -> Part:
@@ -116,3 +93,6 @@ def counts(cell: Cell) -> pd.DataFrame:
             "seconds": rng.random(cell.episodes),
         }
     )
+
+
+WORK = Work(execute, evaluate_part, conclude)

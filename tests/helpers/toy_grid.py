@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.cli import parser, run
+from cluster.cli import Grid, GridOptions, Study, run
+from cluster.options import Count
 from diffup.config import InputConfig, ModelConfig, TrainConfig
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.cell import AnyCell
@@ -26,14 +27,19 @@ def grid(episodes: int = 6) -> list[AnyCell]:
     return [trained, *evaluation_cells(DATA, 0, [BACKBONE], tasks, config=INPUT, episodes=episodes, trained=trained)]
 
 
-def main() -> int:
-    """Run the toy grid."""
+@dataclass(frozen=True, kw_only=True)
+class ToyOptions(GridOptions):
+    """Options of the toy grid."""
 
-    def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
-        return grid(args.episodes), {"toy": Path("/nowhere/dataset.json")}
+    episodes: Count = 6
 
-    return run("toy", parser("toy", __doc__ or "", episodes=6).parse_args(), build, work="tests.helpers.toy_work")
+
+def build(asked: ToyOptions) -> Grid:
+    """The toy grid."""
+    return grid(asked.episodes), {"toy": Path("/nowhere/dataset.json")}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tests.helpers.toy_work import WORK
+
+    sys.exit(run(Study(name="toy", description=__doc__, options=ToyOptions, build=build, work=WORK)))

@@ -19,6 +19,7 @@ from diffup.training.recipes import Recipe
 from experiments import search as script
 from tests.helpers.toy import ToyDataset
 from tests.helpers.toy_grid import BACKBONE, DATA, INPUT
+from tests.helpers.toy_work import WORK
 
 RATES = (3e-3, 1e-7, 1e-2, 30.0)
 STEPS, SIZES = 24, (48, 96)
@@ -64,7 +65,7 @@ def main() -> int:
 
         Record.add = add  # type: ignore[method-assign]
     files = {"toy": Path("/nowhere/dataset.json")}
-    return script.run(args, [search()], files, "tests.helpers.toy_work")
+    return script.run(args, [search()], files, WORK)
 
 
 if __name__ == "__main__":

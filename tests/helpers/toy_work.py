@@ -6,11 +6,9 @@ from typing import Any
 
 from cluster.execution import context
 from cluster.execution import run_cell as work
-from cluster.execution.run_cell import WorkContext
+from cluster.execution.context import Work, WorkContext
 from diffup.grid.cell import AnyCell
 from tests.helpers.toy import ToyBackbone, ToyDataset
-
-__all__ = ["WorkContext", "execute"]
 
 
 def execute(cell: AnyCell, options: WorkContext) -> Any:
@@ -18,3 +16,6 @@ def execute(cell: AnyCell, options: WorkContext) -> Any:
     context._open = lambda path: ToyDataset()  # type: ignore[assignment]
     context._backbone = lambda *where: ToyBackbone()  # type: ignore[assignment]
     return work.execute(cell, options)
+
+
+WORK = Work(execute)

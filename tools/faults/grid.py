@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from cluster.cli import parser, run
+from cluster.cli import Grid, GridOptions, Study, run
+from cluster.options import Count
 from diffup.config import InputConfig
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell
@@ -37,29 +38,33 @@ def grid(episodes: int) -> list[AnyCell]:
     return cells + evaluation_cells(DATA, 0, backbones, what, config=INPUT, episodes=episodes, sample=PRIOR_MEAN)
 
 
-def fake(name: str, arguments: Sequence[str]) -> int:
-    """Run the fake grid; its executions are logged in the folder that ``--log`` names."""
-    options = parser(name, __doc__ or "", episodes=20)
-    options.add_argument("--log", type=Path, required=True, metavar="DIR")
+@dataclass(frozen=True, kw_only=True)
+class FakeOptions(GridOptions):
+    """Options of the fake grid."""
 
-    def build(args: argparse.Namespace) -> tuple[list[AnyCell], dict[str, Path]]:
-        return grid(args.episodes), {DATA.name: args.log / "dataset.json"}
-
-    return run(name, options.parse_args(arguments), build, work="tools.faults.work")
+    episodes: Count = 20
+    log: Path
+    """folder where executions are logged"""
 
 
-def quickstart(name: str, arguments: Sequence[str]) -> int:
-    """Run the real quickstart under another name."""
-    from experiments import quickstart
-
-    quickstart.NAME = name
-    return quickstart.main(arguments)
+def build(asked: FakeOptions) -> Grid:
+    """The fake grid."""
+    return grid(asked.episodes), {DATA.name: asked.log / "dataset.json"}
 
 
 def main() -> int:
     """``grid.py fake|quickstart NAME …``."""
     which, name, *arguments = sys.argv[1:]
-    return {"fake": fake, "quickstart": quickstart}[which](name, arguments)
+    study: Study[Any]
+    if which == "fake":
+        from tools.faults.work import WORK
+
+        study = Study(name=name, description=__doc__, options=FakeOptions, build=build, work=WORK)
+    else:
+        from experiments import quickstart
+
+        study = replace(quickstart.STUDY, name=name)
+    return run(study, arguments)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from cluster.execution.context import Work, WorkContext
 from diffup.evaluation.metrics import fb_iou, miou
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
-from tests.helpers.fake_work import Outcome, WorkContext
+from tests.helpers.fake_work import Outcome
 
-__all__ = ["Outcome", "WorkContext", "execute"]
 DATASET = "faults"
 LOG = "executions.log"
 CLASSES = 4
@@ -87,3 +87,6 @@ def _evaluated(cell: Cell, context: WorkContext, seconds: float) -> tuple[dict[s
         "seconds": seconds,
     }
     return metrics, table
+
+
+WORK = Work(execute)

@@ -10,6 +10,7 @@ from huggingface_hub import constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.cli import run
 from cluster.planning import feasible
 from cluster.planning.feasible import SHOWN, check_feasible
 from diffup.backbones import hub
@@ -165,9 +166,10 @@ def test_a_grid_that_can_not_run_ends_with_2_before_anything_is_written(
     path = write_voc(tmp_path / "toy", per_class=8, folds=[list(CLASSES)])
     results = tmp_path / "results"
     arguments = ["--dataset", str(path), "--train-backbone", "tiny_resnet", "--backbones", "tiny_resnet"]
-    assert mini_grid.main([*arguments, "--results", str(results), "--episodes", "2", *more]) == 2
+    assert run(mini_grid.STUDY, [*arguments, "--results", str(results), "--episodes", "2", *more]) == 2
     said = capsys.readouterr()
     assert "11 to do" in said.out
     assert said.err.startswith("error: 7 cells can't run:")  # the training and 6 that need it
     assert "--select" in said.err and not results.exists()
-    assert mini_grid.main([*arguments, "--results", str(results), "--select", "variant=prototype", "--dry-run"]) == 0
+    possible = ["--select", "variant=prototype", "--dry-run"]
+    assert run(mini_grid.STUDY, [*arguments, "--results", str(results), *possible]) == 0

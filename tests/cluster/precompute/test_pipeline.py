@@ -55,13 +55,7 @@ def context(root: Path, *, features: bool = True) -> WorkContext:
 
 def run(grid: Sequence[AnyCell], root: Path, limit: int = 10**9) -> list[dict[str, object]]:
     """The stage, in this process."""
-    options = {
-        "results": str(root),
-        "datasets": {"toy": "nowhere"},
-        "features": str(root / "features"),
-        "weights_dir": "",
-    }
-    worker = PrecomputeWorker(options, limit)
+    worker = PrecomputeWorker(context(root), limit)
     done = []
     for encodes in (True, False):
         for part in missing(inputs_of(grid, context(root)), Sync(root / "features")):

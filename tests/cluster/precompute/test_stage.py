@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch, error: Exception) -> dict[str, Any
         raise error
 
     monkeypatch.setattr(stage, "run_stage", failing)
-    return stage.precompute(ANY, ANY, 0, lambda: False)
+    return stage.precompute(ANY, ANY, ANY, lambda: False)
 
 
 @pytest.mark.parametrize(
@@ -100,12 +101,8 @@ def test_a_bug_in_reading_cells_is_raised(tmp_path: Path, monkeypatch: pytest.Mo
 def worker(root: Path, *, remote: str = "") -> tuple[PrecomputeWorker, dict[str, Any]]:
     """A worker, and its first task."""
     (root / "features").mkdir(exist_ok=True)
-    options = {
-        "results": str(root), "datasets": {"toy": "nowhere"}, "features": str(root / "features"), "weights_dir": "",
-        "remote": remote,
-    }  # fmt: skip
     found = missing(inputs_of(cells(), context(root)), Sync(root / "features"))
-    return PrecomputeWorker(options, 10**9), next(found[0].tasks())
+    return PrecomputeWorker(replace(context(root), remote=remote), 10**9), next(found[0].tasks())
 
 
 @pytest.mark.parametrize(
@@ -140,7 +137,7 @@ def test_a_stage_keeps_the_first_traceback_and_counts(tmp_path: Path, monkeypatc
     monkeypatch.setattr(pipeline, "_stream", lambda tasks, *more: iter(rows if tasks else []))
     found = missing(inputs_of(cells(), context(tmp_path)), Sync(tmp_path / "features"))
     report = run_pipeline(
-        [part for part in found if part.encodes], {}, workers=1, resources={}, limit_bytes=1, say=print
+        [part for part in found if part.encodes], ANY, workers=1, resources={}, limit_bytes=1, say=print
     )
     assert (report.bugs, report.traceback, report.unshared.total()) == (2, "first", 1)
     assert report.to_dict()["bugs"] == 2

@@ -258,18 +258,13 @@ def test_a_result_whose_upload_failed_goes_up_when_its_machine_is_asked_again(
     remote: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cluster.execution import worker as trial
+    from cluster.execution.context import WorkContext
     from cluster.execution.work_units import Piece
     from tests.helpers import fake_grid
+    from tests.helpers.fake_work import WORK
 
     cell = fake_grid.grid(("diffup",))[-1]
-    task = {
-        "results": str(tmp_path / "one"), "remote": remote.uri, "work": "tests.helpers.fake_work", "tracking": None,
-        "git_commit": "", "launch": "here", "shard_episodes": 0,
-        "options": {
-            "datasets": {}, "remote": remote.uri, "weights_dir": "", "features": "", "device": "cpu", "threads": 1,
-            "batch_size": 8, "progress": False,
-        },
-    }  # fmt: skip
+    task = WorkContext(results=tmp_path / "one", remote=remote.uri, datasets={}, launch="here", work=WORK)
 
     def away(*args: object, **more: object) -> bool:
         raise RemoteError("away")

@@ -191,7 +191,8 @@ def test_the_worked_example_stands_beside_the_prior_mean(tmp_path: Path, monkeyp
     """Its grid on a small shapes4i: run by the platform's own work, written to a store, read as a table."""
     path = generate(tmp_path / "shapes4i", images=8, progress=False)
     data = open_data(path, shots=5)
-    cells = foreign_method.grid(data, episodes=16)
+    monkeypatch.setattr(foreign_method, "open_data", lambda *_, **__: data)
+    cells, _ = foreign_method.build(foreign_method.STUDY.parse(["--episodes", "16"]))
     assert len(cells) == 4
     store = Store(tmp_path / "results")
     context = WorkContext(results=store.root, datasets={"shapes4i": str(path)})

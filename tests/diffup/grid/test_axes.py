@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.cli import run
 from diffup.backbones.embedded import EMBEDDED
 from diffup.grid.axes import Backbone, select, unique
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
@@ -129,7 +130,7 @@ def test_selections_that_can_not_be_meant_are_refused(selection: str, message: s
 @pytest.mark.slow
 def test_dry_run_of_the_full_grid_needs_no_data_no_hub_and_no_cluster(tmp_path: Path) -> None:
     code = (
-        "import sys; from experiments import full_grid; code = full_grid.main(sys.argv[1:]); "
+        "import sys; from cluster.cli import run; from experiments import full_grid; code = run(full_grid.STUDY); "
         "bad = {'ray', 'mlflow'} & set(sys.modules); assert not bad, bad; sys.exit(code)"
     )
     results = tmp_path / "results"
@@ -143,7 +144,7 @@ def test_dry_run_of_the_full_grid_needs_no_data_no_hub_and_no_cluster(tmp_path: 
 @pytest.mark.parametrize("arguments", ["--episodes 0", "--force some", "--colour", "--gpus-per-trial 2"])
 def test_usage_errors_exit_with_2(arguments: str) -> None:
     with pytest.raises(SystemExit) as caught:
-        full_grid.main([*arguments.split(), "--dry-run"])
+        run(full_grid.STUDY, [*arguments.split(), "--dry-run"])
     assert caught.value.code == 2
 
 
@@ -159,7 +160,7 @@ def test_usage_errors_exit_with_2(arguments: str) -> None:
 def test_bad_input_exits_with_2_and_one_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert full_grid.main([*arguments, "--dry-run", "--results", str(tmp_path / "results")]) == 2
+    assert run(full_grid.STUDY, [*arguments, "--dry-run", "--results", str(tmp_path / "results")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error

@@ -1,11 +1,13 @@
-"""After a grid: tables written, the main one printed, and where everything lies."""
+"""Tables on the terminal, at the end of a study."""
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cluster.tracking.client import sqlite_uri, tracking_uri
+if TYPE_CHECKING:
+    from analysis.tables.table import Table
 
 
 def print_tables(results: Path, keys: list[str]) -> None:
@@ -21,7 +23,16 @@ def print_tables(results: Path, keys: list[str]) -> None:
     names = sorted(path.name for path in written if path.suffix == ".md")
     print(f"tables   {out}  ({', '.join(names)}; also .tex, .html and .csv), of all cells in the folder")
     print(f"report   {out / 'report.html'}")
-    print(f"results  {results}")
-    database = results / "mlflow.db"
-    if database.is_file():
-        print(f"runs     mlflow ui --backend-store-uri {shlex.quote(tracking_uri(sqlite_uri(database)))}", flush=True)
+
+
+def printed(make: Callable[[Path, list[str]], Table | Iterable[Table]]) -> Callable[[Path, list[str]], None]:
+    """A report that prints the tables that `make` makes of a result store and the keys of cells."""
+
+    def report(results: Path, keys: list[str]) -> None:
+        from analysis.tables.table import Table, to_markdown
+
+        made = make(results, keys)
+        for table in [made] if isinstance(made, Table) else made:
+            print(f"\n{to_markdown(table).rstrip()}\n", flush=True)
+
+    return report

@@ -1,0 +1,184 @@
+"""Options of a launch, one dataclass from the command line to the workers, and the types that its parser is made of."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from cluster.storage.backend import is_uri
+from cluster.storage.sizes import parse_size
+from diffup.errors import UserError, replace_unprintable
+
+Parsed = TypeVar("Parsed")
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """``"0,2"`` as (0, 2)."""
+    return tuple(int(part) for part in text.split(","))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """``"a,b"`` as ("a", "b")."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def folder(text: str) -> Path:
+    """A folder of this machine; ``s3://…`` would be taken for a folder ``s3:``."""
+    if is_uri(text):
+        raise UserError(f"give a folder of this machine, not {text}")
+    return Path(text)
+
+
+def results_place(text: str) -> Path | str:
+    """A folder, or the URI of an object store."""
+    return text if is_uri(text) else Path(text)
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[+-]?\d+", text) or int(text) < 1:
+        raise UserError(f"must be 1 or more, not {text}")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(str(error)) from error
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise UserError(f"must be in (0, 1], not {value}")
+    return value
+
+
+def option(metavar: str, parse: Callable[[str], Any], *, default: bool = True) -> tuple[Any, ...]:
+    """Annotations of a field's type: how its one argument is read and shown.
+
+    Args:
+        metavar: what stands for the value in ``--help``.
+        parse: the value from its text; a `UserError` is a usage error.
+        default: whether ``--help`` shows the default; off where the help text says what it is.
+    """
+
+    def shown(value: Any) -> list[str]:
+        return [",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+
+    spec = tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda text: parse(text[0]),
+        is_instance=lambda value: True,
+        str_from_instance=shown,
+    )
+    return spec, tyro.conf.arg(help_behavior_hint=None if default else "")
+
+
+Text = Annotated[str, *option("TEXT", str, default=False)]
+PathOrName = Annotated[str, *option("PATH", str)]
+Name = Annotated[str, *option("NAME", str)]
+Names = Annotated[tuple[str, ...], *option("A,B,…", names)]
+Numbers = Annotated[tuple[int, ...], *option("0,1,…", numbers)]
+NumbersOrNone = Annotated[tuple[int, ...] | None, *option("0,1,…", numbers, default=False)]
+NamesOrNone = Annotated[tuple[str, ...] | None, *option("A,B,…", names, default=False)]
+Folder = Annotated[Path | None, *option("DIR", folder, default=False)]
+Count = Annotated[int, *option("N", _count)]
+CountOrAuto = Annotated[int, *option("N", _count, default=False)]
+CountOrNone = Annotated[int | None, *option("N", _count, default=False)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How the cells are run. Nothing here changes what is in a result."""
+
+    dry_run: bool = False
+    """print the plan and stop"""
+    select: Annotated[str, *option("K=V,…", str, default=False)] = ""
+    """only cells with these values; K=V|W for several"""
+    results: Annotated[Path | str, *option("DIR", results_place, default=False)] = ""
+    """a folder, or s3://bucket/prefix, gs://… (default: $DIFFUP_HOME/results/NAME, else ~/.diffup/results/NAME)"""
+    tracking_uri: Annotated[str, *option("URI", str, default=False)] = ""
+    """of the MLflow server (default: an SQLite file in the results)"""
+    retry_failed: bool = False
+    """run cells again that failed before"""
+    force: Annotated[
+        Literal["", "all", "other-code"], tyro.conf.arg(metavar="all|other-code", help_behavior_hint="")
+    ] = ""
+    """run finished cells again: all that are selected (also --force alone), or those made by other code"""
+    verify: bool = False
+    """read everything that finished cells hold before planning"""
+    weights_dir: Folder = None
+    """folder of backbone weights; others are downloaded by name"""
+    max_concurrent: CountOrAuto = 0
+    """cells at a time (default: as many as there are CPUs, or shares of GPUs)"""
+    batch_size: Count = 8
+    """episodes at a time in evaluation"""
+    gpus_per_trial: Annotated[float, *option("F", _share, default=False)] = 0.0
+    """share of a GPU for an evaluation cell (default: by the memory that past evaluation cells took)"""
+    train_workers: Count = 1
+    """processes, on GPUs where there are some, that train a cell together; the result is the same"""
+    shard_episodes: Annotated[int, tyro.conf.arg(metavar="N")] = 5000
+    """cells of more episodes are split and run in parallel; 0: never"""
+    features: Folder = None
+    """folder of the feature cache (default: in the results)"""
+    no_features: bool = False
+    """use no feature cache: every cell computes what it reads"""
+    features_limit: Annotated[int, *option("SIZE", _size, default=False)] = 0
+    """of the whole feature cache, such as 200GB (default: what the disk has room for)"""
+    past: Annotated[
+        tuple[Annotated[Path, *option("DIR", folder)], ...],
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(help_behavior_hint="(repeatable)"),
+    ] = ()
+    """other results to estimate time from"""
+    workers: CountOrAuto = 0
+    """number of workers that the estimate of a dry run assumes (default: CPUs of this machine)"""
+    system_metrics: bool = False
+    """log CPU, memory and GPU of each machine to the launch's run (needs psutil)"""
+
+
+def parse(kind: type[Parsed], argv: Sequence[str] | None = None, *, prog: str, description: str) -> Parsed:
+    """A dataclass of options from a command line.
+
+    Args:
+        kind: the dataclass; its fields' docstrings are the help.
+        argv: arguments; None: those of this process.
+        prog: the command's name.
+        description: text above the options; double backticks of a docstring are left out.
+
+    Raises:
+        SystemExit: after ``--help``, and with 2 after a usage error.
+    """
+    replace_unprintable()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for place, argument in enumerate(arguments):  # the one option whose value may be left out
+        if argument == "--force" and arguments[place + 1 : place + 2] not in (["all"], ["other-code"]):
+            arguments[place] = "--force=all"
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                kind,
+                args=arguments,
+                prog=prog,
+                description=description.replace("`", ""),
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as end:
+        cause: BaseException | None = end
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__context__
+        where = re.search(r"Error parsing (--\S+):", said.getvalue())
+        sys.stderr.write(f"error: {where[1]}: {cause}\n" if cause and where else said.getvalue())
+        raise
