@@ -1,4 +1,4 @@
-"""What a launch leaves behind: its last words, runs that tracking has missed, and launches that were killed."""
+"""Ends launches: their last lines, MLflow runs that are still missing, and launches that were killed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def log_finished(plan: Plan, store: Store, tracking: Tracking) -> None:
 
 
 def log_missing(plan: Plan, store: Store, uri: str, name: str) -> None:
-    """With nothing to run: log what tracking has missed, under a parent run of its own; mostly there is nothing."""
+    """With nothing to run: log what tracking has missed, if anything, under a parent run of its own."""
     finished = [left.cell for left in plan.left_out if left.status == "finished"]
     if all(store.logged(cell.key(), uri) for cell in finished):
         return

@@ -1,7 +1,7 @@
-"""What cells read, opened once a process: data sets, manifests, backbones, features and prior maps.
+"""Opens what cells read, once per process: data sets, manifests, backbones, features and prior maps.
 
-Consecutive cells of a worker share what they have in common. Features and prior maps come from shards that a stage has
-written before (`cluster.precompute.pipeline`); what is not there is computed.
+Consecutive cells of a worker share what they have in common. Features and prior maps come from the feature cache
+(`cluster.precompute.pipeline` fills it); what is not there is computed.
 """
 
 from __future__ import annotations
@@ -134,14 +134,14 @@ def _features(
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where a cell's features and prior maps lie, by what decides them; nothing is loaded to say so.
+    """Where in the feature cache a cell's features and prior maps are, by what they depend on; nothing is loaded.
 
     Attributes:
         visual: features of its backbone.
         text: dense text embeddings, None where no text is read.
         priors, text_priors: prior maps of visual cues and of text.
         reader: name and weights of what reads text, ``""`` twice where nothing does.
-        config: the cell's input configuration without what no feature depends on.
+        config: the cell's input configuration, with defaults for what no feature depends on.
     """
 
     visual: Spec
@@ -188,7 +188,7 @@ def sources(cell: AnyCell, fingerprint: str, device: str) -> Sources:
 
 
 def features_of(cell: AnyCell, dataset: Dataset, context: WorkContext) -> FeatureCache:
-    """Features of the cell's data set by its backbone: mapped where they are in shards, and made where not."""
+    """Features of the cell's data set by its backbone: read from the feature cache, and encoded where missing."""
     of = sources(cell, dataset.fingerprint, context.device)
     path, where = context.datasets[cell.dataset], (context.weights_dir, context.device)
     found = _features(path, cell.backbone, cell.weights, of.reader, of.config, *where)
@@ -219,7 +219,7 @@ def _download(context: WorkContext, *specs: Spec | None) -> None:
 def priors_of(
     cell: Cell, dataset: Dataset, cues: CueSource, features: FeatureCache, context: WorkContext
 ) -> PairPriors:
-    """Prior maps for a cell: mapped where they are in shards, and computed where not."""
+    """Prior maps for a cell: read from the feature cache, and computed where missing."""
     if context.features is None:
         return PairPriors(cues, features)
     of, root, encoder = sources(cell, dataset.fingerprint, context.device), context.features, features.encoder
@@ -235,7 +235,7 @@ def _memo(results: Path) -> PriorMemo:
 
 
 def keep_for(context: WorkContext, *source: object) -> Keep:
-    """Keeps what is made from `source` by this version of the method: another one's prior maps are never read."""
+    """The cache of drawn steps for `source` and this version of the method; another version's maps are never read."""
     return _memo(context.results).of((code_hash(), context.device, *source))
 
 
@@ -255,7 +255,7 @@ def training_pools_of(cell: TrainingCell, dataset: Dataset, context: WorkContext
 
 
 def provenance(context: WorkContext, features: FeatureCache | None, dataset: Dataset) -> dict[str, Any]:
-    """What a result says of how it was made."""
+    """What a result records of how it was made."""
     visual = features.encoder.backbone if features is not None else None
     text = features.encoder.text_model if features is not None else None
     return {
