@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.stats import EpisodeCounts, Estimate, Floats, episode_multiplicities
+from analysis.stats import EpisodeCounts, Estimate, Floats, episode_multiplicities, join
 from diffup.errors import UserError
 from diffup.evaluation.metrics import STD_BINS, episode_ious
 
@@ -54,7 +54,7 @@ class Quality:
 def read_quality(
     root: Path, keys: Sequence[str], counts: Sequence[EpisodeCounts], *, resamples: int, seed: int, stream: int
 ) -> Quality:
-    """Read one run: the cells `keys`, one per episode seed, whose counts are at hand.
+    """Read one run: the cells `keys`, one per episode seed, with their counts.
 
     Raises:
         UserError: a table lacks columns (made by an earlier version), is of other episodes, or has no predicted IoU.
@@ -82,12 +82,7 @@ def read_quality(
         tables.append(table)
     whole = pd.concat(tables, ignore_index=True)
     # Of several episode seeds only class and query matter here; ids need to ascend.
-    episodes = EpisodeCounts(
-        np.arange(len(whole)),
-        np.concatenate([part.class_id for part in counts]),
-        np.concatenate([part.query for part in counts]),
-        np.concatenate([part.counts for part in counts]),
-    )
+    episodes = join(counts, np.arange(len(whole)))
     drawn = episode_multiplicities(episodes, resamples=resamples, seed=seed, stream=stream)
     return Quality(
         true_iou=episode_ious(episodes.counts[:, 0], episodes.counts[:, 1]),

@@ -1,10 +1,10 @@
-"""Everything for a paper, from a result store: ``python -m analysis.paper --results DIR --out DIR``.
+"""Everything for a paper, from a result store: ``python -m analysis paper --results DIR --out DIR``.
 
 Writes one table per question as LaTeX, Markdown, HTML and CSV; figures as PDF and PNG, with the numbers they draw; a
-sheet of panels a task (JPEG); ``tables.md`` and ``tables.tex`` with all tables; ``numbers.csv``, which names the cells
-and episodes behind every number of every table; ``references.bib``; ``paper.tex``, a document with all of it, and
-``paper.pdf`` where latexmk is installed; ``report.html`` (`analysis.report.page`); and ``files.json``, which
-names them all.
+sheet of panels per task (JPEG); ``tables.md`` and ``tables.tex`` with all tables; ``numbers.csv``, which names the
+cells and episodes behind every number of every table; ``references.bib``; ``paper.tex``, a document with all of it, and
+``paper.pdf`` where latexmk is installed; ``report.html`` (`analysis.report.page`); and ``files.json``, which names them
+all.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from analysis.command import add_file, command, load, replace_files, texts_of, warn
+from analysis import command
+from analysis.build import collect, plots_of
+from analysis.files import add_file, replace_files, texts_of
 from analysis.plotting import Plot
+from analysis.published.table import BIB
 from analysis.report.gallery import RULE, gallery, sheets
 from analysis.report.page import page
-from analysis.results import Results
+from analysis.results import Results, load_results
 from analysis.stats import RESAMPLES
-from analysis.tables.build import Collected, collect, plots_of
 from analysis.tables.claims import claims_table
 from analysis.tables.latex import escape_latex
 from analysis.tables.main import main_table
 from analysis.tables.scores import studies
-from analysis.tables.table import Table, to_csv, to_markdown
+from analysis.tables.table import FIELDS, Table, to_csv, to_markdown
 from diffup.errors import command_line
 
 PAPER = r"""% Compile with latexmk -pdf paper.tex
@@ -49,13 +51,12 @@ PACKAGES = (
 CITED = "% Published figures are cited: \\bibliography{references}, where references.bib is beside this file.\n"
 FIGURE = r"""\begin{figure}[htbp]
 \centering
-\includegraphics[width=@WIDTH@\textwidth,height=.75\textheight,keepaspectratio]{@NAME@.pdf}
+\includegraphics[width=@WIDTH@\textwidth,height=.75\textheight,keepaspectratio]{@FILE@}
 \caption{@CAPTION@}
 \label{fig:@NAME@}
 \end{figure}
 """
 REFERENCES = "\\bibliographystyle{plain}\n\\bibliography{references}\n"
-BIB = Path(__file__).parent / "published" / "references.bib"
 WIDTH = 130  # characters of a line in a terminal
 COMPILE_SECONDS = 300
 NO_DATE = {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}  # the same results give the same bytes
@@ -69,81 +70,88 @@ def all_tables(results: Results, *, resamples: int = RESAMPLES) -> tuple[list[Ta
     Raises:
         UserError: there is no evaluation cell.
     """
-    parts = list(collect(results, resamples=resamples))
-    return [table for part in parts for table in part.tables], _warnings(results, parts)
+    parts = collect(results, resamples=resamples)
+    warnings = [*results.warnings, *(warning for part in parts for warning in part.study.warnings)]
+    return [table for part in parts for table in part.tables], warnings
 
 
 def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> list[Path]:
-    """Write everything; warnings go to stderr. Arguments and errors: `analysis.command.Write`.
+    """Write everything; warnings go to stderr.
 
     Files that an earlier call wrote to `out` and that this one doesn't, of a table that is no more, are removed.
+
+    Args:
+        results: the result store.
+        out: folder for the files, made if need be.
+        keys: only these cells, e.g. those of one grid; None: all in the store.
+        resamples: of the bootstrap.
+
+    Raises:
+        UserError: there is no such store, nothing in it to write, or `out` can't be written.
     """
-    store = load(results, keys)
-    parts = list(collect(store, resamples=resamples))
+    store = load_results(results, keys=keys)
+    parts = collect(store, resamples=resamples)
     tables = [table for part in parts for table in part.tables]
     drawn = [plots_of(store, part) for part in parts]
     plots = [plot for made, _ in drawn for plot in made]
     panels = {name + part.suffix: made for part in parts for name, made in sheets(gallery(store, part.study)).items()}
-    warnings = [*_warnings(store, parts), *(warning for _, more in drawn for warning in more)]
-    warn(list(dict.fromkeys(warnings)))
-    texts = {name: text for table in tables for name, text in texts_of(table).items()}
-    texts["tables.md"] = "\n".join(to_markdown(table) for table in tables)
+    warnings = [*store.warnings, *(warning for part in parts for warning in part.study.warnings)]
+    command.warn(list(dict.fromkeys([*warnings, *(warning for _, more in drawn for warning in more)])))
+    contents: dict[str, str | bytes] = {name: text for table in tables for name, text in texts_of(table).items()}
     cited = any(row.cite for table in tables for row in table.rows)
-    head = PACKAGES + (CITED if cited else "")
-    texts["tables.tex"] = head + "".join(f"\\input{{{table.name}}}\n" for table in tables)
-    texts["numbers.csv"] = numbers(tables)
-    texts["paper.tex"] = document(tables, plots, list(panels))
-    texts["report.html"] = page(store, parts, drawn, title=f"DiffUp report: {results.resolve().name}")
+    inputs = "".join(f"\\input{{{table.name}}}\n" for table in tables)
+    contents["tables.md"] = "\n".join(to_markdown(table) for table in tables)
+    contents["tables.tex"] = PACKAGES + (CITED if cited else "") + inputs
+    contents["numbers.csv"] = numbers(tables)
+    contents["paper.tex"] = document(plots, list(panels), cited=cited)
+    contents["report.html"] = page(store, parts, drawn, title=f"DiffUp report: {results.resolve().name}")
     if cited:
-        texts["references.bib"] = BIB.read_text(encoding="utf-8")
-    contents = {name: text.encode() for name, text in texts.items()}
+        contents["references.bib"] = BIB.read_bytes()
     for plot in plots:
         contents |= plot.files()
     paths = replace_files(out, contents | {f"{name}.jpg": content for name, content in panels.items()})
-    for path in (made := compiled(out)):
+    made = compiled(out)
+    for path in made:
         add_file(path)
     return [*paths, *made]
 
 
 def numbers(tables: Sequence[Table]) -> str:
-    """All tables' CSV below one another: what stands where, and the cells and episodes that it comes from."""
+    """The CSV of all tables in one: each number with the cells and episodes that it comes from."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    rows = []
+    writer.writerow(["table", "row", "column", *FIELDS])
     for table in tables:
-        for row in csv.DictReader(io.StringIO(to_csv(table))):
-            depth = len(table.labels)
-            place = " / ".join(list(row.values())[1 : 1 + depth])
-            rows.append([row["table"], place, *list(row.values())[1 + depth :]])
-    fields = ["column", "value", "low", "high", "std", "seeds", "episodes", "best", "second", "excludes_0", "p", "text"]
-    writer.writerow(["table", "row", *fields, "keys"])
-    writer.writerows(rows)
+        depth = 1 + len(table.labels)
+        for line in list(csv.reader(io.StringIO(to_csv(table))))[1:]:
+            writer.writerow([line[0], " / ".join(line[1:depth]), *line[depth:]])
     return buffer.getvalue()
 
 
-def document(tables: Sequence[Table], plots: Sequence[Plot], panels: Sequence[str]) -> str:
+def document(plots: Sequence[Plot], panels: Sequence[str], *, cited: bool) -> str:
     """The document that shows all tables, figures and sheets of panels."""
-    figures = []
-    for plot in plots:
-        wide = "1" if plot.data["panel"].nunique() > 1 else ".6"
-        figure = FIGURE.replace("@WIDTH@", wide).replace("@NAME@", plot.name)
-        figures.append(figure.replace("@CAPTION@", escape_latex(plot.caption)))
+    shown = [
+        (f"{plot.name}.pdf", plot.name, "1" if plot.data["panel"].nunique() > 1 else ".6", plot.caption)
+        for plot in plots
+    ]
     for name in panels:
-        figure = FIGURE.replace("@WIDTH@", ".9").replace("@NAME@.pdf", f"{name}.jpg").replace("@NAME@", name)
         caption = f"{name.removeprefix('panels_').replace('_', ' ')}, first fold. {RULE}"
-        figures.append(figure.replace("@CAPTION@", escape_latex(caption)))
-    cited = any(row.cite for table in tables for row in table.rows)
+        shown.append((f"{name}.jpg", name, ".9", caption))
+    figures = [
+        FIGURE.replace("@WIDTH@", width).replace("@FILE@", file).replace("@NAME@", name)
+        .replace("@CAPTION@", escape_latex(caption))
+        for file, name, width, caption in shown
+    ]  # fmt: skip
     text = PAPER.replace("@FIGURES@", ("\\clearpage\n" if figures else "") + "".join(figures))
     return text.replace("@REFERENCES@", REFERENCES if cited else "")
 
 
 def compiled(out: Path) -> list[Path]:
-    """``paper.pdf``, where latexmk is installed; what TeX says when it fails goes to stderr.
+    """``paper.pdf``, where latexmk is installed; TeX's errors go to stderr.
 
-    The document is compiled in a folder of its own, so that nothing but the PDF is left in `out`.
+    The document is compiled in a folder of its own, so that only the PDF is added to `out`.
     """
-    program = shutil.which("latexmk")
-    if program is None:
+    if (program := shutil.which("latexmk")) is None:
         return []
     with tempfile.TemporaryDirectory(prefix="diffup-paper-") as made:
         folder = Path(made)
@@ -156,11 +164,12 @@ def compiled(out: Path) -> list[Path]:
                 asked, cwd=folder, capture_output=True, text=True, timeout=COMPILE_SECONDS, env=os.environ | NO_DATE
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            warn([f"{out / 'paper.tex'} was not compiled: {error}"])
+            command.warn([f"{out / 'paper.tex'} was not compiled: {error}"])
             return []
         if done.returncode:
-            errors = [line for line in done.stdout.splitlines() if line.startswith("!")]
-            warn([f"{out / 'paper.tex'} does not compile ({'; '.join(errors[:3]) or 'see latexmk -pdf paper.tex'})"])
+            errors = [line for line in done.stdout.splitlines() if line.startswith("!")][:3]
+            what = "; ".join(errors) or "see latexmk -pdf paper.tex"
+            command.warn([f"{out / 'paper.tex'} does not compile ({what})"])
             return []
         shutil.copy(folder / "paper.pdf", out)
     return [out / "paper.pdf"]
@@ -172,18 +181,15 @@ def main_markdown(results: Path, *, keys: Iterable[str] | None = None, resamples
     Raises:
         UserError: there is no such store or no cell in it.
     """
-    found = studies(load(results, keys), resamples=resamples)
+    found = studies(load_results(results, keys=keys), resamples=resamples)
     made = [question(study) for study in found for question in (main_table, claims_table)]
     return "\n".join(to_markdown(table, notes=False, fit=WIDTH) for table in made if table is not None)
 
 
-def _warnings(results: Results, parts: Sequence[Collected]) -> list[str]:
-    return [*results.warnings, *(warning for part in parts for warning in part.study.warnings)]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns 0, or 2 for wrong usage."""
-    return command("analysis.paper", "Tables, figures and a report of a result store.", write_all, arguments)
+    parser = command.parser("paper", "Tables, figures and a report of a result store.")
+    return command.run(parser.parse_args(arguments), write_all)
 
 
 if __name__ == "__main__":

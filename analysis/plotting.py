@@ -1,13 +1,14 @@
-"""How figures look and are written: one size of type, colours that colour-blind readers tell apart, marks for grey
+"""How figures look and are written: one font size, colours that are distinct for colour-blind readers, markers for grey
 print, and the same bytes from the same results, whatever a user's matplotlib settings are.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -49,9 +50,10 @@ class Plot:
 
     def write(self, folder: Path) -> list[Path]:
         """Write ``<name>.png``, ``.pdf`` and ``.csv``."""
-        for name, content in self.files().items():
+        contents = self.files()
+        for name, content in contents.items():
             (folder / name).write_bytes(content)
-        return [folder / name for name in self.files()]
+        return [folder / name for name in contents]
 
     def files(self) -> dict[str, bytes]:
         """What `write` writes, by file name."""
@@ -103,6 +105,15 @@ def finish(figure: Any, name: str, caption: str, marks: list[dict[str, Any]]) ->
         images[ending] = buffer.getvalue()
     columns = ["panel", "series", "x", "y", "low", "high", "keys"]
     return Plot(name, caption, pd.DataFrame(marks, columns=columns), images)
+
+
+def log_ticks(
+    axes: Any, ticks: Sequence[float], low: float = -math.inf, high: float = math.inf, *, axis: str = "x"
+) -> None:
+    """Major ticks at those values that are within the limits, no minor ticks."""
+    inside = [tick for tick in ticks if low <= tick <= high]
+    getattr(axes, f"set_{axis}ticks")(inside, [f"{tick:g}" for tick in inside])
+    axes.minorticks_off()
 
 
 def mark(

@@ -1,8 +1,8 @@
-"""Are the model's own estimates of quality right? ``python -m analysis.quality --results DIR --out DIR``.
+"""Are the model's own estimates of quality right? ``python -m analysis quality --results DIR --out DIR``.
 
-Two tables as LaTeX, Markdown and CSV (DQM's predicted IoU; UAPF's standard deviation and the probabilities), each with
-the rival that costs nothing, and one calibration figure a task as PNG and PDF. Intervals are those of the other tables:
-95 % bootstrap intervals, stratified by class and clustered by query image.
+Two tables (DQM's predicted IoU; UAPF's standard deviation and the probabilities), each with a rival that costs nothing,
+and one calibration figure per task. Intervals are those of the other tables: 95 % bootstrap intervals, stratified by
+class and clustered by query image.
 """
 
 from __future__ import annotations
@@ -13,83 +13,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from analysis import command
 from analysis.calibration import Quality, estimates, read_quality
-from analysis.command import command, load, texts_of, warn, write_texts, writing_to
+from analysis.files import texts_of, write_files
 from analysis.plots.calibration import Curve, calibration_plot
 from analysis.plotting import Plot
-from analysis.results import Results
+from analysis.results import Results, load_results
 from analysis.stats import RESAMPLES, Estimate, average
 from analysis.tables import captions
-from analysis.tables.main import ordered, shown
-from analysis.tables.places import Subject, Task
-from analysis.tables.scores import Study, studies, to_number
-from analysis.tables.table import Column, Entry, Number, Row, Table, to_markdown
+from analysis.tables.places import grouped
+from analysis.tables.scores import Place, Run, Study, common_seeds, studies
+from analysis.tables.table import Column, Number, Row, Table, to_markdown, to_number
 from diffup.errors import UserError, command_line
 
 DECIMALS = 3
 FIGURE_RESAMPLES = 500  # bands of a figure need fewer than the intervals of a table
-
-
-@dataclass(eq=False)
-class Qualities:
-    """The estimates of one study's trained models, read as they are asked for.
-
-    Attributes:
-        results: the store.
-        study: whose cells are looked at.
-        warnings: runs that could not be read, and why.
-    """
-
-    results: Results
-    study: Study
-    warnings: list[str] = field(default_factory=list)
-    _figures: dict[tuple[str, ...], dict[str, Estimate] | None] = field(default_factory=dict)
-
-    def places(self) -> list[tuple[Task, Subject]]:
-        """Tasks and trained subjects that were asked for, in the order of a table."""
-        subjects = [subject for subject in shown(self.study) if subject.trained_on and not subject.control]
-        return [(t, s) for t in ordered(list(self.study.folds_by_task)) for s in subjects if self.study.asked(s, t)]
-
-    def read(self, keys: tuple[str, ...], fold: int, resamples: int) -> Quality | None:
-        """The episodes of one run; None, with a warning, if they can't be read."""
-        counts = [self.study.counts[key] for key in keys]
-        try:
-            return read_quality(
-                self.results.root, keys, counts, resamples=resamples, seed=self.study.seed, stream=fold
-            )  # fmt: skip
-        except UserError as error:
-            if str(error) not in self.warnings:
-                self.warnings.append(str(error))
-            return None
-
-    def figures(self, keys: tuple[str, ...], fold: int) -> dict[str, Estimate] | None:
-        """All figures of one run."""
-        if keys not in self._figures:
-            quality = self.read(keys, fold, self.study.resamples)
-            threshold = float(self.results.documents[keys[0]]["sample"]["threshold"])
-            made = None if quality is None else estimates(quality, threshold=threshold, sample=" ".join(keys))
-            self._figures[keys] = made
-        return self._figures[keys]
-
-    def numbers(self, task: Task, subject: Subject, columns: Sequence[Measure]) -> list[Number | None]:
-        """Means over folds and training seeds, as in the other tables; None unless every fold is finished."""
-        runs = self.study.runs.get((subject, task), {})
-        folds = self.study.folds_by_task[task]
-        missing: list[Number | None] = [None] * len(columns)
-        if not all(fold in runs for fold in folds):
-            return missing
-        seeds = sorted(set.intersection(*(set(runs[fold]) for fold in folds)))
-        found = {(fold, seed): self.figures(runs[fold][seed], fold) for fold in folds for seed in seeds}
-        if not seeds or any(figures is None for figures in found.values()):
-            return missing
-        keys = [key for fold in folds for seed in seeds for key in runs[fold][seed]]
-        episodes = sum(len(self.study.counts[key]) for fold in folds for key in runs[fold][seeds[0]])
-        numbers: list[Number | None] = []
-        for column in columns:
-            by_seed = [average([column.of(found[fold, seed] or {}) for fold in folds]) for seed in seeds]
-            number = to_number(by_seed, keys, episodes, difference=column.signed)
-            numbers.append(replace(number, decimals=DECIMALS))
-        return numbers
 
 
 @dataclass(frozen=True)
@@ -145,50 +83,96 @@ NOTES = {
 }
 
 
+@dataclass(eq=False)
+class Qualities:
+    """The estimates of one study's trained models, read as they are needed.
+
+    Attributes:
+        results: the store.
+        study: whose cells are looked at.
+        warnings: runs that could not be read, and why.
+    """
+
+    results: Results
+    study: Study
+    warnings: list[str] = field(default_factory=list)
+    _figures: dict[Run, dict[str, Estimate] | None] = field(default_factory=dict)
+
+    def places(self) -> list[Place]:
+        """Trained methods and tasks that were asked for, in the order of a table."""
+        methods = [method for method in self.study.shown if method.trained_on and not method.control]
+        return [(m, t) for t in self.study.tasks for m in methods if self.study.asked(m, t)]
+
+    def read(self, run: Run, fold: int, resamples: int) -> Quality | None:
+        """The episodes of one run; None, with a warning, if they can't be read."""
+        counts = [self.study.counts[key] for key in run]
+        try:
+            return read_quality(self.results.root, run, counts, resamples=resamples, seed=self.study.seed, stream=fold)
+        except UserError as error:
+            if str(error) not in self.warnings:
+                self.warnings.append(str(error))
+            return None
+
+    def figures(self, run: Run, fold: int) -> dict[str, Estimate] | None:
+        """All figures of one run."""
+        if run not in self._figures:
+            quality = self.read(run, fold, self.study.resamples)
+            threshold = float(self.results.documents[run[0]]["sample"]["threshold"])
+            made = None if quality is None else estimates(quality, threshold=threshold, sample=" ".join(run))
+            self._figures[run] = made
+        return self._figures[run]
+
+    def numbers(self, place: Place, columns: Sequence[Measure]) -> list[Number | None]:
+        """Means over folds and training seeds, as in the other tables; None unless every fold is finished."""
+        runs, folds = self.study.runs.get(place, {}), self.study.folds_by_task[place[1]]
+        seeds = common_seeds(runs, folds)
+        by_seed = [[self.figures(runs[fold][seed], fold) for seed in seeds] for fold in folds]
+        found = [[figures for figures in of_fold if figures is not None] for of_fold in by_seed]
+        if not seeds or any(len(of_fold) < len(seeds) for of_fold in found):
+            return [None] * len(columns)
+        keys = [key for fold in folds for seed in seeds for key in runs[fold][seed]]
+        episodes = sum(len(self.study.counts[key]) for fold in folds for key in runs[fold][seeds[0]])
+        numbers: list[Number | None] = []
+        for column in columns:
+            means = [average([column.of(figures) for figures in of_seed]) for of_seed in zip(*found)]
+            number = to_number(means, keys, episodes, difference=column.signed)
+            numbers.append(replace(number, decimals=DECIMALS))
+        return numbers
+
+
 def quality_tables(qualities: Qualities) -> list[Table]:
     """The table of predicted IoU and that of pixels; none if no trained model was asked for."""
     places, study = qualities.places(), qualities.study
-    if not places:
-        return []
     data, trained = captions.data_name(study), captions.trained_on(study)
     tables = []
     for name, caption, columns in (
         ("quality_iou", f"Does the model know how good its mask is? {data}{trained}.", IOU),
         ("quality_pixels", f"Does the model know which pixels are wrong? {data}{trained}.", PIXELS),
     ):
-        rows = []
-        for task, subject in places:
-            entries: list[Entry] = [*qualities.numbers(task, subject, columns)]
-            rows.append(Row((str(task), *captions.labels(study, subject)), tuple(entries)))
-        tables.append(
-            Table(
-                name=name,
-                caption=caption,
-                labels=("Task", "Backbone", "Method"),
-                columns=tuple(Column(column.header) for column in columns),
-                rows=tuple(rows),
-                notes=(*captions.notes(study, rows), *NOTES[name]),
-                stacked=True,
-            )
-        )
-    return tables
+        rows = [
+            Row((str(task), *captions.labels(study, method)), tuple(qualities.numbers((method, task), columns)))
+            for method, task in places
+        ]
+        headers = [Column(column.header) for column in columns]
+        labels = ("Task", "Backbone", "Method")
+        tables.append(captions.table(study, name, caption, labels, headers, rows, *NOTES[name], stacked=True))
+    return tables if places else []
 
 
 def quality_plots(qualities: Qualities, suffix: str = "") -> list[Plot]:
-    """One calibration figure a task, a line a backbone: all folds and training seeds of the method itself together."""
+    """One calibration figure per task, a line per backbone: all folds and training seeds of the method itself."""
     study, plots = qualities.study, []
-    for task in dict.fromkeys(task for task, _ in qualities.places()):
+    trained = grouped((method.backbone, method.trained_on) for method in study.methods if method.trained_on)
+    for task, methods in grouped((task, method) for method, task in qualities.places()).items():
         curves = []
-        for subject in (s for t, s in qualities.places() if t == task and s.variant == "diffup"):
-            runs = study.runs.get((subject, task), {})
-            read = [qualities.read(keys, fold, FIGURE_RESAMPLES) for fold in runs for keys in runs[fold].values()]
+        for method in (method for method in methods if method.variant == "diffup"):
+            runs = study.runs.get((method, task), {})
+            read = [qualities.read(run, fold, FIGURE_RESAMPLES) for fold in runs for run in runs[fold].values()]
             parts = [quality for quality in read if quality is not None]
             if parts:
-                backbone, method = captions.labels(study, subject)
-                again = (
-                    len({s.trained_on for s in study.subjects if s.backbone == subject.backbone and s.trained_on}) > 1
-                )
-                curves.append(Curve(f"{backbone}, {method}" if again else backbone, parts))
+                backbone, name = captions.labels(study, method)
+                again = len(set(trained[method.backbone])) > 1
+                curves.append(Curve(f"{backbone}, {name}" if again else backbone, parts))
         if curves:
             slug = re.sub(r"[^A-Za-z0-9]+", "_", str(task))
             title = f"{captions.data_name(study)}, {task}{captions.trained_on(study)}"
@@ -199,8 +183,18 @@ def quality_plots(qualities: Qualities, suffix: str = "") -> list[Plot]:
 def write_quality(
     results: Path, out: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES
 ) -> list[Path]:
-    """Write all tables and figures; warnings go to stderr. Arguments and errors: `analysis.command.Write`."""
-    store = load(results, keys)
+    """Write all tables and figures; warnings go to stderr.
+
+    Args:
+        results: the result store.
+        out: folder for the files, made if need be.
+        keys: only these cells, e.g. those of one grid; None: all in the store.
+        resamples: of the bootstrap.
+
+    Raises:
+        UserError: there is no such store, no trained model in it, or `out` can't be written.
+    """
+    store = load_results(results, keys=keys)
     found = studies(store, resamples=resamples)
     paths, warnings = [], [*store.warnings]
     for number, study in enumerate(found):
@@ -208,12 +202,12 @@ def write_quality(
         qualities = Qualities(store, study)
         for table in quality_tables(qualities):
             named = replace(table, name=table.name + suffix)
-            paths += write_texts(out, texts_of(named))
+            paths += write_files(out, texts_of(named))
             print(to_markdown(named, notes=False))
-        with writing_to(out):
-            paths += [path for plot in quality_plots(qualities, suffix) for path in plot.write(out)]
+        for plot in quality_plots(qualities, suffix):
+            paths += write_files(out, plot.files())
         warnings += [*study.warnings, *qualities.warnings]
-    warn(warnings)
+    command.warn(warnings)
     if not paths:
         raise UserError(f"{results} holds no evaluation of a trained model; quality estimates are made by those only")
     return paths
@@ -221,7 +215,8 @@ def write_quality(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns 0, or 2 for wrong usage."""
-    return command("analysis.quality", "Are quality estimates right?", write_quality, arguments)
+    parser = command.parser("quality", "Are quality estimates right?")
+    return command.run(parser.parse_args(arguments), write_quality)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,14 @@
-"""The result store as tables: one row a cell, and the counts of every episode.
+"""The result store as tables: one row per cell, and the counts of every episode.
 
 A cell that can't be read (half written, damaged, of another schema) is left out with a warning that names the file and
-the remedy; a cell that a launch asked for and that has no result stays as a row, so that tables show it as missing.
-
-    python -m analysis.results --results DIR --out cells.csv [--episodes episodes.parquet] [--where fold=0,shots=1|5]
-    python -m analysis.results --from-mlflow URI --experiment NAME --out cells.parquet
+the remedy. A cell that a launch asked for and that has no result stays as a row, so that tables show it as missing.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +19,7 @@ import pyarrow
 from pyarrow import parquet
 
 from analysis.stats import EpisodeCounts
-from diffup.errors import UserError, command_line
+from diffup.errors import UserError
 from diffup.evaluation.metrics import fb_iou, labels, miou
 
 SCHEMA = 1
@@ -47,6 +41,7 @@ TRAINING = (
     "key", "dataset", "fold", "backbone", "variant", "train_seed", "status", "seconds", "device", "finished", "error",
 )  # fmt: skip
 COLUMNS = ("key", *TEXTS, *NUMBERS, "method", "class_names", "steps", *NO_RESULT, "launch", "position")
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 Document = dict[str, Any]
 
 
@@ -58,9 +53,9 @@ class Results:
         root: the folder.
         cells: one row per evaluation cell, columns `COLUMNS`: identity as in ``cell.json`` (`method`, `class_names` and
             `steps` are ``sample.method``, ``input.class_names`` and ``sample.steps``), `status` (finished, failed,
-            damaged or unfinished), figures (`COSTS`: of `diffup.models.flops`, of one episode) and provenance of
-            finished cells (else nan and empty), `undefined`: why a figure of a finished cell is nan, `launch` and
-            `position`: number of the latest launch that asked for the cell (-1: none) and its place there.
+            damaged or unfinished), figures (`COSTS`: of `diffup.models.flops`, per episode) and provenance of finished
+            cells (else nan and empty), `undefined`: why a figure of a finished cell is nan, `launch` and `position`:
+            number of the latest launch that asked for the cell (-1: none) and its position there.
         training: one row per training cell, columns `TRAINING`.
         documents: ``cell.json`` of each of these cells, by key.
         counts: counts of the episodes of finished cells, by key.
@@ -75,11 +70,12 @@ class Results:
     warnings: tuple[str, ...]
 
 
-def load_results(root: Path, *, classes: str = "novel") -> Results:
+def load_results(root: Path, *, keys: Iterable[str] | None = None, classes: str = "novel") -> Results:
     """Read all evaluation cells of a result store.
 
     Args:
         root: the result store.
+        keys: only these cells; None: all.
         classes: ``"novel"``: all cells but those on held-out base classes, which no table of results may mix with the
             others; or ``"held_out"``: these.
 
@@ -89,7 +85,7 @@ def load_results(root: Path, *, classes: str = "novel") -> Results:
     if not root.is_dir():
         raise UserError(f"no results directory {root}; pass the one that a grid script printed (its --results)")
     warnings: list[str] = []
-    asked, places = _launches(root, warnings)
+    asked, positions = _launches(root, warnings)
     documents, rows, training, counts = {}, [], [], {}
     for key, document in {**asked, **dict(_cells(root, warnings))}.items():
         if document.get("kind") == "train":
@@ -108,18 +104,18 @@ def load_results(root: Path, *, classes: str = "novel") -> Results:
         outcome, episodes = _outcome(root / key, key, warnings)
         if episodes is not None:
             counts[key] = episodes
-        launch, position = places.get(key, (-1, 0))
+        launch, position = positions.get(key, (-1, 0))
         documents[key] = document
         rows.append({**row, **NO_RESULT, **outcome, "launch": launch, "position": position})
     cells = pd.DataFrame(rows, columns=list(COLUMNS)).sort_values("key", ignore_index=True)
     trained = pd.DataFrame(training, columns=list(TRAINING)).sort_values("key", ignore_index=True)
-    return Results(root, cells, trained, documents, counts, tuple(warnings))
+    results = Results(root, cells, trained, documents, counts, tuple(warnings))
+    return results if keys is None else only(results, keys)
 
 
 def only(results: Results, keys: Iterable[str]) -> Results:
-    """The results of these cells alone, e.g. those of one grid in a store of several."""
-    cells = results.cells[results.cells["key"].isin(list(keys))]
-    return replace(results, cells=cells.reset_index(drop=True))
+    """The results of these cells, e.g. those of one grid in a store of several."""
+    return replace(results, cells=where(results.cells, key=set(keys)).reset_index(drop=True))
 
 
 def where(cells: pd.DataFrame, **axes: object) -> pd.DataFrame:
@@ -128,27 +124,25 @@ def where(cells: pd.DataFrame, **axes: object) -> pd.DataFrame:
     Raises:
         UserError: no such column.
     """
-    chosen = cells
     for name, value in axes.items():
         if name not in cells.columns:
             raise UserError(f"cells have no column {name!r}; columns are {', '.join(cells.columns)}")
         values = value if isinstance(value, list | tuple | set | frozenset) else [value]
-        chosen = chosen[chosen[name].isin(list(values))]
-    return chosen
+        cells = cells[cells[name].isin(list(values))]
+    return cells
 
 
 def read_episodes(root: Path, keys: Iterable[str]) -> pd.DataFrame:
-    """All columns of the episode tables of these cells, below one another, with a column `key`."""
+    """All columns of the episode tables of these cells, concatenated, with a column `key`."""
     tables = [pd.read_parquet(root / key / "episodes.parquet").assign(key=key) for key in keys]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def class_names(results: Results, keys: Iterable[str]) -> dict[int, str]:
-    """Names of the classes that these cells test, by class; equal ones get their number (`metrics.labels`)."""
+    """Names of the classes that these cells test, by class; equal names get their number (`metrics.labels`)."""
     names: dict[int, str] = {}
     for key in keys:
-        missing = set(results.counts[key].class_id.tolist()) - set(names)
-        if missing:
+        if set(results.counts[key].class_id.tolist()) - set(names):
             table = pd.read_parquet(results.root / key / "episodes.parquet", columns=["class_id", "class_name"])
             names |= dict(zip(table["class_id"].astype(int), table["class_name"].astype(str)))
     return labels(names)
@@ -171,7 +165,7 @@ def launch_keys(root: Path, name: str) -> list[str]:
 
 
 def _launches(root: Path, warnings: list[str]) -> tuple[dict[str, Document], dict[str, tuple[int, int]]]:
-    """Documents of the cells that launches asked for, and each key's latest launch and place.
+    """Documents of the cells that launches asked for, and each key's latest launch and position in it.
 
     ``launches/<name>.json`` holds ``started`` and ``cells``, each the document of a ``cell.json``.
     """
@@ -181,15 +175,20 @@ def _launches(root: Path, warnings: list[str]) -> tuple[dict[str, Document], dic
             launch = json.loads(path.read_bytes())
             read.append((str(launch["started"]), path.name, [{**cell, "key": cell["key"]} for cell in launch["cells"]]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            what = f"no {error}" if isinstance(error, KeyError) else str(error)
-            warnings.append(f"{path}: can't be read ({what}); cells that only it names are not shown as missing")
+            warnings.append(
+                f"{path}: can't be read ({_what(error)}); cells that only it names are not shown as missing"
+            )
     asked: dict[str, Document] = {}
-    places: dict[str, tuple[int, int]] = {}
+    positions: dict[str, tuple[int, int]] = {}
     for number, (_, _, cells) in enumerate(sorted(read, key=lambda launch: launch[:2])):
         for position, document in enumerate(cells):
             asked[str(document["key"])] = document
-            places[str(document["key"])] = (number, position)
-    return asked, places
+            positions[str(document["key"])] = (number, position)
+    return asked, positions
+
+
+def _what(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _cells(root: Path, warnings: list[str]) -> Iterator[tuple[str, Document]]:
@@ -226,22 +225,25 @@ def _outcome(folder: Path, key: str, warnings: list[str]) -> tuple[Document, Epi
         if result["key"] != key or result["status"] != "finished":
             raise ValueError("it is not the result of this cell")
         named = result.get("files", {}).get("episodes.parquet", {})
-        episodes, classes = _episode_counts(folder / "episodes.parquet", named.get("sha256", ""))
+        episodes = _episode_counts(folder / "episodes.parquet", named.get("sha256", ""))
         reasons: dict[str, str] = {}
         figures = {name: _figure(result, name, reasons) for name in FIGURES}
-        _check_figures(figures, episodes, classes)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        _check_figures(figures, episodes)
+    except UNREADABLE as error:
+        what = _what(error)
         warnings.append(f"{folder / 'result.json'}: {what}; left out. Run the grid again, it makes the cell anew")
         return {"status": "damaged", "error": what}, None
     warnings += [f"{folder}: {FIGURES[name]} is undefined, {reason}" for name, reason in reasons.items()]
-    undefined = "; ".join(f"{FIGURES[name]}: {reason}" for name, reason in reasons.items())
-    provenance = {name: str(result.get("provenance", {}).get(name) or "") for name in PROVENANCE}
-    costs = {name: float(result.get("provenance", {}).get("cost", {}).get(name, "nan")) for name in COSTS}
-    seconds = float(result["metrics"].get("seconds", "nan"))
-    finished = str(result.get("finished", ""))
-    facts = {"status": "finished", **figures, "seconds": seconds, **costs, **provenance}
-    return {**facts, "finished": finished, "undefined": undefined}, episodes
+    provenance = result.get("provenance", {})
+    return {
+        "status": "finished",
+        **figures,
+        "seconds": float(result["metrics"].get("seconds", "nan")),
+        **{name: float(provenance.get("cost", {}).get(name, "nan")) for name in COSTS},
+        **{name: str(provenance.get(name) or "") for name in PROVENANCE},
+        "finished": str(result.get("finished", "")),
+        "undefined": "; ".join(f"{FIGURES[name]}: {reason}" for name, reason in reasons.items()),
+    }, episodes
 
 
 def _figure(result: Document, name: str, reasons: dict[str, str]) -> float:
@@ -256,15 +258,13 @@ def _figure(result: Document, name: str, reasons: dict[str, str]) -> float:
 
 def _training(folder: Path, key: str, document: Document) -> Document:
     """A row of `Results.training`; what the file lacks stays empty."""
-    row = {name: document.get(name, "") for name in TRAINING[1:6]}
+    row = {"key": key, **{name: document.get(name, "") for name in TRAINING[1:6]}, "device": "", "error": ""}
     try:
         result = json.loads((folder / "result.json").read_bytes())
-        facts = {"seconds": float(result["metrics"].get("seconds", "nan")), "finished": str(result.get("finished", ""))}
-        device = str(result.get("provenance", {}).get("device", ""))
-        outcome = {"status": str(result["status"]), **facts, "device": device, "error": ""}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        outcome = {"seconds": float("nan"), "device": "", "finished": "", "error": "", **_without_result(folder, [])}
-    return {"key": key, **row, **outcome}
+        row |= {"seconds": float(result["metrics"].get("seconds", "nan")), "finished": str(result.get("finished", ""))}
+        return row | {"status": str(result["status"]), "device": str(result.get("provenance", {}).get("device", ""))}
+    except UNREADABLE:
+        return row | {"seconds": float("nan"), "finished": "", **_without_result(folder, [])}
 
 
 def _without_result(folder: Path, warnings: list[str]) -> Document:
@@ -276,7 +276,7 @@ def _without_result(folder: Path, warnings: list[str]) -> Document:
         return {"status": "unfinished"}
 
 
-def _episode_counts(path: Path, sha256: str) -> tuple[EpisodeCounts, list[int]]:
+def _episode_counts(path: Path, sha256: str) -> EpisodeCounts:
     content = path.read_bytes()
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"{path.name} is not the file that result.json names")
@@ -286,7 +286,7 @@ def _episode_counts(path: Path, sha256: str) -> tuple[EpisodeCounts, list[int]]:
             table = file.read(columns=names, use_threads=False)
         columns = {name: table.column(name).to_numpy() for name in names}
         integers = {name: columns[name].astype(np.int64) for name in names if name != "query"}
-    except Exception as error:  # pyarrow has many, for what is one fact here
+    except Exception as error:  # pyarrow raises many types for an unreadable file
         raise ValueError(f"{path.name} can't be read: {error}") from error
     order = np.argsort(integers["episode"], kind="stable")
     counts = EpisodeCounts(
@@ -297,12 +297,13 @@ def _episode_counts(path: Path, sha256: str) -> tuple[EpisodeCounts, list[int]]:
     )
     if not len(counts):
         raise ValueError(f"{path.name} holds no episode")
-    return counts, sorted(set(counts.class_id.tolist()))
+    return counts
 
 
-def _check_figures(figures: dict[str, float], episodes: EpisodeCounts, classes: list[int]) -> None:
-    """The figures in ``result.json`` are those of its episodes; an undefined mIoU can't be told from these alone."""
+def _check_figures(figures: dict[str, float], episodes: EpisodeCounts) -> None:
+    """Defined figures in ``result.json`` must be those of its episodes; episodes alone don't show an undefined mIoU."""
     inter, union, inter_bg, union_bg = episodes.counts.T
+    classes = sorted(set(episodes.class_id.tolist()))
     expected = {
         "miou": miou(episodes.class_id, inter, union, classes),
         "fb_iou": fb_iou(inter, union, inter_bg, union_bg),
@@ -310,81 +311,3 @@ def _check_figures(figures: dict[str, float], episodes: EpisodeCounts, classes: 
     for name, value in figures.items():
         if not np.isnan(value) and not np.isclose(value, expected[name], rtol=0, atol=1e-6):
             raise ValueError(f"{name} is {value}, but the episodes give {expected[name]}")
-
-
-def where_text(cells: pd.DataFrame, text: str) -> pd.DataFrame:
-    """The cells that match ``fold=0,shots=1|5``, as grids' ``--select``.
-
-    Raises:
-        UserError: not of that form, or no such column.
-    """
-    axes: dict[str, object] = {}
-    for condition in filter(None, text.split(",")):
-        name, equals, values = condition.partition("=")
-        if not equals or not name or not values:
-            raise UserError(f"--where {text!r}: write k=v,k=v|w; {condition!r} is not of that form")
-        numeric = name in cells.columns and pd.api.types.is_numeric_dtype(cells[name])
-        try:
-            axes[name] = [float(value) for value in values.split("|")] if numeric else values.split("|")
-        except ValueError as error:
-            raise UserError(f"--where {text!r}: {name} is a number, {values!r} is none") from error
-    return where(cells, **axes)
-
-
-def _write(frame: pd.DataFrame, path: Path) -> None:
-    writers = {".csv": lambda: frame.to_csv(path, index=False), ".parquet": lambda: frame.to_parquet(path, index=False)}
-    if path.suffix not in writers:
-        raise UserError(f"{path}: a frame is written as .csv or .parquet")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writers[path.suffix]()
-    except OSError as error:
-        raise UserError(f"can't write {path} ({error.strerror or error}); choose another place") from error
-
-
-def _read(options: argparse.Namespace) -> Results:
-    if (options.results is None) == (options.from_mlflow is None):
-        raise UserError("pass --results DIR, or --from-mlflow URI with --experiment NAME")
-    if options.results is not None:
-        return load_results(options.results)
-    from analysis.from_mlflow import load_mlflow
-
-    if not options.experiment:
-        raise UserError("--from-mlflow needs --experiment NAME, the grid's name if it wasn't named otherwise")
-    folder = options.folder or Path(tempfile.mkdtemp(prefix="diffup-mlflow-"))
-    return load_mlflow(options.from_mlflow, options.experiment, folder, store=options.store)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns 0, or 2 for wrong usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.results", description="Cells and episodes as tidy tables."
-    )
-    parser.add_argument("--results", type=Path, metavar="DIR", help="what a grid script wrote")
-    parser.add_argument("--from-mlflow", metavar="URI", help="read the runs of an MLflow store instead")
-    parser.add_argument("--experiment", default="", metavar="NAME", help="in MLflow")
-    parser.add_argument("--store", default="", metavar="ID", help="of the result store, if the experiment has several")
-    parser.add_argument("--folder", type=Path, metavar="DIR", help="where files from MLflow go (a temporary one)")
-    parser.add_argument("--where", default="", metavar="K=V,…", help="only these cells, e.g. fold=0,shots=1|5")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="cells, .csv or .parquet")
-    parser.add_argument("--episodes", type=Path, metavar="FILE", help="their episodes, .csv or .parquet")
-    options = parser.parse_args(arguments)
-    try:
-        results = _read(options)
-        cells = where_text(results.cells, options.where)
-        _write(cells, options.out)
-        if options.episodes is not None:
-            _write(
-                read_episodes(results.root, [key for key in cells["key"] if key in results.counts]), options.episodes
-            )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for warning in results.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(f"{len(cells)} cells, {(cells['status'] == 'finished').sum()} finished: {options.out}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(command_line(main))

@@ -1,10 +1,10 @@
 """Bootstrap intervals of mIoU and FB-IoU, and of differences between cells of one manifest.
 
 Episodes are resampled within their class (mIoU sums intersections and unions per class before it divides) and by query
-image: a small pool asks the same image again and again, and its episodes are not independent. Cells that share their
-episodes share their resamples too, so that a difference is paired: subtract the draws. A resample is a row of
-multiplicities over query images; times the images' counts it gives all sums at once. Counts are whole numbers below
-2^53, so the sums are exact, whatever the order a processor adds them in.
+image: a small pool uses the same image in several episodes, which are then not independent. Cells with the same episodes
+use the same resamples, so that a difference is paired: subtract the draws. A resample is a row of multiplicities over
+query images; times the images' counts it gives all sums at once. Counts are whole numbers below 2^53, so the sums are
+exact in any order of addition.
 
 Letters: N episodes · M query images of one class · B resamples · S cells.
 """
@@ -131,7 +131,7 @@ class Estimate:
         """The paired difference.
 
         Raises:
-            UserError: the two do not come from the same resamples.
+            ValueError: the two do not come from the same resamples.
         """
         if self.sample != other.sample or self.draws.shape != other.draws.shape:
             raise ValueError(
@@ -157,7 +157,7 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
     """Mean of estimates, draw by draw: of folds (bootstrapped independently) or of training seeds (same resamples).
 
     Raises:
-        UserError: nothing to average, or different numbers of resamples.
+        ValueError: nothing to average, or different numbers of resamples.
     """
     if not estimates or len({len(estimate.draws) for estimate in estimates}) > 1:
         raise ValueError("average needs one estimate or more, all with the same number of resamples")
@@ -185,6 +185,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(known) - rank) * p_values[i]))
         adjusted[i] = largest
     return adjusted
+
+
+def join(parts: Sequence[EpisodeCounts], episode: Ints) -> EpisodeCounts:
+    """The episodes of several cells one after the other, with new ids."""
+    return EpisodeCounts(
+        episode,
+        np.concatenate([part.class_id for part in parts]),
+        np.concatenate([part.query for part in parts]),
+        np.concatenate([part.counts for part in parts]),
+    )
 
 
 def align(first: EpisodeCounts, second: EpisodeCounts) -> tuple[EpisodeCounts, EpisodeCounts]:
@@ -226,7 +236,7 @@ def bootstrap(
             that are too narrow where images are asked repeatedly.
 
     Raises:
-        UserError: the cells differ in their episodes, or have none.
+        ValueError: the cells differ in their episodes, or have none.
     """
     if not cells:
         return []
@@ -271,7 +281,7 @@ def per_class(
     """IoU of each class, in percent, of cells over the same episodes: with the resamples that `bootstrap` draws.
 
     Raises:
-        UserError: the cells differ in their episodes.
+        ValueError: the cells differ in their episodes.
     """
     found: list[dict[int, Estimate]] = [{} for _ in cells]
     for class_id in np.unique(cells[0].class_id) if cells else ():

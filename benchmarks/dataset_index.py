@@ -27,7 +27,7 @@ MEASURE = """
 import resource, sys, time
 began = time.perf_counter()
 from diffup.data.dataset import open_dataset
-from diffup.episodes.episode import make_manifest
+from diffup.episodes.sampling import make_manifest
 from diffup.episodes.protocols import get_protocol
 ready = time.perf_counter()
 dataset = open_dataset(sys.argv[1])

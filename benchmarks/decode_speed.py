@@ -36,9 +36,11 @@ from numpy.typing import NDArray
 from diffup.backbones.load import load_backbone
 from diffup.config import InputConfig, ModelConfig, SampleConfig
 from diffup.episodes.cue_source import CueSource
-from diffup.episodes.episode import Episode, paired_episodes
-from diffup.evaluation.encode import INFO_GRID, Encoder, FeatureCache, Features
+from diffup.episodes.episode import Episode
+from diffup.episodes.sampling import paired_episodes
+from diffup.evaluation.encode import INFO_GRID, Encoder, FeatureCache
 from diffup.evaluation.evaluate import Evaluation, evaluate
+from diffup.models.batch import Features
 from diffup.models.card import versions
 from diffup.models.diffup import DiffUpNet
 

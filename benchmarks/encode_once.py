@@ -66,7 +66,7 @@ def build(args: EncodeOnce) -> Grid:
 def report(args: EncodeOnce, cells: Sequence[AnyCell], datasets: dict[str, Path]) -> list[str]:
     """Run everything; the lines of the report."""
     from cluster.execution.context import WorkContext
-    from cluster.precompute.tasks import needs
+    from cluster.precompute.tasks import inputs_of
 
     results = args.out / "grid"
     launches.take(args.trained, results, cells)
@@ -74,9 +74,9 @@ def report(args: EncodeOnce, cells: Sequence[AnyCell], datasets: dict[str, Path]
     evaluated = [cell for cell in cells if isinstance(cell, Cell)]
     workers = args.run.max_concurrent or 2
     paths = {name: str(path) for name, path in datasets.items()}
-    wanted = needs(evaluated, WorkContext(results=results, datasets=paths, weights_dir=args.run.weights_dir))
-    images = sum(len(need.items) for need in wanted if need.encodes)
-    triples = sum(len(need.items) for need in wanted if not need.encodes)
+    wanted = inputs_of(evaluated, WorkContext(results=results, datasets=paths, weights_dir=args.run.weights_dir))
+    images = sum(len(each.items) for each in wanted if each.encodes)
+    triples = sum(len(each.items) for each in wanted if not each.encodes)
     notes = [json.loads(path.read_bytes()) for path in sorted((results / "launches").glob("*.json"))]
     made = {kind: sum(note["stage"]["made"].get(kind, 0) for note in notes) for kind in ("features", "priors")}
     spent = {kind: sum(note["stage"]["seconds"].get(kind, 0) for note in notes) for kind in ("features", "priors")}

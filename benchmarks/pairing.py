@@ -14,15 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from analysis.results import load_results
-from analysis.tables.main import beside, shown
 from analysis.tables.scores import Study, studies
 
 
 def widths(study: Study, other: Study) -> list[tuple[str, float, float]]:
     """Names, paired and unpaired widths; `other` has the same cells and other resamples."""
     found = []
-    for ours in (s for s in shown(study) if s.variant == "diffup" and not s.control):
-        for theirs in (s for s in shown(study) if not s.trained_on and not s.control and beside(ours, s)):
+    for ours in (m for m in study.shown if m.variant == "diffup" and not m.control):
+        for theirs in (m for m in study.shown if not m.trained_on and not m.control and ours.beside(m)):
             for task in study.folds_by_task:
                 gap = study.difference((ours, task), (theirs, task))
                 one, two = study.estimates(ours, task), other.estimates(theirs, task)
@@ -40,7 +39,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, metavar="DIR")
     options = parser.parse_args()
     for study in studies(load_results(options.results)):
-        fresh = replace(study, seed=study.seed + 1, _scores={}, _differences={}, _means={}, _numbers={})
+        fresh = replace(study, seed=study.seed + 1, scores={})
         rows = widths(study, fresh)
         for name, paired, unpaired in rows:
             print(f"{name:60} {paired:5.2f} {unpaired:5.2f} {paired / unpaired:5.2f}")

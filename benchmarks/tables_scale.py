@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from analysis.build import QUESTIONS
 from analysis.results import COLUMNS, COSTS, NO_RESULT, TRAINING, Results
 from analysis.stats import EpisodeCounts
-from analysis.tables.build import QUESTIONS
 from analysis.tables.scores import studies
 from analysis.tables.table import to_csv, to_markdown
 

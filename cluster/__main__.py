@@ -1,4 +1,4 @@
-"""``python -m cluster COMMAND …``: what is done beside running grids.
+"""The platform's commands beside the grid scripts: ``python -m cluster COMMAND …``.
 
 submit SCRIPT [ARGUMENT …]            run a grid script as a job of a Ray cluster; status|logs|stop ID
 sync pull s3://bucket/results DIR     download results, for python -m analysis.paper DIR
@@ -31,9 +31,12 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns its exit code, 2 for a user's mistake."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if name not in COMMANDS:
+    if name in ("-h", "--help"):
         print(__doc__)
-        return 0 if name in ("-h", "--help") else 2
+        return 0
+    if name not in COMMANDS:
+        print(f"error: no command {name!r}; choose from {', '.join(COMMANDS)}, or see --help", file=sys.stderr)
+        return 2
     try:
         return COMMANDS[name](rest)
     except (UserError, OSError) as error:

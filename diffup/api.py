@@ -28,13 +28,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffup.backbones.load import Backbone, load_backbone, usable_device
-from diffup.config import InputConfig, SampleConfig
+from diffup.config import EncoderConfig, InputConfig, SampleConfig
 from diffup.episodes.cues import cue_weights
 from diffup.errors import UserError
-from diffup.evaluation.encode import Encoder, Features
+from diffup.evaluation.encode import Encoder
 from diffup.evaluation.evaluate import episode_noise
 from diffup.files import as_path
-from diffup.models.diffup import DiffUpNet, Episodes, load_checkpoint, priors, save_checkpoint
+from diffup.models.batch import Episodes, Features
+from diffup.models.checkpoint import load_checkpoint, save_checkpoint
+from diffup.models.diffup import DiffUpNet, priors
 from diffup.support import AnyImage, Cue, Support, Text, check_list, check_names, to_rgb, whole
 
 CHECKPOINT_FOLDER = "checkpoint"  # of a training cell in a result store
@@ -243,12 +245,11 @@ class DiffUp:
 
     @torch.inference_mode()
     def _segment(self, episodes: Episodes, steps: int, samples: int, seed: int) -> list[Result]:
-        prior, kind = priors(episodes)
-        infos = self.net.infos(torch.stack([f.rgb for f in episodes.query]))
+        batch = priors(episodes)
         made = []
         for sample in range(samples):
             noise = episode_noise(seed, 0, sample, self.net.config.decoder_grid).expand(len(episodes.query), -1, -1)
-            made.append(self.net.segment_priors(prior, kind, infos, SampleConfig(steps=steps), noise))
+            made.append(self.net.segment_priors(batch, SampleConfig(steps=steps), noise))
         results = []
         for i, query in enumerate(episodes.query):
             drawn = torch.stack([torch.sigmoid(_upsample(one.logits[i], query.size)) for one in made])
@@ -347,7 +348,7 @@ def _training(facts: Any, folder: Path) -> tuple[str, str, InputConfig]:
         ) from error
 
 
-def _encoder(visual: Backbone, config: InputConfig, text_model: Backbone | None, device: str) -> Encoder:
+def _encoder(visual: Backbone, config: EncoderConfig, text_model: Backbone | None, device: str) -> Encoder:
     beside = text_model if text_model is not None and text_model is not visual else None
     config = dataclasses.replace(
         config, companion=beside.name if beside else "", companion_weights=beside.weights if beside else ""

@@ -19,8 +19,9 @@ WEIGHTS = "backbones/embedded_weights"  # shipped with the package
 # What a cell's figures are made by; their own imports follow.
 MODULES = (
     "backbones.load", "data.class_names", "data.dataset", "episodes.cue_source", "episodes.episode",
-    "episodes.manifest", "episodes.protocols", "evaluation.adapter", "evaluation.encode", "evaluation.evaluate",
-    "evaluation.metrics", "evaluation.priors", "models.diffup", "models.flops", "training.sampler", "training.trainer",
+    "episodes.manifest", "episodes.protocols", "episodes.sampling", "evaluation.adapter", "evaluation.encode",
+    "evaluation.evaluate", "evaluation.metrics", "evaluation.priors", "models.checkpoint", "models.diffup",
+    "models.flops", "training.sampler", "training.trainer",
 )  # fmt: skip
 # Imported by these, but no figure depends on them: messages, model cards, pictures, and this file.
 NO_FIGURES = ("code_version", "errors", "evaluation.panels", "models.card")

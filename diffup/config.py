@@ -1,4 +1,4 @@
-"""What defines a result, as frozen dataclasses: inputs, model, training and sampling. No torch here.
+"""Configurations of encoder, cues, model, training and sampling as frozen dataclasses. No torch here.
 
 Everything in this file is *identity*: it enters a cell's key. Batch size at evaluation, device, workers and paths are
 runtime options and never appear here.
@@ -6,7 +6,7 @@ runtime options and never appear here.
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from diffup.errors import UserError
@@ -42,7 +42,7 @@ def in_key(item: Field[Any], value: object) -> bool:
 def parse_annotation(annotation: str) -> tuple[str, ...]:
     """Split an annotation such as ``"mask+text"`` into its cue kinds.
 
-    Visual kinds are dealt to the supports in turn (support k gets kind k mod n); ``text`` adds one text cue.
+    The supports take the visual kinds in turn (support k has kind k mod n); ``text`` adds one text cue.
 
     Raises:
         UserError: an unknown or repeated kind.
@@ -106,17 +106,14 @@ def _one_of(owner: object, name: str, allowed: tuple[str, ...]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputConfig:
-    """How images and cues become features: the part of identity that a feature cache shares.
+class EncoderConfig:
+    """How images and class names become features: all that a feature cache depends on beside the weights.
 
     Attributes:
         input_size: side in pixels of the square the image is resized to before the backbone.
         feature_grid: side of the square grid that all stages are resampled to; priors live on it.
         feature_dtype: features are rounded to this dtype before anything reads them.
         prompts: text templates, each with one ``{}`` for the class name; their embeddings are averaged.
-        class_names: ``"given"``, or ``"deranged"``: each class is prompted by another class of its fold (a control).
-        boxes: ``"component"`` (one tight box per connected component) or ``"whole"`` (one for the class).
-        scribble_width: stroke width as a fraction of the square root of the object's area.
         companion: backbone name of the open_clip model that reads text where the backbone has no text encoder.
         companion_weights: that model's weights identity.
     """
@@ -125,20 +122,54 @@ class InputConfig:
     feature_grid: int = 20
     feature_dtype: str = "float16"
     prompts: tuple[str, ...] = ("a photo of a {}.", "{}")
-    class_names: str = "given"
-    boxes: str = "component"
-    scribble_width: float = 0.08
     companion: str = ""
     companion_weights: str = ""
 
     def __post_init__(self) -> None:
-        _positive(self, "input_size", "feature_grid", "scribble_width")
+        _positive(self, "input_size", "feature_grid")
         _one_of(self, "feature_dtype", FEATURE_DTYPES)
-        _one_of(self, "class_names", ("given", "deranged"))
-        _one_of(self, "boxes", ("component", "whole"))
         bad = [prompt for prompt in self.prompts if prompt.count("{}") != 1]
         if bad or not self.prompts:
-            raise UserError(f"InputConfig.prompts: each template needs exactly one {{}}; got {bad or 'none'}")
+            raise UserError(f"{type(self).__name__}.prompts: each template needs exactly one {{}}; got {bad or 'none'}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CueConfig:
+    """How cues are made from masks and class names; no feature depends on it.
+
+    Attributes:
+        class_names: ``"given"``, or ``"deranged"``: each class is prompted by another class of its fold (a control).
+        boxes: ``"component"`` (one tight box per connected component) or ``"whole"`` (one for the class).
+        scribble_width: stroke width as a fraction of the square root of the object's area.
+    """
+
+    class_names: str = "given"
+    boxes: str = "component"
+    scribble_width: float = 0.08
+
+    def __post_init__(self) -> None:
+        _positive(self, "scribble_width")
+        _one_of(self, "class_names", ("given", "deranged"))
+        _one_of(self, "boxes", ("component", "whole"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig(CueConfig, EncoderConfig):
+    """Both, as a cell holds them: what a model's input is made of. It serves wherever one of the two is asked for."""
+
+    def __post_init__(self) -> None:
+        EncoderConfig.__post_init__(self)
+        CueConfig.__post_init__(self)
+
+    @property
+    def encoder(self) -> EncoderConfig:
+        """The part that features depend on."""
+        return EncoderConfig(**{item.name: getattr(self, item.name) for item in fields(EncoderConfig)})
+
+    @property
+    def cues(self) -> CueConfig:
+        """The part that cues depend on."""
+        return CueConfig(**{item.name: getattr(self, item.name) for item in fields(CueConfig)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +236,7 @@ class TrainConfig:
         draws: number of different steps that are drawn, then distorted again, every second time mirrored; 0: every step
             draws its own. Prior maps are most of a step's cost: 800 steps of 400 draws cost little more than 400.
         hold_out: number of base classes that are left out of training, to choose between variants without looking at
-            novel classes; which ones: `diffup.episodes.episode.held_out_classes`.
+            novel classes; which ones: `diffup.episodes.sampling.held_out_classes`.
     """
 
     steps: int = 500
@@ -236,7 +267,7 @@ class TrainConfig:
         if len(self.cue_weights) != len(CUES) or min(self.cue_weights) < 0 or sum(self.cue_weights[:3]) <= 0:
             raise UserError(f"TrainConfig.cue_weights: {len(CUES)} weights ≥ 0, some visual; got {self.cue_weights}")
         if not 0 <= self.ema < 1:
-            raise UserError(f"TrainConfig.ema must lie in [0, 1), not {self.ema}")
+            raise UserError(f"TrainConfig.ema must be in [0, 1), not {self.ema}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +299,7 @@ class SampleConfig:
         _one_of(self, "method", METHODS)
         _one_of(self, "start", STARTS)
         if not 0 < self.threshold < 1:
-            raise UserError(f"SampleConfig.threshold must lie in (0, 1), not {self.threshold}")
+            raise UserError(f"SampleConfig.threshold must be in (0, 1), not {self.threshold}")
         adapted = self.method == "adapter"
         if (bool(self.function), bool(self.function_version)) != (adapted, adapted):
             raise UserError(

@@ -20,7 +20,7 @@ from diffup.data.images import DAMAGE, read_photo, rgb
 from diffup.data.labels import read_drawn
 from diffup.episodes.cues import BACKGROUND, FOREGROUND, UNKNOWN
 from diffup.errors import UserError
-from diffup.evaluation.encode import Features
+from diffup.models.batch import Features
 
 FRACTIONS = 1.5  # a box in fractions may go beyond its image by as much as half of it
 AnyImage = Image.Image | NDArray[np.uint8] | str | Path

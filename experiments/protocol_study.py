@@ -1,7 +1,7 @@
 """What a protocol alone does to a figure: one checkpoint a fold, evaluated under several protocols.
 
     python experiments/protocol_study.py --dataset DIR/dataset.json --weights-dir DIR --results DIR
-    python -m analysis.tables.protocol_spread --results DIR --out DIR
+    python -m analysis spread --results DIR --out DIR
 
 With the defaults, a fold: 1 training cell (under ``paired``), and for each protocol its own number of episodes and all
 of its episode seeds: 1 and 5 masks, DiffUp and the prior mean, tested on the backbone of the training. On a data set of

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.calibration import BINS, Quality, levels, merged
-from analysis.plotting import COLOURS, MARKERS, Plot, canvas, finish, mark
+from analysis.plotting import COLOURS, MARKERS, Plot, canvas, finish, log_ticks, mark
 from analysis.stats import LEVEL, Floats
 from diffup.evaluation.metrics import STD_BINS, STD_RANGE
 
@@ -49,10 +49,11 @@ def calibration_plot(curves: Sequence[Curve], title: str, name: str) -> Plot:
                 (reliability, "probability", _reliability_line),
                 (error, "deviation", _error_line),
             ):
-                x, ratio = line(curve)
-                _draw(axes, x, curve, ratio, style)
-                for at, y, low, high in zip(x.tolist(), *(part.tolist() for part in ratio)):
-                    marks.append(mark(curve.label, at, y, low, high, (), panel))
+                x, (value, low, high) = line(curve)
+                axes.plot(x, value, label=curve.label, linewidth=1.4, markersize=3.5, **style)
+                axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+                for at, y, bottom, top in zip(x.tolist(), value.tolist(), low.tolist(), high.tolist()):
+                    marks.append(mark(curve.label, at, y, bottom, top, (), panel))
         for axes, below, beside in (
             (iou, "predicted IoU", "true IoU"),
             (reliability, "predicted probability of foreground", "share of foreground"),
@@ -60,25 +61,13 @@ def calibration_plot(curves: Sequence[Curve], title: str, name: str) -> Plot:
             axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8, zorder=0)
             axes.set(xlabel=below, ylabel=beside, xlim=(0, 1), ylim=(0, 1), aspect="equal")
         error.set(xlabel="UAPF's standard deviation", ylabel="share of wrong pixels", xscale="log", ylim=(0, None))
-        ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if _inside(tick, error.get_xlim())]
-        error.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        error.minorticks_off()
+        log_ticks(error, (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), *error.get_xlim())
         error.set_box_aspect(1)
         for axes, text in ((iou, "Predicted IoU (DQM)"), (reliability, "Probabilities"), (error, "Deviation (UAPF)")):
             axes.set_title(text)
         handles, labels = iou.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(curves)))
         return finish(figure, name, title, marks)
-
-
-def _inside(value: float, limits: tuple[float, float]) -> bool:
-    return limits[0] <= value <= limits[1]
-
-
-def _draw(axes: Any, x: Floats, curve: Curve, ratio: tuple[Floats, Floats, Floats], style: dict[str, str]) -> None:
-    value, low, high = ratio
-    axes.plot(x, value, label=curve.label, linewidth=1.4, markersize=3.5, **style)
-    axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _iou_line(curve: Curve) -> Line:

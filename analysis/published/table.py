@@ -1,44 +1,29 @@
-"""The field's published results: ``published.csv``, how it is checked, and how it is made from a raw collection.
+"""Published figures of few-shot segmentation (``published.csv``): read, checked, and arranged as tables.
 
-A figure is one number as some source printed it; nothing is corrected and nothing dropped. Sources that print the same
-figure share a row; figures that contradict each other, and means that aren't those of their folds, say so in `status`.
-
-    python -m analysis.published.table --check
-    python -m analysis.published.table --raw RAW.csv --out analysis/published/published.csv
+A row is one figure as sources printed it, uncorrected. Sources that print the same figure share a row; `status` marks
+figures that contradict each other and means that are not those of their folds.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from diffup.errors import UserError, command_line
+from diffup.errors import UserError
 
 PUBLISHED = Path(__file__).parent / "published.csv"
 BIB = Path(__file__).parent / "references.bib"
-NAMES = Path(__file__).parent / "names.csv"  # spellings; key, protocol and its reason of each method
-RAW = ("method", "venue", "year", "dataset", "backbone", "annotation", "shots", "fold", "metric", "value", "source")
 COLUMNS = (
     "method", "key", "venue", "year", "dataset", "backbone", "annotation", "shots", "fold", "metric", "value",
     "protocol", "in_context", "source", "status", "note",
 )  # fmt: skip
-SERIES = [
-    "method",
-    "in_context",
-    "dataset",
-    "backbone",
-    "annotation",
-    "shots",
-    "metric",
-]  # folds and mean of one result
+SERIES = ["method", "in_context", "dataset", "backbone", "annotation", "shots", "metric"]  # folds and mean of a result
 FIGURE = [*SERIES, "fold"]
 FOLDS = ("0", "1", "2", "3")
 KNOWN = {
@@ -49,57 +34,25 @@ KNOWN = {
     "protocol": {"", "hsnet", "pfenet", "bam", "panet"},
     "in_context": {"yes", "no"},
 }
-OK, CONFLICT, NO_AVERAGE = "ok", "conflict", "folds_do_not_average"
-IN_CONTEXT = " [in-context]"
-UNSTATED = "unstated"
+CONFLICT, NO_AVERAGE = "conflict", "folds_do_not_average"
+STATUSES = {"ok", CONFLICT, NO_AVERAGE}
 TOLERANCE = 0.1  # percentage points between a printed mean and the mean of the printed folds
 ENTRIES = {"article", "inproceedings", "misc"}
 Row = dict[str, Any]
 
 
-def load_published(path: Path | None = None) -> pd.DataFrame:
-    """Published figures, one a row, columns `COLUMNS`: `value` in percent, `shots` and `year` integers, others text.
-
-    Args:
-        path: a file of this form; the one that the package ships by default.
+def load_published(path: Path = PUBLISHED) -> pd.DataFrame:
+    """Published figures, one per row, columns `COLUMNS`: `value` in percent, `shots` and `year` integers, others text.
 
     Raises:
-        UserError: it can't be read, or isn't of this form.
+        UserError: the file can't be read, or isn't of this form.
     """
-    path = PUBLISHED if path is None else path
     try:
-        frame = _read(path)
-        _has_columns(frame, COLUMNS)
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        _check_columns(frame)
         return frame.astype({"value": float, "shots": int, "year": int})
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: {error}; make it with python -m analysis.published.table --raw RAW.csv --out"
-        ) from error
-
-
-def normalise(raw: pd.DataFrame) -> pd.DataFrame:
-    """Published figures (columns `COLUMNS`) from a raw collection (columns `RAW`), in an order of their own.
-
-    A backbone that a source leaves open is named where all its figures of a result are those of one stated backbone.
-    Figures that differ by printed decimals only (46.23 and 46.2) are one, at the finer precision.
-
-    Raises:
-        UserError: a column is missing, a value is no number, or a method, data set, annotation or metric is unknown.
-    """
-    _has_columns(raw, RAW)
-    names = {(name["kind"], name["raw"]): name for name in _records(_read(NAMES))}
-    rows = [_spelled(row, names) for row in _records(raw.loc[:, list(RAW)].astype(str))]
-    _name_backbones(rows)
-    for series in _grouped(rows, [*SERIES, "protocol", "source"]):
-        _compare_mean(series)
-    merged = [row for figures in _grouped(rows, FIGURE) for row in _merged(figures)]
-    for figures in _grouped(merged, FIGURE):
-        _mark_conflicts(figures)
-    for row in merged:
-        row |= {"source": ";".join(row["sources"]), "note": "; ".join(dict.fromkeys(filter(None, row["notes"])))}
-    frame = pd.DataFrame(merged, columns=list(COLUMNS))
-    order = ["dataset", "metric", "annotation", "shots", "year", "method", "in_context", "backbone", "fold", "value"]
-    return frame.sort_values([*order, "protocol", "source"], kind="stable", ignore_index=True)
+        raise UserError(f"{path}: {error}; pass a file with the columns {', '.join(COLUMNS)}") from error
 
 
 def check_published(frame: pd.DataFrame, *, bib: Path = BIB) -> list[str]:
@@ -110,7 +63,7 @@ def check_published(frame: pd.DataFrame, *, bib: Path = BIB) -> list[str]:
     Raises:
         UserError: a column is missing, or the bibliography can't be read.
     """
-    _has_columns(frame, COLUMNS)
+    _check_columns(frame)
     entries, problems = bibliography(bib)
     rows = _records(frame)
     for row in rows:
@@ -122,7 +75,7 @@ def check_published(frame: pd.DataFrame, *, bib: Path = BIB) -> list[str]:
             wrong.append(f"{value} looks like a fraction; multiply it by 100")
         if row["key"] not in entries:
             wrong.append(f"key {row['key']!r} is not in {bib.name}")
-        if not set(row["status"].split(";")) <= {OK, CONFLICT, NO_AVERAGE}:
+        if not set(row["status"].split(";")) <= STATUSES:
             wrong.append(f"unknown status {row['status']!r}")
         problems += [f"{_named(row)}: {what}" for what in wrong]
     for figures in _grouped(rows, FIGURE):
@@ -198,17 +151,12 @@ def bibliography(path: Path = BIB) -> tuple[dict[str, dict[str, str]], list[str]
     return entries, problems
 
 
-def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, dtype=str, keep_default_na=False)
-
-
 def _records(frame: pd.DataFrame) -> list[Row]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
-def _has_columns(frame: pd.DataFrame, names: Iterable[str]) -> None:
-    missing = [name for name in names if name not in frame.columns]
-    if missing:
+def _check_columns(frame: pd.DataFrame) -> None:
+    if missing := [name for name in COLUMNS if name not in frame.columns]:
         raise UserError(f"published results lack the column {', '.join(missing)}; it has {', '.join(frame.columns)}")
 
 
@@ -221,55 +169,7 @@ def _grouped(rows: Iterable[Row], names: Sequence[str]) -> list[list[Row]]:
 
 def _named(row: Row) -> str:
     names = ("method", "dataset", "backbone", "annotation", "shots", "metric", "fold")
-    return " ".join(str(row[name]) for name in names) + (IN_CONTEXT if row["in_context"] == "yes" else "")
-
-
-def _spelled(raw: Row, names: Mapping[tuple[str, str], Row]) -> Row:
-    """A raw row in our words, with its method's key and protocol; `notes`, `sources` and `decimals` are still apart."""
-    method = raw["method"].removesuffix(IN_CONTEXT)
-    row: Row = {"method": method, "fold": raw["fold"], "status": OK, "decimals": len(raw["value"].partition(".")[2])}
-    for kind in ("dataset", "annotation", "metric", "method"):
-        value = method if kind == "method" else raw[kind]
-        if (kind, value) not in names:
-            raise UserError(
-                f"{method}: unknown {kind} {value!r}; add it to {NAMES.name}, beside analysis/published/table.py"
-            )
-        row[kind] = names[kind, value]["name"]
-    if "PANet own COCO split" in raw["source"]:  # contiguous blocks of classes: other folds than COCO-20i's
-        row["dataset"] = "coco20i_panet"
-    try:
-        row |= {"value": float(raw["value"]), "shots": int(raw["shots"]), "year": int(raw["year"])}
-    except ValueError as error:
-        raise UserError(f"{method}, {raw['dataset']}, fold {raw['fold']}: {error}; correct the raw file") from error
-    facts = names["method", method]
-    protocol, note, in_context = facts["protocol"], facts["note"], raw["method"].endswith(IN_CONTEXT)
-    if in_context:  # trained by whoever reports it
-        protocol, note = "", "generalist: saw the test classes in training"
-    elif "uniform data lists" in raw["source"]:
-        protocol, note = "", "run again by SCCAN's authors: scored at HSNet's size, not on its lists"
-    elif style := re.search(r"(HSNet|PFENet)-style resize", raw["source"]):
-        protocol, note = style.group(1).lower(), "protocol as the source marks it, by the size scored at"
-    parts = re.split(r"; (?![^(]*\))", re.sub(r", read_file id \d+", "", raw["source"]))
-    remarks = [part for part in parts[1:] if not part.startswith("printed ")]
-    source = (parts[0] + (f" [{', '.join(remarks)}]" if remarks else "")).replace(";", ",")
-    backbone = names.get(("backbone", raw["backbone"]), {"name": raw["backbone"]})["name"]
-    backbone = UNSTATED if raw["backbone"].startswith(UNSTATED) else backbone
-    row |= {"key": facts["key"], "venue": facts["venue"] or raw["venue"], "protocol": protocol, "backbone": backbone}
-    return {**row, "in_context": "yes" if in_context else "no", "source": source, "sources": [source], "notes": [note]}
-
-
-def _name_backbones(rows: Sequence[Row]) -> None:
-    """Name an unstated backbone where all figures of that source are those of one stated backbone elsewhere."""
-    for series in _grouped(rows, [name for name in SERIES if name != "backbone"]):
-        stated: dict[str, set[tuple[str, float]]] = {}
-        for row in series:
-            stated.setdefault(row["backbone"], set()).add((row["fold"], row["value"]))
-        for group in _grouped([row for row in series if row["backbone"] == UNSTATED], ["source"]):
-            figures = {(row["fold"], row["value"]) for row in group}
-            equal = [name for name, known in stated.items() if name != UNSTATED and figures <= known]
-            for row in group if len(equal) == 1 else []:
-                row["backbone"] = equal[0]
-                row["notes"].append("backbone not stated by one source, taken from the one with equal figures")
+    return " ".join(str(row[name]) for name in names) + (" [in-context]" if row["in_context"] == "yes" else "")
 
 
 def _average(figures: Iterable[Row]) -> float:
@@ -281,47 +181,6 @@ def _average(figures: Iterable[Row]) -> float:
     average = float(np.mean([values[fold] for fold in FOLDS]))
     off = abs(round(average, decimals) - values["mean"]) > TOLERANCE + 1e-9
     return round(average + 1e-9, 2) if off else float("nan")
-
-
-def _compare_mean(series: Sequence[Row]) -> None:
-    average = _average(series)
-    for row in series:
-        if row["fold"] == "mean" and not np.isnan(average):
-            row["status"] = NO_AVERAGE
-            row["notes"].append(f"the printed folds average {average}")
-
-
-def _merged(figures: Sequence[Row]) -> list[Row]:
-    """One row for each value and protocol of a figure, in the finest precision that some source prints."""
-    kept: list[Row] = []
-    for row in sorted(figures, key=lambda row: -row["decimals"]):
-        same = next((other for other in kept if _same_figure(other, row)), None)
-        if same is None:
-            kept.append(row)
-            continue
-        if row["value"] != same["value"]:
-            row["notes"].append(f"also printed as {row['value']}")
-        same["sources"] = [*same["sources"], *(name for name in row["sources"] if name not in same["sources"])]
-        same["notes"] = [*same["notes"], *row["notes"]]
-        same["status"] = row["status"] if same["status"] == OK else same["status"]
-    return kept
-
-
-def _same_figure(finer: Row, row: Row) -> bool:
-    if row["protocol"] != finer["protocol"]:
-        return False
-    rounding = 0.5 * 10.0 ** -row["decimals"] if row["decimals"] < finer["decimals"] else 0.0
-    return bool(abs(finer["value"] - row["value"]) <= rounding + 1e-9)
-
-
-def _mark_conflicts(figures: Sequence[Row]) -> None:
-    for row in figures:
-        others = [other for other in figures if other["value"] != row["value"]]
-        for other in others:
-            protocol = f", protocol {other['protocol']}" if other["protocol"] != row["protocol"] else ""
-            row["notes"].append(f"other value {other['value']} ({', '.join(other['sources'])}{protocol or ''})")
-        if others:
-            row["status"] = CONFLICT if row["status"] == OK else f"{CONFLICT};{row['status']}"
 
 
 def _by_source(rows: Iterable[Row]) -> list[Row]:
@@ -358,36 +217,8 @@ def _wide(version: Sequence[Row]) -> Row:
     }
 
 
-def _report(frame: pd.DataFrame) -> str:
+def summary(frame: pd.DataFrame) -> str:
+    """How many figures, rows and methods there are, and the rows of each status."""
     counts = ", ".join(f"{count} {status}" for status, count in Counter(frame["status"].tolist()).most_common())
     figures = sum(len(source.split(";")) for source in frame["source"])
     return f"{figures} printed figures in {len(frame)} rows of {frame['method'].nunique()} methods: {counts}"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 1 if the check finds a problem."""
-    parser = argparse.ArgumentParser(description="Published results of few-shot segmentation: check them, or make them")
-    parser.add_argument("--check", action="store_true", help="print the problems of the file, then counts")
-    parser.add_argument("--file", type=Path, metavar="CSV", help="what --check reads; default: the packaged file")
-    parser.add_argument("--raw", type=Path, metavar="CSV", help=f"raw figures, columns {','.join(RAW)}")
-    parser.add_argument("--out", type=Path, metavar="CSV", help="where the figures made from --raw go")
-    options = parser.parse_args(arguments)
-    if (options.raw is None) != (options.out is None) or not (options.check or options.raw):
-        parser.error("pass --check, or --raw and --out")
-    try:
-        if options.raw is not None:
-            made = normalise(_read(options.raw))
-            made.to_csv(options.out, index=False, lineterminator="\n")
-        frame = load_published(options.out or options.file)
-        problems = check_published(frame)
-    except (OSError, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for problem in problems:
-        print(f"problem: {problem}", file=sys.stderr)
-    print(_report(frame))
-    return 1 if problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(command_line(main))

@@ -1,4 +1,4 @@
-"""``python -m analysis.report --results DIR --out report.html``: one page of a result store."""
+"""``python -m analysis.report`` is ``python -m analysis report``."""
 
 import sys
 

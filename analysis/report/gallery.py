@@ -19,8 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from analysis.plots.study import home_of
 from analysis.results import Results
 from analysis.tables import captions
-from analysis.tables.main import ordered, shown
-from analysis.tables.places import Subject, Task
+from analysis.tables.places import MethodKey, Task, grouped
 from analysis.tables.scores import Study
 from diffup.evaluation.metrics import episode_ious
 
@@ -58,69 +57,52 @@ class Shown:
 def gallery(results: Results, study: Study) -> list[Shown]:
     """The panels of DiffUp, or of the first method where it was not run, on all backbones, by task and fold."""
     home, found = home_of(study), []
-    rows = [s for s in shown(study) if s.variant == "diffup" and s.trained_on == home and not s.control]
-    rows = rows or [s for s in shown(study) if s.method == shown(study)[0].method and not s.control]
-    for task in ordered(list(study.folds_by_task)):
+    methods = [m for m in study.shown if m.variant == "diffup" and m.trained_on == home and not m.control]
+    methods = methods or [m for m in study.shown if m.method == study.shown[0].method and not m.control]
+    for task in study.tasks:
         for fold in study.folds_by_task[task]:
-            members = {s: key for s in rows if (key := _key(study, s, task, fold))}
-            for rank, episode in _chosen(results, list(members.values())).items():
-                for subject, key in members.items():
-                    found.append(_shown(results, study, subject, key, task, fold, rank, episode))
+            keys = {m: key for m in methods if (key := _key(study, m, task, fold))}
+            panels = {key: _panels(results, key) for key in keys.values()}
+            ious = {key: _ious(results, key) for key in panels}
+            for rank, episode in _chosen(panels, ious).items():
+                for method, key in keys.items():
+                    backbone, name = captions.labels(study, method)
+                    iou = 100 * ious[key][episode]
+                    path = panels[key][episode]
+                    found.append(Shown(path, str(task), fold, rank, backbone, name, episode, iou, key))
     return found
 
 
-def _key(study: Study, subject: Subject, task: Task, fold: int) -> str:
-    """The subject's first cell there, of the first training and episode seed; ``""`` without one."""
-    seeds = study.runs.get((subject, task), {}).get(fold, {})
+def _key(study: Study, method: MethodKey, task: Task, fold: int) -> str:
+    """The method's first cell there, of the first training and episode seed; ``""`` without one."""
+    seeds = study.runs.get((method, task), {}).get(fold, {})
     return seeds[min(seeds)][0] if seeds else ""
 
 
 def _panels(results: Results, key: str) -> dict[int, Path]:
-    found = {}
-    for path in sorted((results.root / key / "panels").glob("episode_*.*")):
-        number = path.stem.removeprefix("episode_")
-        if number.isdecimal():
-            found[int(number)] = path
-    return found
+    paths = {path.stem.removeprefix("episode_"): path for path in (results.root / key / "panels").glob("episode_*.*")}
+    return {int(number): paths[number] for number in sorted(paths) if number.isdecimal()}
 
 
-def _chosen(results: Results, keys: Sequence[str]) -> dict[str, int]:
+def _ious(results: Results, key: str) -> dict[int, float]:
+    counts = results.counts[key]
+    return dict(zip(counts.episode.tolist(), episode_ious(counts.counts[:, 0], counts.counts[:, 1]).tolist()))
+
+
+def _chosen(panels: dict[str, dict[int, Path]], ious: dict[str, dict[int, float]]) -> dict[str, int]:
     """Episodes by rank; empty where the cells have no panel in common."""
-    if not keys:
-        return {}
-    common = sorted(set.intersection(*(set(_panels(results, key)) for key in keys)))
-    ious = []
-    for key in keys:
-        counts = results.counts[key]
-        by_episode = dict(zip(counts.episode.tolist(), episode_ious(counts.counts[:, 0], counts.counts[:, 1])))
-        common = [episode for episode in common if episode in by_episode]
-        ious.append(by_episode)
+    common = sorted(set.intersection(*(set(panels[key]) & set(ious[key]) for key in panels))) if panels else []
     if not common:
         return {}
-    means = [float(np.mean([by_episode[episode] for by_episode in ious])) for episode in common]
-    order = np.argsort(means, kind="stable")
-    places = {"worst": order[0], "median": order[len(order) // 2], "best": order[-1]}
-    return {rank: common[places[rank]] for rank in RANKS}
-
-
-def _shown(
-    results: Results, study: Study, subject: Subject, key: str, task: Task, fold: int, rank: str, episode: int
-) -> Shown:
-    counts = results.counts[key]
-    row = int(np.searchsorted(counts.episode, episode))
-    iou = 100 * float(episode_ious(counts.counts[row, 0], counts.counts[row, 1])[0])
-    backbone, method = captions.labels(study, subject)
-    path = _panels(results, key)[episode]
-    return Shown(path, str(task), fold, rank, backbone, method, episode, iou, key)
+    order = np.argsort([float(np.mean([of[episode] for of in ious.values()])) for episode in common], kind="stable")
+    return {rank: common[order[place]] for rank, place in zip(RANKS, (0, len(order) // 2, -1))}
 
 
 def sheets(panels: Sequence[Shown]) -> dict[str, bytes]:
-    """One picture a task, JPEG by name, of the first fold's panels: rank by rank, a row a backbone."""
+    """One picture per task, JPEG by name, of the first fold's panels: rank by rank, a row per backbone."""
     made: dict[str, bytes] = {}
-    for task in dict.fromkeys(panel.task for panel in panels):
-        here = [panel for panel in panels if panel.task == task]
-        rows = [panel for panel in here if panel.fold == here[0].fold]
-        images = [_labelled(panel) for panel in rows]
+    for task, here in grouped((panel.task, panel) for panel in panels).items():
+        images = [_labelled(panel) for panel in here if panel.fold == here[0].fold]
         sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white")
         top = 0
         for image in images:

@@ -1,28 +1,26 @@
-"""One page that a group can read: ``python -m analysis.report --results DIR --out report.html``.
+"""One page that a group can read: ``python -m analysis report --results DIR --out report.html``.
 
-Summary, all tables (sortable, intervals on hover), figures, panels with filters, every cell with what became of it, and
-provenance. The page is one file and asks the network for nothing; without scripts everything is still there to read.
+Summary, all tables (sortable, intervals on hover), figures, panels with filters, every cell with its status, and
+provenance. The page is one file and loads nothing from the network; it can be read without scripts too.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from analysis.command import load, warn, write_texts
-from analysis.provenance import facts
+from analysis import command
+from analysis.build import Collected, Drawn, collect, plots_of
+from analysis.files import write_files
 from analysis.report.gallery import gallery
 from analysis.report.parts import PANEL_BYTES, cells_html, gallery_html, plots_html
-from analysis.results import Results, launch_keys
+from analysis.report.provenance import facts
+from analysis.results import Results, load_results
 from analysis.stats import RESAMPLES
-from analysis.tables.build import Collected, Drawn, collect, plots_of
 from analysis.tables.html import STYLE, to_html
 from analysis.tables.table import Table
-from diffup.errors import UserError
 
 ASSETS = Path(__file__).parent / "assets"
 STATUSES = ("finished", "failed", "damaged", "unfinished")
@@ -43,16 +41,16 @@ def write_report(
     Raises:
         UserError: there is no such store, nothing in it, or `out` can't be written.
     """
-    store = load(results, keys)
-    parts = list(collect(store, resamples=resamples))
+    store = load_results(results, keys=keys)
+    parts = collect(store, resamples=resamples)
     drawn = [plots_of(store, part) for part in parts]
     text = page(store, parts, drawn, title=title or f"DiffUp report: {results.resolve().name}")
-    warn([*store.warnings, *(warning for part in parts for warning in part.study.warnings)])
-    return write_texts(out.parent, {out.name: text})[0]
+    command.warn([*store.warnings, *(warning for part in parts for warning in part.study.warnings)])
+    return write_files(out.parent, {out.name: text})[0]
 
 
 def page(results: Results, parts: Sequence[Collected], drawn: Sequence[Drawn], *, title: str) -> str:
-    """The whole page; `drawn` is `analysis.tables.build.plots_of` of each part."""
+    """The whole page; `drawn` is `analysis.build.plots_of` of each part."""
     sections = [("summary", "Summary", _summary(results, parts))]
     left = PANEL_BYTES
     for part, (plots, warnings) in zip(parts, drawn, strict=True):
@@ -78,25 +76,28 @@ def page(results: Results, parts: Sequence[Collected], drawn: Sequence[Drawn], *
 
 
 def _summary(results: Results, parts: Sequence[Collected]) -> str:
-    status = Counter(results.cells["status"])
-    tiles = [(str(len(results.cells)), "evaluation cells", "")]
-    for name in STATUSES:
-        bad = " bad" if name != "finished" and status[name] else ""
-        tiles.append((str(status[name]), name, bad))
-    trained = results.training
-    tiles.append((f"{(trained['status'] == 'finished').sum()} of {len(trained)}", "checkpoints trained", ""))
-    hours = (results.cells["seconds"].sum() + trained["seconds"].sum()) / 3600
-    tiles.append((f"{hours:.1f}", "hours of computing", ""))
-    finished = results.cells[results.cells["status"] == "finished"]
-    tiles.append((f"{int(finished['episodes'].sum()):,}", "episodes scored", ""))
-    boxes = "".join(f'<div class="fact{bad}"><b>{value}</b><span>{name}</span></div>' for value, name, bad in tiles)
+    cells, trained = results.cells, results.training
+    status = Counter(cells["status"])
+    hours = (cells["seconds"].sum() + trained["seconds"].sum()) / 3600
+    tiles = [
+        (str(len(cells)), "evaluation cells"),
+        *((str(status[name]), name) for name in STATUSES),
+        (f"{(trained['status'] == 'finished').sum()} of {len(trained)}", "checkpoints trained"),
+        (f"{hours:.1f}", "hours of computing"),
+        (f"{int(cells[cells['status'] == 'finished']['episodes'].sum()):,}", "episodes scored"),
+    ]
+    bad = {name for name in STATUSES[1:] if status[name]}
+    boxes = "".join(
+        f'<div class="fact{" bad" if name in bad else ""}"><b>{value}</b><span>{name}</span></div>'
+        for value, name in tiles
+    )
     claims = [table for part in parts for table in part.tables if _claims(table)]
     notes = [*results.warnings, *(warning for part in parts for warning in part.study.warnings)]
     return f'<div class="facts">{boxes}</div>' + "".join(map(_table, claims)) + _warnings(notes)
 
 
 def _claims(table: Table) -> bool:
-    """Whether it stands in the summary."""
+    """Whether it belongs in the summary."""
     return table.name.startswith("claims")
 
 
@@ -118,18 +119,7 @@ def _provenance(results: Results) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns 0, or 2 for wrong usage."""
-    parser = argparse.ArgumentParser(prog="python -m analysis.report", description="One page of a result store.")
-    parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="what a grid script wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="e.g. report.html")
+    parser = command.parser("report", "One page of a result store.", out="FILE")
     parser.add_argument("--title", default="", help="of the page")
-    parser.add_argument("--resamples", type=int, default=RESAMPLES, metavar="N", help="of the bootstrap (%(default)s)")
-    parser.add_argument("--launch", metavar="NAME", help="only the cells of DIR/launches/NAME.json (all cells)")
     options = parser.parse_args(arguments)
-    try:
-        keys = launch_keys(options.results, options.launch) if options.launch else None
-        path = write_report(options.results, options.out, keys=keys, resamples=options.resamples, title=options.title)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(path)
-    return 0
+    return command.run(options, lambda *paths, **more: [write_report(*paths, title=options.title, **more)])

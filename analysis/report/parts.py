@@ -51,11 +51,8 @@ def gallery_html(panels: Sequence[Shown], suffix: str, left: int) -> tuple[str, 
             omitted += 1
             continue
         left -= len(content)
-        facts_of = {
-            "task": panel.task, "fold": str(panel.fold), "rank": panel.rank, "backbone": panel.backbone,
-            "iou": f"{panel.iou:.1f}",
-        }  # fmt: skip
-        data = "".join(f' data-{name}="{escape(value)}"' for name, value in facts_of.items())
+        axes_of = {**{name: str(getattr(panel, name)) for name in AXES}, "iou": f"{panel.iou:.1f}"}
+        data = "".join(f' data-{name}="{escape(value)}"' for name, value in axes_of.items())
         kind = IMAGE_TYPES.get(panel.path.suffix, "jpeg")
         text = (
             f"{panel.task}, fold {panel.fold}, {panel.rank}: {panel.method} on {panel.backbone}, episode "
@@ -66,10 +63,7 @@ def gallery_html(panels: Sequence[Shown], suffix: str, left: int) -> tuple[str, 
             f'<figure class="panel{suffix}"{data}><img loading="lazy" alt="{escape(text)}" '
             f'src="data:image/{kind};base64,{image}"><figcaption>{escape(text)}</figcaption></figure>'
         )
-    axes = {
-        name: list(dict.fromkeys(str(getattr(p, name)) for p in panels))
-        for name in ("task", "fold", "rank", "backbone")
-    }
+    axes = {name: list(dict.fromkeys(str(getattr(panel, name)) for panel in panels)) for name in AXES}
     form = _filters(f".panel{suffix}", axes, search=False)
     more = f" {omitted} more are in the store; the page is kept small." if omitted else ""
     return f'<p>{escape(RULE)}{more}</p>{form}<div class="panels">{"".join(figures)}</div>', left

@@ -6,30 +6,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from analysis.tables import captions
-from analysis.tables.main import ordered
-from analysis.tables.places import METHODS, Task
+from analysis.tables.places import METHODS, Task, grouped, ordered
 from analysis.tables.scores import Study
-from analysis.tables.table import Column, Number, Row, Table
+from analysis.tables.table import Number, Row, Table
 
 BASE = "diffup"
 
 
 def ablations(study: Study) -> Table | None:
     """Every variant of DiffUp with the training backbone that has most of them; None without one."""
-    variants: dict[str, list[str]] = {}
-    for subject in study.subjects:
-        if subject.method == BASE and subject.variant != BASE and not subject.control:
-            variants.setdefault(subject.trained_on, []).append(subject.variant)
+    variants = grouped(
+        (method.trained_on, method.variant)
+        for method in study.methods
+        if method.method == BASE and method.variant != BASE and not method.control
+    )
     if not variants:
         return None
     home = max(variants, key=lambda name: len(variants[name]))
     names = [BASE, *dict.fromkeys(variants[home])]
     own = study.cells["variant"].isin(names) & (study.cells["trained_on"] == home)
-    part = replace(
-        study, cells=study.cells[own & (study.cells["class_names"] == "given")].reset_index(drop=True), _numbers={}
-    )
-    asked = {task for s in part.subjects if s.variant != BASE for task in part.folds_by_task if part.asked(s, task)}
-    return ablation_table(part, base=BASE, order=names, tasks=ordered(list(asked)))
+    part = replace(study, cells=study.cells[own & (study.cells["class_names"] == "given")].reset_index(drop=True))
+    asked = {task for m in part.methods if m.variant != BASE for task in part.folds_by_task if part.asked(m, task)}
+    return ablation_table(part, base=BASE, order=names, tasks=ordered(asked))
 
 
 def ablation_table(study: Study, *, base: str, order: Sequence[str], tasks: Sequence[Task] = ()) -> Table:
@@ -44,26 +42,23 @@ def ablation_table(study: Study, *, base: str, order: Sequence[str], tasks: Sequ
     tasks = list(tasks) or list(study.folds_by_task)
     rank = {name: place for place, name in enumerate(order)}
     rows = []
-    for backbone in dict.fromkeys(s.backbone for s in study.subjects):
-        here = sorted(
-            (s for s in study.subjects if s.backbone == backbone), key=lambda s: rank.get(s.variant, len(rank))
-        )
-        home = next((s for s in here if s.variant == base), None)
-        for subject in here:
+    for backbone, members in grouped((method.backbone, method) for method in study.methods).items():
+        home = next((method for method in members if method.variant == base), None)
+        for method in sorted(members, key=lambda m: rank.get(m.variant, len(rank))):
             numbers: list[Number | None] = [None] * len(tasks)
-            if not any(study.asked(subject, task) for task in tasks):
+            if not any(study.asked(method, task) for task in tasks):
                 continue
-            if subject == home:
-                numbers = [study.number(subject, task) for task in tasks]
+            if method == home:
+                numbers = [study.number(method, task) for task in tasks]
             elif home is not None:
-                numbers = [study.difference((subject, task), (home, task)) for task in tasks]
-            rows.append(Row((backbone, METHODS.get(subject.variant, subject.variant)), tuple(numbers)))
-    return Table(
-        name="ablations",
-        caption=f"Ablation on {captions.data_name(study)}: mIoU in % of {METHODS.get(base, base)}, and each variant's "
+                numbers = [study.difference((method, task), (home, task)) for task in tasks]
+            rows.append(Row((backbone, METHODS.get(method.variant, method.variant)), tuple(numbers)))
+    return captions.table(
+        study,
+        "ablations",
+        f"Ablation on {captions.data_name(study)}: mIoU in % of {METHODS.get(base, base)}, and each variant's "
         "paired difference to it.",
-        labels=("Backbone", "Variant"),
-        columns=tuple(Column((str(task),)) for task in tasks),
-        rows=tuple(rows),
-        notes=tuple(captions.notes(study, rows)),
+        ("Backbone", "Variant"),
+        captions.columns(*map(str, tasks)),
+        rows,
     )

@@ -1,4 +1,4 @@
-"""The words of a table: names of its rows, and the notes that say which protocol, data, code and statistics made it."""
+"""The text of a table: names of its rows, and the notes that say which protocol, data, code and statistics made it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.tables.places import METHODS, Subject
+from analysis.tables.places import METHODS, MethodKey
 from analysis.tables.scores import Study
-from analysis.tables.table import Number, Row
+from analysis.tables.table import Column, Number, Row, Table
 
 UNMARKED = (
     "Groups without bold: no p-value that so few query images (or resamples) allow is small enough for their number of "
@@ -16,30 +16,25 @@ UNMARKED = (
 )
 
 
-def method_name(study: Study, subject: Subject) -> str:
+def method_name(study: Study, method: MethodKey) -> str:
     """Name of a method; with its training backbone where a study has several."""
-    name = METHODS.get(subject.variant, subject.variant)
-    several = len(study.trained_on) > 1
-    return f"{name} ({subject.trained_on})" if several and subject.trained_on else name
+    name = METHODS.get(method.variant, method.variant)
+    return f"{name} ({method.trained_on})" if len(study.trained_on) > 1 and method.trained_on else name
 
 
-def labels(study: Study, subject: Subject) -> tuple[str, str]:
+def labels(study: Study, method: MethodKey) -> tuple[str, str]:
     """Names of backbone and method; the backbone's weights are named where a study has several."""
-    backbone = (
-        subject.backbone if len(study.weights[subject.backbone]) == 1 else f"{subject.backbone} [{subject.weights}]"
-    )
-    return backbone, method_name(study, subject)
+    several = len(study.weights[method.backbone]) > 1
+    return f"{method.backbone} [{method.weights}]" if several else method.backbone, method_name(study, method)
 
 
 def trained_on(study: Study) -> str:
     """The end of a caption: what was trained on."""
-    names = sorted(study.trained_on)
-    if not names:
-        return ""
     source = study.cells["trained_dataset"].iloc[0]
-    data = f"{source} with " if source else ""
-    if len(names) == 1:
-        return f", trained on {data}{names[0]} only"
+    if len(study.trained_on) == 1:
+        return f", trained on {f'{source} with ' if source else ''}{study.trained_on[0]} only"
+    if not study.trained_on:
+        return ""
     return f"{', trained on ' + source if source else ''}; in brackets the training backbone"
 
 
@@ -48,10 +43,38 @@ def data_name(study: Study) -> str:
     return str(study.cells["dataset"].iloc[0])
 
 
+def source(study: Study) -> str:
+    """Data and protocol, for captions."""
+    first = study.cells.iloc[0]
+    return f"{data_name(study)}, protocol {first['protocol']} ({first['protocol_hash'] or 'no hash'})"
+
+
+def columns(*names: str) -> tuple[Column, ...]:
+    """Columns with headers of one level."""
+    return tuple(Column((name,)) for name in names)
+
+
+def table(
+    study: Study,
+    name: str,
+    caption: str,
+    labels: tuple[str, ...],
+    columns: Sequence[Column],
+    rows: Sequence[Row],
+    *more: str,
+    stacked: bool = False,
+) -> Table:
+    """A table of a study with its notes, `more` after them."""
+    return Table(
+        name=name, caption=caption, labels=labels, columns=tuple(columns), rows=tuple(rows), stacked=stacked,
+        notes=(*notes(study, rows), *more),
+    )  # fmt: skip
+
+
 def notes(study: Study, rows: Sequence[Row]) -> list[str]:
     """Protocol, data, episodes, seeds, code, and how to read intervals: of the cells that the rows come from."""
-    keys = {key for row in rows for entry in row.entries if isinstance(entry, Number) for key in entry.keys}
-    cells = study.cells.iloc[sorted(study.places[key] for key in keys if key in study.places)]
+    numbers = [entry for row in rows for entry in row.entries if isinstance(entry, Number)]
+    cells = study.cells[study.cells["key"].isin([key for number in numbers for key in number.keys])]
     first = study.cells.iloc[0]
     protocol = f"Protocol {first['protocol']} ({first['protocol_hash'] or 'no hash'})"
     data = f"data {first['dataset']} ({first['dataset_hash'] or 'no fingerprint'})"
@@ -67,21 +90,20 @@ def notes(study: Study, rows: Sequence[Row]) -> list[str]:
     commits = {commit[:12] or "unknown" for commit in cells["git_commit"].unique()}
     codes = {code or "unknown" for code in cells["code_hash"].unique()}
     made = f"commit {', '.join(sorted(commits))}, method's code {', '.join(sorted(codes))}"
-    starred = any(isinstance(entry, Number) and entry.difference for row in rows for entry in row.entries)
     lines = [
         f"{protocol}, {data}; {folds}, {_listed(cells['episodes'])} episodes a fold, {seeds}; {made}.",
         f"In brackets: 95% bootstrap interval ({study.resamples} resamples of query images within their class).",
     ]
-    if starred:
+    if any(number.difference for number in numbers):
         lines.append("Differences are paired over the same episodes; * marks intervals that exclude 0.")
     if trained["train_seed"].nunique() > 1:
         lines.append("±: standard deviation over training seeds; the brackets hold for their mean on other episodes.")
-    lacking = cells[cells["undefined"] != ""]["undefined"].value_counts(sort=False).sort_index()
-    if any(isinstance(entry, Number) and entry.value != entry.value for row in rows for entry in row.entries):
+    if any(number.value != number.value for number in numbers):
+        lacking = cells[cells["undefined"] != ""]["undefined"].value_counts(sort=False).sort_index()
         reasons = [f"{reason} ({count} {'cells' if count > 1 else 'cell'})" for reason, count in lacking.items()]
         more = f"; and {len(reasons) - 3} other reasons" if len(reasons) > 3 else ""
         lines.append(f"Undefined figures are shown as –. {'; '.join(reasons[:3]) or 'See the warnings'}{more}.")
-    if any(isinstance(entry, Number) and entry.undecided for row in rows for entry in row.entries):
+    if any(number.undecided for number in numbers):
         lines.append(UNMARKED)
     return lines
 

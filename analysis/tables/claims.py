@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from analysis.tables import captions
-from analysis.tables.main import MASK, beside, shown, upgrades, wrong_names_of
-from analysis.tables.places import Subject, Task
-from analysis.tables.scores import UNDECIDED, Study, differs
-from analysis.tables.table import Column, Number, Row, Table
+from collections.abc import Iterator
 
+from analysis.tables import captions
+from analysis.tables.main import MASK, wrong_names_of
+from analysis.tables.places import Task
+from analysis.tables.scores import Place, Study
+from analysis.tables.table import UNDECIDED, Column, Number, Row, Table, differs
+
+ONE_SHOT, ZERO_SHOT, WITH_TEXT = Task(1, MASK), Task(0, "text"), Task(1, f"{MASK}+text")
 UNDECIDED_NOTE = (
     "Undecided: no p-value that so few query images (or resamples) allow is small enough for so many claims."
 )
@@ -15,48 +18,46 @@ UNDECIDED_NOTE = (
 
 def claims_table(study: Study) -> Table | None:
     """The claims that the study's cells allow, with their verdicts; None without one."""
-    one_shot, zero_shot = Task(1, MASK), Task(0, "text")
-    claims: list[tuple[str, tuple[Subject, Task], tuple[Subject, Task]]] = []
-    methods = [s for s in shown(study) if s.variant == "diffup" and not s.control]
-    for home in (s for s in methods if s.backbone == s.trained_on):
-        baselines = [s for s in shown(study) if s.variant != "diffup" and not s.control and beside(home, s)]
-        for other in baselines:
-            if study.asked(home, one_shot) and study.asked(other, one_shot):
-                ours, theirs = captions.method_name(study, home), captions.method_name(study, other)
-                text = f"{ours} beats {theirs} on {home.backbone} ({one_shot})"
-                claims.append((text, (home, one_shot), (other, one_shot)))
-        for upgrade in (s for s in methods if upgrades(home, s) and study.asked(s, one_shot)):
-            text = f"{upgrade.backbone} beats {home.backbone}, trained on {home.backbone} ({one_shot})"
-            claims.append((text, (upgrade, one_shot), (home, one_shot)))
-    with_text = Task(1, f"{MASK}+text")
-    for subject in (s for s in methods if study.asked(s, with_text) and study.asked(s, one_shot)):
-        text = f"{with_text} beats {one_shot} on {captions.labels(study, subject)[0]}"
-        claims.append((text, (subject, with_text), (subject, one_shot)))
-    for subject in methods:
-        wrong = wrong_names_of(study, subject)
-        if wrong and study.asked(subject, zero_shot) and study.asked(wrong, zero_shot):
-            text = f"right class names beat wrong ones on {captions.labels(study, subject)[0]} ({zero_shot})"
-            claims.append((text, (subject, zero_shot), (wrong, zero_shot)))
+    claims = [claim for claim in _claims(study) if study.asked(*claim[1])]
     gaps = [study.difference(first, second) for _, first, second in claims]
-    rows = []
-    for (text, first, second), gap, apart in zip(claims, gaps, differs(gaps)):
-        rows.append(Row((text,), (study.number(*first), study.number(*second), gap, _verdict(gap, apart))))
+    rows = [
+        Row((text,), (study.number(*first), study.number(*second), gap, _verdict(gap, apart)))
+        for (text, first, second), gap, apart in zip(claims, gaps, differs(gaps))
+    ]
     if not rows:
         return None
-    data = captions.data_name(study)
-    return Table(
-        name="claims",
-        caption=f"Paired differences on {data}: mIoU in %.",
-        labels=("Claim",),
-        columns=(Column(("first",), True), Column(("second",), True), Column(("difference",)), Column(("holds",))),
-        rows=tuple(rows),
-        notes=(
-            *captions.notes(study, rows),
-            "Holds: yes, the difference is above 0 (p < 0.05 after Holm's correction over the claims of this table); "
-            "reversed, it is below; no, neither is shown.",
-            *([UNDECIDED_NOTE] if any(row.entries[3] == "undecided" for row in rows) else []),
-        ),
+    return captions.table(
+        study,
+        "claims",
+        f"Paired differences on {captions.data_name(study)}: mIoU in %.",
+        ("Claim",),
+        [Column(("first",), True), Column(("second",), True), Column(("difference",)), Column(("holds",))],
+        rows,
+        "Holds: yes, the difference is above 0 (p < 0.05 after Holm's correction over the claims of this table); "
+        "reversed, it is below; no, neither is shown.",
+        *([UNDECIDED_NOTE] if any(row.entries[3] == "undecided" for row in rows) else []),
     )
+
+
+def _claims(study: Study) -> Iterator[tuple[str, Place, Place]]:
+    """Text, first and second side of each claim; the first side may not have been asked for."""
+    methods = [method for method in study.shown if method.variant == "diffup" and not method.control]
+    for home in (method for method in methods if method.backbone == method.trained_on):
+        for other in (m for m in study.shown if m.variant != "diffup" and not m.control and home.beside(m)):
+            if study.asked(other, ONE_SHOT):
+                ours, theirs = captions.method_name(study, home), captions.method_name(study, other)
+                yield f"{ours} beats {theirs} on {home.backbone} ({ONE_SHOT})", (home, ONE_SHOT), (other, ONE_SHOT)
+        for better in filter(home.upgraded_to, methods):
+            text = f"{better.backbone} beats {home.backbone}, trained on {home.backbone} ({ONE_SHOT})"
+            yield text, (better, ONE_SHOT), (home, ONE_SHOT)
+    for method in (method for method in methods if study.asked(method, ONE_SHOT)):
+        text = f"{WITH_TEXT} beats {ONE_SHOT} on {captions.labels(study, method)[0]}"
+        yield text, (method, WITH_TEXT), (method, ONE_SHOT)
+    for method in methods:
+        wrong = wrong_names_of(study, method)
+        if wrong and study.asked(wrong, ZERO_SHOT):
+            text = f"right class names beat wrong ones on {captions.labels(study, method)[0]} ({ZERO_SHOT})"
+            yield text, (method, ZERO_SHOT), (wrong, ZERO_SHOT)
 
 
 def _verdict(gap: Number | None, apart: bool | None) -> str:

@@ -1,13 +1,11 @@
-"""What accuracy costs: parameters, operations, time an episode and hours in all, beside the mIoU."""
+"""What accuracy costs: parameters, operations, time per episode and hours in all, beside the mIoU."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import pandas as pd
 
 from analysis.tables import captions
-from analysis.tables.main import ordered, shown
-from analysis.tables.places import Subject
+from analysis.tables.places import grouped
 from analysis.tables.scores import Study
 from analysis.tables.table import Column, Entry, Number, Row, Table
 
@@ -16,62 +14,45 @@ COLUMNS = (
     ("GFLOPs", "match"), ("GFLOPs", "decode"), ("time", "ms an episode"), ("time", "{} hours"), ("", "mIoU"),
 )  # fmt: skip
 FIGURES = ("backbone_mparams", "decoder_mparams", "encode_gflops", "prior_gflops", "decode_gflops")
-OTHERS = ("key", "status", "device", "seconds", "episodes")
-
-Facts = dict[str, list[Any]]  # columns of cells
 
 
 def cost_table(study: Study) -> Table | None:
     """Cost of each method on its first task (1-shot mask, if asked), and hours of all its cells; None if unknown."""
-    tasks = ordered(list(study.folds_by_task))
     rows, devices = [], set()
-    facts = {name: study.cells[name].tolist() for name in (*FIGURES, *OTHERS)}
-    by_subject: dict[Subject, list[int]] = {}
-    for place, seat in enumerate(study.seats):
-        if facts["status"][place] == "finished":
-            by_subject.setdefault(seat.subject, []).append(place)
-    visual = [task for task in tasks if task.shots] or tasks
-    for subject in shown(study):
-        task = next((t for t in visual if study.asked(subject, t)), None)
-        own = by_subject.get(subject, [])
-        if subject.control or task is None or all(_missing(facts["backbone_mparams"][i]) for i in own):
+    places = grouped((cell.method, row) for row, cell in enumerate(study.scored))
+    visual = [task for task in study.tasks if task.shots] or study.tasks
+    for method in study.shown:
+        task = next((t for t in visual if study.asked(method, t)), None)
+        own = study.cells.iloc[places[method]]
+        own = own[own["status"] == "finished"]
+        if method.control or task is None or own["backbone_mparams"].isna().all():
             continue
-        at = [i for i in own if study.seats[i].task == task]
-        devices |= {"GPU" if facts["device"][i].startswith("cuda") else "CPU" for i in own}
-        seconds, episodes = (sum(facts[name][i] for i in at) for name in ("seconds", "episodes"))
-        entries: list[Entry] = [_mean(facts, name, at) for name in FIGURES]
-        entries.append(_number(facts, 1000 * seconds / max(1, episodes), at, 1))
-        entries.append(_number(facts, sum(facts["seconds"][i] for i in own) / 3600, own, 2))
-        entries.append(study.number(subject, task))
-        rows.append(Row((*captions.labels(study, subject), str(task)), tuple(entries)))
+        here = own[(own["shots"] == task.shots) & (own["annotation"] == task.annotation)]
+        devices |= {"GPU" if device.startswith("cuda") else "CPU" for device in own["device"]}
+        entries: list[Entry] = []
+        for name in FIGURES:
+            known = here[here[name].notna()]
+            entries.append(_number(known, sum(known[name]) / len(known), 2) if len(known) else None)
+        entries.append(_number(here, 1000 * sum(here["seconds"]) / max(1, sum(here["episodes"])), 1))
+        entries.append(_number(own, sum(own["seconds"]) / 3600, 2))
+        entries.append(study.number(method, task))
+        rows.append(Row((*captions.labels(study, method), str(task)), tuple(entries)))
     if not rows:
         return None
     unit = "-and-".join(sorted(devices))
-    return Table(
-        name="cost",
-        caption=f"What accuracy costs on {captions.data_name(study)}{captions.trained_on(study)}.",
-        labels=("Backbone", "Method", "Task"),
-        columns=tuple(Column((upper, name.format(unit))) for upper, name in COLUMNS),
-        rows=tuple(rows),
-        notes=(
-            *captions.notes(study, rows),
-            "A multiply-add is two operations. Match: the prior maps of an episode's supports; decode: fusing and all "
-            "steps of the sampler. Parameters of a backbone are those of its image encoder, classifier included.",
-            "Milliseconds are wall time of evaluation as the grid ran it, with whatever was encoded before and shared "
-            "by cells; hours are the sum over all cells of the row, training not counted.",
-        ),
+    return captions.table(
+        study,
+        "cost",
+        f"What accuracy costs on {captions.data_name(study)}{captions.trained_on(study)}.",
+        ("Backbone", "Method", "Task"),
+        [Column((upper, name.format(unit))) for upper, name in COLUMNS],
+        rows,
+        "A multiply-add is two operations. Match: the prior maps of an episode's supports; decode: fusing and all "
+        "steps of the sampler. Parameters of a backbone are those of its image encoder, classifier included.",
+        "Milliseconds are wall time of evaluation as the grid ran it, with whatever was encoded before and shared "
+        "by cells; hours are the sum over all cells of the row, training not counted.",
     )
 
 
-def _missing(value: float) -> bool:
-    return value != value
-
-
-def _mean(facts: Facts, name: str, places: Sequence[int]) -> Number | None:
-    known = [i for i in places if not _missing(facts[name][i])]
-    return _number(facts, sum(facts[name][i] for i in known) / len(known), known, 2) if known else None
-
-
-def _number(facts: Facts, value: float, places: Sequence[int], decimals: int) -> Number:
-    keys = tuple(facts["key"][i] for i in places)
-    return Number(value=float(value), decimals=decimals, keys=keys, episodes=sum(facts["episodes"][i] for i in places))
+def _number(cells: pd.DataFrame, value: float, decimals: int) -> Number:
+    return Number(value=float(value), decimals=decimals, keys=tuple(cells["key"]), episodes=int(sum(cells["episodes"])))

@@ -1,90 +1,73 @@
 """What protocols do to one checkpoint's figures, and what the best of several episode seeds adds.
 
-    python -m analysis.tables.protocol_spread --results DIR --out DIR
-
 Episodes of two protocols are not the same, so these differences are not paired: each side is resampled by itself, and
 since both ask many of the same images, the intervals are rather too wide than too narrow.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from analysis.command import command, load, texts_of, warn, write_texts
+from analysis.command import warn
+from analysis.results import load_results
 from analysis.stats import RESAMPLES, Estimate
 from analysis.tables import captions
-from analysis.tables.places import Subject, Task
-from analysis.tables.scores import Study, studies, to_number
-from analysis.tables.table import Column, Entry, Row, Table, defined
-from diffup.errors import UserError, command_line
+from analysis.tables.places import MethodKey, Task, grouped
+from analysis.tables.scores import Study, studies
+from analysis.tables.table import Column, Entry, Row, Table, defined, to_number
+from diffup.errors import UserError
 
 REFERENCE = "paired"
 
 
-def _seeds(study: Study) -> list[int]:
-    return sorted({int(seed) for seed in study.cells["episode_seed"]})
+def spread_tables(results: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> list[Table]:
+    """The table of each data set that was evaluated under several protocols; warnings go to stderr.
+
+    Raises:
+        UserError: there is no such store, or no such data set in it.
+    """
+    store = load_results(results, keys=keys)
+    warn(store.warnings)
+    # The streams of two protocols differ by the seed, so that they are drawn apart.
+    found = [replace(s, seed=i, scores={}) for i, s in enumerate(studies(store, resamples=resamples))]
+    by_data = grouped((tuple(s.cells[["dataset", "dataset_hash", "trained_dataset"]].iloc[0]), s) for s in found)
+    tables = [_table(parts) for parts in by_data.values() if len(parts) > 1]
+    if not tables:
+        raise UserError(f"{results} holds no data set under several protocols; run experiments/protocol_study.py")
+    return tables
 
 
-def _of_seed(study: Study, seed: int) -> Study:
-    cells = study.cells[study.cells["episode_seed"] == seed].reset_index(drop=True)
-    counts = {key: study.counts[key] for key in cells["key"] if key in study.counts}
-    return Study(cells, counts, (), study.resamples, study.seed)
-
-
-def _best(seeds: Sequence[Study], subject: Subject, task: Task) -> Entry:
-    """The figure of the best of several episode seeds; none if there is one alone or one is missing."""
-    found = [study.number(subject, task) for study in seeds] if len(seeds) > 1 else []
-    numbers = [number for one in found if (number := defined(one)) is not None]
-    return max(numbers, key=lambda number: number.value) if found and len(numbers) == len(found) else None
-
-
-def _difference(ours: Study, theirs: Study, subject: Subject, task: Task) -> Entry:
-    one, two = (study.estimates(subject, task) for study in (ours, theirs))
-    if not one or not two or len(one) != len(two):
-        return None
-    numbers = [study.number(subject, task) for study in (ours, theirs)]
-    # Drawn apart from each other: the streams of the two differ by `Study.seed`.
-    apart = [
-        Estimate(a.value - b.value, a.draws - b.draws, "unpaired", min(a.freedom, b.freedom)) for a, b in zip(one, two)
-    ]
-    keys = [key for number in numbers if number is not None for key in number.keys]
-    episodes = numbers[0].episodes if numbers[0] is not None else 0
-    return to_number(apart, keys, episodes, difference=True)
-
-
-def spread_table(parts: Sequence[Study]) -> Table | None:
-    """Protocols × methods by tasks, of one data set; None where there is only one protocol."""
-    names = [str(study.cells["protocol"].iloc[0]) for study in parts]
-    if len(parts) < 2:
-        return None
-    base = parts[names.index(REFERENCE) if REFERENCE in names else 0]
+def _table(parts: Sequence[Study]) -> Table:
+    """Protocols × methods by tasks, of one data set."""
+    names = {str(study.cells["protocol"].iloc[0]): study for study in reversed(parts)}
+    base = names.get(REFERENCE, parts[0])
+    reference = str(base.cells["protocol"].iloc[0])
     tasks = [task for task in base.folds_by_task if task.annotation == "mask"]
     rows = []
-    by_seed = [[_of_seed(study, seed) for seed in _seeds(study)] for study in parts]
-    ordered = sorted(zip(parts, names, by_seed), key=lambda part: (part[0] is not base, part[1]))
-    for subject in base.subjects:
-        for study, name, seeds in ordered:
-            label = f"{name} ({study.cells['protocol_hash'].iloc[0]})"
+    by_seed = {id(study): _by_seed(study) for study in parts}
+    ordered = sorted(parts, key=lambda study: (study is not base, study.cells["protocol"].iloc[0]))
+    for method in base.methods:
+        for study in ordered:
+            seeds = by_seed[id(study)]
             entries: list[Entry] = []
             for task in tasks:
-                gap = None if study is base else _difference(study, base, subject, task)
-                entries += [study.number(subject, task), gap, _best(seeds, subject, task)]
-            backbone, method = captions.labels(base, subject)
-            rows.append(Row((f"{method} on {backbone}", label, str(len(seeds))), tuple(entries)))
-    reference = str(base.cells["protocol"].iloc[0])
-    columns = [
-        Column((f"{task.shots}-shot", name)) for task in tasks for name in ("mIoU", f"− {reference}", "best seed")
-    ]
+                gap = None if study is base else _difference(study, base, method, task)
+                entries += [study.number(method, task), gap, _best(seeds, method, task)]
+            backbone, name = captions.labels(base, method)
+            first = study.cells.iloc[0]
+            label = f"{first['protocol']} ({first['protocol_hash']})"
+            rows.append(Row((f"{name} on {backbone}", label, str(len(seeds))), tuple(entries)))
     data = captions.data_name(base)
     notes = [note for note in captions.notes(base, rows) if not note.startswith("Differences are paired")]
     return Table(
         name=f"protocols-{data}",
         caption=f"One checkpoint a fold on {data} under several protocols: mIoU in %, mask annotation.",
         labels=("Method", "Protocol", "Seeds"),
-        columns=tuple(columns),
+        columns=tuple(
+            Column((f"{task.shots}-shot", name)) for task in tasks for name in ("mIoU", f"− {reference}", "best seed")
+        ),
         rows=tuple(rows),
         notes=(
             f"Episode seeds of a protocol are pooled; best seed: the highest of their figures. The episodes of two "
@@ -94,39 +77,26 @@ def spread_table(parts: Sequence[Study]) -> Table | None:
     )
 
 
-def spread_tables(results: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> list[Table]:
-    """The table of each data set that was evaluated under several protocols.
-
-    Raises:
-        UserError: there is no such store, or no such data set in it.
-    """
-    store = load(results, keys)
-    warn(store.warnings)
-    by_data: dict[tuple[str, str, str], list[Study]] = {}
-    for number, study in enumerate(studies(store, resamples=resamples)):
-        first = study.cells.iloc[0]
-        place = (str(first["dataset"]), str(first["dataset_hash"]), str(first["trained_dataset"]))
-        by_data.setdefault(place, []).append(
-            replace(study, seed=number, _scores={}, _differences={}, _means={}, _numbers={})
-        )
-    tables = [table for parts in by_data.values() if (table := spread_table(parts))]
-    if not tables:
-        raise UserError(f"{results} holds no data set under several protocols; run experiments/protocol_study.py")
-    return tables
+def _by_seed(study: Study) -> list[Study]:
+    """The study of each episode seed."""
+    parts = study.cells.groupby("episode_seed", sort=True)
+    return [replace(study, cells=cells.reset_index(drop=True), scores={}) for _, cells in parts]
 
 
-def write_spread(
-    results: Path, out: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES
-) -> list[Path]:
-    """Write the tables. Arguments and errors: `analysis.command.Write`."""
-    tables = spread_tables(results, keys=keys, resamples=resamples)
-    return [path for table in tables for path in write_texts(out, texts_of(table))]
+def _best(seeds: Sequence[Study], method: MethodKey, task: Task) -> Entry:
+    """The figure of the best of several episode seeds; None for a single seed, or if one is missing."""
+    numbers = [defined(study.number(method, task)) for study in seeds]
+    known = [number for number in numbers if number is not None]
+    return max(known, key=lambda number: number.value) if len(known) == len(seeds) > 1 else None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns 0, or 2 for wrong usage."""
-    return command("analysis.tables.protocol_spread", "What protocols do to a figure.", write_spread, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(command_line(main))
+def _difference(ours: Study, theirs: Study, method: MethodKey, task: Task) -> Entry:
+    one, two = ours.estimates(method, task), theirs.estimates(method, task)
+    if not one or len(one) != len(two):
+        return None
+    apart = [
+        Estimate(a.value - b.value, a.draws - b.draws, "unpaired", min(a.freedom, b.freedom)) for a, b in zip(one, two)
+    ]
+    numbers = [number for study in (ours, theirs) if (number := study.number(method, task))]
+    keys = [key for number in numbers for key in number.keys]
+    return to_number(apart, keys, numbers[0].episodes, difference=True)

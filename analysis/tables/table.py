@@ -11,8 +11,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from analysis.stats import LEVEL, Estimate, average, holm
 from diffup.errors import UserError
 
+UNDECIDED = None
 MISSING = "–"
 FIELDS = ("value", "low", "high", "std", "seeds", "episodes", "best", "second", "excludes_0", "p", "text", "keys")
 
@@ -55,6 +59,36 @@ class Number:
     def excludes_zero(self) -> bool:
         """Whether the interval lies on one side of 0."""
         return self.low > 0 or self.high < 0
+
+
+def to_number(by_seed: Sequence[Estimate], keys: Sequence[str], episodes: int, *, difference: bool) -> Number:
+    """The mean over training seeds of estimates, one per seed, with its interval and the seeds' spread."""
+    mean = average(by_seed)
+    low, high = mean.interval()
+    values = [estimate.value for estimate in by_seed]
+    std = float(np.std(values, ddof=1)) if len(values) > 1 and mean.value == mean.value else None
+    p = mean.p_value() if difference else float("nan")
+    return Number(
+        value=mean.value, low=low, high=high, std=std, seeds=len(values), episodes=episodes, keys=tuple(keys),
+        difference=difference, p=p, least_p=mean.least_p if difference else 0.0,
+    )  # fmt: skip
+
+
+def differs(gaps: Sequence[Number | None]) -> list[bool | None]:
+    """Which of several paired differences exclude 0 together: p-value below 1 - `LEVEL` after Holm's correction.
+
+    Args:
+        gaps: what is compared in one table or group. None, a pair that can't be compared, differs and doesn't count.
+
+    Returns:
+        one verdict each; `UNDECIDED` where no p-value that the images and resamples allow would be small enough.
+    """
+    adjusted = holm([float("nan") if gap is None else gap.p for gap in gaps])
+    verdicts: list[bool | None] = []
+    for gap, p in zip(gaps, adjusted):
+        known = gap is None or not p >= 1 - LEVEL or gap.p > gap.least_p
+        verdicts.append(not p >= 1 - LEVEL if known else UNDECIDED)
+    return verdicts
 
 
 Entry = Number | str | None

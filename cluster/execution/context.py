@@ -25,23 +25,25 @@ from cluster.storage.layout import FEATURES
 from cluster.storage.results import Store
 from cluster.tracking.runs import Tracking
 from diffup.backbones.load import Backbone, load_backbone
-from diffup.config import InputConfig
+from diffup.config import EncoderConfig
 from diffup.data.class_names import overlap
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.episodes.cue_source import CueSource
-from diffup.episodes.episode import Manifest, held_out_classes, make_manifest, training_pools
+from diffup.episodes.episode import Manifest
 from diffup.episodes.manifest import fitted, listed_manifest, listed_pairs, read_manifest
 from diffup.episodes.protocols import get_protocol
+from diffup.episodes.sampling import held_out_classes, make_manifest, training_pools
 from diffup.errors import UserError
 from diffup.evaluation.encode import Encoder, FeatureCache
-from diffup.evaluation.priors import PairPriors
+from diffup.evaluation.priors import PriorSource
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.grid.datasets import lists_of, manifest_of
-from diffup.models.diffup import DiffUpNet, load_checkpoint
-from diffup.training.draw_cache import Keep, PriorMemo
+from diffup.models.checkpoint import load_checkpoint
+from diffup.models.diffup import DiffUpNet
+from diffup.training.draw_cache import DrawCache, Keep
 
 CHECKPOINT = "checkpoint"
-MEMO = "drawn"  # folder in the result store; not a cell
+DRAWN = "drawn"  # folder of drawn training steps in the result store; not a cell
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _backbone(name: str, weights: str, weights_dir: Path | None, device: str) ->
 # Features outlive cells: consecutive cells of a worker share backbone and data set, whatever they vary.
 @lru_cache(maxsize=2)
 def _features(
-    dataset_path: str, backbone: str, weights: str, reader: tuple[str, str], config: InputConfig,
+    dataset_path: str, backbone: str, weights: str, reader: tuple[str, str], config: EncoderConfig,
     weights_dir: Path | None, device: str,
 ) -> FeatureCache:  # fmt: skip
     visual = _backbone(backbone, weights, weights_dir, device)
@@ -141,7 +143,7 @@ class Sources:
         text: dense text embeddings, None where no text is read.
         priors, text_priors: prior maps of visual cues and of text.
         reader: name and weights of what reads text, ``""`` twice where nothing does.
-        config: the cell's input configuration, with defaults for what no feature depends on.
+        config: of the encoder, without a companion where no text is read.
     """
 
     visual: Spec
@@ -149,7 +151,7 @@ class Sources:
     priors: Spec
     text_priors: Spec | None
     reader: tuple[str, str]
-    config: InputConfig
+    config: EncoderConfig
 
 
 def reads_text(cell: AnyCell) -> bool:
@@ -162,7 +164,7 @@ def reads_text(cell: AnyCell) -> bool:
 def sources(cell: AnyCell, fingerprint: str, device: str) -> Sources:
     """See `Sources`; `fingerprint` is that of the data set."""
     given = cell.input
-    config = dataclasses.replace(given, class_names="given", scribble_width=0.08, boxes="component")
+    config = given.encoder
     reader = ("", "")
     if reads_text(cell):
         reader = (given.companion or cell.backbone, given.companion_weights if given.companion else cell.weights)
@@ -218,25 +220,25 @@ def _download(context: WorkContext, *specs: Spec | None) -> None:
 
 def priors_of(
     cell: Cell, dataset: Dataset, cues: CueSource, features: FeatureCache, context: WorkContext
-) -> PairPriors:
+) -> PriorSource:
     """Prior maps for a cell: read from the feature cache, and computed where missing."""
     if context.features is None:
-        return PairPriors(cues, features)
+        return PriorSource(cues, features)
     of, root, encoder = sources(cell, dataset.fingerprint, context.device), context.features, features.encoder
     _download(context, of.priors, of.text_priors)
     text = of.text_priors.open(root, encoder.identity) if of.text_priors else None
-    return PairPriors(cues, features, of.priors.open(root, encoder.visual), text)
+    return PriorSource(cues, features, of.priors.open(root, encoder.visual), text)
 
 
 # A training's drawn steps, which neither a variant nor its initial weights change.
 @lru_cache(maxsize=1)
-def _memo(results: Path) -> PriorMemo:
-    return PriorMemo(results / MEMO)
+def _draw_cache(results: Path) -> DrawCache:
+    return DrawCache(results / DRAWN)
 
 
 def keep_for(context: WorkContext, *source: object) -> Keep:
     """The cache of drawn steps for `source` and this version of the method; another version's maps are never read."""
-    return _memo(context.results).of((code_hash(), context.device, *source))
+    return _draw_cache(context.results).of((code_hash(), context.device, *source))
 
 
 def training_pools_of(cell: TrainingCell, dataset: Dataset, context: WorkContext) -> dict[int, tuple[str, ...]]:

@@ -36,19 +36,20 @@ from cluster.storage.layout import STATE
 from cluster.storage.sync import Sync
 from diffup.config import parse_annotation, support_kinds
 from diffup.episodes.cue_source import CueSource
-from diffup.episodes.episode import Episode, held_out_classes
+from diffup.episodes.episode import Episode
 from diffup.episodes.protocols import get_protocol
+from diffup.episodes.sampling import held_out_classes
 from diffup.errors import UserError
 from diffup.evaluation.adapter import load_method
 from diffup.evaluation.encode import FeatureCache
 from diffup.evaluation.evaluate import Evaluation, evaluate, predict
 from diffup.evaluation.metrics import fb_iou, miou, undefined
 from diffup.evaluation.panels import panel, shown_episodes
-from diffup.evaluation.priors import PairPriors
+from diffup.evaluation.priors import PriorSource
 from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_to_dict
 from diffup.models.card import versions
 from diffup.models.flops import method_cost
-from diffup.training.distributed import Team
+from diffup.training.distributed import ProcessGroup
 from diffup.training.sampler import EpisodeSampler
 from diffup.training.trainer import train
 
@@ -193,7 +194,7 @@ class _Setting:
     episodes: list[Episode]
     cues: CueSource
     features: FeatureCache | None
-    priors: PairPriors | None
+    priors: PriorSource | None
     provenance: dict[str, Any]
 
     @staticmethod
@@ -235,7 +236,7 @@ class _Setting:
 
 
 def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
-    team = Team.here()
+    group = ProcessGroup.current()
     dataset = open_cells_dataset(cell, context)
     features = features_of(cell, dataset, context)
     cues = CueSource(dataset, cell.input)
@@ -246,7 +247,7 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     sampler = EpisodeSampler(cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train, keep)
     before = features.encoded
     sync, state = Sync(context.results, context.remote), f"{cell.key()}/{STATE}"  # errors there cost steps only
-    if team.rank == 0:
+    if group.rank == 0:
         with suppress(OSError):
             sync.download(state)
     warnings: list[str] = []
@@ -275,14 +276,14 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
         },
         progress=context.progress,
         device=context.device,
-        team=team,
+        group=group,
         saved=upload,
         other_code=other_code,
     )
-    if team.rank == 0:
+    if group.rank == 0:
         with suppress(OSError):
             sync.remove(state)
-    facts = {**provenance(context, features, dataset), "train_workers": team.size}
+    facts = {**provenance(context, features, dataset), "train_workers": group.size}
     if warnings:
         facts["warnings"] = warnings
     return Outcome(metrics, None, {**facts, "images_encoded": features.encoded - before})

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from cluster.code_version import code_hash
 from cluster.storage.atomic import to_json, write_atomically
 from cluster.storage.results import Store
-from diffup.episodes.episode import held_out_classes, make_manifest
 from diffup.episodes.protocols import get_protocol
+from diffup.episodes.sampling import held_out_classes, make_manifest
 from diffup.errors import UserError
 from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_to_dict
 
@@ -136,7 +136,7 @@ def validation_classes(dataset: Dataset, cells: Sequence[Cell], lists: Path | No
         lists: folder of list files, for a protocol that draws from them.
 
     Raises:
-        UserError: one is not a base class that the training holds out; or see `diffup.episodes.episode.make_manifest`.
+        UserError: one is not a base class that the training holds out; or see `diffup.episodes.sampling.make_manifest`.
     """
     seen: set[int] = set()
     for cell in cells:

@@ -129,7 +129,7 @@ class _Reasons:
 
 
 def _training(cell: TrainingCell, dataset: Dataset, protocol: Protocol, lists: Path | None) -> str:
-    from diffup.episodes.episode import held_out_classes, training_pools
+    from diffup.episodes.sampling import held_out_classes, training_pools
 
     where = f"{dataset.name}, fold {cell.fold}"
     if not dataset.base_classes(cell.fold):
@@ -144,7 +144,7 @@ def _training(cell: TrainingCell, dataset: Dataset, protocol: Protocol, lists: P
 
 
 def _evaluation(cell: Cell, dataset: Dataset, protocol: Protocol) -> str:
-    from diffup.episodes.episode import held_out_classes
+    from diffup.episodes.sampling import held_out_classes
 
     if cell.classes == "held_out":
         classes = held_out_classes(dataset, cell.fold, cell.hold_out, cell.train_seed)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -65,14 +64,11 @@ class Backend(Protocol):
     def entries(self, prefix: str = "") -> dict[str, Entry]:
         """Everything whose name begins with `prefix`, in one listing."""
 
-    def ages(self, prefix: str) -> dict[str, float]:
-        """Seconds since each name with this prefix was last written, by the storage's own clock."""
+    def now(self) -> float:
+        """The time by the storage's own clock, in seconds since 1970; a file is written to read it."""
 
     def delete(self, name: str) -> None:
         """Remove a name, if it exists."""
-
-    def remove(self, prefix: str, *, first: str = "") -> None:
-        """Remove everything below a prefix that ends with a slash or a dot; names that end in `first` first."""
 
 
 def is_uri(text: str) -> bool:
@@ -113,7 +109,7 @@ class Folder:
 
     def entries(self, prefix: str = "") -> dict[str, Entry]:
         found = {}
-        for folder, _, files in os.walk(self.root / prefix.rpartition("/")[0]):
+        for folder, _, files in os.walk(self.root / prefix.rpartition("/")[0], onerror=_unless_gone):
             for path in (Path(folder, file) for file in files):
                 if (name := path.relative_to(self.root).as_posix()).startswith(prefix):
                     with suppress(FileNotFoundError):
@@ -121,25 +117,19 @@ class Folder:
                         found[name] = Entry(facts.st_size, str(facts.st_mtime_ns), facts.st_mtime)
         return found
 
-    def ages(self, prefix: str) -> dict[str, float]:
-        if not (found := self.entries(prefix)):
-            return {}
+    def now(self) -> float:
         probe = self.root / f".clock-{uuid.uuid4().hex[:8]}"
         try:
             probe.touch()
-            now = probe.stat().st_mtime
+            return probe.stat().st_mtime
         finally:
             probe.unlink(missing_ok=True)
-        return {name: now - entry.written for name, entry in found.items()}
 
     def delete(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)
-
-    def remove(self, prefix: str, *, first: str = "") -> None:
-        for name in sorted(self.entries(prefix), key=lambda name: not name.endswith(first)):
-            self.delete(name)
-        if prefix.endswith("/"):
-            shutil.rmtree(self.root / prefix, ignore_errors=True)
+        if "/" in name:
+            with suppress(OSError):  # it has other files, or is gone
+                (self.root / name).parent.rmdir()
 
 
 @dataclass(frozen=True)
@@ -219,25 +209,18 @@ class ObjectStore:
                 entries[name] = Entry(int(info["size"]), tag, _written(info))
         return entries
 
-    def ages(self, prefix: str) -> dict[str, float]:
-        if not (found := self.entries(prefix)):
-            return {}
+    def now(self) -> float:
         clock = f"clock-{uuid.uuid4().hex[:8]}"
         self.write(clock, b"")
         try:
             with self._errors(clock):
-                now = _written(self._fs.info(self._path(clock), refresh=True))
+                return _written(self._fs.info(self._path(clock), refresh=True))
         finally:
             self.delete(clock)
-        return {name: now - entry.written for name, entry in found.items()}
 
     def delete(self, name: str) -> None:
         with self._errors(name), suppress(FileNotFoundError):
             self._fs.rm_file(self._path(name))
-
-    def remove(self, prefix: str, *, first: str = "") -> None:
-        for name in sorted(self.entries(prefix), key=lambda name: not name.endswith(first)):
-            self.delete(name)
 
     @contextmanager
     def _errors(self, name: str) -> Iterator[None]:
@@ -271,6 +254,24 @@ def _written(info: dict[str, Any]) -> float:
     if isinstance(stamp, str):
         stamp = datetime.fromisoformat(stamp)
     return stamp.timestamp() if isinstance(stamp, datetime) else float("nan")
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def ages(backend: Backend, prefix: str = "") -> dict[str, float]:
+    """Seconds since each name with this prefix was last written, by the storage's own clock."""
+    found = backend.entries(prefix)
+    now = backend.now() if found else 0.0
+    return {name: now - entry.written for name, entry in found.items()}
+
+
+def remove(backend: Backend, prefix: str, *, first: str = "") -> None:
+    """Delete everything with this prefix, names that end in `first` before all others."""
+    for name in sorted(backend.entries(prefix), key=lambda name: not name.endswith(first)):
+        backend.delete(name)
 
 
 def appears(backend: Backend, name: str, content: bytes | None = None, *, patience: float) -> bool:

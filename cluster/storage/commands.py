@@ -1,4 +1,4 @@
-"""The subcommands ``sync`` and ``cache`` of ``python -m cluster``."""
+"""The subcommands ``sync`` and ``cache`` of ``python -m cluster``, each from its arguments to an exit code."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from diffup.errors import UserError
 
 
 def sync(argv: Sequence[str]) -> int:
-    """Download results from an object store, or upload them to one; returns the exit code."""
+    """Download results from an object store, or upload them to one."""
     parser = argparse.ArgumentParser(prog="python -m cluster sync", description=sync.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, arguments in (("pull", ("uri", "folder")), ("push", ("folder", "uri"))):
         command = commands.add_parser(name)
         for each in arguments:
-            command.add_argument(each, type=Path if each == "folder" else str)
+            if each == "uri":
+                command.add_argument("uri", metavar="URI", help="of the results: s3://bucket/prefix, gs://…")
+            else:
+                command.add_argument("folder", metavar="DIR", type=Path, help="a results directory of this machine")
     args = parser.parse_args(argv)
     store, copy = Store(args.folder.absolute()), Sync(args.folder.absolute(), ObjectStore(args.uri).uri)
     return _pull(store, copy) if args.command == "pull" else _push(store, copy)
@@ -53,7 +56,7 @@ def _push(store: Store, copy: Sync) -> int:
 
 
 def cache(argv: Sequence[str]) -> int:
-    """List, clean or check the feature cache; returns the exit code."""
+    """List, clean or check the feature cache. Deleting from it loses nothing but time."""
     parser = argparse.ArgumentParser(prog="python -m cluster cache", description=cache.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, what in (

@@ -22,8 +22,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cluster.storage.atomic import one_at_a_time, to_json, write_atomically
-from cluster.storage.backend import Backend, Entry
+from cluster.storage.atomic import one_at_a_time, read_json, to_json, write_atomically
+from cluster.storage.backend import Backend, Entry, remove
 from cluster.storage.sync import Sync
 from diffup.evaluation.shards import DATA, INDEX, ShardStore
 
@@ -68,10 +68,7 @@ class Spec:
             identity: of the encoder (`diffup.evaluation.encode.Encoder`), which names the weights that were loaded.
         """
         folder = root / self.name
-        try:
-            if json.loads((folder / ABOUT).read_bytes())["identity"] != identity:
-                return None
-        except (OSError, ValueError, KeyError, TypeError):
+        if read_json(folder / ABOUT).get("identity") != identity:
             return None
         store = _opened(folder)
         store.refresh()
@@ -224,7 +221,7 @@ def clean(backend: Backend, *, limit_bytes: int | None = None, older_than: float
         over = limit_bytes is not None and total > limit_bytes
         if over or (older_than is not None and each.idle > older_than):
             total -= each.bytes
-            backend.remove(f"{each.name}/", first=INDEX)
+            remove(backend, f"{each.name}/", first=INDEX)
             gone.append(each)
     return gone
 

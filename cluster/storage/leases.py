@@ -15,14 +15,14 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from cluster.storage.atomic import now
-from cluster.storage.backend import Backend
+from cluster.storage.backend import Backend, ages
 from diffup.errors import UserError
 
 STALE = 60.0  # seconds without a sign of life after which a lease may be taken over
@@ -55,7 +55,7 @@ class Lease:
 
     def lost(self) -> bool:
         """Whether a successor has taken it over."""
-        return max(_generations(self.backend, self.name), default=self.generation) > self.generation
+        return _newest(self.backend.entries(f"{self.name}.")).get(self.name, 0) > self.generation
 
     def release(self) -> None:
         """Stop renewing it and delete it; generations before it are deleted first."""
@@ -63,19 +63,20 @@ class Lease:
         if self._thread is not None:
             self._thread.join()  # a beat in flight would write the file again after it is deleted
         with contextlib.suppress(OSError, ValueError):
-            for generation in sorted(_generations(self.backend, self.name)):
-                if generation <= self.generation:
+            there = self.backend.entries(f"{self.name}.")
+            for generation in range(1, self.generation + 1):
+                if f"{self.name}.{generation}" in there:
                     self.backend.delete(f"{self.name}.{generation}")
 
 
-def _generations(backend: Backend, name: str) -> dict[int, float]:
-    """Age in seconds by generation."""
-    found = {}
-    for file, age in backend.ages(f"{name}.").items():
-        tail = file.removeprefix(f"{name}.")
+def _newest(files: Iterable[str]) -> dict[str, int]:
+    """The highest generation of each leased name."""
+    newest: dict[str, int] = {}
+    for file in files:
+        name, _, tail = file.rpartition(".")
         if tail.isdigit():
-            found[int(tail)] = age
-    return found
+            newest[name] = max(newest.get(name, 0), int(tail))
+    return newest
 
 
 def acquire(backend: Backend, name: str, owner: str = "", *, stale: float = STALE, beat: float = BEAT) -> Lease | None:
@@ -94,9 +95,9 @@ def acquire(backend: Backend, name: str, owner: str = "", *, stale: float = STAL
     Raises:
         OSError: the storage can't be written.
     """
-    held = _generations(backend, name)
-    newest = max(held, default=0)
-    if held and held[newest] < stale:
+    there = ages(backend, f"{name}.")
+    newest = _newest(there).get(name, 0)
+    if newest and there[f"{name}.{newest}"] < stale:
         holder = _content(backend, f"{name}.{newest}")
         if not _dead(holder) and not (owner and holder.get("owner") == owner):
             return None
@@ -107,15 +108,12 @@ def acquire(backend: Backend, name: str, owner: str = "", *, stale: float = STAL
     return Lease(backend, name, newest + 1, content).start(beat)
 
 
-def held(backend: Backend, names: set[str] | None = None, *, stale: float = STALE) -> set[str]:
-    """Names, of `names` or of all, that are held and renewed."""
-    newest: dict[str, tuple[int, float]] = {}
-    for file, age in backend.ages("").items():
-        name, dot, tail = file.rpartition(".")
-        if dot and tail.isdigit() and (names is None or name in names):
-            newest[name] = max(newest.get(name, (0, 0.0)), (int(tail), age))
-    fresh = {name: generation for name, (generation, age) in newest.items() if age < stale}
-    return {name for name, generation in fresh.items() if not _dead(_content(backend, f"{name}.{generation}"))}
+def held(backend: Backend, *, stale: float = STALE) -> set[str]:
+    """Names that are held and renewed."""
+    there = ages(backend)
+    files = {name: f"{name}.{generation}" for name, generation in _newest(there).items()}
+    fresh = {name: file for name, file in files.items() if there[file] < stale}
+    return {name for name, file in fresh.items() if not _dead(_content(backend, file))}
 
 
 @lru_cache(maxsize=1)

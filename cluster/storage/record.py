@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.storage.atomic import to_json
+from cluster.storage.atomic import read_json, to_json
 from cluster.storage.layout import CHECKPOINT_FILES, ERROR, RESULT
 
 NO_REASON = "it came out as no finite number"
@@ -89,10 +89,8 @@ def read_record(folder: Path, *, verify: bool, partial: bool) -> Record:
 
 def read_error(folder: Path) -> Record:
     """The record of a cell that is not finished: ``"failed"`` or ``"missing"``."""
-    try:
-        document = json.loads((folder / ERROR).read_bytes())
-        document["error"]
-    except (ValueError, KeyError, TypeError, OSError):
+    document = read_json(folder / ERROR)
+    if "error" not in document:
         return Record(key=folder.name, status="missing")
     return Record(key=folder.name, status="failed", result=document)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.code_version import code_hash
-from cluster.storage.atomic import check_writable, file_facts, now, to_json, write_atomically
+from cluster.storage.atomic import check_writable, file_facts, now, read_json, to_json, write_atomically
 from cluster.storage.backend import Backend, is_uri
 from cluster.storage.layout import (
     CELL,
@@ -115,6 +115,8 @@ class Store:
         """
         path = self.root / IDENTITY
         if not path.is_file():
+            self.sync.download(IDENTITY)
+        if not path.is_file():
             made = to_json({"schema": SCHEMA, "id": uuid.uuid4().hex})
             self.sync.backend.write(IDENTITY, made, exclusive=True)
             self.sync.download(IDENTITY)
@@ -167,11 +169,7 @@ class Store:
 
     def read_cell(self, key: str) -> dict[str, Any]:
         """The document in ``cell.json``; empty if there is none that can be read."""
-        try:
-            document = json.loads((self.folder(key) / CELL).read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return document if isinstance(document, dict) else {}
+        return read_json(self.folder(key) / CELL)
 
     def write_cell(self, cell: AnyCell) -> None:
         """Say what the folder is for, before work starts."""
@@ -293,11 +291,8 @@ class Store:
 
     def logged(self, key: str, uri: str) -> str:
         """Id of the cell's run in this tracking store, ``""`` if none is known."""
-        try:
-            note = json.loads((self.folder(key) / LOGGED).read_bytes())
-            return str(note["run_id"]) if note["tracking_uri"] == uri else ""
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
+        note = read_json(self.folder(key) / LOGGED)
+        return str(note.get("run_id", "")) if note.get("tracking_uri") == uri else ""
 
 
 def cell_document(cell: AnyCell) -> dict[str, Any]:

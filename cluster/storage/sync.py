@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.storage.atomic import one_at_a_time, to_json, write_atomically
-from cluster.storage.backend import ADVICE, Backend, appears, check_access, open_backend
+from cluster.storage.atomic import one_at_a_time, read_json, to_json, write_atomically
+from cluster.storage.backend import ADVICE, Backend, appears, check_access, open_backend, remove
 from cluster.storage.layout import CELL, CHECKPOINT_FILES, ERROR, IDENTITY, LAUNCHES, PARTS, RESULT, WEIGHTS
 from diffup.errors import UserError
 from diffup.grid.cell import KEY_LENGTH
@@ -88,7 +88,7 @@ class Sync:
     def remove(self, prefix: str, *, first: str = "") -> None:
         """Delete from the object store what has this prefix, names that end in `first` first; not from the folder."""
         if self.remote:
-            self.backend.remove(prefix, first=first)
+            remove(self.backend, prefix, first=first)
 
     def pull(self, keys: Iterable[str] | None = None) -> int:
         """Bring some cells, or all results, up to date: what is new or changed comes, what was deleted goes.
@@ -206,11 +206,7 @@ class Sync:
 
     def _index(self) -> dict[str, str]:
         """The object store's tag of each file of the copy, as it was when the file was downloaded."""
-        try:
-            index: dict[str, str] = json.loads((self.root / INDEX).read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return index
+        return read_json(self.root / INDEX)
 
     def _remember(self, new: dict[str, str], gone: Iterable[str] = ()) -> None:
         """Change the index, which several workers of a machine do."""

@@ -1,7 +1,4 @@
-"""From a data set to what episodes need: cue weights of supports and truths of queries, on grids.
-
-What was made is remembered, up to a limit.
-"""
+"""Cue weights of supports and ground truth of queries on grids, from a data set's masks, cached up to a limit."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffup.config import InputConfig
+from diffup.config import CueConfig
 from diffup.data.dataset import Dataset
 from diffup.episodes.annotations import annotate
 from diffup.episodes.cues import cue_weights
@@ -23,7 +20,7 @@ LIMIT_BYTES = 256 << 20  # of weights, and of truths; COCO's would be gigabytes
 
 
 class CueSource:
-    """Annotations and truths of one data set under one `InputConfig`.
+    """Annotations and truths of one data set under one `CueConfig`.
 
     A support's annotation is a function of (data set, image, class, kind) alone, so every backbone, shot count and
     method sees the same box or scribble.
@@ -31,12 +28,14 @@ class CueSource:
     Args:
         dataset: what is annotated.
         config: how.
-        limit_bytes: of the weights that are remembered, and of the truths; those used least recently are made again.
+        limit_bytes: of the weights that are kept, and of the truths; those used least recently are made again.
     """
 
-    def __init__(self, dataset: Dataset, config: InputConfig, *, limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(self, dataset: Dataset, config: CueConfig, *, limit_bytes: int = LIMIT_BYTES) -> None:
         self.dataset, self.config = dataset, config
-        self._weights: ByteLRU[tuple[str, int, str], Tensor] = ByteLRU(limit_bytes, lambda tensor: nbytes([tensor]))
+        self._weights: ByteLRU[tuple[str, int, str, int], Tensor] = ByteLRU(
+            limit_bytes, lambda tensor: nbytes([tensor])
+        )
         self._truths: ByteLRU[tuple[str, int, int], tuple[Tensor, Tensor]] = ByteLRU(limit_bytes, nbytes)
 
     def annotation(self, image_id: str, class_index: int, kind: str) -> NDArray[np.uint8]:
@@ -49,18 +48,18 @@ class CueSource:
             scribble_width=self.config.scribble_width,
         )
 
-    def weights(self, image_id: str, class_index: int, kind: str) -> Tensor:
-        """Foreground and background weights of a support on the feature grid, [2, h, w].
+    def weights(self, image_id: str, class_index: int, kind: str, grid: int) -> Tensor:
+        """Foreground and background weights of a support on a feature grid of side `grid`, [2, h, w].
 
         Raises:
             UserError: the support does not show the class; the image is named.
         """
-        key = (image_id, class_index, kind)
+        key = (image_id, class_index, kind, grid)
         if (known := self._weights.get(key)) is not None:
             return known
         try:
             drawn = self.annotation(image_id, class_index, kind)
-            return self._weights.put(key, cue_weights(drawn, kind, self.config.feature_grid))
+            return self._weights.put(key, cue_weights(drawn, kind, grid))
         except UserError as error:
             name = self.dataset.classes[class_index]
             raise UserError(f"{self.dataset.name}, image {image_id}, class {name!r}: {error}") from error

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from diffup.data.dataset import Dataset, open_dataset
-from diffup.episodes.episode import training_pools
 from diffup.episodes.protocols import Protocol, get_protocol
+from diffup.episodes.sampling import training_pools
 from diffup.errors import UserError, command_line
 
 SPLITS = ("train", "val")

@@ -1,28 +1,18 @@
-"""Manifests in and out: from list files, to JSON and Parquet, and back.
-
-    python -m diffup.episodes.episode --dataset NAME --protocol NAME --fold F --shots K [--lists DIR] [--out FILE]
-
-prints a manifest as JSON, ``[[query, [support, …], class], …]`` with 0-based classes, or writes it to a file (as
-Parquet where its name ends so). A paper can publish its episodes so, and `read_manifest` takes them in again.
-"""
+"""Manifests from outside: read from list files, JSON and Parquet, and checked against a data set and a protocol."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from diffup.episodes.episode import Episode, Manifest, make_manifest
+from diffup.data.dataset import Dataset
+from diffup.data.lists import Pairs, hsnet_list
+from diffup.episodes.episode import Episode, Manifest
+from diffup.episodes.hsnet import hsnet_episodes
+from diffup.episodes.protocols import Protocol
 from diffup.errors import UserError
-
-if TYPE_CHECKING:
-    from diffup.data.dataset import Dataset
-    from diffup.data.lists import Pairs
-    from diffup.episodes.protocols import Protocol
 
 PARQUET = ".parquet"
 SHOWN = 3  # bad episodes that a message names
@@ -42,8 +32,6 @@ def listed_pairs(dataset: str, protocol: Protocol, fold: int, split: str, lists:
     Raises:
         UserError: no folder given, or a file that is missing or can't be read.
     """
-    from diffup.data.lists import hsnet_list
-
     if lists is None:
         raise UserError(
             f"protocol {protocol.name} draws from list files on {dataset} ({protocol.lists}); pass --lists DIR, a copy "
@@ -55,13 +43,11 @@ def listed_pairs(dataset: str, protocol: Protocol, fold: int, split: str, lists:
 def listed_manifest(
     dataset: str, protocol: Protocol, fold: int, shots: int, episodes: int, seed: int, lists: Path | None
 ) -> Manifest:
-    """The manifest that list files give; images are named as there, and need not be at hand.
+    """The manifest that list files give; images are named as there, and need not exist.
 
     Raises:
         UserError: see `listed_pairs` and `diffup.episodes.hsnet.hsnet_episodes`.
     """
-    from diffup.episodes.hsnet import hsnet_episodes
-
     pairs = listed_pairs(dataset, protocol, fold, "val", lists)
     drawn = hsnet_episodes(pairs, dataset, fold=fold, shots=shots, episodes=episodes, seed=seed)
     return Manifest(dataset, protocol.name, fold, seed, tuple(drawn))
@@ -116,7 +102,7 @@ def _first(items: Sequence[str]) -> str:
 
 
 def read_manifest(path: Path, *, dataset: str, protocol: str, fold: int) -> Manifest:
-    """A manifest from a file that `python -m diffup.episodes.episode` wrote, or another project's JSON in that form.
+    """A manifest from a file that `python -m diffup.episodes` wrote, or another project's JSON in that form.
 
     Whether its episodes can be used with a data set is checked by `fitted`.
 
@@ -212,53 +198,3 @@ def small_images(manifest: Manifest, dataset: Dataset, protocol: Protocol) -> st
     large = {c: set(dataset.eligible(c, protocol)) for c in {c for _, c in used}}
     small = [f"{image}, class {dataset.classes[c]!r}" for image, c in used if image not in large[c]]
     return f"{len(small)} of {len(used)} images ({_first(small)})" if small else ""
-
-
-def _named(args: argparse.Namespace) -> Manifest:
-    from diffup.data.dataset import open_dataset
-    from diffup.episodes.protocols import get_protocol
-
-    protocol = get_protocol(args.protocol)
-    if protocol.needs_lists(args.dataset):  # the images themselves need not be at hand
-        number = protocol.episode_count(args.dataset) if args.episodes is None else args.episodes
-        return listed_manifest(args.dataset, protocol, args.fold, args.shots, number, args.seed, args.lists)
-    if args.lists is not None and not protocol.lists:
-        raise UserError(f"protocol {protocol.name} follows from the annotations; --lists goes with hsnet")
-    dataset = open_dataset(args.dataset)
-    number = protocol.episode_count(dataset.name) if args.episodes is None else args.episodes
-    return make_manifest(dataset, protocol, args.fold, args.shots, number, args.seed, lists=args.lists)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print or write a manifest; returns the exit code, 2 for anything wrong with what was asked."""
-    parser = argparse.ArgumentParser(prog="python -m diffup.episodes.episode", description="Print or write a manifest.")
-    parser.add_argument("--dataset", required=True, help="pascal5i, coco20i, shapes4i or a dataset.json")
-    parser.add_argument("--protocol", default="paired", help="one of `python -m diffup.episodes.protocols list`")
-    parser.add_argument("--fold", type=int, required=True)
-    parser.add_argument("--shots", type=int, required=True)
-    parser.add_argument("--episodes", type=int, default=None, help="default: as many as the protocol has")
-    parser.add_argument("--seed", type=int, default=0, help="episode seed; default: 0")
-    parser.add_argument("--lists", type=Path, default=None, metavar="DIR", help="HSNet's 'splits' folder")
-    parser.add_argument(
-        "--format", choices=("json", "parquet"), default=None, help="default: by --out's name, else json"
-    )
-    parser.add_argument("--out", type=Path, default=None, metavar="FILE", help="default: standard output, JSON only")
-    args = parser.parse_args(argv)
-    suffix = "parquet" if args.out is not None and args.out.suffix == PARQUET else "json"
-    form = args.format or suffix
-    try:
-        if form == "parquet" and args.out is None:
-            raise UserError("a Parquet manifest needs --out FILE")
-        manifest = _named(args)
-        text = json.dumps(rows(manifest), ensure_ascii=False)
-        if args.out is None:
-            print(text)
-        elif form == "parquet":
-            manifest.write(args.out)
-        else:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(text + "\n", encoding="utf-8")
-    except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0

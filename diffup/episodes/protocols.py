@@ -53,8 +53,8 @@ class Protocol(SizeRule):
     """Rules of one protocol, beside which images may serve for a class.
 
     Attributes:
-        draw: how episodes are drawn; ``"index-seeded"`` is `diffup.episodes.episode.paired_episodes`, ``"list order"``
-            `diffup.episodes.episode.list_order_episodes`, ``"HSNet's stream"`` `diffup.episodes.hsnet.hsnet_episodes`.
+        draw: how episodes are drawn; ``"index-seeded"`` is `diffup.episodes.sampling.paired_episodes`, ``"list order"``
+            `diffup.episodes.sampling.list_order_episodes`, ``"HSNet's stream"`` `diffup.episodes.hsnet.hsnet_episodes`.
         supports: ``"distinct, nested"``: no support repeats, and the K supports begin the K+1 ones.
         scored_at: size that predictions are compared with the truth at.
         void: what happens to query pixels labelled 255.

@@ -1,4 +1,4 @@
-"""Encoding: the heavy, cacheable half. An image becomes features of three stages on one fixed grid, once per backbone.
+"""Encoding, the heavy half, and its cache: an image becomes features of three stages on one fixed grid, per backbone.
 
 Letters: C channels · D image-text dimensions · h w feature grid · R side of the decoder grid.
 """
@@ -6,7 +6,7 @@ Letters: C channels · D image-text dimensions · h w feature grid · R side of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,39 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffup.backbones.load import Backbone
-from diffup.config import InputConfig
+from diffup.config import EncoderConfig
 from diffup.data.class_names import readable
 from diffup.errors import UserError
 from diffup.evaluation.shards import ShardStore
 from diffup.lru import ByteLRU, nbytes
+from diffup.models.batch import Features
 
 INFO_GRID = 40  # side of the low-resolution RGB that query infos are computed from
 STAGES = ("stage0", "stage1", "stage2")  # names of a stored row's tensors; beside them rgb, size, and apart text
 GPU_BATCH = 32
 NAMES_BYTES = 16 << 20  # of embedded class names that are kept
-
-
-@dataclass(frozen=True)
-class Features:
-    """What one image is to the rest of the method.
-
-    Attributes:
-        stages: three tensors [C, h, w], L2-normalised over C, rounded to the feature dtype.
-        text: dense image-text embedding [D, h, w], or None where no text is read.
-        rgb: low-resolution image [3, INFO_GRID, INFO_GRID] in [0, 1].
-        size: height and width of the original image in pixels.
-        made_by: `Encoder.identity` of what encoded the image.
-    """
-
-    stages: tuple[Tensor, ...]
-    text: Tensor | None
-    rgb: Tensor
-    size: tuple[int, int]
-    made_by: str = ""
-
-    def nbytes(self) -> int:
-        tensors = [*self.stages, self.rgb] + ([] if self.text is None else [self.text])
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _to_grid(maps_BChw: Tensor, grid: int) -> Tensor:
@@ -57,7 +35,7 @@ def _to_grid(maps_BChw: Tensor, grid: int) -> Tensor:
 
 
 class Encoder:
-    """A frozen backbone, and where text is read a text model, under one `InputConfig`.
+    """A frozen backbone, and where text is read a text model, under one `EncoderConfig`.
 
     Args:
         backbone: what encodes images.
@@ -77,7 +55,7 @@ class Encoder:
     """
 
     def __init__(
-        self, backbone: Backbone, config: InputConfig, text_model: Backbone | None = None, device: str = "cpu"
+        self, backbone: Backbone, config: EncoderConfig, text_model: Backbone | None = None, device: str = "cpu"
     ) -> None:
         if text_model is not None and not text_model.has_text:
             raise UserError(f"backbone {text_model.name!r} has no text encoder; name an open_clip companion model")

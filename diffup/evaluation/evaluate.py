@@ -27,11 +27,12 @@ from diffup.episodes.episode import Episode
 from diffup.episodes.protocols import PROTOCOLS, Protocol, nearest
 from diffup.errors import UserError, extra
 from diffup.evaluation.adapter import Method, ask
-from diffup.evaluation.encode import FeatureCache, Features
+from diffup.evaluation.encode import FeatureCache
 from diffup.evaluation.metrics import MARGIN_BINS, PROB_BINS, STD_BINS, STD_RANGE, counts
-from diffup.evaluation.priors import PairPriors, Triple
+from diffup.evaluation.priors import PriorSource, Triple
 from diffup.models.baft import chosen_maps, prior_mean
-from diffup.models.diffup import DiffUpNet, Episodes, training_free
+from diffup.models.batch import Episodes
+from diffup.models.diffup import DiffUpNet, prototype
 from diffup.models.uapf import logit
 
 if TYPE_CHECKING:
@@ -114,28 +115,17 @@ def triples(what: Evaluation, episode: Episode) -> list[Triple]:
     return cues
 
 
-def gather(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache) -> Episodes:
-    """Features and visual cues of a batch of manifest episodes. Reads no query mask."""
-    row = support_kinds(what.annotation, what.shots)
-    found = iter(features.get([i for e in episodes for i in (e.query, *e.supports[: len(row)])]))
-    query: list[Features] = []
-    supports: list[list[Features]] = []
-    weights = []
-    for episode in episodes:
-        query.append(next(found))
-        supports.append([next(found) for _ in row])
-        weights += [
-            cues.weights(image_id, episode.class_index, kind)
-            for image_id, kind in zip(episode.supports, row, strict=False)
-        ]
+def gather(rows: Sequence[Sequence[Triple]], cues: CueSource, features: FeatureCache) -> Episodes:
+    """Features and cues of a batch of episodes, each given by its visual cues. Reads no query mask."""
+    found = iter(features.get([image for row in rows for image in (row[0].query, *(cue.support for cue in row))]))
     grid = features.encoder.config.feature_grid
+    weights = [torch.stack([cues.weights(c.support, c.class_index, c.kind, grid) for c in row]) for row in rows]
+    images = [[next(found) for _ in range(1 + len(row))] for row in rows]
     return Episodes(
-        query=query,
-        supports=supports,
-        weights_BK2hw=torch.stack(weights).view(len(query), len(row), 2, grid, grid)
-        if weights
-        else torch.zeros(len(query), 0, 2, grid, grid),
-        kinds=[row] * len(query),
+        query=[query for query, *_ in images],
+        supports=[supports for _, *supports in images],
+        weights_BK2hw=torch.stack(weights),
+        kinds=[tuple(cue.kind for cue in row) for row in rows],
         device=features.encoder.device,
     )
 
@@ -143,7 +133,7 @@ def gather(what: Evaluation, episodes: Sequence[Episode], cues: CueSource, featu
 @torch.inference_mode()
 def predict(
     what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache | None,
-    priors: PairPriors | None = None,
+    priors: PriorSource | None = None,
 ) -> list[Prediction]:  # fmt: skip
     """Segment a batch; probabilities are upsampled (bilinear, as logits) to the size that the protocol scores at.
 
@@ -153,24 +143,26 @@ def predict(
     if what.method is not None:
         return [_foreign(what, what.method, episode, cues) for episode in episodes]
     assert features is not None
+    rows = [triples(what, episode) for episode in episodes]
     ious = [float("nan")] * len(episodes)
     variances: Tensor | None = None
     means: Tensor | None = None
     if what.model is None and what.sample.method == "prototype":
-        batch = gather(what, episodes, cues, features)
-        sizes, logits = [f.size for f in batch.query], logit(training_free("prototype", batch))
+        visual = [[cue for cue in row if cue.kind != "text"] for row in rows]
+        if not all(visual):
+            raise UserError("the prototype baseline needs a visual cue; it has no text form")
+        logits = logit(prototype(gather(visual, cues, features)))
     else:
-        ready = (priors or PairPriors(cues, features)).batch([triples(what, episode) for episode in episodes])
-        sizes = [(int(height), int(width)) for height, width in ready.sizes_B2]
+        batch = (priors or PriorSource(cues, features)).batch(rows)
         if what.model is None:
-            logits = logit(prior_mean(ready.prior_BKSPhw))
+            logits = logit(prior_mean(batch.prior_BKSPhw))
         else:
             grid = what.model.config.decoder_grid
             noise = torch.stack([episode_noise(what.seed, what.fold, e.index, grid) for e in episodes])
-            infos = what.model.infos(ready.rgb_B3RR)
-            result = what.model.segment_priors(ready.prior_BKSPhw, ready.kind_BK, infos, what.sample, noise)
+            result = what.model.segment_priors(batch, what.sample, noise)
             logits, variances, ious = result.logits, result.variance, result.predicted_iou.tolist()
-            means = prior_mean(chosen_maps(ready.prior_BKSPhw, what.model.config.prior_maps))
+            means = prior_mean(chosen_maps(batch.prior_BKSPhw, what.model.config.prior_maps))
+    sizes = [query.size for query in features.get([episode.query for episode in episodes])]
     out = []
     for i, size in enumerate(what.protocol.label_size(cues.dataset.name, size) for size in sizes):
         probability = torch.sigmoid(_upsample(logits[i], size))
@@ -243,7 +235,7 @@ def evaluate(
     *,
     batch_size: int = 8,
     progress: bool = True,
-    priors: PairPriors | None = None,
+    priors: PriorSource | None = None,
 ) -> pd.DataFrame:
     """Segment and score every episode.
 
@@ -268,7 +260,7 @@ def evaluate(
         import pandas as pd
     rows: list[dict[str, Any]] = []
     if priors is None and features is not None:
-        priors = PairPriors(cues, features)
+        priors = PriorSource(cues, features)
     with tqdm(total=len(episodes), desc="evaluate", unit="episode", disable=not progress) as bar:
         for start in range(0, len(episodes), batch_size):
             chunk = episodes[start : start + batch_size]

@@ -1,15 +1,15 @@
 """Prior maps by triple: a query, a support, the kind of its annotation. Nested shots, variants and seeds share them.
 
-A triple's maps depend on neither K nor the trained model. They are computed once where a `ShardStore` holds them, and
-one by one, so that on a CPU their bytes are the same whatever is computed beside them.
+A triple's maps depend on neither K nor the trained model. They are read from a `ShardStore` where it holds them, else
+computed: on a GPU many pairs of images at a time; on a CPU one pair at a time, so that a map's bytes do not depend on
+what else is computed.
 
-Letters: B batch · K cues · S stages · P prior maps · h w feature grid · R side of the query infos' RGB.
+Letters: B batch · K cues · S stages · P prior maps · C channels · h w feature grid.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,12 +23,16 @@ from diffup.errors import UserError
 from diffup.evaluation.encode import FeatureCache
 from diffup.evaluation.shards import ShardStore
 from diffup.lru import ByteLRU, nbytes
-from diffup.models.baft import pair_priors, self_affinity, settle_boxes, text_priors
+from diffup.models.baft import self_affinities, settle_boxes, text_priors, visual_priors
+from diffup.models.batch import Batch
 
 PRIOR = "prior"  # name of a stored row's only tensor
 ID_DIGITS = 24
-IMAGES_AT_HAND = 32  # in float32
+GPU_PAIRS = 64  # pairs of images at a time
+STAGES_BYTES, GPU_STAGES_BYTES = 256 << 20, 2 << 30  # of images' features in float32 that are kept
 BOXES_BYTES = 64 << 20  # of settled boxes that are kept
+
+Pair = tuple[str, str, int]  # query, support, class
 
 
 @dataclass(frozen=True, order=True)
@@ -54,18 +58,8 @@ class Triple:
         return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A batch of episodes as prior maps: all that the trained part reads of it. Sizes are the queries' in pixels."""
-
-    prior_BKSPhw: Tensor
-    kind_BK: Tensor
-    rgb_B3RR: Tensor
-    sizes_B2: Tensor
-
-
-class PairPriors:
-    """Prior maps of triples of one data set and encoder, from shards where they are there.
+class PriorSource:
+    """Prior maps of triples of one data set and encoder, from shards where they have them.
 
     Args:
         cues: annotations of supports.
@@ -82,10 +76,13 @@ class PairPriors:
         self.cues, self.features = cues, features
         self.stores = {True: text, False: visual}
         self.computed = 0
-        self._boxes: ByteLRU[tuple[str, int], tuple[Tensor, Tensor]] = ByteLRU(BOXES_BYTES, nbytes)
-        self._images: OrderedDict[str, list[Tensor]] = OrderedDict()
+        self._device = torch.device(features.encoder.device)
+        self._on_gpu = self._device.type != "cpu"
+        self._boxes: ByteLRU[tuple[str, int], Tensor] = ByteLRU(BOXES_BYTES, lambda weights: nbytes([weights]))
+        limit = GPU_STAGES_BYTES if self._on_gpu else STAGES_BYTES
+        self._stages: ByteLRU[str, list[Tensor]] = ByteLRU(limit, nbytes)
 
-    def batch(self, rows: Sequence[Sequence[Triple]]) -> Prepared:
+    def batch(self, rows: Sequence[Sequence[Triple]]) -> Batch:
         """The maps of a batch of episodes, each given by its K cues.
 
         Raises:
@@ -93,11 +90,10 @@ class PairPriors:
         """
         found = self.get(triple for row in rows for triple in row)
         queries = self.features.get([row[0].query for row in rows])
-        return Prepared(
+        return Batch(
             prior_BKSPhw=torch.stack([torch.stack([found[triple] for triple in row]) for row in rows]),
             kind_BK=torch.tensor([[CUES.index(triple.kind) for triple in row] for row in rows]),
             rgb_B3RR=torch.stack([query.rgb for query in queries]),
-            sizes_B2=torch.tensor([query.size for query in queries]),
         )
 
     def get(self, triples: Iterable[Triple]) -> dict[Triple, Tensor]:
@@ -110,58 +106,70 @@ class PairPriors:
                 absent.append(triple)
             else:
                 found[triple] = row[PRIOR]
-        for triple, maps in self.compute(absent):
-            found[triple] = maps
-        return found
+        return found | dict(self.compute(absent))
 
     @torch.inference_mode()
     def compute(self, triples: Iterable[Triple]) -> Iterator[tuple[Triple, Tensor]]:
-        """The maps of each triple, on the CPU; those of a pair of images are computed together."""
-        for query, of_query in groupby(sorted(triples), key=lambda triple: triple.query):
-            stages = self._stages(query)
-            alike = [self_affinity(stage.flatten(1).T[None]) for stage in stages]
-            for (support, class_index), group in groupby(of_query, key=lambda t: (t.support, t.class_index)):
-                cues = list(group)
-                self.computed += len(cues)
-                if not support:
-                    yield from ((cue, self._text(cue)) for cue in cues)
-                    continue
-                sides = [self._sides(support, class_index, cue.kind) for cue in cues]
-                made = pair_priors(stages, alike, self._stages(support), sides)
-                yield from zip(cues, (maps.cpu() for maps in made), strict=True)
+        """The maps of each triple, on the CPU; all annotations of a pair of images are computed together."""
+        computed_for: tuple[str, ...] = ()
+        for kinds, pairs in self._chunks(triples):
+            queries = tuple(dict.fromkeys(query for query, _, _ in pairs))
+            if queries != computed_for:  # consecutive pairs often share their query
+                stages = self._stacked(queries)
+                computed_for, affinities = queries, self_affinities(stages)
+            rows = slice(None) if len(queries) == len(pairs) else [queries.index(query) for query, _, _ in pairs]
+            query, alike = [stage[rows] for stage in stages], [affinity[rows] for affinity in affinities]
+            if kinds == ("text",):
+                made = [self._text(pairs, alike)]
+            else:
+                supports = [stage[:, None] for stage in self._stacked([support for _, support, _ in pairs])]
+                weights = [torch.stack([self._weights(s, c, kind) for _, s, c in pairs])[:, None] for kind in kinds]
+                made = visual_priors(query, alike, supports, weights)
+            self.computed += len(kinds) * len(pairs)
+            for kind, maps_B1SPhw in zip(kinds, made, strict=True):
+                for pair, maps_1SPhw in zip(pairs, maps_B1SPhw.cpu(), strict=True):
+                    yield Triple(*pair, kind), maps_1SPhw[0]
 
-    def _stages(self, image_id: str) -> list[Tensor]:
-        if image_id not in self._images:
-            (features,) = self.features.get([image_id])
-            device = self.features.encoder.device
-            self._images[image_id] = [stage.to(device).float() for stage in features.stages]
-            if len(self._images) > IMAGES_AT_HAND:
-                self._images.popitem(last=False)
-        self._images.move_to_end(image_id)
-        return self._images[image_id]
+    def _chunks(self, triples: Iterable[Triple]) -> Iterator[tuple[tuple[str, ...], list[Pair]]]:
+        """Pairs that are computed together, and the kinds of annotation that all of them have."""
+        by_pair = groupby(sorted(triples), key=lambda t: (t.query, t.support, t.class_index))
+        pairs = [(tuple(triple.kind for triple in group), pair) for pair, group in by_pair]
+        if not self._on_gpu:
+            yield from ((kinds, [pair]) for kinds, pair in pairs)
+            return
+        for kinds, group in groupby(sorted(pairs), key=lambda item: item[0]):
+            same = [pair for _, pair in group]
+            yield from ((kinds, same[start : start + GPU_PAIRS]) for start in range(0, len(same), GPU_PAIRS))
 
-    def _sides(self, support: str, class_index: int, kind: str) -> tuple[Tensor, Tensor]:
-        """Foreground and background weights [h, w] of a support; boxes settled, once each."""
-        device = self.features.encoder.device
+    def _stacked(self, image_ids: Sequence[str]) -> list[Tensor]:
+        """Stage features of images in float32, S × [B, C, h, w]."""
+        found = {image_id: self._stages.get(image_id) for image_id in dict.fromkeys(image_ids)}
+        missing = [image_id for image_id, stages in found.items() if stages is None]
+        for image_id, features in zip(missing, self.features.get(missing), strict=True):
+            stages = [stage.to(self._device).float() for stage in features.stages]
+            found[image_id] = self._stages.put(image_id, stages)
+        return [torch.stack(stage) for stage in zip(*(found[i] or () for i in image_ids), strict=True)]
+
+    def _weights(self, support: str, class_index: int, kind: str) -> Tensor:
+        """Foreground and background weights of a support, [2, h, w]; boxes settled, once each."""
+        grid = self.features.encoder.config.feature_grid
+        weights = self.cues.weights(support, class_index, kind, grid).to(self._device)
         if kind != "box":
-            foreground, background = self.cues.weights(support, class_index, kind).to(device)
-            return foreground, background
+            return weights
         key = (support, class_index)
-        if (known := self._boxes.get(key)) is not None:
-            return known
-        stages = [stage[None, None] for stage in self._stages(support)]
-        boxed = torch.ones(1, 1, dtype=torch.bool, device=device)
-        weights = self.cues.weights(support, class_index, kind).to(device)
-        foreground, background = settle_boxes(stages, weights[None, None, 0], weights[None, None, 1], boxed)
-        return self._boxes.put(key, (foreground[0, 0], background[0, 0]))
+        if (known := self._boxes.get(key)) is None:
+            stages = [stage[:, None] for stage in self._stacked([support])]
+            boxed = torch.ones(1, 1, dtype=torch.bool, device=self._device)
+            known = self._boxes.put(key, settle_boxes(stages, weights[None, None], boxed)[0, 0])
+        return known
 
-    def _text(self, cue: Triple) -> Tensor:
-        (features,) = self.features.get([cue.query])
-        if features.text is None:
+    def _text(self, pairs: Sequence[Pair], alike: list[Tensor]) -> Tensor:
+        """Maps of text cues, [B, 1, S, P, h, w]."""
+        encoder = self.features.encoder
+        dense = [features.text for features in self.features.get([query for query, _, _ in pairs])]
+        if any(text is None for text in dense):
             raise UserError("a text cue needs a text model; name an open_clip companion (InputConfig.companion)")
-        device = self.features.encoder.device
-        names = self.features.encoder.embed_names(self.cues.dataset.classes).to(device)
-        similarity = torch.einsum("bdhw,nd->bnhw", features.text[None].to(device).float(), names.float())
-        target = torch.tensor([cue.class_index], device=device)
-        stages = [stage[None] for stage in self._stages(cue.query)]
-        return text_priors(stages, similarity, target)[0, 0].cpu()
+        names = encoder.embed_names(self.cues.dataset.classes).to(self._device).float()
+        stacked = torch.stack([text for text in dense if text is not None]).to(self._device).float()
+        targets = torch.tensor([class_index for _, _, class_index in pairs], device=self._device)
+        return text_priors(alike, torch.einsum("bdhw,nd->bnhw", stacked, names), targets)

@@ -179,7 +179,7 @@ def _given(dataset: Dataset, protocol: Protocol, folder: Path) -> dict[tuple[int
         raise UserError(f"{folder}: {len(problems)} problems with the episodes:{listed}{rest}\n{REMEDY}")
     if not found:
         raise UserError(
-            f"{folder} holds no fold{{F}}_shots{{K}}.json or .parquet; python -m diffup.episodes.episode writes such"
+            f"{folder} holds no fold{{F}}_shots{{K}}.json or .parquet; python -m diffup.episodes writes such"
         )
     return found
 

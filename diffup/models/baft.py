@@ -11,6 +11,8 @@ mask by affinity, propagating by self-affinity, arXiv 2308.07539).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -44,11 +46,16 @@ def _spread(affinity: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance.sqrt().clamp_min(EPS)
 
 
-def self_affinity(query_BLC: Tensor) -> Tensor:
-    """Row-stochastic affinity of query positions, [B, L, L], from L2-normalised features."""
-    cosine = query_BLC @ query_BLC.transpose(1, 2)
+def self_affinity(features_BLC: Tensor) -> Tensor:
+    """Row-stochastic affinity of an image's positions, [B, L, L], from L2-normalised features."""
+    cosine = features_BLC @ features_BLC.transpose(1, 2)
     _, std = _spread(cosine)
     return (cosine / (std * PROPAGATE)).softmax(dim=-1)
+
+
+def self_affinities(stages: list[Tensor]) -> list[Tensor]:
+    """`self_affinity` of S stages [B, C, h, w]."""
+    return [self_affinity(rearrange(stage, "b c h w -> b (h w) c")) for stage in stages]
 
 
 def propagate(affinity_BLL: Tensor, maps_BXL: Tensor) -> Tensor:
@@ -61,10 +68,8 @@ def _stack(maps_BXL: Tensor, affinity_BLL: Tensor, height: int) -> Tensor:
     return rearrange(maps, "b x (h w) -> b x h w", h=height)
 
 
-def settle_boxes(
-    supports: list[Tensor], foreground_BKhw: Tensor, background_BKhw: Tensor, boxed_BK: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Tell object from background inside boxes, by the support's own features.
+def settle_boxes(supports: list[Tensor], weights_BK2hw: Tensor, boxed_BK: Tensor) -> Tensor:
+    """Separate object from background inside boxes, by the support's own features.
 
     A position inside a box looks like the box's contents or like what surrounds it: the difference of its cosines to
     both prototypes, averaged over look-alike positions, standardised, summed over stages, and made a share by a
@@ -73,18 +78,15 @@ def settle_boxes(
 
     Args:
         supports: S stages [B, K, C, h, w], L2-normalised over C.
-        foreground_BKhw, background_BKhw: weights in [0, 1].
+        weights_BK2hw: foreground and background weight of each position in [0, 1].
         boxed_BK: which cues are boxes; others come back unchanged.
 
     Returns:
-        Both weights, [B, K, h, w].
+        The weights, [B, K, 2, h, w].
     """
     if not bool(boxed_BK.any()):
-        return foreground_BKhw, background_BKhw
-    height = foreground_BKhw.shape[-2]
-    inside_NL, outside_NL = (
-        rearrange(weights, "b k h w -> b k (h w)")[boxed_BK] for weights in (foreground_BKhw, background_BKhw)
-    )
+        return weights_BK2hw
+    inside_NL, outside_NL = weights_BK2hw[boxed_BK].flatten(2).unbind(1)
     stages = [rearrange(stage, "b k c h w -> b k (h w) c")[boxed_BK] for stage in supports]
     alike = [self_affinity(features_NLC) for features_NLC in stages]
     fg_NL, bg_NL = inside_NL, outside_NL
@@ -98,77 +100,82 @@ def settle_boxes(
             evidence_NL = evidence_NL + contrast_NL / contrast_NL.std(-1, keepdim=True).clamp_min(EPS) / len(stages)
         share_NL = torch.sigmoid(evidence_NL / BOX_TEMPERATURE)
         fg_NL, bg_NL = inside_NL * share_NL, outside_NL + inside_NL * (1 - share_NL)
-    foreground, background = foreground_BKhw.clone(), background_BKhw.clone()
-    foreground[boxed_BK] = rearrange(fg_NL, "n (h w) -> n h w", h=height)
-    background[boxed_BK] = rearrange(bg_NL, "n (h w) -> n h w", h=height)
-    return foreground, background
+    settled = weights_BK2hw.clone()
+    settled[boxed_BK] = torch.stack([fg_NL, bg_NL], dim=1).view_as(settled[boxed_BK])
+    return settled
 
 
 def visual_priors(
-    query: list[Tensor], supports: list[Tensor], foreground_BKhw: Tensor, background_BKhw: Tensor
-) -> Tensor:
-    """Prior maps of K visual cues.
+    query: list[Tensor], alike: list[Tensor], supports: list[Tensor], annotations: Sequence[Tensor]
+) -> list[Tensor]:
+    """Prior maps of K visual cues, for one or more ways to annotate the same supports.
 
     Masks, boxes and scribbles differ only in their two weight maps: what is neither foreground nor background is
-    unknown and has no vote. Both sides are balanced to equal mass, so that a thin scribble is not outvoted.
+    unknown and has no vote. Both sides are balanced to equal mass, so that a thin scribble is not outvoted. The
+    affinities of a pair of images, the costly part, are computed once for all annotations. On a CPU the maps of a
+    single pair (B = K = 1) do not depend on how many annotations there are, to the byte.
 
     Args:
-        query: S stages [B, C, h, w], L2-normalised over C.
-        supports: S stages [B, K, C, h, w], L2-normalised over C.
-        foreground_BKhw: weight in [0, 1] of each support position as foreground.
-        background_BKhw: the same as background.
+        query: S stages [B, C, h, w], L2-normalised over C, float32.
+        alike: the query's `self_affinity` at each stage, [B, L, L].
+        supports: S stages [B, K, C, h, w], as `query`.
+        annotations: foreground and background weight of each support position in [0, 1], [B, K, 2, h, w] each.
 
     Returns:
-        [B, K, S, P, h, w] in [0, 1], P = `MAPS`.
+        [B, K, S, P, h, w] in [0, 1] for each annotation, P = `MAPS`.
     """
-    shots, height = foreground_BKhw.shape[1:3]
-    sides_BKM2, hollow_BKM = _balanced(foreground_BKhw.flatten(2), background_BKhw.flatten(2))
-    stages = []
-    for query_BChw, support_BKChw in zip(query, supports, strict=True):
+    shots, height = annotations[0].shape[1], annotations[0].shape[-2]
+    balanced = [_balanced(*weights.flatten(3).unbind(2)) for weights in annotations]
+    found: list[list[Tensor]] = [[] for _ in annotations]
+    for query_BChw, affinity_BLL, support_BKChw in zip(query, alike, supports, strict=True):
         query_BLC = rearrange(query_BChw, "b c h w -> b (h w) c")
         support_BKLC = rearrange(support_BKChw, "b k c h w -> b k (h w) c")
-        prototypes = normalize(torch.einsum("bklt,bklc->bktc", sides_BKM2, support_BKLC), dim=-1)
-        to_fg, to_bg = torch.einsum("blc,bktc->tbkl", query_BLC, prototypes)
-        matched_BK3L = _match(query_BLC, support_BKLC, hollow_BKM, sides_BKM2)
-        maps_BKPL = torch.cat([matched_BK3L[:, :, :1], (to_fg - to_bg)[:, :, None], matched_BK3L[:, :, 1:]], dim=2)
-        both = _stack(rearrange(maps_BKPL, "b k p l -> b (k p) l"), self_affinity(query_BLC), height)
-        stages.append(rearrange(both, "b (r k p) h w -> b k (r p) h w", r=2, k=shots))
-    return min_max(torch.stack(stages, dim=2))
+        matched = _match(query_BLC, support_BKLC, balanced)
+        for (sides_BKM2, _), matched_BK3L, stages in zip(balanced, matched, found, strict=True):
+            contrast_BK1L = _contrast(query_BLC, support_BKLC, sides_BKM2)[:, :, None]
+            maps_BKPL = torch.cat([matched_BK3L[:, :, :1], contrast_BK1L, matched_BK3L[:, :, 1:]], dim=2)
+            both = _stack(rearrange(maps_BKPL, "b k p l -> b (k p) l"), affinity_BLL, height)
+            stages.append(rearrange(both, "b (r k p) h w -> b k (r p) h w", r=2, k=shots))
+    return [min_max(torch.stack(stages, dim=2)) for stages in found]
 
 
-def _match(query_BLC: Tensor, support_BKLC: Tensor, hollow_BKM: Tensor, sides_BKM2: Tensor) -> Tensor:
-    """Max-cosine, sharp and soft assembled maps of every pair, [B, K, 3, L].
+def _contrast(query_BLC: Tensor, support_BKLC: Tensor, sides_BKM2: Tensor) -> Tensor:
+    """Cosine to the foreground prototype minus cosine to the background prototype, [B, K, L]."""
+    if support_BKLC.shape[0] * support_BKLC.shape[1] == 1:
+        # The order of the factors decides the last bit on a CPU: results in stores and checkpoints rest on both forms.
+        prototypes_BK2C = (support_BKLC.mT @ sides_BKM2).mT
+    else:
+        prototypes_BK2C = torch.einsum("bklt,bklc->bktc", sides_BKM2, support_BKLC)
+    to_fg, to_bg = torch.einsum("blc,bktc->tbkl", query_BLC, normalize(prototypes_BK2C, dim=-1))
+    return to_fg - to_bg
+
+
+def _match(query_BLC: Tensor, support_BKLC: Tensor, balanced: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Max-cosine, sharp and soft assembled maps of every pair, [B, K, 3, L] for each annotation.
 
     The L × L affinities of a few pairs at a time: memory stays bounded at any K, and on a CPU they stay in cache.
     """
     batch, shots, positions = support_BKLC.shape[:3]
     pairs = batch * shots
-    support, hollow, sides = (t.flatten(0, 1) for t in (support_BKLC, hollow_BKM, sides_BKM2))
-    budget = GPU_BYTES if query_BLC.is_cuda else CPU_BYTES
-    chunk = max(1, budget // (4 * positions * positions))
-    out = query_BLC.new_empty(pairs, 3, positions)
+    support = support_BKLC.flatten(0, 1)
+    votes = [(sides.flatten(0, 1), hollow.flatten(0, 1)) for sides, hollow in balanced]
+    found = [query_BLC.new_empty(pairs, 3, positions) for _ in balanced]
+    chunk = max(1, (GPU_BYTES if query_BLC.is_cuda else CPU_BYTES) // (4 * positions * positions))
     owners = torch.arange(pairs, device=query_BLC.device) // shots
     for start in range(0, pairs, chunk):
-        part = slice(start, min(start + chunk, pairs))
+        part = slice(start, start + chunk)
         cosine = torch.bmm(query_BLC[owners[part]], support[part].transpose(1, 2))
-        out[part, 0] = (cosine - hollow[part, None]).amax(-1)
-        soft = _soften(cosine)
+        for maps, (_, hollow) in zip(found, votes, strict=True):
+            maps[part, 0] = (cosine - hollow[part, None]).amax(-1)
+        mean, std = _spread(cosine)
+        # exp is the costly part: the sharp weights are the square of the soft ones.
+        weights = cosine.sub_(mean).div_(std * SOFT).clamp_max_(40.0).exp_()
         for row in (2, 1):
-            out[part, row] = _vote(soft, sides[part])
-            soft = soft.square_()
-    return out.view(batch, shots, 3, positions)
-
-
-def _soften(cosine: Tensor) -> Tensor:
-    """Soft weights of every pair of positions, in place; exp is the costly part: sharp ones are their square."""
-    mean, std = _spread(cosine)
-    return cosine.sub_(mean).div_(std * SOFT).clamp_max_(40.0).exp_()
-
-
-def _vote(weights: Tensor, sides: Tensor) -> Tensor:
-    """Share of the foreground in what the support's positions say."""
-    fg_vote, bg_vote = (weights @ sides).unbind(-1)
-    return fg_vote / (fg_vote + bg_vote).clamp_min(1e-20)
+            for maps, (sides, _) in zip(found, votes, strict=True):
+                fg_vote, bg_vote = (weights @ sides[part]).unbind(-1)
+                maps[part, row] = fg_vote / (fg_vote + bg_vote).clamp_min(1e-20)
+            weights = weights.square_()
+    return [maps.view(batch, shots, 3, positions) for maps in found]
 
 
 def _balanced(foreground: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,47 +189,11 @@ def _balanced(foreground: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([foreground, background], dim=-1), hollow
 
 
-def pair_priors(
-    query: list[Tensor], alike: list[Tensor], support: list[Tensor], sides: list[tuple[Tensor, Tensor]]
-) -> list[Tensor]:
-    """The maps of `visual_priors` for one query and one support that is annotated in several ways.
-
-    What costs most, the affinities of the pair, is computed once for all annotations; and every product has a shape of
-    its own that no other pair or annotation changes, so on a CPU a map's bytes don't depend on what else is computed.
-
-    Args:
-        query: S stages [C, h, w], L2-normalised over C, float32.
-        alike: the query's `self_affinity` at each stage, [1, L, L].
-        support: as `query`.
-        sides: foreground and background weights [h, w] by annotation.
-
-    Returns:
-        [S, P, h, w] in [0, 1] for each annotation.
-    """
-    height = sides[0][0].shape[-2]
-    balanced = [_balanced(fg.flatten(), bg.flatten()) for fg, bg in sides]
-    found: list[list[Tensor]] = [[] for _ in sides]
-    for query_Chw, affinity_1LL, support_Chw in zip(query, alike, support, strict=True):
-        query_LC, support_CM = query_Chw.flatten(1).T, support_Chw.flatten(1)
-        cosine_LM = query_LC @ support_CM
-        maps = []
-        for sides_M2, hollow_M in balanced:
-            to_fg, to_bg = (query_LC @ normalize(support_CM @ sides_M2, dim=0)).unbind(-1)
-            maps.append([(cosine_LM - hollow_M).amax(-1), to_fg - to_bg])
-        soft_LM = _soften(cosine_LM)
-        votes = [[_vote(soft_LM, sides_M2)] for sides_M2, _ in balanced]
-        sharp_LM = soft_LM.square_()
-        for row, vote, (sides_M2, _), stages in zip(maps, votes, balanced, found, strict=True):
-            maps_1PL = torch.stack([*row, _vote(sharp_LM, sides_M2), *vote])[None]
-            stages.append(_stack(maps_1PL, affinity_1LL, height)[0])
-    return [min_max(torch.stack(stages)) for stages in found]
-
-
-def text_priors(query: list[Tensor], similarity_BNhw: Tensor, target_B: Tensor) -> Tensor:
+def text_priors(alike: list[Tensor], similarity_BNhw: Tensor, target_B: Tensor) -> Tensor:
     """Prior maps of one text cue.
 
     Args:
-        query: S stages [B, C, h, w] of the visual backbone, L2-normalised; they propagate the text's maps.
+        alike: the query's `self_affinity` at each stage of the visual backbone, [B, L, L].
         similarity_BNhw: cosine of each position's image-text embedding to each class name the user gave.
         target_B: index of the episode's class among the N names.
 
@@ -245,8 +216,7 @@ def text_priors(query: list[Tensor], similarity_BNhw: Tensor, target_B: Tensor) 
         probability = (similarity_BNL / temperature).softmax(dim=1).gather(1, index).squeeze(1)
         maps.append(probability if names > 1 else target_BL)
     maps_BXL = torch.stack(maps, dim=1)
-    height = similarity_BNhw.shape[-2]
-    stages = [_stack(maps_BXL, self_affinity(rearrange(stage, "b c h w -> b (h w) c")), height) for stage in query]
+    stages = [_stack(maps_BXL, affinity_BLL, similarity_BNhw.shape[-2]) for affinity_BLL in alike]
     return min_max(torch.stack(stages, dim=1)).unsqueeze(1)
 
 
@@ -261,9 +231,7 @@ def prior_mean(prior_BKSPhw: Tensor) -> Tensor:
     return min_max(prior_BKSPhw.mean(dim=(1, 2, 3)))
 
 
-def prototype_contrast(
-    query_BChw: Tensor, support_BKChw: Tensor, foreground_BKhw: Tensor, background_BKhw: Tensor
-) -> Tensor:
+def prototype_contrast(query_BChw: Tensor, support_BKChw: Tensor, weights_BK2hw: Tensor) -> Tensor:
     """The training-free prototype baseline (PANet, arXiv 1908.06391) as a probability, [B, h, w].
 
     Cosine to the foreground prototype minus cosine to the background prototype (each averaged over the K supports),
@@ -271,9 +239,9 @@ def prototype_contrast(
 
     Args:
         query_BChw, support_BKChw: one stage's features, L2-normalised over C.
-        foreground_BKhw, background_BKhw: weights in [0, 1].
+        weights_BK2hw: foreground and background weights in [0, 1].
     """
-    both = torch.stack([foreground_BKhw, background_BKhw], dim=1)
+    both = weights_BK2hw.transpose(1, 2).contiguous()
     both = both / both.sum(dim=(-2, -1), keepdim=True).clamp_min(EPS)
     prototypes = torch.einsum("btkhw,bkchw->btc", both, support_BKChw)
     to_fg, to_bg = torch.einsum("bchw,btc->tbhw", query_BChw, normalize(prototypes, dim=-1))

@@ -1,56 +1,32 @@
-"""DiffUp: BAFT → UAPF → UQDD, from features and cues to a mask with its confidence; checkpoints.
+"""DiffUp: BAFT → UAPF → UQDD, from features and cues to a mask with its confidence.
 
 Letters: B batch · K cues · S stages · P prior maps · h w feature grid · R side of the decoder grid.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from diffup.config import CUES, ModelConfig, SampleConfig, map_indices
-from diffup.errors import UserError
-from diffup.evaluation.encode import Features
-from diffup.files import write_in_full
-from diffup.models.baft import chosen_maps, prior_mean, prototype_contrast, settle_boxes, text_priors, visual_priors
-from diffup.models.card import model_card
+from diffup.models.baft import (
+    chosen_maps,
+    prototype_contrast,
+    self_affinities,
+    settle_boxes,
+    text_priors,
+    visual_priors,
+)
+from diffup.models.batch import Batch, Episodes
 from diffup.models.schedule import Schedule
 from diffup.models.uapf import UAPF
 from diffup.models.uqdd import UQDD, query_infos
 
-CHECKPOINT_FORMAT = 2
 VARIANCE_FLOOR = 1e-4
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """A batch of episodes, all with the same K visual cues and with or without text.
-
-    Attributes:
-        query, supports: features of B queries and of B lists of K supports.
-        weights_BK2hw: foreground and background weight of each support position (`diffup.episodes.cues`); K may be 0.
-        kinds: the K cue kinds of each episode.
-        names: text embeddings [N, D] of the class names the user gave, or None without a text cue.
-        targets: index of each episode's class in `names`.
-        device: where priors are computed; they come back to the CPU.
-    """
-
-    query: list[Features]
-    supports: list[list[Features]]
-    weights_BK2hw: Tensor
-    kinds: list[tuple[str, ...]]
-    names: Tensor | None = None
-    targets: Tensor | None = None
-    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -80,60 +56,49 @@ def _stages(episodes: Episodes) -> tuple[list[Tensor], list[Tensor]]:
     return query, [stage.to(device).float() for stage in stacked]
 
 
-def _sides(episodes: Episodes, supports: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Foreground and background weights of the supports, [B, K, h, w] each; boxes settled by `settle_boxes`."""
-    foreground, background = episodes.weights_BK2hw.to(episodes.device).unbind(2)
-    boxed = torch.tensor([[kind == "box" for kind in row] for row in episodes.kinds], device=foreground.device)
-    return settle_boxes(supports, foreground, background, boxed)
+def _settled(episodes: Episodes, supports: list[Tensor]) -> Tensor:
+    """The supports' weights, boxes settled by `settle_boxes`."""
+    weights = episodes.weights_BK2hw.to(episodes.device)
+    boxed = torch.tensor([[kind == "box" for kind in row] for row in episodes.kinds], device=weights.device)
+    return settle_boxes(supports, weights, boxed)
 
 
-def priors(episodes: Episodes) -> tuple[Tensor, Tensor]:
-    """BAFT for a batch: prior_BKSPhw in [0, 1] and the kind of each cue, kind_BK (text, if any, is the last cue).
+def priors(episodes: Episodes) -> Batch:
+    """BAFT for a batch of episodes.
 
     Raises:
-        UserError: no cue, or a text cue without targets or text features.
+        ValueError: no cue, or a text cue without targets or text features.
     """
     query, supports = _stages(episodes)
+    alike = self_affinities(query)
     parts, kinds = [], []
     if supports:
-        parts.append(visual_priors(query, supports, *_sides(episodes, supports)).cpu())
+        parts += visual_priors(query, alike, supports, [_settled(episodes, supports)])
         kinds.append(torch.tensor([[CUES.index(kind) for kind in row] for row in episodes.kinds]))
     if episodes.names is not None:
         if episodes.targets is None or any(f.text is None for f in episodes.query):
             raise ValueError("a text cue needs the episodes' targets and queries encoded with a text model")
         dense = torch.stack([f.text for f in episodes.query if f.text is not None]).to(episodes.device).float()
         similarity = torch.einsum("bdhw,nd->bnhw", dense, episodes.names.to(dense))
-        parts.append(text_priors(query, similarity, episodes.targets.to(episodes.device)).cpu())
+        parts.append(text_priors(alike, similarity, episodes.targets.to(episodes.device)))
         kinds.append(torch.full((len(query[0]), 1), CUES.index("text")))
     if not parts:
         raise ValueError("an episode needs at least one cue")
-    return torch.cat(parts, dim=1), torch.cat(kinds, dim=1)
+    rgb = torch.stack([features.rgb for features in episodes.query])
+    return Batch(torch.cat([part.cpu() for part in parts], dim=1), torch.cat(kinds, dim=1), rgb)
 
 
 @torch.inference_mode()
-def training_free(method: str, episodes: Episodes) -> Tensor:
-    """Foreground probability of the training-free baselines, [B, h, w] in [0, 1].
-
-    ``prior_mean``: min-max of the mean of all prior maps. ``prototype``: `prototype_contrast` on the middle stage;
-    visual cues only.
-
-    Raises:
-        UserError: an unknown method, or ``prototype`` without a visual cue.
-    """
-    if method == "prior_mean":
-        return prior_mean(priors(episodes)[0])
-    if method != "prototype":
-        raise ValueError(f"unknown training-free method {method!r}")
+def prototype(episodes: Episodes) -> Tensor:
+    """Probability of the prototype baseline, [B, h, w] in [0, 1]: `prototype_contrast` on the middle stage."""
     query, supports = _stages(episodes)
-    if not supports:
-        raise ValueError("the prototype baseline needs a visual cue; it has no text form")
-    foreground, background = _sides(episodes, supports)
+    assert supports, "it has no text form"
     middle = len(query) // 2
-    return prototype_contrast(query[middle], supports[middle], foreground, background).cpu()
+    return prototype_contrast(query[middle], supports[middle], _settled(episodes, supports)).cpu()
 
 
 class DiffUpNet(nn.Module):
-    """The trained part, and the whole way from priors to a mask."""
+    """The trained part: from prior maps to a mask."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -178,52 +143,18 @@ class DiffUpNet(nn.Module):
         return Segmentation(logits, mean_BRR, variance_BRR, torch.sigmoid(iou))
 
     @torch.inference_mode()
-    def segment_priors(
-        self, prior_BKSPhw: Tensor, kind_BK: Tensor, infos_BXRR: Tensor, sample: SampleConfig, noise_BRR: Tensor
-    ) -> Segmentation:
+    def segment_priors(self, batch: Batch, sample: SampleConfig, noise_BRR: Tensor) -> Segmentation:
         """Segment a batch from its prior maps; results come back to the CPU.
 
         Args:
-            prior_BKSPhw, kind_BK: from `priors`: all maps; those of ``config.prior_maps`` are read.
-            infos_BXRR: from `infos`.
+            batch: from `priors`, with all maps; those of ``config.prior_maps`` are read.
             sample: DDIM steps, strength and start.
-            noise_BRR: standard Gaussian noise, one map an episode, from the episode's own seed.
+            noise_BRR: standard Gaussian noise, one map per episode, from the episode's own seed.
         """
         self.eval()
         device = next(self.parameters()).device
-        read = chosen_maps(prior_BKSPhw, self.config.prior_maps)
-        mean, variance = self.fuse(read.to(device), kind_BK.to(device))
-        made = self.sample(mean, variance, infos_BXRR.to(device), noise_BRR.to(device), sample)
+        read = chosen_maps(batch.prior_BKSPhw, self.config.prior_maps)
+        mean, variance = self.fuse(read.to(device), batch.kind_BK.to(device))
+        infos = self.infos(batch.rgb_B3RR).to(device)
+        made = self.sample(mean, variance, infos, noise_BRR.to(device), sample)
         return Segmentation(made.logits.cpu(), made.mean.cpu(), made.variance.cpu(), made.predicted_iou.cpu())
-
-
-def save_checkpoint(model: DiffUpNet, folder: Path, facts: dict[str, object]) -> None:
-    """Write ``model.safetensors``, a model card and, last, ``config.json`` (model configuration and `facts`).
-
-    Each is there in full or not at all; the same model and facts give the same bytes.
-
-    Raises:
-        OSError: one can't be written.
-    """
-    content = save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
-    write_in_full(folder / "model.safetensors", content)
-    document = {"format": CHECKPOINT_FORMAT, "model": dataclasses.asdict(model.config), "facts": facts}
-    write_in_full(folder / "README.md", model_card(model.config, facts).encode())
-    write_in_full(folder / "config.json", json.dumps(document, indent=1, sort_keys=True).encode())
-
-
-def load_checkpoint(folder: Path) -> DiffUpNet:
-    """Read a checkpoint folder into an eval-mode model.
-
-    Raises:
-        UserError: a file is missing, damaged, or of another format.
-    """
-    try:
-        document = json.loads((folder / "config.json").read_text())
-        if document["format"] != CHECKPOINT_FORMAT:
-            raise UserError(f"format {document['format']}, this version reads {CHECKPOINT_FORMAT}")
-        model = DiffUpNet(ModelConfig(**document["model"]))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"checkpoint {folder} cannot be read: {error}. Train it again (--force)") from error
-    return model.eval()

@@ -1,4 +1,4 @@
-"""What a method costs, told from its architecture: parameters and GFLOPs, without weights or data.
+"""What a method costs by its architecture: parameters and GFLOPs, without weights or data.
 
 A multiply and an add are two operations, as in `torch.utils.flop_counter`; elementwise work and resizing count nothing.
 The matching of features (BAFT) is counted as its matrix products on the feature grid.
@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffup.backbones.registry import check_backbone
 from diffup.backbones.shapes import channels
-from diffup.config import InputConfig, ModelConfig, SampleConfig
-from diffup.models.baft import MAPS, visual_priors
+from diffup.config import EncoderConfig, ModelConfig, SampleConfig
+from diffup.models.baft import MAPS, self_affinities, visual_priors
+from diffup.models.batch import Batch
 from diffup.models.diffup import DiffUpNet
 
 GIGA, STAGES = 1e9, 3
@@ -61,8 +62,7 @@ def matching_cost(name: str, grid: int, supports: int) -> dict[str, float]:
     with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
         query = [torch.empty(1, width, grid, grid) for width in widths]
         shown = [torch.empty(1, supports, width, grid, grid) for width in widths]
-        side = torch.empty(1, supports, grid, grid)
-        visual_priors(query, shown, side, side)
+        visual_priors(query, self_affinities(query), shown, [torch.empty(1, supports, 2, grid, grid)])
     return {"prior_gflops": counter.get_total_flops() / GIGA}
 
 
@@ -78,11 +78,11 @@ def decoder_cost(model: ModelConfig, sample: SampleConfig, cues: int, grid: int)
     """
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         net = DiffUpNet(model).eval()
-        priors = torch.rand(1, cues, STAGES, MAPS, grid, grid)
         side = model.decoder_grid
-        infos, noise = net.infos(torch.rand(1, 3, side, side)), torch.zeros(1, side, side)
+        kinds = torch.zeros(1, cues, dtype=torch.long)
+        batch = Batch(torch.rand(1, cues, STAGES, MAPS, grid, grid), kinds, torch.rand(1, 3, side, side))
         with FlopCounterMode(display=False) as counter:
-            net.segment_priors(priors, torch.zeros(1, cues, dtype=torch.long), infos, sample, noise)
+            net.segment_priors(batch, sample, torch.zeros(1, side, side))
     return {"decoder_mparams": _millions(net), "decode_gflops": counter.get_total_flops() / GIGA}
 
 
@@ -91,7 +91,7 @@ def _millions(module: nn.Module) -> float:
 
 
 def method_cost(
-    backbone: str, input: InputConfig, model: ModelConfig | None, sample: SampleConfig, supports: int, texts: int
+    backbone: str, input: EncoderConfig, model: ModelConfig | None, sample: SampleConfig, supports: int, texts: int
 ) -> dict[str, float]:
     """All costs of one episode, by name: see the functions above; a training-free method has no decoder.
 

@@ -1,7 +1,7 @@
-"""Several processes train one model: each computes the gradients of its share of every step's episodes.
+"""Training one model in several processes: each computes the gradients of its share of every step's episodes.
 
-A step is drawn whole, by one process, and dealt out: so what a step is does not depend on how many share it, and no two
-processes draw the same one. Needs `torch.distributed` to be set up (Ray Train does, in `cluster.execution.multi_gpu`).
+A step is drawn whole by one process and scattered, so its content does not depend on the number of processes, and no
+two processes draw the same one. `torch.distributed` must be initialised before (Ray Train does it).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Team:
-    """The processes of a training, as one of them sees it; by default it is alone.
+class ProcessGroup:
+    """The processes of a training as one of them sees it; by default a single one.
 
     Attributes:
         rank: of this process, from 0; rank 0 reads and writes files.
@@ -32,11 +32,11 @@ class Team:
     size: int = 1
 
     @staticmethod
-    def here() -> Team:
-        """The team that `torch.distributed` has been set up for, else a team of one."""
+    def current() -> ProcessGroup:
+        """The group that `torch.distributed` was initialised with, else a single process."""
         if not (dist.is_available() and dist.is_initialized()):
-            return Team()
-        return Team(dist.get_rank(), dist.get_world_size())
+            return ProcessGroup()
+        return ProcessGroup(dist.get_rank(), dist.get_world_size())
 
     def shares(self, count: int) -> list[slice]:
         """`count` episodes as one contiguous share for each process, as even as can be.
@@ -52,35 +52,35 @@ class Team:
         ends = [count * (i + 1) // self.size for i in range(self.size)]
         return [slice(start, end) for start, end in zip([0, *ends], ends)]
 
-    def deal(self, parts: Sequence[T] | None, dealer: int) -> T:
-        """This process's one of the `parts` (CPU tensors in any structure) that `dealer` has; others pass None."""
+    def scatter(self, parts: Sequence[T] | None, source: int) -> T:
+        """This process's one of the `parts` (CPU tensors in any structure) of process `source`; others pass None."""
         if self.size == 1:
             assert parts is not None
             return parts[0]
         received: list[Any] = [None]
-        dist.scatter_object_list(received, None if parts is None else list(parts), src=dealer)
+        dist.scatter_object_list(received, None if parts is None else list(parts), src=source)
         part: T = received[0]
         return part
 
-    def tell(self, what: T) -> T:
-        """What rank 0 passes; the others' argument is not used."""
+    def broadcast(self, value: T) -> T:
+        """The value of rank 0; the others' argument is not used."""
         if self.size == 1:
-            return what
-        box: list[Any] = [what]
+            return value
+        box: list[Any] = [value]
         dist.broadcast_object_list(box, src=0)
-        told: T = box[0]
-        return told
+        received: T = box[0]
+        return received
 
-    def gather(self, what: T) -> list[T]:
-        """What each process passes, by rank; all get the same list."""
+    def all_gather(self, value: T) -> list[T]:
+        """The values of all processes, by rank."""
         if self.size == 1:
-            return [what]
+            return [value]
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, what)
+        dist.all_gather_object(found, value)
         return found
 
-    def add_up(self, tensors: Iterable[Tensor | None]) -> None:
-        """Replace each tensor by its sum over all processes, in one exchange; None stays None (for all alike)."""
+    def all_reduce(self, tensors: Iterable[Tensor | None]) -> None:
+        """Replace each tensor by its sum over all processes, in one exchange; None (in all processes) stays None."""
         if self.size == 1:
             return
         present = [tensor for tensor in tensors if tensor is not None]

@@ -1,7 +1,7 @@
-"""A training's drawn steps kept on disk for other trainings: they depend on no trained weight, and cost the most.
+"""A disk cache of drawn training steps: they depend on no trained weight, cost the most, and serve other trainings too.
 
-Keys name everything that a value depends on, so what is read is, to the byte, what would be computed. Deleting the
-folder loses nothing but time. The folder's size is counted in one of its files, for all processes that write to it.
+Keys name everything that a value depends on, so what is read is, to the byte, what would be computed. The folder can be
+deleted at any time. Its size is kept in one of its files, for all processes that write to it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from diffup.files import write_in_full
 
 LIMIT_BYTES = 20 << 30
 DIGITS = 32  # of a file's name
-UNUSED = 86400.0  # seconds after which a value may leave
-LOOK_AGAIN = 60.0  # seconds until a process that found the folder full looks again
+UNUSED = 86400.0  # seconds without use after which a value may be evicted
+LOOK_AGAIN = 60.0  # seconds until a process that found the folder full checks it again
 COUNT = "bytes"  # file with the bytes that the folder holds
 SUFFIX, SUM_BYTES = ".drawn", 4  # a file is the CRC-32 of a safetensors file, and that file
 
@@ -38,13 +38,13 @@ def afresh(key: object, kind: type[Any], make: Callable[[], Any]) -> Any:
     return make()
 
 
-class PriorMemo:
+class DrawCache:
     """Dataclasses of tensors in files, one a key, shared by all processes that name the same folder.
 
     Args:
         folder: made when first written to.
         limit_bytes: that its files take at most, whatever the number of processes. When it is reached, values that
-            nobody has used for `UNUSED` seconds leave (another code's, say); else nothing more is written.
+            were not used for `UNUSED` seconds are evicted; if that frees too little, nothing more is written.
     """
 
     def __init__(self, folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -93,14 +93,14 @@ class PriorMemo:
                 (self.folder / COUNT).write_text(str(held + len(content)))
 
     def _held(self) -> int | None:
-        """Bytes in the folder as counted so far; more, if files were deleted since. None: not counted."""
+        """Bytes in the folder by its counter, which deleted files make too high; None without a counter."""
         try:
             return int((self.folder / COUNT).read_text())
         except (OSError, ValueError):
             return None
 
     def _make_room(self, size: int) -> int:
-        """Look what there is, and delete what nobody has used for long if it leaves no room; the bytes left."""
+        """Measure the folder and evict unused values while it has no room for `size`; the bytes that remain."""
         files = sorted(_files(self.folder), key=lambda file: file[1])
         held = sum(file_size for _, _, file_size in files)
         for path, used, file_size in files:

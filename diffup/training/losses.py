@@ -5,33 +5,14 @@ Letters: B batch · R side of the decoder grid.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffup.config import ModelConfig
 from diffup.models.diffup import DiffUpNet
-from diffup.training.sampler import Batch
+from diffup.training.sampler import Step
 
 LOSS_WEIGHTS = {"mask": 1.0, "mean": 0.5, "variance": 0.5, "error": 0.3, "iou": 1.0}
-
-
-@dataclass(frozen=True)
-class Chances:
-    """What chance decides in a step beside its batch: if a first prediction is fed back; noise and times of x_t."""
-
-    feed_back: bool
-    fresh_BRR: Tensor
-    t_B: Tensor
-
-    @staticmethod
-    def draw(config: ModelConfig, batch: Batch, generator: torch.Generator) -> Chances:
-        """For a whole step's batch."""
-        feed_back = not config.one_step and bool(torch.rand(1, generator=generator) < 0.5)
-        fresh = torch.randn(batch.noise_BRR.shape, generator=generator)
-        return Chances(feed_back, fresh, torch.rand(len(fresh), generator=generator))
 
 
 def batch_iou(probability_BRR: Tensor, truth_BRR: Tensor, valid_BRR: Tensor) -> Tensor:
@@ -63,17 +44,15 @@ def _dice(logits_BRR: Tensor, target_BRR: Tensor, valid_BRR: Tensor) -> Tensor:
     return (1 - overlap / (probability.sum((1, 2)) + target.sum((1, 2)) + 1)).mean()
 
 
-def step_loss(model: DiffUpNet, batch: Batch, chances: Chances) -> Tensor:
-    """Loss of a batch, a mean over episodes: mask (BCE + Dice), UAPF's mean and variance, DQM's error map and IoU.
+def step_loss(model: DiffUpNet, step: Step) -> Tensor:
+    """Loss of a step, a mean over episodes: mask (BCE + Dice), UAPF's mean and variance, DQM's error map and IoU.
 
     x_t is built as ``config.schedule`` says; half of the self-aligned steps feed back a first prediction.
     """
     config = model.config
-    truth, valid = batch.truth_BRR, batch.valid_BRR
-    mean, variance = model.fuse(batch.prior_BKSPhw, batch.kind_BK)
-    size = truth.shape[0]
-    infos, noise = batch.infos_BXRR, batch.noise_BRR
-    ones = torch.ones(size, device=truth.device)
+    truth, valid, infos, noise = step.truth_BRR, step.valid_BRR, step.infos_BXRR, step.noise_BRR
+    mean, variance = model.fuse(step.prior_BKSPhw, step.kind_BK)
+    ones = torch.ones(len(truth), device=truth.device)
     prior = mean.detach()
     estimate = prior
 
@@ -81,16 +60,16 @@ def step_loss(model: DiffUpNet, batch: Batch, chances: Chances) -> Tensor:
         return torch.zeros_like(noise) if config.one_step else model.schedule.diffuse(prior, ones, noise, prior)
 
     x, t = start(), ones
-    if chances.feed_back:
+    if step.feed_back:
         with torch.no_grad():
             first, _, _ = model.uqdd(x, t, estimate, mean, variance, infos)
             estimate = torch.sigmoid(first)
     if not config.one_step and config.schedule != "self_aligned":
-        t = chances.t_B
-        x = model.schedule.diffuse(truth, t, chances.fresh_BRR, prior)
-    elif chances.feed_back:
-        t = chances.t_B
-        x = model.schedule.diffuse(estimate, t, chances.fresh_BRR, prior)
+        t = step.t_B
+        x = model.schedule.diffuse(truth, t, step.fresh_BRR, prior)
+    elif step.feed_back:
+        t = step.t_B
+        x = model.schedule.diffuse(estimate, t, step.fresh_BRR, prior)
 
     logits, error, iou = model.uqdd(x, t, estimate, mean, variance, infos)
     final = torch.sigmoid(logits).detach()

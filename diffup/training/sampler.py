@@ -1,7 +1,7 @@
 """Training episodes: drawn from base classes, made into prior maps, and distorted as other backbones might.
 
-Every step draws its own episodes, cue kinds, K and distortions from a generator seeded by (seed, fold, step): a resumed
-run is the same run, and there is no generator state to lose. Novel classes of the fold are background here.
+Every step draws its own episodes, cue kinds, K and distortions from a generator seeded by (seed, fold, step), so a
+resumed run is the same run. Novel classes of the fold are background here.
 
 Letters: B batch · K cues · S stages · P prior maps · h w feature grid · R side of the decoder grid.
 """
@@ -9,7 +9,9 @@ Letters: B batch · K cues · S stages · P prior maps · h w feature grid · R 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +21,10 @@ from torch import Tensor
 from diffup.config import VISUAL_CUES, ModelConfig, TrainConfig
 from diffup.episodes.cue_source import CueSource
 from diffup.errors import UserError
-from diffup.evaluation.encode import FeatureCache, Features
+from diffup.evaluation.encode import FeatureCache
 from diffup.models.baft import chosen_maps, min_max
-from diffup.models.diffup import Episodes, priors
+from diffup.models.batch import Batch, Episodes, Features
+from diffup.models.diffup import priors
 from diffup.models.uqdd import query_infos
 from diffup.training.draw_cache import Keep, afresh
 
@@ -30,8 +33,27 @@ TEXT_ONLY_SHARE = 0.25  # of the steps that have a text cue
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One training step's input: prior maps that the model reads, cue kinds, query infos, truth on the decoder grid."""
+class Drawn(Batch):
+    """A step's episodes before distortion, with their truth and the seed [1] of the rest of the step's randomness."""
+
+    truth_BRR: Tensor
+    valid_BRR: Tensor
+    seed_1: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training step, or a share of one, reads: all tensors but `feed_back` have the episodes as first dimension.
+
+    Attributes:
+        prior_BKSPhw: the maps that the model reads, distorted.
+        kind_BK: index of each cue's kind.
+        infos_BXRR: query infos.
+        truth_BRR, valid_BRR: share of foreground among valid pixels, and share of valid pixels.
+        noise_BRR: noise that sampling would start from.
+        fresh_BRR, t_B: noise and times of x_t.
+        feed_back: whether a first prediction is fed back.
+    """
 
     prior_BKSPhw: Tensor
     kind_BK: Tensor
@@ -39,40 +61,40 @@ class Batch:
     truth_BRR: Tensor
     valid_BRR: Tensor
     noise_BRR: Tensor
+    fresh_BRR: Tensor
+    t_B: Tensor
+    feed_back: bool
 
+    def __len__(self) -> int:
+        return len(self.kind_BK)
 
-@dataclass(frozen=True)
-class Drawn:
-    """A step's episodes before distortion: seed of the rest of its randomness [1], priors, kinds, RGB and truth."""
+    def __getitem__(self, rows: slice) -> Step:
+        return self._each(lambda tensor: tensor[rows].clone())
 
-    seed_1: Tensor
-    prior_BKSPhw: Tensor
-    kind_BK: Tensor
-    rgb_B3RR: Tensor
-    truth_BRR: Tensor
-    valid_BRR: Tensor
+    def to(self, device: torch.device) -> Step:
+        """The same on a device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Step:
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **changed)
 
 
 def flip_features(features: Features) -> Features:
     """The features mirrored left to right, as a stand-in for encoding the mirrored image."""
-    return Features(
+    return dataclasses.replace(
+        features,
         stages=tuple(stage.flip(-1) for stage in features.stages),
         text=None if features.text is None else features.text.flip(-1),
         rgb=features.rgb.flip(-1),
-        size=features.size,
     )
 
 
 def mirrored(drawn: Drawn) -> Drawn:
     """The same episodes with their queries mirrored left to right."""
-    return Drawn(
-        seed_1=drawn.seed_1,
-        prior_BKSPhw=drawn.prior_BKSPhw.flip(-1),
-        kind_BK=drawn.kind_BK,
-        rgb_B3RR=drawn.rgb_B3RR.flip(-1),
-        truth_BRR=drawn.truth_BRR.flip(-1),
-        valid_BRR=drawn.valid_BRR.flip(-1),
-    )
+    maps = ("prior_BKSPhw", "rgb_B3RR", "truth_BRR", "valid_BRR")
+    return dataclasses.replace(drawn, **{name: getattr(drawn, name).flip(-1) for name in maps})
 
 
 def virtual_backbone(prior_BKSPhw: Tensor, truth_B1hw: Tensor, generator: torch.Generator) -> Tensor:
@@ -117,7 +139,7 @@ def step_cues(rng: np.random.Generator, config: TrainConfig, with_text: bool) ->
 
 
 class EpisodeSampler:
-    """Training episodes of one fold's base classes, as `Batch`es by step.
+    """Training episodes of one fold's base classes, by step.
 
     Args:
         cues: masks, annotations and names of the data set.
@@ -126,7 +148,7 @@ class EpisodeSampler:
         fold: the fold left out.
         seed: training seed.
         model, config: model and training configuration.
-        keep: keeps drawn steps for other trainings of the process (`diffup.training.draw_cache.PriorMemo.of` a source
+        keep: keeps drawn steps for other trainings of the process (`diffup.training.draw_cache.DrawCache.of` a source
             that names data set, classes, features and annotations).
     """
 
@@ -150,8 +172,8 @@ class EpisodeSampler:
         drawn: Drawn = self.keep((self.drawn_by, step), Drawn, lambda: self._draw(step))
         return drawn
 
-    def batch(self, step: int) -> tuple[Batch, torch.Generator]:
-        """Step `step`'s batch, and the generator for the rest of the step's randomness."""
+    def step(self, step: int) -> Step:
+        """All that step `step` reads, its episodes distorted."""
         again, step = divmod(step, self.config.draws) if self.config.draws else (0, step)
         drawn = self.draw(step)
         if again % 2 and self.config.flip:
@@ -165,7 +187,10 @@ class EpisodeSampler:
                 prior = virtual_backbone(prior, F.adaptive_avg_pool2d(truth[:, None], grid), generator)
             infos = query_infos(F.adaptive_avg_pool2d(drawn.rgb_B3RR, self.model.decoder_grid))
         noise = torch.randn(truth.shape, generator=generator)
-        return Batch(prior, drawn.kind_BK, infos, truth, drawn.valid_BRR, noise), generator
+        feed_back = not self.model.one_step and bool(torch.rand(1, generator=generator) < 0.5)
+        fresh = torch.randn(truth.shape, generator=generator)
+        times = torch.rand(len(fresh), generator=generator)
+        return Step(prior, drawn.kind_BK, infos, truth, drawn.valid_BRR, noise, fresh, times, feed_back)
 
     def _draw(self, step: int) -> Drawn:
         rng = np.random.default_rng((self.seed, self.fold, step))
@@ -174,6 +199,8 @@ class EpisodeSampler:
         classes = sorted(self.pools)
         text, shots = step_cues(rng, config, self.with_text)
         visual = np.asarray(config.cue_weights[:3]) / sum(config.cue_weights[:3])
+        encoder, names = self.features.encoder, [self.cues.dataset.classes[c] for c in classes]
+        grid = encoder.config.feature_grid
 
         query, supports, weights, kinds, truths, valids, targets = [], [], [], [], [], [], []
         for _ in range(config.batch_size):
@@ -187,7 +214,7 @@ class EpisodeSampler:
             found = self.features.get(ids)
             found = [flip_features(f) if flip else f for f, flip in zip(found, flips, strict=True)]
             truth, valid = self.cues.truth(ids[0], class_index, self.model.decoder_grid)
-            row = [self.cues.weights(i, class_index, kind) for i, kind in zip(ids[1:], row_kinds, strict=True)]
+            row = [self.cues.weights(i, class_index, kind, grid) for i, kind in zip(ids[1:], row_kinds, strict=True)]
             row = [w.flip(-1) if flip else w for w, flip in zip(row, flips[1:], strict=True)]
             if flips[0]:
                 truth, valid = truth.flip(-1), valid.flip(-1)
@@ -198,17 +225,16 @@ class EpisodeSampler:
             truths.append(truth)
             valids.append(valid)
             targets.append(classes.index(class_index))
-        grid = query[0].stages[0].shape[-1]
         episodes = Episodes(
             query=query,
             supports=supports,
             weights_BK2hw=torch.stack(weights) if shots else torch.zeros(len(query), 0, 2, grid, grid),
             kinds=kinds,
-            names=self.features.encoder.embed_names([self.cues.dataset.classes[c] for c in classes]) if text else None,
+            names=encoder.embed_names(names) if text else None,
             targets=torch.tensor(targets),
-            device=self.features.encoder.device,
+            device=encoder.device,
         )
         with torch.no_grad():
-            prior, kind = priors(episodes)
-        rgb = torch.stack([features.rgb for features in query])
-        return Drawn(torch.tensor([seed]), prior, kind, rgb, torch.stack(truths), torch.stack(valids))
+            batch = priors(episodes)
+        truth, valid = torch.stack(truths), torch.stack(valids)
+        return Drawn(batch.prior_BKSPhw, batch.kind_BK, batch.rgb_B3RR, truth, valid, torch.tensor([seed]))

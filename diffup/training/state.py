@@ -15,7 +15,7 @@ from diffup.code_version import training_hash
 from diffup.config import ModelConfig, TrainConfig
 from diffup.errors import UserError
 from diffup.files import write_in_full
-from diffup.training.distributed import Team
+from diffup.training.distributed import ProcessGroup
 from diffup.training.sampler import EpisodeSampler
 
 SHOWN = 10  # differences that a message names
@@ -37,11 +37,12 @@ def identity(sampler: EpisodeSampler, model: ModelConfig, config: TrainConfig, s
         "training images": hashlib.sha256(pools.encode()).hexdigest()[:12],
         "backbone": encoder.identity,
     }
-    parts = {"TrainConfig": asdict(config), "ModelConfig": asdict(model), "InputConfig": asdict(sampler.cues.config)}
+    parts = {"TrainConfig": asdict(config), "ModelConfig": asdict(model)}
+    parts |= {"InputConfig": asdict(encoder.config) | asdict(sampler.cues.config)}
     drawn_by = asdict(sampler.config) | {name: parts["TrainConfig"][name] for name in ("batch_size", "accumulate")}
     others = {
         "sampler": {"TrainConfig": drawn_by, "ModelConfig": asdict(sampler.model)},
-        "encoder": {"InputConfig": asdict(encoder.config)},
+        "encoder": {"InputConfig": parts["InputConfig"] | asdict(encoder.config)},
     }
     for owner, configs in others.items():  # mostly the same
         parts |= {f"{owner}.{name}": values for name, values in configs.items() if values != parts[name]}
@@ -51,14 +52,14 @@ def identity(sampler: EpisodeSampler, model: ModelConfig, config: TrainConfig, s
 
 
 def resumable(
-    path: Path, what: Identity, team: Team, other_code: Callable[[str], None] | None = None
+    path: Path, what: Identity, group: ProcessGroup, other_code: Callable[[str], None] | None = None
 ) -> dict[str, Any] | None:
-    """The state to go on from, for all processes of a team alike; None: begin at step 0.
+    """The state to go on from, the same in all processes; None: begin at step 0.
 
     Args:
         path: of the file; only rank 0 looks at it.
         what: `identity` of this process's training.
-        team: all processes that train.
+        group: all processes that train.
         other_code: see `diffup.training.trainer.train`.
 
     Raises:
@@ -66,19 +67,19 @@ def resumable(
             rank 0. All processes raise it, so that none waits for another.
         OSError: the file can't be read.
     """
-    everyone = team.gather((what, training_hash()))
+    everyone = group.all_gather((what, training_hash()))
     for rank, (other, code) in enumerate(everyone):
         if (other, code) != everyone[0]:
             why = _differences(other, f"in process {rank}", everyone[0][0], "in process 0") or "their code differs"
             raise UserError(f"process {rank} does not train what process 0 does: {why}. Give all nodes the same files")
     state: dict[str, Any] | None = None
     problem: UserError | OSError | None = None
-    if team.rank == 0:
+    if group.rank == 0:
         try:
             state = _checked(path, what, other_code)
         except (UserError, OSError) as error:
             problem = error
-    state, problem = team.tell((state, problem))
+    state, problem = group.broadcast((state, problem))
     if problem is not None:
         raise problem
     return state

@@ -1,22 +1,19 @@
-"""Training UAPF and UQDD on base classes with one frozen backbone: the loop, its state, and who shares a step.
+"""The training loop: UAPF and UQDD on base classes with one frozen backbone.
 
 A step is drawn whole (`diffup.training.sampler`) and its loss is a mean over episodes (`diffup.training.losses`), so
-that micro-batches (`TrainConfig.accumulate`) and processes (`diffup.training.distributed`) can share it and the step
-stays the same but for rounding. No label of the fold's novel classes reaches a loss.
+it can be split into micro-batches (`TrainConfig.accumulate`) and over processes (`diffup.training.distributed`) and
+stays the same except for rounding. No label of the fold's novel classes reaches a loss.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,25 +21,24 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffup.config import ModelConfig, TrainConfig
-from diffup.models.diffup import DiffUpNet, save_checkpoint
+from diffup.models.checkpoint import save_checkpoint
+from diffup.models.diffup import DiffUpNet
 from diffup.training import losses
-from diffup.training.distributed import Team
-from diffup.training.losses import Chances
-from diffup.training.sampler import Batch, EpisodeSampler
+from diffup.training.distributed import ProcessGroup
+from diffup.training.sampler import EpisodeSampler, Step
 from diffup.training.state import identity, not_resumable, resumable, write_state
 
 SAVE_EVERY = 100  # steps between resumable states
 WARM_UP = 50
 CLIP_NORM = 1.0
-ALONE = Team()
-Rows = TypeVar("Rows", "Batch", "Chances")
+ALONE = ProcessGroup()
 _PAUSES: ContextVar[tuple[int, ...]] = ContextVar("pauses", default=())
 
 
 class Paused(BaseException):
-    """A training ended early, as `paused_at` asked; the same call goes on with it.
+    """A training ended early, as `paused_at` asked; the same call resumes it.
 
-    Not an Exception: whoever runs a cell and records what it raises must not take a pause for a failure.
+    Not an Exception, so that code which records the exceptions of a cell does not take a pause for a failure.
 
     Attributes:
         step: steps done.
@@ -68,30 +64,6 @@ def paused_at(*steps: int) -> Iterator[None]:
         _PAUSES.reset(token)
 
 
-@dataclass(frozen=True)
-class Share:
-    """Some of a step's episodes."""
-
-    batch: Batch
-    chances: Chances
-
-    def __len__(self) -> int:
-        return len(self.batch.kind_BK)
-
-    def __getitem__(self, rows: slice) -> Share:
-        return Share(_each(self.batch, lambda t: t[rows].clone()), _each(self.chances, lambda t: t[rows].clone()))
-
-    def to(self, device: torch.device) -> Share:
-        """The same on a device."""
-        return Share(_each(self.batch, lambda t: t.to(device)), _each(self.chances, lambda t: t.to(device)))
-
-
-def _each(rows: Rows, change: Callable[[Tensor], Tensor]) -> Rows:
-    values = {item.name: getattr(rows, item.name) for item in dataclasses.fields(rows)}
-    changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
-    return dataclasses.replace(rows, **changed)
-
-
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Linear warm-up, then cosine decay to 1 % of the peak."""
     warm = min(1.0, (step + 1) / min(WARM_UP, config.steps))
@@ -109,7 +81,7 @@ def train(
     progress: bool = True,
     report: Callable[[int, float], None] | None = None,
     device: str | torch.device = "cpu",
-    team: Team = ALONE,
+    group: ProcessGroup = ALONE,
     saved: Callable[[], None] | None = None,
     other_code: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
@@ -128,7 +100,7 @@ def train(
         progress: whether to draw a bar.
         report: is told steps and mean loss after each step, in rank 0.
         device: where the network runs.
-        team: the processes that share each step's episodes; all of them call this function, rank 0 uses `folder`.
+        group: the processes that share each step's episodes; all of them call this function, rank 0 uses `folder`.
         saved: is called after each writing of the state file, in rank 0.
         other_code: if given, a state written by other code is not refused: the function is told so, in rank 0, and the
             training starts over. For a folder whose name already says what is trained.
@@ -137,7 +109,7 @@ def train(
         ``loss`` (mean of the last 50 steps), ``seconds`` of all calls whose steps were kept, and ``steps_per_s``.
 
     Raises:
-        UserError: the state file is of another training or other code, or damaged; the processes of a team do not
+        UserError: the state file is of another training or other code, or damaged; the processes do not
             train the same; or there are more processes than episodes a step.
         FloatingPointError: the loss is no longer finite.
         Paused: see `paused_at`.
@@ -151,7 +123,7 @@ def train(
     state_file = folder / "state.pt"
     first, recent, spent = 0, [], 0.0
     what = identity(sampler, model_config, config, seed)
-    if state := resumable(state_file, what, team, other_code):
+    if state := resumable(state_file, what, group, other_code):
         try:
             model.load_state_dict(state["model"])
             average.load_state_dict(state["average"])
@@ -166,20 +138,20 @@ def train(
         write_state(state_file, what, {**parts, "step": step, "losses": recent, "seconds": seconds})
 
     last = min((step for step in _PAUSES.get() if first <= step < config.steps), default=config.steps)
-    shares = _shares(sampler, model_config, config, team, first)
+    shares = _shares(sampler, config, group, first)
     started = time.perf_counter() - spent
     model.train()
-    leads = team.rank == 0
+    leads = group.rank == 0
     hidden = not (progress and leads)
     bar = tqdm(range(first, last), initial=first, total=config.steps, desc="train", disable=hidden)
     for step in bar:
         optimizer.zero_grad(set_to_none=True)
         loss = add_gradients(model, next(shares), config, device)
-        team.add_up([loss, *(parameter.grad for parameter in model.parameters())])
+        group.all_reduce([loss, *(parameter.grad for parameter in model.parameters())])
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"loss is {loss.item()} at step {step}; lower TrainConfig.learning_rate")
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
+        for settings in optimizer.param_groups:
+            settings["lr"] = learning_rate(config, step)
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         optimizer.step()
         decay = min(config.ema, (step + 1) / (step + 10))
@@ -210,21 +182,18 @@ def train(
     }
 
 
-def _shares(
-    sampler: EpisodeSampler, model_config: ModelConfig, config: TrainConfig, team: Team, first: int
-) -> Iterator[Share]:
-    """This process's share of each step from `first` on; each process draws every team.size-th step, and deals it."""
-    places = team.shares(config.episodes)
-    for block in range(first, config.steps, team.size):
-        mine = block + team.rank
+def _shares(sampler: EpisodeSampler, config: TrainConfig, group: ProcessGroup, first: int) -> Iterator[Step]:
+    """This process's share of each step from `first` on; each draws every group.size-th step and scatters it."""
+    shares = group.shares(config.episodes)
+    for block in range(first, config.steps, group.size):
+        mine = block + group.rank
         if mine < config.steps:
-            batch, generator = sampler.batch(mine)
-            drawn = Share(batch, Chances.draw(model_config, batch, generator))
-        for step in range(block, min(block + team.size, config.steps)):
-            yield team.deal([drawn[place] for place in places] if step == mine else None, dealer=step - block)
+            drawn = sampler.step(mine)
+        for step in range(block, min(block + group.size, config.steps)):
+            yield group.scatter([drawn[rows] for rows in shares] if step == mine else None, source=step - block)
 
 
-def add_gradients(model: DiffUpNet, share: Share, config: TrainConfig, device: torch.device) -> Tensor:
+def add_gradients(model: DiffUpNet, share: Step, config: TrainConfig, device: torch.device) -> Tensor:
     """Add a share's part of a step's gradient to the parameters', one micro-batch after the other.
 
     Returns:
@@ -237,7 +206,7 @@ def add_gradients(model: DiffUpNet, share: Share, config: TrainConfig, device: t
     for start in range(0, len(share), config.batch_size):
         part = share[start : start + config.batch_size].to(device)
         with autocast:
-            loss = losses.step_loss(model, part.batch, part.chances)
+            loss = losses.step_loss(model, part)
         loss = loss * (len(part) / config.episodes)
         loss.backward()
         total += loss.detach()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.tables.embed import embedded, main
+from analysis.embed import embedded, main
 from analysis.tables.table import to_csv
 from tests.analysis.test_tables import HARD
 
@@ -16,7 +16,7 @@ DOCUMENTS = sorted({ROOT / "README.md", *(ROOT / "docs").rglob("*.md")})
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_documents_show_the_committed_figures(path: Path) -> None:
-    """``python -m analysis.tables.embed README.md docs/*.md docs/results/*.md`` writes them anew."""
+    """``python -m analysis embed README.md docs/*.md docs/results/*.md`` writes them anew."""
     text = path.read_text(encoding="utf-8")
     assert embedded(text, path.parent) == text
 

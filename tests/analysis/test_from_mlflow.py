@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis import results as frame
+from analysis import __main__ as command
 from analysis.from_mlflow import load_mlflow
 from analysis.paper import all_tables
 from analysis.results import Results, load_results, read_episodes
@@ -88,12 +88,12 @@ def test_the_command(tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str
     sync(store, uri)
     asked = ["--from-mlflow", uri, "--experiment", "grid", "--folder", str(tmp_path / "fetched")]
     one, two = tmp_path / "one.csv", tmp_path / "two.csv"
-    assert frame.main([*asked, "--out", str(one), "--episodes", str(tmp_path / "episodes.parquet")]) == 0
-    assert frame.main(["--results", str(store.root), "--out", str(two)]) == 0
+    assert command.cells([*asked, "--out", str(one), "--episodes", str(tmp_path / "episodes.parquet")]) == 0
+    assert command.cells(["--results", str(store.root), "--out", str(two)]) == 0
     assert one.read_bytes() == two.read_bytes()
     assert len(pd.read_parquet(tmp_path / "episodes.parquet")) == 4 * 120
     few = tmp_path / "few.parquet"
-    assert frame.main([*asked, "--out", str(few), "--where", "shots=1,annotation=mask|box"]) == 0
+    assert command.cells([*asked, "--out", str(few), "--where", "shots=1,annotation=mask|box"]) == 0
     assert set(pd.read_parquet(few)["annotation"]) == {"mask", "box"}
     capsys.readouterr()
     for arguments, message in (
@@ -106,7 +106,7 @@ def test_the_command(tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str
         ([*asked, "--out", str(one), "--where", "shots=many"], "shots is a number"),
         ([*asked, "--out", str(one), "--where", "colour=red"], "no column 'colour'"),
     ):
-        assert frame.main(arguments) == 2
+        assert command.cells(arguments) == 2
         assert message in capsys.readouterr().err
 
 

@@ -21,9 +21,9 @@ from analysis.tables.claims import claims_table
 from analysis.tables.html import to_html
 from analysis.tables.latex import to_latex
 from analysis.tables.main import main_table, upgrade_table
-from analysis.tables.places import Subject, Task
-from analysis.tables.scores import Study, differs, studies
-from analysis.tables.table import Number, Table, figure, to_markdown
+from analysis.tables.places import MethodKey, Task
+from analysis.tables.scores import Study, studies
+from analysis.tables.table import Number, Table, differs, figure, to_markdown
 from diffup.config import InputConfig, SampleConfig
 from diffup.grid.cell import Cell
 from tests.analysis.test_tables import EMPTY, HARD, WIDE
@@ -227,7 +227,7 @@ def test_training_seeds_are_averaged_and_their_spread_kept_apart(tmp_path: Path)
     """Mean ± std over seeds; the interval is of the mean over the episodes; a baseline is compared with each seed."""
     write_store(tmp_path, grid(folds=(0,), seeds=(0, 1, 2)))
     study = study_of(tmp_path)
-    home, prior = (s for s in study.subjects if s.backbone == HOME)
+    home, prior = (s for s in study.methods if s.backbone == HOME)
     task = Task(1, "mask")
     found = study.number(home, task)
     stored = where(load_results(tmp_path).cells, backbone=HOME, variant="diffup", shots=1, annotation="mask")
@@ -249,7 +249,7 @@ def test_episode_seeds_are_pooled(tmp_path: Path) -> None:
     """Two manifests of a fold are one larger one."""
     write_store(tmp_path, [cell(episode_seed=seed, episodes=40) for seed in (0, 1)])
     study = study_of(tmp_path)
-    found = study.number(study.subjects[0], Task(1, "mask"))
+    found = study.number(study.methods[0], Task(1, "mask"))
     assert found is not None
     assert (found.episodes, len(found.keys), found.std) == (80, 2, None)
 
@@ -258,7 +258,7 @@ def test_cells_of_unequal_length_are_compared_on_what_they_share(tmp_path: Path)
     """The shorter manifest is the beginning of the longer one."""
     write_store(tmp_path, [cell(episodes=120), cell(method="prior_mean", episodes=60)])
     study = study_of(tmp_path)
-    ours, prior = study.subjects
+    ours, prior = study.methods
     gap = study.difference((ours, Task(1, "mask")), (prior, Task(1, "mask")))
     assert gap is not None
     assert gap.episodes == 60
@@ -271,7 +271,7 @@ def test_other_manifests_are_not_compared(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("tests.helpers.stores.POOL", 20)
     write_cell(tmp_path, cell(method="prior_mean"))
     study = study_of(tmp_path)
-    ours, prior = study.subjects
+    ours, prior = study.methods
     with pytest.raises(ValueError, match="different manifests"):
         study.difference((ours, Task(1, "mask")), (prior, Task(1, "mask")))
 
@@ -412,12 +412,12 @@ def test_the_paper_compiles(store: Path, tmp_path: Path, require_program: Callab
         assert expected in text
 
 
-def test_subjects_are_told_apart_by_weights(tmp_path: Path) -> None:
+def test_weights_distinguish_methods(tmp_path: Path) -> None:
     """One backbone with two sets of weights is two rows, and their labels say which."""
     write_store(tmp_path, [cell(), cell(weights="sha256:111111111111")])
     labels = [row.labels[0] for row in tables_of(tmp_path)["main"].rows]
     assert labels == [f"{HOME} [sha256:000000000000]", f"{HOME} [sha256:111111111111]"]
-    assert len({Subject("a", "b", "c", "d", "e"), Subject("a", "x", "c", "d", "e")}) == 2
+    assert len({MethodKey("a", "b", "c", "d", "e"), MethodKey("a", "x", "c", "d", "e")}) == 2
 
 
 def few(root: Path, *, reason: str = "no episode of class 3 (1 of 4 classes): use more episodes") -> Path:
@@ -466,7 +466,7 @@ def test_a_difference_over_fewer_classes_is_undefined(tmp_path: Path) -> None:
     write_cell(tmp_path, cell(episodes=120))
     write_cell(tmp_path, cell(method="prior_mean", episodes=3), undefined={"miou": "no episode of class 3"})
     study = study_of(tmp_path)
-    ours, prior = study.subjects
+    ours, prior = study.methods
     task = Task(1, "mask")
     gap, pooled = (study.difference((ours, task), (prior, task), metric) for metric in ("miou", "fb_iou"))
     assert gap is not None and pooled is not None and np.isnan(gap.value) and pooled.value == pooled.value
@@ -477,5 +477,5 @@ def test_one_complete_manifest_of_several_makes_the_mean_defined(tmp_path: Path)
     write_cell(tmp_path, cell(episodes=40))
     write_cell(tmp_path, cell(episodes=3, episode_seed=1), undefined={"miou": "no episode of class 3"})
     study = study_of(tmp_path)
-    found = study.number(study.subjects[0], Task(1, "mask"))
+    found = study.number(study.methods[0], Task(1, "mask"))
     assert found is not None and found.value > 0 and found.episodes == 43

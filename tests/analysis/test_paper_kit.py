@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.command import WRITTEN, replace_files
+from analysis.files import WRITTEN, replace_files
 from analysis.paper import compiled, write_all
 from analysis.printing import print_tables
 from analysis.results import load_results
@@ -35,12 +35,12 @@ def test_published_figures_stand_apart(tmp_path: Path) -> None:
     assert (
         cited and table.rows[-len(cited) :] == tuple(cited) and not any(row.cite for row in table.rows[: -len(cited)])
     )
-    bib = (Path(__file__).resolve().parents[2] / "analysis" / "references.bib").read_text()
+    bib = (Path(__file__).resolve().parents[2] / "analysis" / "published" / "references.bib").read_text()
     for row in cited:
         assert f"{{{row.cite}," in bib and row.labels[1].count("(") == 1
         figures = [entry for entry in row.entries if isinstance(entry, Number)]
         assert figures and not any(entry.best or entry.second or entry.keys for entry in figures)
-    assert any("DiffUp's authors' own figures are not at hand" in note for note in table.notes)
+    assert any("DiffUp's authors' own figures are not available" in note for note in table.notes)
     assert any(row.labels[1].rstrip("‡").strip().endswith("†") for row in cited), "no in-context generalist is marked"
     own = tables_of(write_store(tmp_path / "shapes", grid()))["main"]
     assert any("No published figures exist for this data set" in note for note in own.notes)

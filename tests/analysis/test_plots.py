@@ -62,7 +62,7 @@ def test_shots(made: tuple[Results, Study], tmp_path: Path) -> None:
     """Every mark is the table's number of that backbone, method and task."""
     _, study = made
     data: Any = check(shots_plot(study), tmp_path)
-    mine = next(s for s in study.subjects if (s.backbone, s.variant, s.trained_on) == (HOME, "diffup", HOME))
+    mine = next(s for s in study.methods if (s.backbone, s.variant, s.trained_on) == (HOME, "diffup", HOME))
     line: Any = data[(data["panel"] == HOME) & (data["series"] == "DiffUp, mask")].set_index("x")
     assert list(line.index) == [1, 5, 10]
     for shots in (1, 5, 10):
@@ -122,7 +122,7 @@ def test_cost_counts_what_an_episode_takes(tmp_path: Path) -> None:
     _, study = read(root)
     assert cost_plot(study) is None
     frame = study.cells.assign(**COSTS, decode_gflops=np.where(study.cells["trained_on"] != "", 1.5, np.nan))
-    data: Any = check(cost_plot(replace(study, cells=frame, _scores={}, _means={}, _numbers={})), tmp_path)
+    data: Any = check(cost_plot(replace(study, cells=frame, scores={})), tmp_path)
     assert data.set_index("series")["x"].to_dict() == {
         f"{backbone}, {name}": x for backbone in (HOME, BETTER) for name, x in (("DiffUp", 6.0), ("prior mean", 4.5))
     }

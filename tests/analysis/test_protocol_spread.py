@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.tables import protocol_spread as spread
+from analysis.__main__ import main
 from analysis.tables.protocol_spread import spread_tables
 from analysis.tables.table import Number, to_markdown
 from diffup.episodes.protocols import PROTOCOLS, get_protocol
@@ -89,7 +89,7 @@ def test_checkpoints_of_two_data_sets_are_not_two_protocols(tmp_path: Path) -> N
 
 def test_the_command_writes_every_format(store: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert spread.main(["--results", str(store), "--out", str(out), "--resamples", str(FAST)]) == 0
+    assert main(["spread", "--results", str(store), "--out", str(out), "--resamples", str(FAST)]) == 0
     assert {path.name for path in out.iterdir()} == {
         f"protocols-shapes4i.{suffix}" for suffix in ("md", "tex", "html", "csv")
     }

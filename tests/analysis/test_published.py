@@ -1,4 +1,4 @@
-"""Published results: the shipped figures are sound, planted faults are found, and a raw collection loses nothing."""
+"""Published results: the shipped figures are sound, planted faults are found, and no printed figure is lost."""
 
 from __future__ import annotations
 
@@ -9,33 +9,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from analysis.__main__ import main
 from analysis.published.table import (
     BIB,
     COLUMNS,
     FIGURE,
-    PUBLISHED,
-    RAW,
     bibliography,
     check_published,
     load_published,
-    main,
-    normalise,
     rows_for,
 )
-
-HSNET = ("HSNet", "ICCV", "2021", "pascal-5i", "RN50", "mask", "1")
-PRINTED = {"0": "64.3", "1": "70.7", "2": "60.3", "3": "60.5", "mean": "64.0"}
-
-
-def raw_rows(
-    source: str, values: dict[str, str] = PRINTED, start: tuple[str, ...] = HSNET, metric: str = "miou"
-) -> list[tuple[str, ...]]:
-    """Raw figures of one result as one source prints them."""
-    return [(*start, fold, metric, value, source) for fold, value in values.items()]
-
-
-def raw_frame(*results: list[tuple[str, ...]]) -> pd.DataFrame:
-    return pd.DataFrame([row for rows in results for row in rows], columns=list(RAW))
 
 
 @pytest.fixture
@@ -149,114 +132,9 @@ def test_a_damaged_bibliography_is_found(tmp_path: Path) -> None:
         bibliography(tmp_path / "none.bib")
 
 
-def test_figures_are_spelled_in_our_words() -> None:
-    made = normalise(raw_frame(raw_rows("HSNet paper, read_file id 123; strict few-shot, Table 2")))
-    assert tuple(made.columns) == COLUMNS
-    assert check_published(made) == []
-    for column, value in {
-        "key": "min2021hsnet", "dataset": "pascal5i", "backbone": "ResNet-50", "protocol": "hsnet",
-        "in_context": "no", "source": "HSNet paper [strict few-shot, Table 2]", "status": "ok", "note": "",
-    }.items():  # fmt: skip
-        assert set(made[column]) == {value}, column
-    box = normalise(raw_frame(raw_rows("a", {"mean": "50"}, (*HSNET[:5], "bbox", "1"), "fbiou")))
-    assert box[["annotation", "metric"]].to_numpy().tolist() == [["box", "fb_iou"]]
-
-
-def test_sources_that_agree_share_a_row() -> None:
-    made = normalise(raw_frame(raw_rows("a"), raw_rows("b"), raw_rows("c", {"mean": "64.02"})))
-    assert len(made) == 5
-    assert set(made.loc[made["fold"] != "mean", "source"]) == {"a;b"}
-    mean = made[made["fold"] == "mean"].iloc[0]
-    assert (mean["value"], mean["source"], mean["status"]) == (64.02, "c;a;b", "ok")
-    assert mean["note"] == "also printed as 64.0"
-
-
-def test_sources_that_disagree_are_kept_and_marked() -> None:
-    made = normalise(raw_frame(raw_rows("a"), raw_rows("b", {"mean": "63.5"})))
-    means = made[made["fold"] == "mean"]
-    assert means[["value", "status"]].to_numpy().tolist() == [[63.5, "conflict"], [64.0, "conflict"]]
-    assert means["note"].tolist() == ["other value 64.0 (a)", "other value 63.5 (b)"]
-    assert set(made.loc[made["fold"] != "mean", "status"]) == {"ok"}
-    assert check_published(made) == []
-
-
-def test_a_mean_that_is_not_that_of_its_folds_is_marked() -> None:
-    made = normalise(raw_frame(raw_rows("a", {**PRINTED, "mean": "64.2"})))
-    mean = made[made["fold"] == "mean"].iloc[0]
-    assert (mean["value"], mean["status"], mean["note"]) == (
-        64.2,
-        "folds_do_not_average",
-        "the printed folds average 63.95",
-    )
-    near = normalise(raw_frame(raw_rows("a", {**PRINTED, "mean": "64.1"})))
-    assert set(near["status"]) == {"ok"}
-
-
-def test_both_faults_of_a_mean_are_named() -> None:
-    made = normalise(raw_frame(raw_rows("a", {**PRINTED, "mean": "65.0"}), raw_rows("b")))
-    means = made[made["fold"] == "mean"].set_index("value")["status"]
-    assert means.to_dict() == {64.0: "conflict", 65.0: "conflict;folds_do_not_average"}
-    assert check_published(made) == []
-
-
-def test_an_unstated_backbone_is_named_by_its_figures() -> None:
-    start = (*HSNET[:4], "unstated in table", *HSNET[5:])
-    same = normalise(raw_frame(raw_rows("a"), raw_rows("b", PRINTED, start)))
-    assert set(same["backbone"]) == {"ResNet-50"} and len(same) == 5
-    other = normalise(raw_frame(raw_rows("a"), raw_rows("b", {**PRINTED, "0": "64.4"}, start)))
-    assert set(other["backbone"]) == {"ResNet-50", "unstated"} and len(other) == 10
-    deeper = (*HSNET[:4], "RN101", *HSNET[5:])
-    either = normalise(raw_frame(raw_rows("a"), raw_rows("c", PRINTED, deeper), raw_rows("b", {"mean": "64.0"}, start)))
-    assert either.loc[either["source"] == "b", "backbone"].tolist() == ["unstated"]
-
-
-def test_one_method_by_two_protocols_is_two_results() -> None:
-    both = [raw_rows(f"figure; {style}-style resize protocol") for style in ("HSNet", "PFENet")]
-    made = normalise(raw_frame(*both))
-    assert made.groupby("protocol").size().to_dict() == {"hsnet": 5, "pfenet": 5}
-    assert set(made["status"]) == {"ok"}
-    assert check_published(made) == []
-
-
-def test_a_generalist_is_apart_from_the_method_it_is_named_after() -> None:
-    start = ("HSNet [in-context]", *HSNET[1:])
-    made = normalise(raw_frame(raw_rows("a"), raw_rows("b", {"mean": "68.7"}, start)))
-    assert set(made["method"]) == {"HSNet"} and set(made["status"]) == {"ok"}
-    assert made.loc[made["in_context"] == "yes", "protocol"].tolist() == [""]
-
-
-def test_panets_own_coco_folds_are_another_data_set() -> None:
-    start = ("PANet", "ICCV", "2019", "coco-20i", "VGG16", "mask", "1")
-    made = normalise(raw_frame(raw_rows("review; PANet own COCO split", {"mean": "20.9"}, start)))
-    assert made["dataset"].tolist() == ["coco20i_panet"]
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("method", "NoSuchNet", "unknown method 'NoSuchNet'"),
-        ("dataset", "cityscapes", "unknown dataset 'cityscapes'"),
-        ("metric", "dice", "unknown metric 'dice'"),
-        ("value", "n/a", "correct the raw file"),
-    ],
-)
-def test_what_a_raw_file_may_not_hold(column: str, value: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        normalise(raw_frame(raw_rows("a")).assign(**{column: value}))
-
-
 def test_a_missing_column_is_named(shipped: pd.DataFrame) -> None:
-    with pytest.raises(ValueError, match="lack the column fold"):
-        normalise(raw_frame(raw_rows("a")).drop(columns="fold"))
     with pytest.raises(ValueError, match="lack the column key"):
         check_published(shipped.drop(columns="key"))
-
-
-def test_the_order_of_the_raw_rows_does_not_matter() -> None:
-    raw = raw_frame(raw_rows("a"), raw_rows("b", {"mean": "63.5"}), raw_rows("c", {**PRINTED, "0": "60.0"}))
-    mixed = raw.sample(frac=1, random_state=0)
-    shown = [name for name in COLUMNS if name not in ("source", "note")]
-    pd.testing.assert_frame_equal(normalise(raw)[shown], normalise(mixed)[shown])
 
 
 def test_a_table_shows_folds_and_mean(shipped: pd.DataFrame) -> None:
@@ -296,21 +174,21 @@ def test_a_table_of_nothing_is_refused_or_empty(shipped: pd.DataFrame) -> None:
     assert rows_for(shipped, dataset="pascal5i", shots=3).empty
 
 
-def test_the_command_makes_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    raw, out = tmp_path / "raw.csv", tmp_path / "out.csv"
-    raw_frame(raw_rows("a"), raw_rows("b", {"mean": "63.5"})).to_csv(raw, index=False)
-    assert main(["--raw", str(raw), "--out", str(out)]) == 0
-    assert "6 printed figures in 6 rows of 1 methods: 4 ok, 2 conflict" in capsys.readouterr().out
-    out.write_text(out.read_text().replace("64.3", "0.643"))
-    assert main(["--check", "--file", str(out)]) == 1
+def test_the_command_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.csv"
+    load_published().iloc[:5].to_csv(out, index=False)
+    assert main(["published", "--file", str(out)]) == 0
+    assert "in 5 rows of 3 methods: 3 ok, 2 conflict" in capsys.readouterr().out
+    out.write_text(out.read_text().replace("62.3", "0.623"))
+    assert main(["published", "--file", str(out)]) == 1
     assert "looks like a fraction" in capsys.readouterr().err
-    assert main(["--check", "--file", str(tmp_path / "none.csv")]) == 2
+    assert main(["published", "--file", str(tmp_path / "none.csv")]) == 2
     assert "none.csv" in capsys.readouterr().err
-    assert main(["--check"]) == 0
+    assert main(["published"]) == 0
 
 
-def test_no_raw_figure_is_lost(shared_data: Path, tmp_path: Path) -> None:
-    """Each raw figure is one source of one row, and the shipped file is what the command makes of the raw one."""
+def test_no_raw_figure_is_lost(shared_data: Path) -> None:
+    """Each raw figure is one source of one row."""
     path = shared_data.parent / "reference" / "published_results.csv"
     if not path.is_file():
         pytest.skip(f"no shared data: {path} does not exist")
@@ -323,14 +201,11 @@ def test_no_raw_figure_is_lost(shared_data: Path, tmp_path: Path) -> None:
     also = set(shipped["note"].str.extractall(r"also printed as ([\d.]+)")[0])
     assert kept <= values
     assert {value for *_, value in values - kept} <= also
-    out = tmp_path / "published.csv"
-    assert main(["--raw", str(path), "--out", str(out)]) == 0
-    assert out.read_bytes() == PUBLISHED.read_bytes()
 
 
 def test_a_row_of_a_main_table_keeps_to_its_source() -> None:
     """Where sources contradict each other, the figures of one row are those that one source prints."""
-    from analysis.published.rows import _of_source
+    from analysis.tables.published import _of_source
 
     base = {"method": "M", "backbone": "B", "key": "k", "protocol": "", "in_context": "no"}
     one, two = {**base, "source": "a;b", "mean": 1.0}, {**base, "source": "c", "mean": 2.0}

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from analysis.build import collect
 from analysis.report import page as report
 from analysis.report.gallery import RANKS, gallery
 from analysis.report.parts import gallery_html
 from analysis.results import load_results
-from analysis.tables.build import collect
 from diffup.grid.cell import Cell
 from tests.helpers.browser import Browser
 from tests.helpers.stores import BETTER, CLIP, HOME, cell, grid, write_cell, write_store

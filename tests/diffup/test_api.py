@@ -18,8 +18,9 @@ from diffup.config import ModelConfig, SampleConfig
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.episodes.cue_source import CueSource
 from diffup.episodes.episode import Episode
-from diffup.evaluation.encode import Encoder, FeatureCache, Features
+from diffup.evaluation.encode import Encoder, FeatureCache
 from diffup.evaluation.evaluate import Evaluation, predict
+from diffup.models.batch import Features
 from diffup.models.diffup import DiffUpNet
 from tests.helpers.trained import CELL, INPUT, example, of_class, same
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 
-from diffup.errors import UserError, command_line
+from diffup.errors import UserError, command_line, extra
 
 
 def test_a_user_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,3 +30,11 @@ def test_any_other_exception_is_a_bug_with_its_traceback_and_exit_code_1(capsys:
 def test_what_the_body_returns_is_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line(lambda: 0) == 0 and command_line(lambda: 1) == 1
     assert capsys.readouterr().err == ""
+
+
+def test_a_missing_extra_is_named() -> None:
+    with (
+        pytest.raises(UserError, match=r"no_such_module is not installed; run: pip install 'diffup\[clip\]'"),
+        extra("clip"),
+    ):
+        importlib.import_module("no_such_module")

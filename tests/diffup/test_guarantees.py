@@ -23,7 +23,8 @@ from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
 from diffup.data.dataset import open_dataset
 from diffup.data.shapes4i import generate
 from diffup.episodes.cue_source import CueSource
-from diffup.episodes.episode import Episode, paired_episodes
+from diffup.episodes.episode import Episode
+from diffup.episodes.sampling import paired_episodes
 from diffup.evaluation.encode import Encoder, FeatureCache
 from diffup.evaluation.evaluate import Evaluation, Prediction, evaluate, predict
 from diffup.grid.cell import TrainingCell

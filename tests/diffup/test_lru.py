@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from diffup.config import InputConfig
 from diffup.episodes.cue_source import CueSource
 from diffup.evaluation.encode import Encoder, FeatureCache
-from diffup.evaluation.priors import PairPriors, Triple
+from diffup.evaluation.priors import PriorSource, Triple
 from diffup.lru import ByteLRU, nbytes
 from tests.helpers.toy import ToyBackbone, ToyDataset
 
-INPUT = InputConfig(input_size=48, feature_grid=8)
+GRID = 8
+INPUT = InputConfig(input_size=48, feature_grid=GRID)
 
 
 @given(st.integers(1, 40), st.lists(st.tuples(st.integers(0, 6), st.integers(1, 20), st.booleans()), max_size=60))
@@ -49,8 +50,8 @@ def test_weights_and_truths_are_bounded_and_the_same() -> None:
     asked = [(image, int(image.split("_")[0])) for image in dataset.image_ids] * 2
     for image, class_index in asked:
         for kind in ("mask", "box", "scribble"):
-            expected = plain.weights(image, class_index, kind)
-            assert torch.equal(small.weights(image, class_index, kind), expected)
+            expected = plain.weights(image, class_index, kind, GRID)
+            assert torch.equal(small.weights(image, class_index, kind, GRID), expected)
         for one, two in zip(small.truth(image, class_index, 16), plain.truth(image, class_index, 16), strict=True):
             assert torch.equal(one, two)
         for kept in (small._weights, small._truths):
@@ -64,7 +65,7 @@ def test_what_is_remembered_is_not_made_again() -> None:
     dataset = ToyDataset()
     cues = CueSource(dataset, INPUT)  # type: ignore[arg-type]
     for _ in range(3):
-        cues.weights("0_0", 0, "mask")
+        cues.weights("0_0", 0, "mask", GRID)
         cues.truth("0_0", 0, 16)
     assert dataset.asked_pairs.count(("0_0", 0)) == 2
 
@@ -79,7 +80,7 @@ def test_settled_boxes_and_embedded_names_are_bounded() -> None:
     assert encoder._names.bytes <= 3000
     assert torch.equal(encoder.embed_names(["a red disc"]), first)
     cues = CueSource(dataset, INPUT)  # type: ignore[arg-type]
-    plain, small = (PairPriors(cues, FeatureCache(encoder, dataset.image)) for _ in range(2))
+    plain, small = (PriorSource(cues, FeatureCache(encoder, dataset.image)) for _ in range(2))
     small._boxes.limit = 1
     triples = [Triple("0_5", f"0_{i}", 0, "box") for i in (0, 1, 0, 2, 1)]
     for triple in triples:

@@ -22,7 +22,9 @@ from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_from_dict, cell_t
 from diffup.grid.datasets import Data
 from diffup.grid.variants import VARIANTS, applied, changes_training
 from diffup.models.baft import MAPS, chosen_maps
-from diffup.models.diffup import DiffUpNet, load_checkpoint
+from diffup.models.batch import Batch
+from diffup.models.checkpoint import load_checkpoint
+from diffup.models.diffup import DiffUpNet, Segmentation
 from diffup.training.recipes import Recipe, msrc15, shapes4i
 from experiments import ablations
 from experiments.ablations import ABLATIONS, BASE, TASKS, grid
@@ -136,13 +138,18 @@ def test_a_model_reads_its_prior_set_and_nothing_else() -> None:
     torch.manual_seed(0)
     model = DiffUpNet(dataclasses.replace(TINY.model, prior_maps="prototype_contrast+propagated_max_cosine")).eval()
     prior, kind = torch.rand(1, 2, 3, MAPS, 8, 8), torch.zeros(1, 2, dtype=torch.long)
-    infos, noise = torch.zeros(1, 4, 16, 16), torch.zeros(1, 16, 16)
-    before = model.segment_priors(prior, kind, infos, SampleConfig(), noise)
+
+    def segmented(prior: torch.Tensor) -> Segmentation:
+        return model.segment_priors(
+            Batch(prior, kind, torch.zeros(1, 3, 16, 16)), SampleConfig(), torch.zeros(1, 16, 16)
+        )
+
+    before = segmented(prior)
     unread, read = prior.clone(), prior.clone()
     unread[:, :, :, [0, 2, 3, 5, 6, 7]] = 0.123
     read[:, :, :, 4] = torch.rand(1, 2, 3, 8, 8)
-    same = model.segment_priors(unread, kind, infos, SampleConfig(), noise)
-    other = model.segment_priors(read, kind, infos, SampleConfig(), noise)
+    same = segmented(unread)
+    other = segmented(read)
     assert torch.equal(before.logits, same.logits) and torch.equal(before.variance, same.variance)
     assert not torch.equal(before.logits, other.logits)
     assert chosen_maps(prior, "") is prior

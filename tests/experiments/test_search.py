@@ -15,7 +15,7 @@ from cluster.execution import run_cell as work
 from cluster.hpo import trials
 from cluster.hpo.trials import Candidate, Record, Search, check_seen, halvings, validation_classes
 from cluster.storage.results import Store
-from diffup.episodes.episode import held_out_classes
+from diffup.episodes.sampling import held_out_classes
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.datasets import Data
 from diffup.training import recipes

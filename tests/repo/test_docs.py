@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from diffup import DiffUp
-from diffup.data.shapes4i import generate
-from tests.helpers.trained import CELL
+if TYPE_CHECKING:
+    from diffup import DiffUp
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -50,6 +50,17 @@ def test_modules_in_documents_exist(path: Path) -> None:
     assert not missing
 
 
+def test_the_guided_tours_name_what_is_there() -> None:
+    """12 modules from a study to its result, 6 from the API to the decoder; each defines what it is said to."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| `([\w/.]+)` \| (.+) \|$", text, flags=re.MULTILINE)
+    assert [int(number) for number, _, _ in rows] == [*range(1, 13), *range(1, 7)]
+    for _, name, words in rows:
+        defined = (ROOT / name).read_text(encoding="utf-8")
+        named = re.search(r"`(\w+)`", words)
+        assert named and re.search(rf"^\s*(?:def|class) {named[1]}\b", defined, flags=re.MULTILINE), (name, words)
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_in_documents_lead_somewhere(path: Path) -> None:
     """Files of the repository, and headings in them."""
@@ -73,7 +84,10 @@ def _anchors(path: Path) -> set[str]:
 def test_the_readmes_python_runs(
     model: DiffUp, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the quickstart's checkpoint replaced by a small one, and fewer images a class."""
+    """With the quickstart's checkpoint replaced by a small one, and fewer images per class."""
+    from diffup.data.shapes4i import generate
+    from tests.helpers.trained import CELL
+
     block = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert block and len(block[1].splitlines()) <= 12
     home = tmp_path / ".diffup"

@@ -30,8 +30,9 @@ LIGHT = [
     for name in MODULES
     if name.startswith(("experiments", "analysis", "diffup.grid"))
     or name in (
-        "diffup", "diffup.config", "diffup.evaluation.metrics", "diffup.episodes.episode", "diffup.episodes.protocols",
-        "diffup.episodes.annotations", "diffup.evaluation.adapter", "diffup.models.card", "diffup.training.recipes",
+        "diffup", "diffup.config", "diffup.evaluation.metrics", "diffup.episodes.episode", "diffup.episodes.sampling",
+        "diffup.episodes.protocols", "diffup.episodes.annotations", "diffup.evaluation.adapter", "diffup.models.card",
+        "diffup.training.recipes",
     )
 ]  # fmt: skip
 

@@ -11,26 +11,51 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage.backend import ObjectStore, check_access
+from cluster.storage.backend import Backend, ObjectStore, ages, check_access, open_backend, remove
 from cluster.storage.leases import acquire, held
+from cluster.storage.sync import Sync
 from tests.cluster.test_launch import environment
 from tests.helpers.object_store import SECRET
 
 
-def test_reading_writing_listing_and_deleting(remote: ObjectStore) -> None:
-    check_access(remote)
-    assert remote.read("a/b") is None and remote.entries() == {} and remote.ages("") == {}
-    assert remote.write("a/b", b"one") and remote.read("a/b") == b"one"
-    assert not remote.write("a/b", b"two", exclusive=True) and remote.read("a/b") == b"one"
-    assert remote.write("a/b", b"two") and remote.read("a/b") == b"two"
-    assert remote.write("c", b"")
-    assert {name: facts.bytes for name, facts in remote.entries().items()} == {"a/b": 3, "c": 0}
-    assert list(remote.entries("a/")) == ["a/b"]
-    ages = remote.ages("")
-    assert set(ages) == {"a/b", "c"} and all(-1.5 < age < 60 for age in ages.values())
-    remote.delete("c")
-    remote.delete("c")
-    assert list(remote.entries()) == ["a/b"]
+@pytest.fixture(params=["folder", "object store"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    if request.param == "folder":
+        return open_backend(tmp_path / "shared")
+    return open_backend(str(request.getfixturevalue("remote")))
+
+
+def test_reading_writing_listing_and_deleting(backend: Backend) -> None:
+    check_access(backend)
+    assert backend.read("a/b") is None and backend.entries() == {} and ages(backend) == {}
+    assert backend.write("a/b", b"one") and backend.read("a/b") == b"one"
+    assert not backend.write("a/b", b"two", exclusive=True) and backend.read("a/b") == b"one"
+    assert backend.write("a/b", b"two") and backend.read("a/b") == b"two"
+    assert backend.write("c", b"")
+    assert {name: facts.bytes for name, facts in backend.entries().items()} == {"a/b": 3, "c": 0}
+    assert list(backend.entries("a/")) == ["a/b"]
+    found = ages(backend)
+    assert set(found) == {"a/b", "c"} and all(-1.5 < age < 60 for age in found.values())
+    backend.delete("c")
+    backend.delete("c")
+    assert list(backend.entries()) == ["a/b"]
+    assert list(backend.contents(["a/b", "none"])) == [("a/b", b"two")]
+    assert backend.below("a").read("b") == b"two"
+    remove(backend, "a/")
+    assert backend.entries() == {}
+
+
+def test_a_folder_that_is_shared_itself_is_in_sync(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"one")
+    sync = Sync(tmp_path)
+    sync.check_access()
+    sync.upload("a")
+    sync.download("")
+    sync.remove("a")
+    assert sync.pull() == 0 and not sync.refetch("a") and not sync.is_copy
+    with sync.preview() as folder:
+        assert folder == tmp_path
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"one")]
 
 
 def test_of_many_exclusive_writers_one_wins(remote: ObjectStore) -> None:

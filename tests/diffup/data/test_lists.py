@@ -24,9 +24,10 @@ from diffup.data.lists import (
     read_pfenet_classes,
     read_pfenet_images,
 )
+from diffup.episodes.__main__ import main
 from diffup.episodes.episode import Manifest
 from diffup.episodes.hsnet import hsnet_episodes
-from diffup.episodes.manifest import from_rows, main
+from diffup.episodes.manifest import from_rows
 
 READERS: list[Callable[[Path], object]] = [
     read_hsnet_text,

@@ -24,8 +24,8 @@ from diffup.data.class_names import COCO_CLASSES, VOC_CLASSES
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.data.lists import fold_classes
 from diffup.data.prepare import prepare, read_sbd
-from diffup.episodes.episode import make_manifest, training_pools
 from diffup.episodes.protocols import get_protocol
+from diffup.episodes.sampling import make_manifest, training_pools
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.datasets import open_data
 from tests.helpers.folders import square, write_image

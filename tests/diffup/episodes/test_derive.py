@@ -12,8 +12,8 @@ from PIL import Image
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.data.lists import fold_classes, read_pfenet_classes, read_pfenet_images
 from diffup.episodes.derive import derived, main, write_lists
-from diffup.episodes.episode import training_pools
 from diffup.episodes.protocols import get_protocol
+from diffup.episodes.sampling import training_pools
 from tests.helpers.folders import write_image
 
 SIDE = 100

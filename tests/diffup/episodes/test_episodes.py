@@ -15,16 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffup.data.dataset import open_dataset
-from diffup.episodes.episode import (
-    Episode,
-    Manifest,
-    list_order_episodes,
-    make_manifest,
-    paired_episode,
-    paired_episodes,
-    training_pools,
-)
+from diffup.episodes.episode import Episode, Manifest
 from diffup.episodes.protocols import get_protocol
+from diffup.episodes.sampling import list_order_episodes, make_manifest, paired_episode, paired_episodes, training_pools
 from tests.helpers.folders import write_voc
 
 Pools = dict[int, list[str]]

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffup.data.dataset import Dataset, open_dataset
-from diffup.episodes.episode import make_manifest
 from diffup.episodes.manifest import episode_problems, fitted, from_rows, read_manifest, rows, small_images
 from diffup.episodes.protocols import PROTOCOLS, get_protocol
+from diffup.episodes.sampling import make_manifest
 from diffup.errors import UserError
 from diffup.grid.datasets import open_data
 from tests.helpers.folders import write_voc

@@ -18,10 +18,12 @@ from diffup.backbones.weights import weights_identity
 from diffup.config import InputConfig, ModelConfig, TrainConfig
 from diffup.data.dataset import open_dataset
 from diffup.data.lists import PASCAL, Pairs, fold_classes, hsnet_list
-from diffup.episodes.episode import Manifest, make_manifest, training_pools
+from diffup.episodes.__main__ import main
+from diffup.episodes.episode import Manifest
 from diffup.episodes.hsnet import hsnet_episodes
-from diffup.episodes.manifest import main, rows
+from diffup.episodes.manifest import rows
 from diffup.episodes.protocols import get_protocol
+from diffup.episodes.sampling import make_manifest, training_pools
 from diffup.errors import UserError
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, training_cell
 from diffup.grid.cell import Cell, TrainingCell, cell_from_dict, cell_to_dict

@@ -10,10 +10,10 @@ import torch
 
 from diffup.config import InputConfig, SampleConfig
 from diffup.episodes.cue_source import CueSource
-from diffup.episodes.episode import paired_episodes
+from diffup.episodes.sampling import paired_episodes
 from diffup.evaluation.encode import Encoder, FeatureCache, to_rows
 from diffup.evaluation.evaluate import Evaluation, evaluate, gather, triples
-from diffup.evaluation.priors import PRIOR, PairPriors, Triple
+from diffup.evaluation.priors import PRIOR, PriorSource, Triple
 from diffup.evaluation.shards import ShardStore
 from diffup.models.diffup import priors
 from tests.helpers.toy import ToyBackbone, ToyDataset
@@ -52,45 +52,58 @@ def wanted() -> list[Triple]:
 def test_they_are_the_maps_of_a_batch(kind: str) -> None:
     cues, features = sources()
     what, asked = task(kind, 5), episodes(6)
-    batched, _ = priors(gather(what, asked, cues, features))
-    single = PairPriors(cues, features).batch([triples(what, episode) for episode in asked])
-    torch.testing.assert_close(single.prior_BKSPhw, batched, rtol=0, atol=2e-4)
+    rows = [triples(what, episode) for episode in asked]
+    batched = priors(gather(rows, cues, features))
+    single = PriorSource(cues, features).batch(rows)
+    torch.testing.assert_close(single.prior_BKSPhw, batched.prior_BKSPhw, rtol=0, atol=2e-4)
+    assert torch.equal(single.kind_BK, batched.kind_BK) and torch.equal(single.rgb_B3RR, batched.rgb_B3RR)
 
 
 def test_text_maps_are_those_of_a_batch() -> None:
     cues, features = sources(text=True)
     (episode,) = episodes(1)
     cue = triples(task("text", 0), episode)
-    maps = PairPriors(cues, features).batch([cue])
+    maps = PriorSource(cues, features).batch([cue])
     assert maps.kind_BK.tolist() == [[3]] and cue[0].support == ""
     table = evaluate(task("text", 0), [episode], cues, features, progress=False)
     assert table["inter_fg"][0] > 0
 
 
+def test_many_pairs_at_a_time_are_the_maps_of_one_at_a_time() -> None:
+    """As on a GPU."""
+    asked = [*wanted(), *(t for e in episodes() for t in triples(task("text", 0), e))]
+    one, many = PriorSource(*sources(text=True)), PriorSource(*sources(text=True))
+    many._on_gpu = True
+    expected, found = one.get(asked), many.get(asked)
+    assert found.keys() == expected.keys() and many.computed == one.computed == len(set(asked))
+    for triple, maps in found.items():
+        torch.testing.assert_close(maps, expected[triple], rtol=0, atol=2e-4)
+
+
 def test_a_triples_bytes_do_not_depend_on_its_company() -> None:
-    every = dict(PairPriors(*sources()).compute(dict.fromkeys(wanted())))
+    every = dict(PriorSource(*sources()).compute(dict.fromkeys(wanted())))
     rng = random.Random(0)
     for _ in range(8):
         some = rng.sample(sorted(every), rng.choice([1, 2, 7, 30]))
-        for triple, maps in PairPriors(*sources()).compute(some):
+        for triple, maps in PriorSource(*sources()).compute(some):
             assert torch.equal(maps, every[triple])
 
 
 def test_nested_shots_share_and_nothing_is_computed_twice() -> None:
     asked = wanted()
-    source = PairPriors(*sources())
+    source = PriorSource(*sources())
     source.get(asked)
     assert source.computed == len(set(asked)) < len(asked)
     assert {t for t in asked if t in set(asked)} >= {t for e in episodes() for t in triples(task("mask", 1), e)}
 
 
 def test_shards_give_what_would_be_computed_and_damage_is_computed(tmp_path: Path) -> None:
-    every = dict(PairPriors(*sources()).compute(dict.fromkeys(wanted())))
+    every = dict(PriorSource(*sources()).compute(dict.fromkeys(wanted())))
     kept = sorted(every)[::2]
     ShardStore(tmp_path).write([t.key for t in kept], {PRIOR: torch.stack([every[t] for t in kept])})
     store = ShardStore(tmp_path)
     store.refresh()
-    source = PairPriors(*sources(), store)
+    source = PriorSource(*sources(), store)
     found = source.get(every)
     assert source.computed == len(every) - len(kept)
     assert all(torch.equal(found[t], every[t]) for t in every)
@@ -100,7 +113,7 @@ def test_shards_give_what_would_be_computed_and_damage_is_computed(tmp_path: Pat
     path.write_bytes(content)
     damaged = ShardStore(tmp_path)
     damaged.refresh()
-    source = PairPriors(*sources(), damaged)
+    source = PriorSource(*sources(), damaged)
     found = source.get(every)
     assert source.computed == len(every) - len(kept) + 1
     assert all(torch.equal(found[t], every[t]) for t in every)

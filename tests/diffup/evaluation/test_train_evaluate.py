@@ -19,12 +19,12 @@ import diffup.training.losses as losses
 import diffup.training.trainer as training
 from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
 from diffup.episodes.cue_source import CueSource
-from diffup.episodes.episode import paired_episodes
 from diffup.episodes.protocols import get_protocol
+from diffup.episodes.sampling import paired_episodes
 from diffup.evaluation.encode import Encoder, FeatureCache
 from diffup.evaluation.evaluate import Evaluation, episode_noise, evaluate, predict, prompt_indices
 from diffup.evaluation.panels import panel
-from diffup.models.diffup import load_checkpoint
+from diffup.models.checkpoint import load_checkpoint
 from diffup.training.sampler import EpisodeSampler
 from diffup.training.trainer import Paused, paused_at, train
 from tests.helpers.disks import full_disk
@@ -191,7 +191,7 @@ def test_draws_are_used_again_mirrored_and_distorted_anew() -> None:
         return make()
 
     sampler = EpisodeSampler(cues, features, pools, FOLD, 0, MODEL, config, keep)
-    batches = [sampler.batch(step)[0] for step in range(9)]
+    batches = [sampler.step(step) for step in range(9)]
     assert len(set(map(repr, drawn))) == 3
     for step in range(3):
         first, second, third = batches[step], batches[step + 3], batches[step + 6]
@@ -201,7 +201,7 @@ def test_draws_are_used_again_mirrored_and_distorted_anew() -> None:
         assert not torch.equal(first.noise_BRR, third.noise_BRR)
     config = dataclasses.replace(config, virtual_backbones=True)
     distorted = EpisodeSampler(cues, features, pools, FOLD, 0, MODEL, config)
-    assert not torch.equal(distorted.batch(0)[0].prior_BKSPhw, distorted.batch(6)[0].prior_BKSPhw)
+    assert not torch.equal(distorted.step(0).prior_BKSPhw, distorted.step(6).prior_BKSPhw)
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:

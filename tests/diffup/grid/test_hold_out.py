@@ -14,7 +14,7 @@ from cluster.execution import run_cell as work
 from cluster.storage.atomic import now
 from cluster.storage.results import Store
 from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
-from diffup.episodes.episode import held_out_classes
+from diffup.episodes.sampling import held_out_classes
 from diffup.grid.cell import Cell, TrainingCell
 from tests.helpers.toy import ToyBackbone, ToyDataset
 

@@ -5,7 +5,15 @@ import torch
 import torch.nn.functional as F
 
 from diffup.episodes.cues import cue_weights
-from diffup.models.baft import MAPS, min_max, prior_mean, prototype_contrast, text_priors, visual_priors
+from diffup.models.baft import (
+    MAPS,
+    min_max,
+    prior_mean,
+    prototype_contrast,
+    self_affinities,
+    text_priors,
+    visual_priors,
+)
 
 GRID = 12
 
@@ -13,6 +21,16 @@ GRID = 12
 def features(channels: int, *lead: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(*lead, channels, GRID, GRID, generator=generator), dim=-3)
+
+
+def mapped(query: list[torch.Tensor], supports: list[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
+    """The maps of one annotation, [B, K, 2, h, w]."""
+    return visual_priors(query, self_affinities(query), supports, [weights])[0]
+
+
+def sides(foreground: torch.Tensor) -> torch.Tensor:
+    """Foreground weights [B, K, h, w] and the rest as background."""
+    return torch.stack([foreground, 1 - foreground], dim=2)
 
 
 def planted(channels: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -34,7 +52,7 @@ def test_number_and_range_of_maps_do_not_depend_on_the_backbone(channels: tuple[
     query = [features(c, 2) for c in channels]
     supports = [features(c, 2, 3, seed=1) for c in channels]
     weights = torch.rand(2, 3, 2, GRID, GRID)
-    maps = visual_priors(query, supports, weights[:, :, 0], weights[:, :, 1])
+    maps = mapped(query, supports, weights)
     assert maps.shape == (2, 3, 3, MAPS, GRID, GRID)
     assert maps.min() >= 0
     assert maps.max() <= 1
@@ -46,8 +64,8 @@ def test_rotating_the_feature_space_changes_nothing() -> None:
     turned = [torch.einsum("bchw,cd->bdhw", query[0], rotation)]
     turned_support = [torch.einsum("bkchw,cd->bkdhw", support[0], rotation)]
     torch.testing.assert_close(
-        visual_priors(query, support, weight, 1 - weight),
-        visual_priors(turned, turned_support, weight, 1 - weight),
+        mapped(query, support, sides(weight)),
+        mapped(turned, turned_support, sides(weight)),
         atol=1e-3,
         rtol=0,
     )
@@ -55,22 +73,30 @@ def test_rotating_the_feature_space_changes_nothing() -> None:
 
 def test_every_map_finds_a_planted_object() -> None:
     query, support, weight, truth = planted(32)
-    maps = visual_priors([query], [support], weight, 1 - weight)[0, 0, 0]
+    maps = mapped([query], [support], sides(weight))[0, 0, 0]
     for found in maps:
         assert found[truth == 1].mean() > found[truth == 0].mean() + 0.3
     assert ((prior_mean(maps[None, None, None])[0] > 0.5) == (truth == 1)).float().mean() > 0.95
-    probability = prototype_contrast(query, support, weight, 1 - weight)[0]
+    probability = prototype_contrast(query, support, sides(weight))[0]
     assert ((probability > 0.5) == (truth == 1)).float().mean() > 0.95
 
 
 def test_cues_are_independent_and_ordered() -> None:
     query, supports, weight = [features(8, 1)], [features(8, 1, 3, seed=1)], torch.rand(1, 3, GRID, GRID)
-    together = visual_priors(query, supports, weight, 1 - weight)
+    together = mapped(query, supports, sides(weight))
     order = [2, 0, 1]
-    shuffled = visual_priors(query, [supports[0][:, order]], weight[:, order], 1 - weight[:, order])
+    shuffled = mapped(query, [supports[0][:, order]], sides(weight[:, order]))
     torch.testing.assert_close(together[:, order], shuffled)
-    alone = visual_priors(query, [supports[0][:, 1:2]], weight[:, 1:2], 1 - weight[:, 1:2])
+    alone = mapped(query, [supports[0][:, 1:2]], sides(weight[:, 1:2]))
     torch.testing.assert_close(together[:, 1:2], alone, atol=1e-4, rtol=0)
+
+
+def test_annotations_of_the_same_supports_give_the_bytes_of_each_alone() -> None:
+    query, supports = [features(8, 2), features(16, 2)], [features(8, 2, 3, seed=1), features(16, 2, 3, seed=2)]
+    annotations = [sides(torch.rand(2, 3, GRID, GRID)) for _ in range(3)]
+    together = visual_priors(query, self_affinities(query), supports, annotations)
+    for weights, maps in zip(annotations, together, strict=True):
+        assert torch.equal(maps, mapped(query, supports, weights))
 
 
 def test_balanced_sides_make_a_thin_stroke_count() -> None:
@@ -78,7 +104,7 @@ def test_balanced_sides_make_a_thin_stroke_count() -> None:
     query, support, weight, truth = planted(32)
     stroke = torch.zeros_like(weight)
     stroke[..., 7, 3] = 1
-    maps = visual_priors([query], [support], stroke, 1 - weight)[0, 0, 0]
+    maps = mapped([query], [support], torch.stack([stroke, 1 - weight], dim=2))[0, 0, 0]
     assert ((prior_mean(maps[None, None, None])[0] > 0.5) == (truth == 1)).float().mean() > 0.9
 
 
@@ -86,15 +112,15 @@ def test_text_maps_peak_where_the_named_class_is() -> None:
     similarity = torch.full((1, 3, GRID, GRID), 0.2)
     similarity[0, 1, 3:6, 3:6] = 0.4
     query = [torch.ones(1, 4, GRID, GRID) / 2]
-    right = text_priors(query, similarity, torch.tensor([1]))
-    wrong = text_priors(query, similarity, torch.tensor([0]))
+    right = text_priors(self_affinities(query), similarity, torch.tensor([1]))
+    wrong = text_priors(self_affinities(query), similarity, torch.tensor([0]))
     assert right.shape == (1, 1, 1, MAPS, GRID, GRID)
     assert right[0, 0, 0, :4, 4, 4].min() == 1.0
     assert wrong[0, 0, 0, :4, 4, 4].max() == 0.0
 
 
 def test_a_single_class_name_still_gives_finite_maps() -> None:
-    maps = text_priors([features(8, 1)], torch.rand(1, 1, GRID, GRID), torch.tensor([0]))
+    maps = text_priors(self_affinities([features(8, 1)]), torch.rand(1, 1, GRID, GRID), torch.tensor([0]))
     assert torch.isfinite(maps).all()
 
 

@@ -17,14 +17,14 @@ import diffup.training.losses as losses
 import diffup.training.trainer as training
 from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
 from diffup.episodes.cue_source import CueSource
-from diffup.episodes.episode import paired_episodes
+from diffup.episodes.sampling import paired_episodes
 from diffup.evaluation.encode import Encoder, FeatureCache
 from diffup.evaluation.evaluate import Evaluation, predict
-from diffup.models.diffup import DiffUpNet, load_checkpoint
-from diffup.training.distributed import Team
-from diffup.training.losses import Chances
-from diffup.training.sampler import EpisodeSampler
-from diffup.training.trainer import Share, add_gradients, train
+from diffup.models.checkpoint import load_checkpoint
+from diffup.models.diffup import DiffUpNet
+from diffup.training.distributed import ProcessGroup
+from diffup.training.sampler import EpisodeSampler, Step
+from diffup.training.trainer import add_gradients, train
 from tests.helpers.toy import ToyBackbone, ToyDataset
 
 INPUT = InputConfig(input_size=64, feature_grid=8, feature_dtype="float32")
@@ -40,16 +40,15 @@ def make_sampler(config: TrainConfig, device: str = "cpu") -> EpisodeSampler:
     return EpisodeSampler(CueSource(dataset, INPUT), features, pools, 0, 0, MODEL, config)  # type: ignore[arg-type]
 
 
-def make_step(config: TrainConfig, *, feed_back: bool) -> Share:
+def make_step(config: TrainConfig, *, feed_back: bool) -> Step:
     """A whole step with void pixels, many in some episodes and few in others."""
-    batch, generator = make_sampler(config).batch(0)
-    chances = dataclasses.replace(Chances.draw(MODEL, batch, generator), feed_back=feed_back)
-    share = torch.linspace(0.2, 1.0, len(batch.valid_BRR)).view(-1, 1, 1)
-    valid = (torch.rand(batch.valid_BRR.shape, generator=generator) < share).float()
-    return Share(dataclasses.replace(batch, valid_BRR=valid), chances)
+    step = make_sampler(config).step(0)
+    share = torch.linspace(0.2, 1.0, len(step)).view(-1, 1, 1)
+    valid = torch.rand(step.valid_BRR.shape, generator=torch.Generator().manual_seed(0)) < share
+    return dataclasses.replace(step, valid_BRR=valid.float(), feed_back=feed_back)
 
 
-def gradient(step: Share, config: TrainConfig, shares: list[slice] | None = None) -> tuple[float, Tensor]:
+def gradient(step: Step, config: TrainConfig, shares: list[slice] | None = None) -> tuple[float, Tensor]:
     """Loss and gradient of a step by a model whose output layers are no longer zero."""
     torch.manual_seed(0)
     model = DiffUpNet(MODEL)
@@ -60,10 +59,10 @@ def gradient(step: Share, config: TrainConfig, shares: list[slice] | None = None
     return loss, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def run(folder: Path, config: TrainConfig, team: Team | None = None, device: str = "cpu") -> None:
+def run(folder: Path, config: TrainConfig, group: ProcessGroup | None = None, device: str = "cpu") -> None:
     sampler = make_sampler(config, device)
     train(
-        sampler, MODEL, config, folder, seed=0, facts={}, progress=False, team=team or Team(), device=device
+        sampler, MODEL, config, folder, seed=0, facts={}, progress=False, group=group or ProcessGroup(), device=device
     )  # fmt: skip
 
 
@@ -98,7 +97,7 @@ def test_gradients_of_micro_batches_are_those_of_the_whole_step(feed_back: bool,
 def test_gradients_of_shares_add_up_to_those_of_the_whole_step(size: int) -> None:
     step = make_step(WHOLE, feed_back=True)
     loss, expected = gradient(step, WHOLE)
-    divided, found = gradient(step, WHOLE, Team(0, size).shares(4))
+    divided, found = gradient(step, WHOLE, ProcessGroup(0, size).shares(4))
     assert divided == pytest.approx(loss, abs=1e-5)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
@@ -110,7 +109,7 @@ def test_accumulation_ends_in_the_checkpoint_of_the_large_batch(whole: Path, tmp
 
 @pytest.mark.parametrize(("count", "size"), [(4, 1), (7, 3), (8, 8), (16, 5)])
 def test_shares_cover_a_step_evenly(count: int, size: int) -> None:
-    shares = Team(0, size).shares(count)
+    shares = ProcessGroup(0, size).shares(count)
     assert [i for rows in shares for i in range(count)[rows]] == list(range(count))
     lengths = [rows.stop - rows.start for rows in shares]
     assert len(lengths) == size and max(lengths) - min(lengths) <= 1
@@ -118,15 +117,15 @@ def test_shares_cover_a_step_evenly(count: int, size: int) -> None:
 
 def test_more_processes_than_episodes_are_refused() -> None:
     with pytest.raises(ValueError, match="5 processes can't share steps of 4 episodes"):
-        Team(0, 5).shares(4)
+        ProcessGroup(0, 5).shares(4)
 
 
 def member(rank: int, folder: Path, config: TrainConfig, dies_at: int) -> None:
-    """One process of a team of two; `dies_at`: the call of step_loss at which it is interrupted."""
+    """One process of a group of two; `dies_at`: the call of step_loss at which it is interrupted."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / f'meet{dies_at}'}", rank=rank, world_size=2)
-    team = Team.here()
-    assert (team.rank, team.size) == (rank, 2)
+    group = ProcessGroup.current()
+    assert (group.rank, group.size) == (rank, 2)
     calls, honest = 0, losses.step_loss
 
     def dying(*args: Any) -> Tensor:
@@ -138,7 +137,7 @@ def member(rank: int, folder: Path, config: TrainConfig, dies_at: int) -> None:
 
     losses.step_loss, training.SAVE_EVERY = dying, 2  # type: ignore[assignment]
     try:
-        run(folder if rank == 0 else folder / "must not be used", config, team)
+        run(folder if rank == 0 else folder / "must not be used", config, group)
     except KeyboardInterrupt:
         assert dies_at
     finally:
@@ -158,13 +157,13 @@ def test_what_two_processes_began_one_may_finish(whole: Path, tmp_path: Path, mo
     mp.spawn(member, args=(tmp_path, WHOLE, 4), nprocs=2)  # type: ignore[attr-defined]
     assert (tmp_path / "state.pt").exists()
     steps: list[int] = []
-    honest = EpisodeSampler.batch
+    honest = EpisodeSampler.step
 
     def counted(sampler: EpisodeSampler, step: int) -> Any:
         steps.append(step)
         return honest(sampler, step)
 
-    monkeypatch.setattr(EpisodeSampler, "batch", counted)
+    monkeypatch.setattr(EpisodeSampler, "step", counted)
     run(tmp_path, WHOLE)
     assert steps == [2, 3, 4]
     check_close(whole, tmp_path)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cluster.execution import context as opened
-from diffup.training.draw_cache import PriorMemo, afresh
+from diffup.training.draw_cache import DrawCache, afresh
 from tests.helpers.disks import full_disk
 
 
@@ -32,34 +32,34 @@ class Maker:
 
 def test_the_second_process_reads_what_the_first_made(tmp_path: Path) -> None:
     make = Maker()
-    first = PriorMemo(tmp_path).of("source")("key", Value, make)
-    again = PriorMemo(tmp_path).of("source")("key", Value, make)
+    first = DrawCache(tmp_path).of("source")("key", Value, make)
+    again = DrawCache(tmp_path).of("source")("key", Value, make)
     assert make.calls == 1
     assert torch.equal(first.map_hw, again.map_hw) and torch.equal(first.seed_1, again.seed_1)
 
 
 @pytest.mark.parametrize(("source", "key"), [("other", "key"), ("source", "other"), ("source", ("key", 1))])
 def test_another_source_or_key_is_another_value(tmp_path: Path, source: str, key: object) -> None:
-    PriorMemo(tmp_path).of("source")("key", Value, Maker(0.25))
-    assert PriorMemo(tmp_path).of(source)(key, Value, Maker(0.75)).map_hw[0, 0] == 0.75
+    DrawCache(tmp_path).of("source")("key", Value, Maker(0.25))
+    assert DrawCache(tmp_path).of(source)(key, Value, Maker(0.75)).map_hw[0, 0] == 0.75
 
 
 @pytest.mark.parametrize(
     "damage", [lambda kept: kept[:20], lambda kept: kept[:-3] + bytes([kept[-3] ^ 64]) + kept[-2:]]
 )
 def test_a_damaged_file_is_made_again(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    PriorMemo(tmp_path).of("s")("k", Value, Maker())
+    DrawCache(tmp_path).of("s")("k", Value, Maker())
     [path] = tmp_path.rglob("*.drawn")
     path.write_bytes(damage(path.read_bytes()))
     make = Maker()
-    assert PriorMemo(tmp_path).of("s")("k", Value, make).map_hw.shape == (4, 4)
+    assert DrawCache(tmp_path).of("s")("k", Value, make).map_hw.shape == (4, 4)
     assert make.calls == 1
-    PriorMemo(tmp_path).of("s")("k", Value, make)
+    DrawCache(tmp_path).of("s")("k", Value, make)
     assert make.calls == 1
 
 
 def test_a_full_memo_writes_no_more(tmp_path: Path) -> None:
-    memo = PriorMemo(tmp_path, limit_bytes=100)  # a value has 72 bytes
+    memo = DrawCache(tmp_path, limit_bytes=100)  # a value has 72 bytes
     memo.of("s")("first", Value, Maker())
     memo.of("s")("second", Value, Maker())
     assert len(list(tmp_path.rglob("*.drawn"))) == 1
@@ -67,13 +67,13 @@ def test_a_full_memo_writes_no_more(tmp_path: Path) -> None:
 
 def test_a_full_disk_costs_time_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full_disk(monkeypatch)
-    assert PriorMemo(tmp_path).of("s")("k", Value, Maker()).seed_1 == 7
+    assert DrawCache(tmp_path).of("s")("k", Value, Maker()).seed_1 == 7
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_folder_that_cannot_be_written_costs_time_only(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert PriorMemo(tmp_path / "file").of("s")("k", Value, Maker()).seed_1 == 7
+    assert DrawCache(tmp_path / "file").of("s")("k", Value, Maker()).seed_1 == 7
 
 
 def test_afresh_keeps_nothing() -> None:
@@ -99,13 +99,13 @@ def held(folder: Path) -> int:
 
 
 def fill(folder: Path, name: str, count: int = 20, limit: int = LIMIT) -> None:
-    keep = PriorMemo(folder, limit_bytes=limit).of(name)
+    keep = DrawCache(folder, limit_bytes=limit).of(name)
     for key in range(count):
         keep(key, Value, Maker())
 
 
 def test_the_limit_is_the_folders_and_not_each_processs(tmp_path: Path) -> None:
-    memos = [PriorMemo(tmp_path, limit_bytes=LIMIT) for _ in range(6)]  # all opened while the folder is empty
+    memos = [DrawCache(tmp_path, limit_bytes=LIMIT) for _ in range(6)]  # all opened while the folder is empty
     for key in range(10):
         for number, memo in enumerate(memos):
             memo.of(number)(key, Value, Maker())
@@ -153,18 +153,18 @@ def test_values_that_nobody_uses_leave_a_full_folder_and_used_ones_stay(tmp_path
     for path in old:
         os.utime(path, (then, then))
     used = Maker()
-    PriorMemo(tmp_path, limit_bytes=LIMIT).of("other code")(0, Value, used)
+    DrawCache(tmp_path, limit_bytes=LIMIT).of("other code")(0, Value, used)
     assert used.calls == 0, "read, and thereby used now"
     fill(tmp_path, "this code")
     new = set(tmp_path.rglob("*.drawn"))
     assert held(tmp_path) <= LIMIT and len(new & set(old)) == 1
-    PriorMemo(tmp_path, limit_bytes=LIMIT).of("other code")(0, Value, used)
+    DrawCache(tmp_path, limit_bytes=LIMIT).of("other code")(0, Value, used)
     assert used.calls == 0
 
 
 def test_a_process_that_found_the_folder_full_looks_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, "first")
-    memo = PriorMemo(tmp_path, limit_bytes=LIMIT)
+    memo = DrawCache(tmp_path, limit_bytes=LIMIT)
     memo.of("second")(0, Value, Maker())
     count = len(list(tmp_path.rglob("*.drawn")))
     for path in tmp_path.rglob("*.drawn"):

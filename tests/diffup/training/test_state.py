@@ -20,7 +20,7 @@ from diffup.episodes.cue_source import CueSource
 from diffup.errors import UserError
 from diffup.evaluation.encode import Encoder, FeatureCache
 from diffup.grid.cell import TrainingCell
-from diffup.training.distributed import Team
+from diffup.training.distributed import ProcessGroup
 from diffup.training.sampler import EpisodeSampler
 from diffup.training.state import identity, resumable
 from diffup.training.trainer import Paused, paused_at, train
@@ -247,14 +247,14 @@ def test_a_cell_whose_data_or_weights_changed_meanwhile_is_refused(
 
 
 def member(rank: int, folder: Path, rates: tuple[float, float], result: str) -> None:
-    """A process of a team of two; writes what it is refused with."""
+    """A process of a group of two; writes what it is refused with."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / f'meet-{result}'}", rank=rank, world_size=2)
     try:
         config = dataclasses.replace(TRAIN, learning_rate=rates[rank])
         what = Setting(config=config).identity()
         try:
-            resumable(folder / "state.pt", what, Team.here())
+            resumable(folder / "state.pt", what, ProcessGroup.current())
             found = "resumed"
         except UserError as error:
             found = str(error)
@@ -272,7 +272,7 @@ def member(rank: int, folder: Path, rates: tuple[float, float], result: str) -> 
         ((1e-3, 1e-2), "TrainConfig.learning_rate is 0.01 in process 1 and 0.001 in process 0"),
     ],
 )
-def test_all_processes_of_a_team_are_refused_alike(rates: tuple[float, float], word: str, state: Path) -> None:
+def test_all_processes_of_a_group_are_refused_alike(rates: tuple[float, float], word: str, state: Path) -> None:
     mp.spawn(member, args=(state.parent, rates, "found"), nprocs=2)  # type: ignore[attr-defined]
     found = [(state.parent / f"found-{rank}").read_text() for rank in (0, 1)]
     assert found[0] == found[1] and word in found[0]

@@ -1,6 +1,6 @@
-"""Tables in Markdown documents, from committed CSV files: ``python -m analysis.tables.embed README.md docs/*.md``.
+"""Tables in Markdown documents, from committed CSV files: ``python -m analysis embed README.md docs/*.md``.
 
-A document says where a table belongs; what stands between the two lines is written anew, or with ``--check`` compared::
+A document marks where a table belongs; the text between the two marks is written anew, or with ``--check`` compared::
 
     <!-- table: docs/results/msrc15/main.csv | columns: 1-shot / mean, 5-shot / mean -->
     <!-- end of table -->
@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from analysis.tables.table import Table, from_csv, to_markdown
-from diffup.errors import UserError, command_line
+from diffup.errors import UserError
 
 BLOCK = re.compile(r"<!-- table: (?P<asked>.+?) -->\n(?P<shown>.*?)<!-- end of table -->", re.DOTALL)
 
@@ -66,9 +66,7 @@ def _table(asked: str, folder: Path) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns 0, 1 where ``--check`` finds a difference, or 2 for wrong usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis.tables.embed", description="Tables in Markdown documents."
-    )
+    parser = argparse.ArgumentParser(prog="python -m analysis embed", description="Tables in Markdown documents.")
     parser.add_argument("documents", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--check", action="store_true", help="change nothing, name the documents that would change")
     options = parser.parse_args(arguments)
@@ -77,17 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             text = path.read_text(encoding="utf-8")
             new = embedded(text, path.parent)
-            if new == text:
-                continue
-            changed += 1
-            print(path)
-            if not options.check:
-                path.write_text(new, encoding="utf-8")
+            if new != text:
+                changed += 1
+                print(path)
+                if not options.check:
+                    path.write_text(new, encoding="utf-8")
         except (OSError, UserError) as error:
             print(f"error: {path}: {error}", file=sys.stderr)
             return 2
     return int(bool(changed) and options.check)
-
-
-if __name__ == "__main__":
-    sys.exit(command_line(main))

@@ -1,13 +1,13 @@
-"""Every table that a store can fill, by study, for the paper and the report."""
+"""Every table and figure that a store can fill, by study, and a table in every format."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from analysis.plots.distributions import classes_plot, episodes_plot
-from analysis.plots.study import PLOTS
+from analysis.plots.study import cost_plot, shots_plot, steps_plot, upgrade_plot
 from analysis.plotting import Plot
 from analysis.quality import Qualities, quality_plots, quality_tables
 from analysis.results import Results, class_names
@@ -22,9 +22,8 @@ from analysis.tables.table import Number, Table
 QUESTIONS: tuple[Callable[[Study], Table | None], ...] = (
     main_table, upgrade_table, annotations_table, shots_table, ablations, cost_table, claims_table,
 )  # fmt: skip
+PLOTS: tuple[Callable[[Study], Plot | None], ...] = (shots_plot, upgrade_plot, cost_plot, steps_plot)
 SOURCE = ["dataset", "protocol", "trained_dataset"]
-
-
 Drawn = tuple[list[Plot], list[str]]  # figures, and warnings about cells that could not be drawn
 
 
@@ -34,7 +33,7 @@ class Collected:
 
     Attributes:
         study: the study.
-        suffix: that sets its files apart from those of others, ``""`` if it is alone.
+        suffix: of its files' names, ``""`` if it is the only one.
         tables: their names end with it.
         qualities: what its trained models estimate of their own quality.
     """
@@ -52,23 +51,24 @@ class Collected:
         return f"{first['dataset']}{source}, {first['protocol']}"
 
 
-def collect(results: Results, *, resamples: int = RESAMPLES) -> Iterator[Collected]:
-    """The studies of a store one after the other: data sets and protocols are never mixed in a table.
+def collect(results: Results, *, resamples: int = RESAMPLES) -> list[Collected]:
+    """The studies of a store with their tables: data sets and protocols are never mixed in a table.
 
     Raises:
         UserError: there is no evaluation cell.
     """
     found = studies(results, resamples=resamples)
+    parts = []
     for study, suffix in zip(found, suffixes(found)):
-        made = [question(study) for question in QUESTIONS]
         qualities = Qualities(results, study)
-        quality = quality_tables(qualities)
-        made += [table for table in quality if _says_something(table)]
-        tables = [replace(table, name=table.name + suffix) for table in made if table is not None]
-        yield Collected(study, suffix, tuple(tables), qualities)
+        made = [question(study) for question in QUESTIONS]
+        made += [table for table in quality_tables(qualities) if _has_numbers(table)]
+        tables = tuple(replace(table, name=table.name + suffix) for table in made if table is not None)
+        parts.append(Collected(study, suffix, tables, qualities))
+    return parts
 
 
-def _says_something(table: Table) -> bool:
+def _has_numbers(table: Table) -> bool:
     return any(isinstance(entry, Number) for row in table.rows for entry in row.entries)
 
 
@@ -82,7 +82,7 @@ def plots_of(results: Results, part: Collected) -> Drawn:
 
 
 def suffixes(found: Sequence[Study]) -> list[str]:
-    """What sets the studies' files apart: nothing, the data set, its protocol too, or the hashes as well."""
+    """What distinguishes the studies' files: nothing, the data set, its protocol too, or the hashes as well."""
     for names in ([], ["dataset"], ["dataset", "protocol"], SOURCE, [*SOURCE, "dataset_hash", "protocol_hash"]):
         slugs = ["".join(f"-{part}" for name in names if (part := study.cells[name].iloc[0])) for study in found]
         slugs = [re.sub(r"[^A-Za-z0-9-]+", "-", slug) for slug in slugs]

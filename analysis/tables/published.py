@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.published.table import load_published, rows_for
+from analysis.published.table import FOLDS, load_published, rows_for
 from analysis.tables.scores import Study
 from analysis.tables.table import Column, Entry, Number, Row
 
@@ -19,7 +19,7 @@ FOOTNOTES = (
     "Below the line: published figures, each by its own protocol (in brackets) on its own episodes; not to be compared "
     "within decimals. Shown are the {most} highest 1-shot means whose folds are printed, and in-context generalists.",
     "† An in-context generalist: its training saw the test classes. ‡ Another source prints another figure.",
-    "DiffUp's authors' own figures are not at hand.",
+    "DiffUp's authors' own figures are not available.",
 )
 NONE = "No published figures exist for this data set, DiffUp's authors' own included."
 
@@ -42,20 +42,19 @@ def published_rows(study: Study, columns: Sequence[Column]) -> tuple[list[Row], 
     name = published_name(study)
     if not name:
         return [], [NONE]
-    shots = list(dict.fromkeys(int(column.header[0].partition("-")[0]) for column in columns))
-    tables = {(k, metric): _records(name, k, metric) for k in shots for metric in ("miou", "fb_iou")}
-    first = sorted(
-        (row for row in tables[shots[0], "miou"] if row["mean"] == row["mean"]), key=lambda row: -row["mean"]
-    )
-    strict = [row for row in first if row["in_context"] != "yes" and _has_folds(row, name)][:MOST]
+    places = [(int(column.header[0].partition("-")[0]), column.header[1]) for column in columns]
+    tables = {(shots, metric): _records(name, shots, metric) for shots, _ in places for metric in ("miou", "fb_iou")}
+    first = [row for row in tables[places[0][0], "miou"] if row["mean"] == row["mean"]]
+    first.sort(key=lambda row: -row["mean"])
+    has_folds = [name == "fss1000" or all(row[fold] == row[fold] for fold in FOLDS) for row in first]
+    strict = [row for row, known in zip(first, has_folds) if row["in_context"] != "yes" and known][:MOST]
     generalists = [row for row in first if row["in_context"] == "yes"][:MOST]
     rows = []
     for whose in sorted([*strict, *generalists], key=lambda row: (row["backbone"], row["mean"])):
         entries: list[Entry] = []
-        for column in columns:
-            metric = "fb_iou" if column.header[1] == "FB-IoU" else "miou"
-            row = _of_source(tables[int(column.header[0].partition("-")[0]), metric], whose)
-            fold = column.header[1].removeprefix("fold ") if column.header[1].startswith("fold ") else "mean"
+        for shots, view in places:
+            row = _of_source(tables[shots, "fb_iou" if view == "FB-IoU" else "miou"], whose)
+            fold = view.removeprefix("fold ") if view.startswith("fold ") else "mean"
             value = row[fold] if row is not None else float("nan")
             entries.append(Number(value=float(value)) if value == value else None)
         rows.append(Row(_labels(whose), tuple(entries), str(whose["key"])))
@@ -73,10 +72,6 @@ def _of_source(rows: Sequence[dict[str, Any]], whose: dict[str, Any]) -> dict[st
     sources = set(str(whose["source"]).split(";"))
     shared = [row for row in same if sources & set(str(row["source"]).split(";"))]
     return shared[0] if shared else same[0] if len(same) == 1 else None
-
-
-def _has_folds(row: dict[str, Any], name: str) -> bool:
-    return name == "fss1000" or all(row[fold] == row[fold] for fold in "0123")
 
 
 def _labels(row: dict[str, Any]) -> tuple[str, str]:

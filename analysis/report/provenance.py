@@ -5,48 +5,52 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
-from analysis.results import Results
+import pandas as pd
+
+from analysis.results import UNREADABLE, Results
+
+SHOWN = 12  # values of a line
 
 
 def facts(results: Results) -> dict[str, str]:
     """Lines by name, each with the values that finished cells have and how many have them."""
     cells = results.cells[results.cells["status"] == "finished"]
-    rows: list[Any] = list(cells.itertuples())
+    times = {cells["finished"].min(), cells["finished"].max()} if len(cells) else set()
     lines = {
-        "data": _counted(f"{row.dataset} ({row.dataset_hash or 'no fingerprint'})" for row in rows),
-        "protocol": _counted(f"{row.protocol} ({row.protocol_hash or 'no hash'})" for row in rows),
+        "data": _counted(_pairs(cells, "dataset", "dataset_hash", "fingerprint")),
+        "protocol": _counted(_pairs(cells, "protocol", "protocol_hash", "hash")),
         "git commit": _counted(commit or "unknown" for commit in cells["git_commit"]),
         "method's code": _counted(code or "unknown" for code in cells["code_hash"]),
         "manifests": _counted(cells["manifest_hash"]),
         "device": _counted(cells["device"]),
         "episode seeds": _counted(map(str, cells["episode_seed"])),
         "training seeds": _counted(map(str, cells[cells["trained_on"] != ""]["train_seed"])),
-        "weights": _counted(f"{row.backbone} {row.weights}" for row in rows),
-        "versions": _versions(results),
-        "first and last result": " to ".join(sorted({cells["finished"].min(), cells["finished"].max()}))
-        if len(cells)
-        else "",
+        "weights": _counted(cells["backbone"] + " " + cells["weights"]),
+        "versions": _versions(results, cells),
+        "first and last result": " to ".join(sorted(times)),
     }
     return {name: value for name, value in lines.items() if value}
+
+
+def _pairs(cells: pd.DataFrame, name: str, identity: str, what: str) -> list[str]:
+    return [f"{value} ({known or f'no {what}'})" for value, known in zip(cells[name], cells[identity])]
 
 
 def _counted(values: Iterable[object]) -> str:
     counted = Counter(str(value) for value in values)
     if len(counted) == 1:
         return next(iter(counted))
-    shown = [f"{value} ({count} cells)" for value, count in counted.most_common(12)]
-    return "; ".join([*shown, *([f"and {len(counted) - 12} more"] if len(counted) > 12 else [])])
+    shown = [f"{value} ({count} cells)" for value, count in counted.most_common(SHOWN)]
+    return "; ".join([*shown, *([f"and {len(counted) - SHOWN} more"] if len(counted) > SHOWN else [])])
 
 
-def _versions(results: Results) -> str:
+def _versions(results: Results, cells: pd.DataFrame) -> str:
     """Versions in the newest result; other results may name others."""
-    cells = results.cells[results.cells["status"] == "finished"].sort_values("finished")
-    for key in reversed(cells["key"].tolist()):
+    for key in reversed(cells.sort_values("finished")["key"].tolist()):
         try:
             found = json.loads((results.root / key / "result.json").read_bytes())["provenance"]["versions"]
             return ", ".join(f"{name} {version}" for name, version in found.items())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except UNREADABLE:
             continue
     return ""
