@@ -22,7 +22,7 @@ from cluster.closing import close_killed, conclude, log_finished, log_missing, r
 from cluster.code_version import code_hash
 from cluster.execution.session import ray_session, running_cluster
 from cluster.execution.signals import Stop, stoppable
-from cluster.options import Options
+from cluster.options import Options, Work
 from cluster.planning.estimate import disk, evaluation_share
 from cluster.planning.plan import Plan, make_plan, render
 from cluster.planning.preflight import check_feasible, check_workers, git_commit, preflight
@@ -38,7 +38,7 @@ from diffup.grid.cell import AnyCell, TrainingCell
 from diffup.home import home
 
 if TYPE_CHECKING:  # Ray is imported only when there is something to run
-    from cluster.execution.context import Work, WorkContext
+    from cluster.execution.context import WorkContext
 
 DONE, SOME_FAILED = 0, 1
 

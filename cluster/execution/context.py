@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from cluster.code_version import code_hash, encoding_hash
-from cluster.options import Options
+from cluster.options import Options, Work
 from cluster.storage.feature_cache import PRIORS, TEXT, TEXT_PRIORS, VISUAL, Spec, pull
 from cluster.storage.layout import FEATURES
 from cluster.storage.results import Store
@@ -44,18 +44,6 @@ from diffup.training.draw_cache import DrawCache, Keep
 
 CHECKPOINT = "checkpoint"
 DRAWN = "drawn"  # folder of drawn training steps in the result store; not a cell
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a worker does with a cell: the functions of `cluster.execution.run_cell`, or others in their place.
-
-    Workers import them, so that they must be in a module.
-    """
-
-    execute: Callable[..., Any]
-    evaluate_part: Callable[..., Any] | None = None
-    conclude: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

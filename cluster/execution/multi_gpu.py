@@ -19,11 +19,12 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from cluster.execution.context import Work, WorkContext
+from cluster.execution.context import WorkContext
 from cluster.execution.progress import Progress
 from cluster.execution.run_cell import CELLS
 from cluster.execution.work_units import WorkUnit
 from cluster.execution.worker import FAILED, run_in_turn
+from cluster.options import Work
 from cluster.storage.layout import TUNE
 from diffup.errors import UserError
 from diffup.grid.cell import AnyCell, TrainingCell

@@ -19,7 +19,6 @@ from PIL import Image
 
 from cluster.execution.context import (
     CHECKPOINT,
-    Work,
     WorkContext,
     checkpoint_of,
     classes_of,
@@ -32,6 +31,7 @@ from cluster.execution.context import (
     training_pools_of,
 )
 from cluster.execution.memory import Peak, peak_memory
+from cluster.options import Work
 from cluster.storage.layout import STATE
 from cluster.storage.sync import Sync
 from diffup.config import parse_annotation, support_kinds

@@ -23,7 +23,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from cluster.code_version import code_hash
-from cluster.execution.context import Work, WorkContext
+from cluster.execution.context import WorkContext
 from cluster.execution.run_cell import CELLS
 from cluster.execution.session import ray_session
 from cluster.execution.tuner import resources
@@ -31,6 +31,7 @@ from cluster.execution.work_units import WorkUnit, read_cell
 from cluster.execution.worker import run_in_turn
 from cluster.hpo.report import Report, key_of
 from cluster.hpo.trials import DIVERGED, FAILED, FINISHED, STOPPED, Record, Search, check_seen, read_entry
+from cluster.options import Work
 from cluster.planning.preflight import git_commit, preflight
 from cluster.precompute.stage import precompute
 from cluster.storage.layout import TUNE
