@@ -27,6 +27,7 @@ from tests.helpers.trained import CELL, INPUT, example, of_class, same
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_package_loads_nothing_until_the_api_is_used() -> None:
     code = (
         "import sys, diffup\n"

@@ -221,6 +221,7 @@ def _train(dataset_json: Path, root: Path) -> str:
 # The batch is a matter of speed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("annotation", "shots"), [("mask", 1), (MIXED, 5)])
 @pytest.mark.parametrize("name", ["toy", "resnet18", "vit_tiny_patch16_224", "convnext_atto", "open_clip:ViT-S-32-alt"])
 def test_batches_of_one_and_eight_agree(name: str, annotation: str, shots: int) -> None:

@@ -67,6 +67,7 @@ def test_a_script_says_so_in_one_line_and_works_with_the_variable(
         assert run(full_grid.STUDY, arguments) == 0
 
 
+@pytest.mark.slow
 def test_a_process_without_home_and_user_entry_runs_a_command(tmp_path: Path) -> None:
     code = (
         "import pwd, sys\n"

@@ -204,6 +204,7 @@ def test_draws_are_used_again_mirrored_and_distorted_anew() -> None:
     assert not torch.equal(distorted.step(0).prior_BKSPhw, distorted.step(6).prior_BKSPhw)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
     dataset, cues, features = setting()
     config = TrainConfig(steps=60, batch_size=4, max_shots=2, ema=0.9, learning_rate=3e-3, virtual_backbones=False)
