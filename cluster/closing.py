@@ -1,4 +1,4 @@
-"""What a launch leaves behind: its last words, runs that tracking has missed, and launches that were killed."""
+"""Ends launches: their last lines, MLflow runs that are still missing, and launches that were killed."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ from diffup.training.recipes import Recipe
 
 if TYPE_CHECKING:
     from analysis.tables.table import Table
-    from cluster.execution.context import Work
+    from cluster.options import Work
 
 NAME = "search"
 HOLD_OUT = 3

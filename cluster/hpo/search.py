@@ -2,7 +2,7 @@
 
 A trial is one configuration of `cluster.hpo.trials`. At each milestone its training pauses, its weights so far are
 scored on the base classes that it holds out, and the scheduler lets it go on or stops it. Training goes through the
-result store as in any launch (`cluster.execution.worker.run_piece`): a configuration that is trained to the end is a
+result store as in any launch (`cluster.execution.worker.run_unit`): a configuration that is trained to the end is a
 finished training cell, with the bytes it would have had without a search. One that was stopped keeps its state, so that
 it could still go on.
 """
@@ -23,15 +23,15 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from cluster.code_version import code_hash
-from cluster.execution.context import Work, WorkContext
+from cluster.execution.context import WorkContext
 from cluster.execution.run_cell import CELLS
 from cluster.execution.session import ray_session
 from cluster.execution.tuner import resources
-from cluster.execution.work_units import Piece, read_cell
+from cluster.execution.work_units import WorkUnit, read_cell
 from cluster.execution.worker import run_in_turn
 from cluster.hpo.report import Report, key_of
 from cluster.hpo.trials import DIVERGED, FAILED, FINISHED, STOPPED, Record, Search, check_seen, read_entry
-from cluster.options import Options
+from cluster.options import Options, Work
 from cluster.planning.nodes import check_nodes, shared_by_nodes, wait_for_nodes
 from cluster.planning.preflight import git_commit, preflight
 from cluster.precompute.stage import precompute
@@ -106,7 +106,7 @@ def train_and_score(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
     ended: str | None = FINISHED
     try:
         with paused_at(*(steps for steps in task["milestones"] if steps not in scored)):
-            outcome = run_in_turn(Piece(cell), context)
+            outcome = run_in_turn(WorkUnit(cell), context)
         if outcome["status"] != "finished":
             diverged = outcome["error"].startswith(FloatingPointError.__name__)
             return {"ended": DIVERGED if diverged else FAILED, "error": outcome["error"]}
