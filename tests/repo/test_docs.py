@@ -57,7 +57,7 @@ def test_subcommands_in_documents_exist(path: Path) -> None:
     from cluster.__main__ import COMMANDS as CLUSTER
     from diffup.cli import COMMANDS
 
-    known = {"python -m analysis": ANALYSIS, "python -m cluster": CLUSTER, "diffup": COMMANDS}
+    known = {"python -m analysis": [*ANALYSIS], "python -m cluster": [*CLUSTER], "diffup": [*COMMANDS]}
     found = re.findall(
         r"(?:^|`)(python -m analysis|python -m cluster|diffup) (\w+)", words_of(path), flags=re.MULTILINE
     )
