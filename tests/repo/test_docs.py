@@ -50,6 +50,20 @@ def test_modules_in_documents_exist(path: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_subcommands_in_documents_exist(path: Path) -> None:
+    """Those of ``python -m analysis``, ``python -m cluster`` and ``diffup``."""
+    from analysis.__main__ import COMMANDS as ANALYSIS
+    from cluster.__main__ import COMMANDS as CLUSTER
+    from diffup.cli import COMMANDS
+
+    known = {"python -m analysis": [*ANALYSIS], "python -m cluster": [*CLUSTER], "diffup": [*COMMANDS]}
+    found = re.findall(
+        r"(?:^|`)(python -m analysis|python -m cluster|diffup) (\w+)", words_of(path), flags=re.MULTILINE
+    )
+    assert not [(command, name) for command, name in found if name not in known[command]]
+
+
 def test_the_guided_tours_name_what_is_there() -> None:
     """12 modules from a study to its result, 6 from the API to the decoder; each defines what it is said to."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
