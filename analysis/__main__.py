@@ -73,7 +73,8 @@ def cells(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    command.warn(results.warnings)
+    for warning in results.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     print(f"{len(chosen)} cells, {(chosen['status'] == 'finished').sum()} finished: {options.out}")
     return 0
 
@@ -132,7 +133,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    texts = "\n".join(f"  {name:10}{text}" for name, (_, text) in COMMANDS.items())
+    texts = "\n".join(f"  {name:11}{text}" for name, (_, text) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="python -m analysis",
         description=f"Tables, figures and pages made from a result store.\n\ncommands:\n{texts}",

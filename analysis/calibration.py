@@ -120,7 +120,7 @@ def estimates(quality: Quality, *, threshold: float, sample: str) -> dict[str, E
     figures = {
         "rank_iou": spearman(quality.predicted_iou, quality.true_iou, weights),
         "rank_probability": spearman(quality.fg_probability, quality.true_iou, weights),
-        "iou_bias": _ratio(weights @ gap, weights.sum(axis=1)),
+        "iou_bias": ratio(weights @ gap, weights.sum(axis=1)),
         "iou_error": iou_error(quality.predicted_iou, quality.true_iou, weights),
         "probability_error": probability_error(quality),
         "auroc_own": auroc(weights @ own[0], weights @ own[1]) if threshold == 0.5 else np.full(len(weights), np.nan),
@@ -142,7 +142,7 @@ def spearman(x_N: ArrayLike, y_N: ArrayLike, weights_WN: Floats) -> Floats:
     b = b - (weights_WN * b).sum(axis=1, keepdims=True) / total
     covariance = (weights_WN * a * b).sum(axis=1)
     scale = np.sqrt((weights_WN * a * a).sum(axis=1) * (weights_WN * b * b).sum(axis=1))
-    return _ratio(covariance, scale)
+    return ratio(covariance, scale)
 
 
 def _ranks(values_N: NDArray[np.generic], weights_WN: Floats) -> Floats:
@@ -156,28 +156,28 @@ def _ranks(values_N: NDArray[np.generic], weights_WN: Floats) -> Floats:
 
 
 def auroc(count_WL: Floats, wrong_WL: Floats) -> Floats:
-    """Chance that a wrong pixel stands on a higher level than a right one, equal levels counting half; [W].
+    """Chance that a wrong pixel has a higher level than a right one, equal levels counting half; [W].
 
     nan where there is no wrong or no right pixel.
     """
     right_WL = count_WL - wrong_WL
     below = np.cumsum(right_WL, axis=1) - right_WL / 2
     pairs = wrong_WL.sum(axis=1) * right_WL.sum(axis=1)
-    return _ratio((wrong_WL * below).sum(axis=1), pairs)
+    return ratio((wrong_WL * below).sum(axis=1), pairs)
 
 
 def probability_error(quality: Quality) -> Floats:
     """Expected calibration error of the probabilities: mean over pixels of |share of foreground - mean probability| of
     the pixel's bin, `BINS` bins; one per weighting."""
     count, positive, total = (merged(quality.total(name), BINS) for name in ("prob_count", "prob_positive", "prob_sum"))
-    return _ratio(np.abs(positive - total).sum(axis=1), count.sum(axis=1))
+    return ratio(np.abs(positive - total).sum(axis=1), count.sum(axis=1))
 
 
 def iou_error(predicted_N: Floats, true_N: Floats, weights_WN: Floats) -> Floats:
     """Expected calibration error of the predicted IoU over episodes, `BINS` bins; one per weighting."""
     inside = levels(predicted_N, BINS)[:, None] == np.arange(BINS)
     gaps = weights_WN @ (inside * (predicted_N - true_N)[:, None])
-    return _ratio(np.abs(gaps).sum(axis=1), weights_WN.sum(axis=1))
+    return ratio(np.abs(gaps).sum(axis=1), weights_WN.sum(axis=1))
 
 
 def levels(values_N: Floats, bins: int) -> NDArray[np.int64]:
@@ -202,10 +202,10 @@ def _own_margin(count_NL: Floats, positive_NL: Floats) -> tuple[Floats, Floats]:
 def _mean_of_known(values_N: Floats, weights_WN: Floats) -> Floats:
     known = ~np.isnan(values_N)
     total = weights_WN[:, known].sum(axis=1)
-    return _ratio(weights_WN[:, known] @ values_N[known], total)
+    return ratio(weights_WN[:, known] @ values_N[known], total)
 
 
-def _ratio(top: Floats, bottom: Floats) -> Floats:
+def ratio(top: Floats, bottom: Floats) -> Floats:
     """top / bottom, nan where the bottom is 0."""
-    ratio: Floats = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
-    return ratio
+    found: Floats = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+    return found

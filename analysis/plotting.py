@@ -39,7 +39,7 @@ class Plot:
     Attributes:
         name: file name and LaTeX label.
         caption: what it shows, with the protocol it comes from.
-        data: what is drawn, a row a mark: panel, series, x, y, low, high, keys (of the cells).
+        data: what is drawn, one row per mark: panel, series, x, y, low, high, keys (of the cells).
         images: bytes by ending, ``png``, ``pdf`` and ``svg``.
     """
 
@@ -48,15 +48,8 @@ class Plot:
     data: pd.DataFrame
     images: dict[str, bytes]
 
-    def write(self, folder: Path) -> list[Path]:
-        """Write ``<name>.png``, ``.pdf`` and ``.csv``."""
-        contents = self.files()
-        for name, content in contents.items():
-            (folder / name).write_bytes(content)
-        return [folder / name for name in contents]
-
     def files(self) -> dict[str, bytes]:
-        """What `write` writes, by file name."""
+        """``<name>.png``, ``.pdf`` and ``.csv``, by file name."""
         contents = {f"{self.name}.{ending}": self.images[ending] for ending in ENDINGS}
         return {**contents, f"{self.name}.csv": self.data.to_csv(index=False, lineterminator="\n").encode()}
 

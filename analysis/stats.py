@@ -1,10 +1,10 @@
 """Bootstrap intervals of mIoU and FB-IoU, and of differences between cells of one manifest.
 
 Episodes are resampled within their class (mIoU sums intersections and unions per class before it divides) and by query
-image: a small pool uses the same image in several episodes, which are then not independent. Cells with the same episodes
-use the same resamples, so that a difference is paired: subtract the draws. A resample is a row of multiplicities over
-query images; times the images' counts it gives all sums at once. Counts are whole numbers below 2^53, so the sums are
-exact in any order of addition.
+image: in a small pool several episodes share an image and are not independent. Cells with the same episodes use the
+same resamples, so that a difference is paired: subtract the draws. A resample is a row of multiplicities over query
+images; times the images' counts it gives all sums at once. Counts are whole numbers below 2^53, so the sums are exact
+in any order of addition.
 
 Letters: N episodes · M query images of one class · B resamples · S cells.
 """
@@ -66,12 +66,9 @@ class EpisodeCounts:
         """The episodes at these positions."""
         return EpisodeCounts(self.episode[rows], self.class_id[rows], self.query[rows], self.counts[rows])
 
+    @cached_property
     def sample(self) -> str:
         """Hash of the episodes' ids, classes and queries: equal for cells that can be paired as they are."""
-        return self._sample
-
-    @cached_property
-    def _sample(self) -> str:
         digest = hashlib.sha256(self.episode.tobytes() + self.class_id.tobytes())
         digest.update("\n".join(self.query.tolist()).encode())
         return digest.hexdigest()[:12]
@@ -241,9 +238,9 @@ def bootstrap(
     if not cells:
         return []
     first = cells[0]
-    sample = first.sample()
-    if any(cell.sample() != sample for cell in cells[1:]):
-        raise ValueError("bootstrap needs cells over the same episodes; align them or bootstrap them apart")
+    sample = first.sample
+    if any(cell.sample != sample for cell in cells[1:]):
+        raise ValueError("bootstrap needs cells over the same episodes; align them or bootstrap them separately")
     if not len(first):
         raise ValueError("bootstrap needs one episode or more")
     counts = np.stack([cell.counts for cell in cells]).transpose(2, 1, 0).astype(np.float64)  # [4, N, S]

@@ -1,5 +1,6 @@
 """The platform's commands beside the grid scripts: ``python -m cluster COMMAND …``.
 
+submit SCRIPT [ARGUMENT …]            run a grid script as a job of a Ray cluster; status|logs|stop ID
 sync pull s3://bucket/results DIR     download results, for python -m analysis.paper DIR
 sync push DIR s3://bucket/results     upload them
 cache list|clean|check DIR            the feature cache
@@ -9,11 +10,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
+from cluster import job
 from cluster.storage import commands
 from diffup.errors import UserError, command_line
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"sync": commands.sync, "cache": commands.cache}
+
+def _job(name: str, rest: Sequence[str]) -> int:
+    return job.main([name, *rest])
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "sync": commands.sync,
+    "cache": commands.cache,
+    **{name: partial(_job, name) for name in ("submit", "status", "logs", "stop")},
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,22 +10,19 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import tyro
 
 from cluster.closing import failures
 from cluster.launch import SOME_FAILED, launch, open_results
-from cluster.options import CountOrNone, Folder, Name, NumbersOrNone, Options, PathOrName, parse
+from cluster.options import CountOrNone, Folder, Name, NumbersOrNone, Options, PathOrName, Work, parse
 from cluster.storage.results import Store
 from cluster.tracking.client import sqlite_uri, tracking_uri
 from diffup.errors import UserError, command_line
 from diffup.grid.axes import Backbone, named_backbone, select, unique
 from diffup.grid.cell import AnyCell, Cell
 from diffup.grid.datasets import Data, open_data
-
-if TYPE_CHECKING:
-    from cluster.execution.context import Work
 
 Report = Callable[[Path, list[str]], None]  # prints tables of cells, by keys, from the results
 Grid = tuple[list[AnyCell], dict[str, Path]]  # cells, and the files that they read (`diffup.grid.datasets.Data.files`)

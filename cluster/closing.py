@@ -1,4 +1,4 @@
-"""What a launch leaves behind: its last words, runs that tracking has missed, and launches that were killed."""
+"""Ends launches: their last lines, MLflow runs that are still missing, and launches that were killed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cluster.planning.plan import Plan
@@ -14,8 +13,9 @@ from cluster.storage.atomic import now, to_json, write_atomically
 from cluster.storage.layout import ERROR, LAUNCHES, TUNE
 from cluster.storage.results import Store
 from cluster.tracking.export import log_cell, log_failure
-from cluster.tracking.launches import close_tracking, open_tracking
+from cluster.tracking.launches import close_tracking
 from cluster.tracking.runs import Tracking
+from cluster.tracking.sync import sync
 from diffup.grid.axes import describe
 from diffup.grid.cell import AnyCell
 
@@ -71,15 +71,10 @@ def log_finished(plan: Plan, store: Store, tracking: Tracking) -> None:
             return
 
 
-def log_missing(plan: Plan, store: Store, uri: str, name: str) -> None:
-    """With nothing to run: log what tracking has missed, under a parent run of its own; mostly there is nothing."""
-    finished = [left.cell for left in plan.left_out if left.status == "finished"]
-    if all(store.logged(cell.key(), uri) for cell in finished):
-        return
-    tracking = open_tracking(uri, name, f"{name}-sync-{datetime.now(UTC):%Y%m%d-%H%M%S}", store, {"sync": "true"})
-    if tracking is not None:
-        log_finished(plan, store, tracking)
-        close_tracking(tracking, "FINISHED", {})
+def log_missing(plan: Plan, store: Store, uri: str) -> None:
+    """With nothing to run: export what tracking has missed; mostly there is nothing."""
+    if any(left.status == "finished" and not store.logged(left.cell.key(), uri) for left in plan.left_out):
+        sync(store, uri)
 
 
 def close_killed(store: Store, alive: set[str]) -> None:

@@ -1,12 +1,12 @@
-"""Grid scripts as jobs of a Ray cluster: submitted with this working copy, followed, and with the script's exit code.
+"""Runs grid scripts as jobs of a Ray cluster: submits them with this working copy, and follows them to their exit code.
 
-    python -m cluster.job submit experiments/full_grid.py --results /shared/results/full
-    python -m cluster.job logs ID | status ID | stop ID
+    python -m cluster submit experiments/full_grid.py --results /shared/results/full
+    python -m cluster logs ID | status ID | stop ID
 
 The cluster is that of ``--address``, else of ``RAY_API_SERVER_ADDRESS`` or ``RAY_ADDRESS``, else the dashboard on
 http://127.0.0.1:8265 (on a remote head: through ``ssh -L 8265:127.0.0.1:8265 HEAD``). The working copy goes along
 without what ``.rayignore`` names. With ``RAY_AUTH_MODE=token`` Ray's client reads the token from ``RAY_AUTH_TOKEN`` or
-its file; it is sent in a header and never put into the job. Options stand before the script, the script's own after it.
+its file; it is sent in a header and never put into the job. Options come before the script, the script's own after it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.execution.address import check_address
-from cluster.execution.session import THREADS
+from cluster.execution.session import THREADS, check_address
 from cluster.storage.sizes import format_size
-from diffup.errors import UserError, command_line
+from diffup.errors import UserError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -186,11 +185,11 @@ def follow(client: JobSubmissionClient, job: str, *, wait: float = AGAIN) -> int
             silent = 0 if printed > before else silent + 1
             if silent > PATIENCE:
                 why = broken.splitlines()[0][:200]
-                print(f"warning: {why}; job {job} may go on: python -m cluster.job logs {job}", file=sys.stderr)
+                print(f"warning: {why}; job {job} may go on: python -m cluster logs {job}", file=sys.stderr)
                 return FAILED
             time.sleep(wait)
     except KeyboardInterrupt:
-        print(f"\njob {job} goes on; end it with: python -m cluster.job stop {job}", file=sys.stderr)
+        print(f"\njob {job} goes on; end it with: python -m cluster stop {job}", file=sys.stderr)
         return FAILED
     status = str(info.status.value)
     print(f"job {job}: {status}", file=sys.stderr, flush=True)
@@ -207,7 +206,7 @@ def _address(args: argparse.Namespace) -> str:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="python -m cluster.job", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m cluster", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = made.add_subparsers(dest="command", required=True)
     for name in ("submit", "logs", "status", "stop"):
@@ -252,7 +251,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         print(f"error: {_why(_address(args), error)}", file=sys.stderr)
         return BAD_INPUT
-
-
-if __name__ == "__main__":
-    sys.exit(command_line(main))

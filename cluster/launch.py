@@ -1,4 +1,4 @@
-"""The driver: plan, check, run what is missing in one Ray Tuner, and say how it went.
+"""Launches a grid: plans it, checks it, runs what is missing in one Ray Tuner, and reports how it went.
 
 A launch can be killed at any moment: the next one runs exactly the cells whose result is not in the store.
 """
@@ -22,11 +22,10 @@ from cluster.closing import close_killed, conclude, log_finished, log_missing, r
 from cluster.code_version import code_hash
 from cluster.execution.session import ray_session, running_cluster
 from cluster.execution.signals import Stop, stoppable
-from cluster.options import Options
+from cluster.options import Options, Work
 from cluster.planning.estimate import disk, evaluation_share
-from cluster.planning.feasible import check_feasible
 from cluster.planning.plan import Plan, make_plan, render
-from cluster.planning.preflight import check_workers, git_commit, preflight
+from cluster.planning.preflight import check_feasible, check_workers, git_commit, preflight
 from cluster.storage.atomic import now, to_json, write_atomically
 from cluster.storage.layout import LAUNCHES, TUNE
 from cluster.storage.leases import acquire, held
@@ -39,7 +38,7 @@ from diffup.grid.cell import AnyCell, TrainingCell
 from diffup.home import home
 
 if TYPE_CHECKING:  # Ray is imported only when there is something to run
-    from cluster.execution.context import Work, WorkContext
+    from cluster.execution.context import WorkContext
 
 DONE, SOME_FAILED = 0, 1
 
@@ -91,7 +90,7 @@ def launch(
     plan = _planned(name, cells, store, options, datasets, check=work is None)
     if not plan.todo:
         close_killed(store, held(store.leases))
-        log_missing(plan, store, uri, name)
+        log_missing(plan, store, uri)
         return SOME_FAILED if plan.count("failed") + plan.count("blocked") else DONE
     check_workers(plan.todo, options.train_workers)
     paths = preflight(plan.todo, datasets, options.weights_dir)
@@ -248,7 +247,7 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, context: WorkContext, 
 
 
 def _forget(plan: Plan, store: Store, launch: str) -> None:
-    """Drop the results that are to be made again, each under its lease: another driver may be at it."""
+    """Drop the results that are to be made again, each under its lease: another launch may be running it."""
     leases = store.leases
     forced = {cell.key() for cell in plan.forced}
     for key in [*forced, *(record.key for record in plan.damaged)]:

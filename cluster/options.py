@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,13 +48,6 @@ def _count(text: str) -> int:
     if not re.fullmatch(r"[+-]?\d+", text) or int(text) < 1:
         raise UserError(f"must be 1 or more, not {text}")
     return int(text)
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except argparse.ArgumentTypeError as error:
-        raise UserError(str(error)) from error
 
 
 def _share(text: str) -> float:
@@ -134,7 +128,7 @@ class Options:
     """folder of the feature cache (default: in the results)"""
     no_features: bool = False
     """use no feature cache: every cell computes what it reads"""
-    features_limit: Annotated[int, *option("SIZE", _size, default=False)] = 0
+    features_limit: Annotated[int, *option("SIZE", parse_size, default=False)] = 0
     """of the whole feature cache, such as 200GB (default: what the disk has room for)"""
     past: Annotated[
         tuple[Annotated[Path, *option("DIR", folder)], ...],
@@ -148,6 +142,26 @@ class Options:
     """log CPU, memory and GPU of each machine to the launch's run (needs psutil)"""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a worker does with a cell: the functions of `cluster.execution.run_cell`, or others in their place.
+
+    Workers import them, so that they must be in a module.
+    """
+
+    execute: Callable[..., Any]
+    evaluate_part: Callable[..., Any] | None = None
+    conclude: Callable[..., Any] | None = None
+
+
+def _page(docstring: str) -> str:
+    """A docstring for the terminal: without backticks, paragraphs wrapped to its width, commands as they are."""
+    width = min(shutil.get_terminal_size().columns, 110)
+    paragraphs = docstring.replace("`", "").strip().split("\n\n")
+    wrapped = (text if text.startswith(" ") else textwrap.fill(" ".join(text.split()), width) for text in paragraphs)
+    return "\n\n".join(wrapped)
+
+
 def parse(kind: type[Parsed], argv: Sequence[str] | None = None, *, prog: str, description: str) -> Parsed:
     """A dataclass of options from a command line.
 
@@ -155,7 +169,7 @@ def parse(kind: type[Parsed], argv: Sequence[str] | None = None, *, prog: str, d
         kind: the dataclass; its fields' docstrings are the help.
         argv: arguments; None: those of this process.
         prog: the command's name.
-        description: text above the options; double backticks of a docstring are left out.
+        description: a docstring, shown above the options.
 
     Raises:
         SystemExit: after ``--help``, and with 2 after a usage error.
@@ -165,16 +179,12 @@ def parse(kind: type[Parsed], argv: Sequence[str] | None = None, *, prog: str, d
     for place, argument in enumerate(arguments):  # the one option whose value may be left out
         if argument == "--force" and arguments[place + 1 : place + 2] not in (["all"], ["other-code"]):
             arguments[place] = "--force=all"
+    if {"-h", "--help"} & {*arguments}:
+        print(_page(description), end="\n\n")
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                kind,
-                args=arguments,
-                prog=prog,
-                description=description.replace("`", ""),
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
+            return tyro.cli(kind, args=arguments, prog=prog, description="", config=(tyro.conf.FlagCreatePairsOff,))
     except SystemExit as end:
         cause: BaseException | None = end
         while cause is not None and not isinstance(cause, UserError):

@@ -1,4 +1,4 @@
-"""DiffUp in Python: load a checkpoint, encode images once, segment as often as you like, swap the backbone.
+"""The Python API: load a checkpoint, encode images once, segment as often as you like, swap the backbone.
 
     from diffup import DiffUp, Support, Text
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -32,16 +30,13 @@ from diffup.config import EncoderConfig, InputConfig, SampleConfig
 from diffup.episodes.cues import cue_weights
 from diffup.errors import UserError
 from diffup.evaluation.encode import Encoder
-from diffup.evaluation.evaluate import episode_noise
+from diffup.evaluation.evaluate import episode_noise, upsample
 from diffup.files import as_path
 from diffup.models.batch import Episodes, Features
-from diffup.models.checkpoint import load_checkpoint, save_checkpoint
+from diffup.models.checkpoint import CONFIG, find_checkpoint, load_checkpoint, save_checkpoint
 from diffup.models.diffup import DiffUpNet, priors
 from diffup.support import AnyImage, Cue, Support, Text, check_list, check_names, to_rgb, whole
 
-CHECKPOINT_FOLDER = "checkpoint"  # of a training cell in a result store
-CHECKPOINT_FILES = ("config.json", "model.safetensors")
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 THRESHOLD = 0.5
 
 
@@ -95,28 +90,26 @@ class DiffUp:
         device: str = "cpu",
         companion: str | None = None,
     ) -> DiffUp:
-        """Load a checkpoint, and a backbone to go with it.
+        """Load a checkpoint and a backbone.
 
         Args:
             path_or_hub_id: checkpoint folder, a training cell's folder in a result store, or a Hugging Face hub id
                 ``owner/name``, which is downloaded (and found again offline).
-            backbone: any timm, ``open_clip:…`` or embedded name; None for the one that was trained on, with the
-                weights that it was trained on.
+            backbone: any timm, ``open_clip:…`` or embedded name; None for the one of the training, with its weights.
             weights_dir: folder of backbone weights (``<name>.safetensors``); otherwise they are downloaded by name.
             device: where the backbone runs.
             companion: open_clip model that reads text where the backbone can't; None for the one of the training, if
                 it had one; ``""`` to read no text at all.
 
         Raises:
-            UserError: no such checkpoint, a damaged one, a backbone that can't be had, or a device that isn't there;
-                the message says what to do.
+            UserError: no such checkpoint, a damaged one, or a backbone or device that is not available.
         """
-        folder = _folder(path_or_hub_id)
+        folder = find_checkpoint(path_or_hub_id)
         directory = None if weights_dir is None else as_path(weights_dir, "weights_dir")
         device = usable_device(device)
         check_names(backbone=backbone, companion=companion)
         net = load_checkpoint(folder)
-        facts = json.loads((folder / "config.json").read_text()).get("facts")
+        facts = json.loads((folder / CONFIG).read_text()).get("facts")
         trained_on, trained_weights, config = _training(facts, folder)
         try:
             weights = trained_weights if backbone is None else "auto"
@@ -127,7 +120,7 @@ class DiffUp:
                 raise
             raise UserError(
                 f"{error}. The checkpoint was trained on this backbone; backbone={trained_on!r} takes whatever weights "
-                f"of it are at hand, and any other backbone works too"
+                f"of it are available, and any other backbone works too"
             ) from error
         text_model: Backbone | None = None
         if companion or (companion is None and config.companion and not visual.has_text):
@@ -150,10 +143,10 @@ class DiffUp:
         Args:
             name: any timm, ``open_clip:…`` or embedded name.
             weights_dir: as in `load`.
-            companion: who reads text; None for `name` itself if it can, else whoever reads it now; ``""`` for nobody.
+            companion: model that reads text; None for `name` itself if it can, else the present one; ``""`` for none.
 
         Raises:
-            UserError: a backbone that can't be had.
+            UserError: a backbone that is not available.
         """
         directory = None if weights_dir is None else as_path(weights_dir, "weights_dir")
         check_names(companion=companion)
@@ -190,11 +183,9 @@ class DiffUp:
         """
         check_list(images, "encode() takes a list of images; put a single one in brackets")
         batch_size = whole(batch_size, "batch_size", 1)
-        found: list[Features] = []
-        for start in range(0, len(images), batch_size):
-            chunk = range(start, min(start + batch_size, len(images)))
-            found += self.encoder.encode([to_rgb(images[i], f"images[{i}]") for i in chunk])
-        return found
+        named = [(image, f"images[{i}]") for i, image in enumerate(images)]
+        chunks = (named[start : start + batch_size] for start in range(0, len(named), batch_size))
+        return [found for chunk in chunks for found in self.encoder.encode([to_rgb(*each) for each in chunk])]
 
     def segment(
         self, query: AnyImage | Features, cues: Sequence[Cue], *, steps: int = 2, samples: int = 1, seed: int = 0
@@ -238,7 +229,7 @@ class DiffUp:
                 weights_BK2hw=weights_K2hw.expand(batch, *weights_K2hw.shape),
                 kinds=[kinds] * batch,
                 names=names,
-                targets=None if names is None else torch.zeros(batch, dtype=torch.long),
+                targets=torch.zeros(batch, dtype=torch.long),
             )
             results += self._segment(episodes, steps, samples, seed)
         return results
@@ -252,13 +243,13 @@ class DiffUp:
             made.append(self.net.segment_priors(batch, SampleConfig(steps=steps), noise))
         results = []
         for i, query in enumerate(episodes.query):
-            drawn = torch.stack([torch.sigmoid(_upsample(one.logits[i], query.size)) for one in made])
+            drawn = torch.stack([torch.sigmoid(upsample(one.logits[i], query.size)) for one in made])
             probability = drawn.mean(0).numpy()
             results.append(
                 Result(
                     mask=probability > THRESHOLD,
                     probability=probability,
-                    variance=_upsample(made[0].variance[i], query.size).numpy(),
+                    variance=upsample(made[0].variance[i], query.size).numpy(),
                     predicted_iou=float(torch.stack([one.predicted_iou[i] for one in made]).mean()),
                     spread=drawn.std(0, correction=0).numpy() if samples > 1 else None,
                 )
@@ -308,33 +299,6 @@ class DiffUp:
         return [image if isinstance(image, Features) else next(fresh) for image in images]
 
 
-def _folder(path_or_hub_id: str | Path) -> Path:
-    """The checkpoint's folder, on this machine or in the hub's cache."""
-    path = as_path(path_or_hub_id, "path_or_hub_id")
-    if path.is_dir():
-        for folder in (path / CHECKPOINT_FOLDER, path):
-            if (folder / CHECKPOINT_FILES[0]).is_file():
-                return folder
-        raise UserError(
-            f"{path} holds no checkpoint ({', '.join(CHECKPOINT_FILES)}): give the folder that DiffUp.save wrote, or "
-            f"that of a finished training cell in a result store"
-        )
-    if not isinstance(path_or_hub_id, str) or not HUB_ID.fullmatch(path_or_hub_id):
-        raise UserError(f"{path_or_hub_id} is neither a folder nor a Hugging Face hub id of the form owner/name")
-    import huggingface_hub
-
-    try:
-        found = huggingface_hub.snapshot_download(path_or_hub_id, allow_patterns=[*CHECKPOINT_FILES, "README.md"])
-    except Exception as error:  # the hub client raises a dozen unrelated types when a download fails
-        gist = (str(error).strip() or "no message").splitlines()[0]
-        raise UserError(
-            f"checkpoint {path_or_hub_id!r} is no folder here and could not be downloaded from the Hugging Face hub "
-            f"({type(error).__name__}: {gist}). Offline, copy the checkpoint's folder ({', '.join(CHECKPOINT_FILES)}) "
-            f"to this machine and give its path"
-        ) from error
-    return Path(found)
-
-
 def _training(facts: Any, folder: Path) -> tuple[str, str, InputConfig]:
     """Backbone, weights identity and input configuration of the training."""
     try:
@@ -343,7 +307,7 @@ def _training(facts: Any, folder: Path) -> tuple[str, str, InputConfig]:
         return str(cell["backbone"]), str(cell["weights"]), InputConfig(**values)
     except (KeyError, TypeError, UserError) as error:
         raise UserError(
-            f"checkpoint {folder} does not say how its images are to be encoded, or says it in the terms of another "
+            f"checkpoint {folder} does not say how its images are to be encoded, or in the format of another "
             f"version ({error!r}); train it with this version"
         ) from error
 
@@ -354,7 +318,3 @@ def _encoder(visual: Backbone, config: EncoderConfig, text_model: Backbone | Non
         config, companion=beside.name if beside else "", companion_weights=beside.weights if beside else ""
     )
     return Encoder(visual, config, text_model, device)
-
-
-def _upsample(map_RR: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(map_RR[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]

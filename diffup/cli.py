@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
 
 def submit(argv: Sequence[str]) -> int:
     """Submit a study to a Ray cluster."""
-    return _python(["-m", "cluster.job", "submit", _study(argv, "submit"), *argv[1:]])
+    return _python(["-m", "cluster", "submit", _study(argv, "submit"), *argv[1:]])
 
 
 def _study(argv: Sequence[str], command: str) -> str:

@@ -1,7 +1,7 @@
-"""Which version of the code decides a number: a hash of parsed source, so that editing a comment changes nothing.
+"""The version of the code behind a number: a hash of parsed source of some modules and all that they import.
 
-Hashed are the modules that the named ones import, directly or not. What can't change a number is left out: comments,
-docstrings, layout, annotations of functions, imports for the type checker, the message of a `UserError`.
+What can't change a number is left out: comments, docstrings, layout, annotations of functions, imports for the type
+checker, the message of a `UserError`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ NOT_HASHED = ("kind", "type_comment", "type_ignores")  # fields of a node that h
 
 @lru_cache(maxsize=8)
 def code_hash(modules: tuple[str, ...] = MODULES, root: Path = ROOT) -> str:
-    """First 12 hex digits of the sha256 over what the code of some modules computes, and the shipped weights.
+    """First 12 hex digits of the sha256 of the `meaning` of modules, of all that they import, and of shipped weights.
 
     Args:
-        modules: dotted names below ``diffup``; what they import is hashed too.
+        modules: dotted names below ``diffup``.
         root: folder of the package.
     """
     weights = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (root / WEIGHTS).iterdir()}
@@ -73,7 +73,7 @@ def reached(modules: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
 
 
 def _file(root: Path, name: str) -> Path | None:
-    """The file of a module or package; None if the name is that of a class or function, say."""
+    """The file of a module or package; None if the name is that of a class or function."""
     base = root.joinpath(*name.split("."))
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 

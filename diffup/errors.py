@@ -1,4 +1,4 @@
-"""The errors of DiffUp: `UserError` for what the user can mend; every other exception is a bug.
+"""The errors of DiffUp: `UserError` for what the user can correct; every other exception is a bug.
 
 A command line prints a `UserError` as one ``error: …`` and exits with 2. Any other exception shows its traceback, says
 where to report it, and exits with 1 (`command_line`).

@@ -1,4 +1,4 @@
-"""Paths that callers give, and files that are there in full or not at all."""
+"""Paths given by callers, and files written whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where data, results and caches are kept by default, also where there is no home directory (containers)."""
+"""Default folders of data, results and caches, also where there is no home directory (containers)."""
 
 from __future__ import annotations
 

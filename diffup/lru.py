@@ -1,4 +1,4 @@
-"""A cache that is bounded in bytes: what was used least recently leaves first."""
+"""A cache bounded in bytes that evicts the least recently used values."""
 
 from __future__ import annotations
 

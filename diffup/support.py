@@ -1,4 +1,4 @@
-"""Cues and other arguments as users give them in Python, checked and brought into one form.
+"""Supports, text cues and other arguments of the Python API, checked and brought into one form.
 
 Letters: H W an image's own size.
 """
@@ -37,7 +37,7 @@ class Support:
             ``"mask"``: [H, W], bool, or uint8 with 0 background, 1 the class, 2 unknown; or the path of a PNG
             (`diffup.data.labels.read_drawn`), drawn on the upright picture;
             ``"scribble"``: [H, W], bool or 0 and 1, the strokes, or such a path; what is not scribbled is unknown;
-            ``"box"``: boxes (x0, y0, x1, y1) in pixels, one or several; x1 and y1 lie just outside, so that
+            ``"box"``: boxes (x0, y0, x1, y1) in pixels, one or several; x1 and y1 are exclusive:
             (0, 0, W, H) is the whole image. Parts beyond the image are cut off. Fractions of the image are refused.
         kind: ``"mask"``, ``"box"`` or ``"scribble"``.
 
@@ -75,7 +75,7 @@ class Text:
 
     Attributes:
         name: of the class, as it is put into the checkpoint's prompts ("a photo of a {}.").
-        others: names of what else may be in the image; the class is told apart from these.
+        others: names of what else may be in the image; the class is contrasted with these.
 
     Raises:
         UserError: an empty name, `name` among `others`, or no texts.

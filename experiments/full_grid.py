@@ -7,7 +7,7 @@ With the defaults 8 training cells (2 data sets × 4 folds, ResNet-50) and 728 e
 4 folds × ({0} × {text} ∪ {1, 5, 10} × {mask, box, scribble, mask+text}) × 7 backbones × 2 data sets. ``--seeds 0,1,2``
 trains three times as many checkpoints on the same episodes. Text is read by CLIP ViT-B/16 where a backbone can't.
 
-The plan needs neither data nor weights at hand; the run expects
+Planning needs neither data nor weights; the run expects
 ``$DIFFUP_HOME/datasets/{pascal5i,coco20i}/dataset.json``. A pretrained tag is downloaded by name, or read from
 ``--weights-dir`` if it is there. Plan for GPUs.
 """

@@ -1,4 +1,4 @@
-"""The whole line on embedded data and embedded backbones: train once, swap backbones and annotations, print a table.
+"""Everything once, on embedded data and embedded backbones: train, swap backbones and annotations, print a table.
 
     make quickstart                       (or: python experiments/quickstart.py)
 
@@ -9,7 +9,7 @@ one-step decoder, and the training-free baselines prior mean and prototype. Abou
 nothing is left to do.
 
 Expect: DiffUp above the prior mean on ``tiny_resnet``; an upgraded backbone above ``tiny_resnet`` though DiffUp never
-saw it in training; text above text with wrong names. Results, tables and MLflow's database lie in
+saw it in training; text above text with wrong names. Results, tables and MLflow's database are in
 ``$DIFFUP_HOME/results/quickstart`` (else ``~/.diffup/…``).
 """
 

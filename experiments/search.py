@@ -13,35 +13,35 @@ Costs at most a training of each configuration. What changes the episodes that a
 ``cue_weights``) also needs prior maps of its own, most of a training's cost; the rest shares them. Measured with
 ``--embedded --trials 8 --steps 120 --episodes 24``: 4 minutes on 2 cores, 585 of 960 steps; the four configurations
 that were trained to the end scored 53.5 to 57.7 %.
-``--embedded`` takes shapes4i and tiny_resnet, which are shipped.
+``--embedded`` takes shapes4i and tiny_resnet, which are shipped. Options that make sense for grids alone, such as
+``--select``, are refused.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from cluster import options as cli
+from cluster.cli import GridOptions
 from cluster.hpo.trials import Candidate, Record, Search, best, halvings, validation_classes
-from cluster.storage.results import Store
+from cluster.launch import open_results
+from cluster.options import Count, CountOrAuto, Numbers, option, parse
 from diffup.errors import UserError, command_line
-from diffup.grid.axes import Backbone, evaluation_cells, named_backbone, training_cell
+from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.datasets import Data, open_data
-from diffup.home import expanded, home
 from diffup.training import recipes
 from diffup.training.recipes import Recipe
 
 if TYPE_CHECKING:
     from analysis.tables.table import Table
-    from cluster.execution.context import Work
+    from cluster.options import Work
 
 NAME = "search"
 HOLD_OUT = 3
@@ -76,6 +76,7 @@ class Choice:
         return self.values[int(rng.integers(len(self.values)))]
 
 
+Searches = tuple[list[Search], dict[str, Path]]  # and the files that they read
 Factors = Mapping[str, Mapping[str, LogUniform | Choice]]
 
 # Over the recipe; steps are those of the recipe, since configurations compete at equal steps.
@@ -199,10 +200,8 @@ def report(search: Search, record: Record) -> str:
     """The table, what was saved, the best configuration to paste into a recipe, and what its score is worth."""
     from analysis.tables.table import to_markdown
 
-    full, scores = (
-        search.milestones[-1] * len(search.candidates),
-        [s for e in record.entries.values() for s in e["scores"]],
-    )
+    full = search.milestones[-1] * len(search.candidates)
+    scores = [score for entry in record.entries.values() for score in entry["scores"]]
     train, validate = (sum(float(score[name]) for score in scores) for name in ("train_seconds", "validate_seconds"))
     left = len(record.todo())
     saved = f"{left} not ended" if left else f"{100 * (1 - record.spent() / full):.0f} % saved by stopping"
@@ -222,36 +221,29 @@ def report(search: Search, record: Record) -> str:
     return "\n".join(lines)
 
 
-def options() -> argparse.ArgumentParser:
-    """The script's command line."""
-    made = argparse.ArgumentParser(
-        prog=f"experiments/{NAME}.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    where = made.add_mutually_exclusive_group(required=True)
-    where.add_argument("--dataset", default="", metavar="PATH", help="a dataset.json, or a known name")
-    where.add_argument("--embedded", action="store_true", help=f"shapes4i and {EMBEDDED_ON}")
-    made.add_argument("--weights-dir", type=cli.folder, default=None, metavar="DIR", help="folder of backbone weights")
-    made.add_argument("--train-backbone", default="", metavar="NAME", help=f"default {TRAINED_ON}")
-    made.add_argument("--folds", type=cli.numbers, default=(0,), metavar="0,1,…", help="a search each (default 0)")
-    made.add_argument("--trials", type=int, default=TRIALS, metavar="N", help=f"configurations (default {TRIALS})")
-    made.add_argument("--steps", type=int, default=0, metavar="N", help="of training; default: the recipe's")
-    made.add_argument("--episodes", type=int, default=EPISODES, metavar="N", help=f"a score (default 6 × {EPISODES})")
-    made.add_argument("--seed", type=int, default=0, metavar="N", help="configurations, training, classes held out")
-    made.add_argument(
-        "--results",
-        type=cli.results_place,
-        default=None,
-        metavar="DIR",
-        help=f"a folder that all machines see (default $DIFFUP_HOME/results/{NAME})",
-    )
-    made.add_argument("--tracking-uri", default="", metavar="URI", help="MLflow; default: sqlite in the results")
-    made.add_argument("--max-concurrent", type=int, default=0, metavar="N", help="configurations at a time")
-    made.add_argument("--retry-failed", action="store_true", help="let configurations go on that failed before")
-    made.add_argument("--dry-run", action="store_true", help="print the configurations and stop")
-    return made
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(GridOptions):
+    """Options of this script."""
+
+    dataset: Annotated[str, *option("PATH", str, default=False)] = ""
+    """a dataset.json, or a known name"""
+    embedded: bool = False
+    """shapes4i and tiny_resnet, which are shipped, in place of --dataset and --weights-dir"""
+    train_backbone: Annotated[str, *option("NAME", str, default=False)] = ""
+    """trained on (default: resnet50, with --embedded tiny_resnet)"""
+    folds: Numbers = (0,)
+    """a search each"""
+    trials: int = TRIALS
+    """number of configurations"""
+    steps: CountOrAuto = 0
+    """of training (default: the recipe's)"""
+    episodes: Count = EPISODES
+    """per task and input size of a score"""
+    seed: int = 0
+    """of configurations, training, and the classes that are held out"""
 
 
-def build(args: argparse.Namespace) -> tuple[list[Search], dict[str, Path]]:
+def build(asked: SearchOptions) -> Searches:
     """Check data set and backbone, and draw a search for each fold.
 
     Raises:
@@ -259,25 +251,25 @@ def build(args: argparse.Namespace) -> tuple[list[Search], dict[str, Path]]:
     """
     from diffup.data.dataset import open_dataset, resolve_dataset
 
-    base = recipes.shapes4i() if args.embedded else recipes.msrc15()
-    if args.steps:
-        base = dataclasses.replace(base, train=dataclasses.replace(base.train, steps=args.steps))
-    name = args.train_backbone or (EMBEDDED_ON if args.embedded else TRAINED_ON)
-    source = named_backbone(name, weights_dir=args.weights_dir)
-    path = resolve_dataset("shapes4i" if args.embedded else args.dataset)
+    if asked.embedded == bool(asked.dataset):
+        raise UserError("give one of --dataset PATH and --embedded")
+    base = recipes.shapes4i() if asked.embedded else recipes.msrc15()
+    if asked.steps:
+        base = dataclasses.replace(base, train=dataclasses.replace(base.train, steps=asked.steps))
+    name = asked.train_backbone or (EMBEDDED_ON if asked.embedded else TRAINED_ON)
+    source = asked.find_backbones([name])[name]
+    path = resolve_dataset("shapes4i" if asked.embedded else asked.dataset)
     dataset = open_dataset(path)
     data = open_data(path, shots=max(shots for shots, _ in TASKS), dataset=dataset)
-    if absent := [fold for fold in args.folds if fold not in range(data.folds)]:
-        raise UserError(f"--folds: {data.name} has folds 0 to {data.folds - 1}, not {absent[0]}")
     searches = []
-    for fold in args.folds:
+    for fold in data.chosen_folds(asked.folds):
         found = candidates(
-            data, fold, source, base, trials=args.trials, seed=args.seed, episodes=args.episodes,
+            data, fold, source, base, trials=asked.trials, seed=asked.seed, episodes=asked.episodes,
             sizes=virtual_sizes(base.input.input_size),
         )  # fmt: skip
         searches.append(
             Search(
-                name=re.sub(r"[^\w.-]+", "-", f"{data.name}-{source.name}-fold{fold}-seed{args.seed}"),
+                name=re.sub(r"[^\w.-]+", "-", f"{data.name}-{source.name}-fold{fold}-seed{asked.seed}"),
                 candidates=found,
                 milestones=halvings(base.train.steps, REDUCTION, MILESTONES),
                 reduction=REDUCTION,
@@ -287,61 +279,34 @@ def build(args: argparse.Namespace) -> tuple[list[Search], dict[str, Path]]:
     return searches, data.files()
 
 
-def results_of(args: argparse.Namespace) -> Path:
-    """The folder of the results.
-
-    Raises:
-        UserError: an object store is named, or no home directory is known.
-    """
-    if isinstance(args.results, str):
-        raise UserError(
-            f"--results {args.results}: a search goes on from its record and from paused trainings, which must be in "
-            "a folder; give one that all machines see. Its finished trainings can be copied to an object store: "
-            f"`python -m cluster sync push DIR {args.results}`"
-        )
-    return expanded(args.results or home() / "results" / NAME)
-
-
-def run(args: argparse.Namespace, searches: Sequence[Search], files: dict[str, Path], work: Work | None = None) -> int:
+def run(asked: SearchOptions, build: Callable[[SearchOptions], Searches] = build, work: Work | None = None) -> int:
     """Run searches and print their reports; returns the exit code.
 
     Raises:
-        UserError: see `cluster.hpo.search.run_searches`.
+        UserError: results in an object store; or see `cluster.hpo.search.run_searches`.
     """
-    from cluster.hpo.search import SearchOptions, run_searches
+    from cluster.hpo.search import run_searches
 
-    results = results_of(args)
-    how = SearchOptions(
-        results=results,
-        tracking_uri=args.tracking_uri,
-        max_concurrent=args.max_concurrent,
-        retry_failed=args.retry_failed,
-        weights_dir=args.weights_dir,
-    )
-    code = run_searches(searches, how, datasets=files, work=work)
-    for search in searches:
-        record = Record(Store(results), search)
+    store = open_results(asked.run, NAME)
+    if store.remote:
+        raise UserError(
+            f"--results {store.remote}: a search goes on from its record and from paused trainings, which must be in a "
+            "folder; give one that all machines see. Its finished trainings can be copied to an object store: "
+            f"`python -m cluster sync push DIR {store.remote}`"
+        )
+    searches, files = build(asked)
+    code = run_searches(searches, asked.run, store=store, datasets=files, work=work)
+    for search in [] if asked.run.dry_run else searches:
+        record = Record(store, search)
         print(f"\n{search.name}\n\n{report(search, record)}\nrecord   {record.path}", flush=True)
     return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script; returns the exit code."""
-    args = options().parse_args(argv)
-    try:
-        results_of(args)
-        searches, files = build(args)
-        if args.dry_run:
-            for search in searches:
-                print(f"{search.name}: milestones {search.milestones}, scored on {', '.join(search.classes)}")
-                for number, candidate in enumerate(search.candidates):
-                    print(f"  {number}: {candidate.cell.key()} {candidate.in_words()}")
-            return 0
-        return run(args, searches, files)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """The script; returns the exit code."""
+    asked = parse(SearchOptions, argv, prog=f"experiments/{NAME}.py", description=__doc__ or "")
+    return command_line(lambda: run(asked))
 
 
 if __name__ == "__main__":
-    sys.exit(command_line(main))
+    sys.exit(main())

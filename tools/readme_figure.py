@@ -1,10 +1,10 @@
-"""The README's picture, from the panels that the quickstart keeps in its result store.
+"""The README's picture, from a result store of the quickstart and its checkpoint.
 
     python -m tools.readme_figure --results ~/.diffup/results/quickstart --out docs/images/shapes4i.jpg
 
 One row per annotation: support, query, then prior mean and prediction on the training backbone and on a better one that
-was swapped in without re-training, and the ground truth. Row r shows the first episode of the fold's class r in the
-manifest, so nobody chose it. Runs no model.
+was swapped in without re-training, and the ground truth. Row r is episode r of the manifest, so nobody chose it. Masks
+come from the Python API, prior means from the panels in the store.
 """
 
 from __future__ import annotations
@@ -13,74 +13,107 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from scipy import ndimage
 
-from analysis.results import Results, load_results, where
+from analysis.results import load_results, read_episodes, where
+from diffup import DiffUp, Support
+from diffup.config import CueConfig
+from diffup.data.dataset import open_dataset, resolve_dataset
+from diffup.episodes.cue_source import CueSource
 from diffup.errors import UserError, command_line
-from diffup.evaluation.metrics import episode_ious
 from diffup.evaluation.panels import GAP, HEAD, SIDE
 
 ANNOTATIONS = ("mask", "box", "scribble")
 BACKBONES = {"tiny_resnet": "trained on tiny_resnet", "tiny_regnet": "swapped to tiny_regnet, no re-training"}
-SUPPORT, QUERY, PRIOR, PREDICTION, TRUTH = 0, 1, 2, 4, 5  # places of a panel's tiles
+PRIOR = 2  # place of the prior mean among a panel's tiles
 TILE, SPACE, LINE = 232, 12, 34  # pixels
-QUALITY = 88
+EDGE, QUALITY = 7, 85
+ORANGE, BLUE, GREEN = (255, 150, 0), (0, 150, 255), (0, 200, 90)
 
 
-def tile(panel: Image.Image, place: int) -> Image.Image:
-    """One tile of a panel, enlarged."""
-    left = place * (SIDE + GAP)
-    return panel.crop((left, HEAD, left + SIDE, HEAD + SIDE)).resize((TILE, TILE), Image.Resampling.LANCZOS)
+def enlarged(image: Image.Image, *, smooth: bool = True) -> Image.Image:
+    """A square tile of the picture's size."""
+    return image.resize((TILE, TILE), Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST)
 
 
-def episode(results: Results, backbone: str, annotation: str, row: int) -> tuple[Image.Image, float]:
-    """Panel and IoU in percent of the 1-shot DiffUp cell's episode number `row`.
+def outlined(
+    image_HW3: NDArray[np.uint8], mask_HW: NDArray[np.bool_], colour: tuple[int, int, int], *, dim: bool = True
+) -> Image.Image:
+    """An image with the border of a mask in a colour, and what is outside dimmed."""
+    inside = enlarged(Image.fromarray(mask_HW).convert("L"), smooth=False)
+    border = np.asarray(inside.filter(ImageFilter.MaxFilter(EDGE))) > np.asarray(inside)
+    pixels = np.asarray(enlarged(Image.fromarray(image_HW3))).astype(np.float32)
+    outside = (np.asarray(inside) == 0) & dim
+    pixels[outside] = 0.45 * pixels[outside].mean(-1, keepdims=True) + 40
+    pixels[border] = colour
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def cue_of(image: NDArray[np.uint8], annotation_HW: NDArray[np.uint8], kind: str) -> Support:
+    """The support of an episode, as the Python API takes it."""
+    drawn: Any = annotation_HW == 1
+    if kind == "box":
+        parts, _ = ndimage.label(drawn)
+        drawn = [(x.start, y.start, x.stop, y.stop) for y, x in ndimage.find_objects(parts)]
+    return Support(image, drawn, kind)
+
+
+def figure(store: Path) -> Image.Image:
+    """The picture.
 
     Raises:
-        UserError: the store has no such cell, or the cell no such panel.
+        UserError: the store lacks a cell, an episode or a panel of the quickstart.
     """
-    cells = where(results.cells, backbone=backbone, annotation=annotation, shots=1, variant="diffup", status="finished")
-    if len(cells) != 1:
-        raise UserError(f"{results.root}: {len(cells)} cells of DiffUp on {backbone}, 1-shot {annotation}; expected 1")
-    key = str(cells.key.iloc[0])
-    path = results.root / key / "panels" / f"episode_{row:04d}.jpg"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: run experiments/quickstart.py again with --force")
-    counts = results.counts[key]
-    iou = episode_ious(counts.counts[:, 0], counts.counts[:, 1])[counts.episode.tolist().index(row)]
-    return Image.open(path), 100 * float(iou)
-
-
-def figure(results: Results) -> Image.Image:
-    """The picture."""
+    results = load_results(store)
+    cells = where(results.cells, variant="diffup", shots=1, status="finished", fold=0)
+    data = open_dataset(resolve_dataset("shapes4i"))
+    cues = CueSource(data, CueConfig())
+    if cells.empty:
+        raise UserError(f"{store} has no finished cell of the quickstart")
+    trained = DiffUp.load(store / str(cells.checkpoint.iloc[0]))
+    models = {name: trained.swap_backbone(name) for name in BACKBONES}
     step = TILE + SPACE
     sheet = Image.new("RGB", (7 * step - SPACE, 2 * LINE + len(ANNOTATIONS) * step - SPACE), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(26)
 
-    def text(line: int, first: int, last: int, words: str) -> None:
-        centre = (first * step + last * step + TILE) / 2
-        draw.text((centre, line * LINE + LINE / 2), words, fill="black", font=font, anchor="mm")
+    def head(line: int, first: int, last: int, words: str) -> None:
+        draw.text(((first + last) * step / 2 + TILE / 2, (line + 0.5) * LINE), words, "black", font, "mm")
+
+    def show(row: int, column: int, image: Image.Image, words: str = "") -> None:
+        left, top = column * step, 2 * LINE + row * step
+        sheet.paste(image, (left, top))
+        draw.text((left + 8, top + TILE - 6), words, "white", font, "ls", stroke_width=3, stroke_fill="black")
 
     for column, words in ((0, "support"), (1, "query"), (6, "ground truth")):
-        text(1, column, column, words)
-    for number, words in enumerate(BACKBONES.values()):
-        left = 2 + 2 * number
-        text(0, left, left + 1, words)
-        text(1, left, left, "prior mean")
-        text(1, left + 1, left + 1, "DiffUp")
-    for row, annotation in enumerate(ANNOTATIONS):
-        top = 2 * LINE + row * step
-        for number, backbone in enumerate(BACKBONES):
-            panel, iou = episode(results, backbone, annotation, row)
-            tiles = {2 + 2 * number: (PRIOR, ""), 3 + 2 * number: (PREDICTION, f"IoU {iou:.0f} %")}
-            if not number:
-                tiles |= {0: (SUPPORT, annotation), 1: (QUERY, ""), 6: (TRUTH, "")}
-            for column, (place, words) in tiles.items():
-                sheet.paste(tile(panel, place), (column * step, top))
-                if words:
-                    corner = (column * step + 8, top + TILE - 6)
-                    draw.text(corner, words, "white", font, "ls", stroke_width=3, stroke_fill="black")
+        head(1, column, column, words)
+    for left, words in zip((2, 4), BACKBONES.values(), strict=True):
+        head(0, left, left + 1, words)
+        head(1, left, left, "prior mean")
+        head(1, left + 1, left + 1, "DiffUp")
+    for row, kind in enumerate(ANNOTATIONS):
+        for left, backbone in zip((2, 4), BACKBONES, strict=True):
+            found = where(cells, backbone=backbone, annotation=kind)
+            panel = store / str(found.key.iloc[0] if len(found) else "") / "panels" / f"episode_{row:04d}.jpg"
+            if len(found) != 1 or not panel.is_file():
+                raise UserError(f"{store}: no panel of episode {row} of 1-shot {kind} on {backbone}")
+            episode: Any = read_episodes(store, found.key).set_index("episode").loc[row]
+            query, support = data.image(episode["query"]), data.image(episode["supports"][0])
+            annotation = cues.annotation(episode["supports"][0], int(episode["class_id"]), kind)
+            truth = data.mask(episode["query"], int(episode["class_id"]))
+            mask = models[backbone].segment(query, [cue_of(support, annotation, kind)]).mask & (truth != 255)
+            iou = 100 * (mask & (truth == 1)).sum() / (mask | (truth == 1)).sum()
+            start = PRIOR * (SIDE + GAP)
+            show(row, left, enlarged(Image.open(panel).crop((start, HEAD, start + SIDE, HEAD + SIDE))))
+            show(row, left + 1, outlined(query, mask, BLUE), f"IoU {iou:.0f} %")
+            if left == 2:
+                show(row, 0, outlined(support, annotation == 1, ORANGE, dim=kind != "scribble"), kind)
+                show(row, 1, enlarged(Image.fromarray(query)))
+                show(row, 6, outlined(query, truth == 1, GREEN))
     return sheet
 
 
@@ -90,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, required=True, metavar="DIR", help="of experiments/quickstart.py")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.jpg")
     options = parser.parse_args(arguments)
-    figure(load_results(options.results.expanduser())).save(options.out, quality=QUALITY)
+    figure(options.results.expanduser()).save(options.out, quality=QUALITY)
     print(options.out)
     return 0
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.calibration import BINS, Quality, levels, merged
+from analysis.calibration import BINS, Quality, levels, merged, ratio
 from analysis.plotting import COLOURS, MARKERS, Plot, canvas, finish, log_ticks, mark
 from analysis.stats import LEVEL, Floats
 from diffup.evaluation.metrics import STD_BINS, STD_RANGE
@@ -31,11 +31,11 @@ class Curve:
 def _ratio(above: Sequence[Floats], below: Sequence[Floats], shown: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
     """Value and interval of a ratio of sums over runs, from [1 + B, L] each, at the levels that are shown."""
     top, bottom = np.sum(above, axis=0)[:, shown], np.sum(below, axis=0)[:, shown]
-    ratio = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)  # a resample may lack a level
     if not shown.any():
         return (np.empty(0),) * 3
-    low, high = np.nanquantile(ratio[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return ratio[0], low, high
+    found = ratio(top, bottom)  # nan where a resample lacks a level
+    low, high = np.nanquantile(found[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return found[0], low, high
 
 
 def calibration_plot(curves: Sequence[Curve], title: str, name: str) -> Plot:

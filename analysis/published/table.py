@@ -65,7 +65,7 @@ def check_published(frame: pd.DataFrame, *, bib: Path = BIB) -> list[str]:
     """
     _check_columns(frame)
     entries, problems = bibliography(bib)
-    rows = _records(frame)
+    rows = records(frame)
     for row in rows:
         value = float(row["value"])
         wrong = [f"unknown {name} {row[name]!r}" for name, known in KNOWN.items() if row[name] not in known]
@@ -94,11 +94,11 @@ def check_published(frame: pd.DataFrame, *, bib: Path = BIB) -> list[str]:
 def rows_for(
     frame: pd.DataFrame, *, dataset: str, shots: int, metric: str = "miou", annotation: str = "mask"
 ) -> pd.DataFrame:
-    """Published results as a table: one row a method and backbone; sources that contradict each other have rows apart.
+    """Published results as a table: one row per method and backbone; contradicting sources have separate rows.
 
     Columns: method, backbone, key, venue, year, the folds ``"0"`` to ``"3"`` and ``"mean"`` (nan: not printed),
     protocol, in_context, conflict (some figure of the row is contradicted by another row), averages (the mean is that
-    of the folds, or can't be told), source.
+    of the folds, or unknown), source.
 
     Raises:
         UserError: no such data set, metric or annotation.
@@ -109,7 +109,7 @@ def rows_for(
     chosen = frame[(frame["dataset"] == dataset) & (frame["shots"] == shots)]
     chosen = chosen[(chosen["metric"] == metric) & (chosen["annotation"] == annotation)]
     table: list[Row] = []
-    for figures in _grouped(_by_source(_records(chosen)), SERIES):
+    for figures in _grouped(_by_source(records(chosen)), SERIES):
         versions: list[list[Row]] = []
         printed = sorted(_grouped(figures, ["source", "protocol"]), key=lambda group: -len(group))
         for group in printed:
@@ -151,7 +151,8 @@ def bibliography(path: Path = BIB) -> tuple[dict[str, dict[str, str]], list[str]
     return entries, problems
 
 
-def _records(frame: pd.DataFrame) -> list[Row]:
+def records(frame: pd.DataFrame) -> list[Row]:
+    """The rows of a frame as dicts."""
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 

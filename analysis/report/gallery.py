@@ -1,6 +1,6 @@
 """Which panels to show, by rule: the worst, median and best of the episodes that every backbone shows.
 
-Every cell keeps panels of its manifest's first episodes (`diffup.evaluation.panels.SHARED`), which nobody chose, and of
+Every cell keeps panels of its manifest's first episodes (`diffup.evaluation.panels.SHARED`), without selection, and of
 its own worst, median and best. Of the former those are shown that are worst, median and best by their mean IoU over the
 backbones compared, so that all backbones are shown on the same ones.
 """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from collections.abc import Hashable
+from typing import Any
 
 from analysis.tables import captions
 from analysis.tables.places import grouped
@@ -15,26 +16,28 @@ COLUMNS = (
 )  # fmt: skip
 FIGURES = ("backbone_mparams", "decoder_mparams", "encode_gflops", "prior_gflops", "decode_gflops")
 
+Facts = dict[Hashable, Any]  # a cell: columns of `Results.cells`
+
 
 def cost_table(study: Study) -> Table | None:
     """Cost of each method on its first task (1-shot mask, if asked), and hours of all its cells; None if unknown."""
     rows, devices = [], set()
-    places = grouped((cell.method, row) for row, cell in enumerate(study.scored))
+    facts: list[Facts] = study.cells[["key", "status", "device", "seconds", "episodes", *FIGURES]].to_dict("records")
+    cells = grouped((cell.method, (cell.task, fact)) for cell, fact in zip(study.scored, facts))
     visual = [task for task in study.tasks if task.shots] or study.tasks
     for method in study.shown:
         task = next((t for t in visual if study.asked(method, t)), None)
-        own = study.cells.iloc[places[method]]
-        own = own[own["status"] == "finished"]
-        if method.control or task is None or own["backbone_mparams"].isna().all():
+        finished = [(of, fact) for of, fact in cells[method] if fact["status"] == "finished"]
+        own, here = [fact for _, fact in finished], [fact for of, fact in finished if of == task]
+        if method.control or task is None or not _known("backbone_mparams", own):
             continue
-        here = own[(own["shots"] == task.shots) & (own["annotation"] == task.annotation)]
-        devices |= {"GPU" if device.startswith("cuda") else "CPU" for device in own["device"]}
+        devices |= {"GPU" if fact["device"].startswith("cuda") else "CPU" for fact in own}
         entries: list[Entry] = []
         for name in FIGURES:
-            known = here[here[name].notna()]
-            entries.append(_number(known, sum(known[name]) / len(known), 2) if len(known) else None)
-        entries.append(_number(here, 1000 * sum(here["seconds"]) / max(1, sum(here["episodes"])), 1))
-        entries.append(_number(own, sum(own["seconds"]) / 3600, 2))
+            known = _known(name, here)
+            entries.append(_number(known, _sum(name, known) / len(known), 2) if known else None)
+        entries.append(_number(here, 1000 * _sum("seconds", here) / max(1, _sum("episodes", here)), 1))
+        entries.append(_number(own, _sum("seconds", own) / 3600, 2))
         entries.append(study.number(method, task))
         rows.append(Row((*captions.labels(study, method), str(task)), tuple(entries)))
     if not rows:
@@ -54,5 +57,14 @@ def cost_table(study: Study) -> Table | None:
     )
 
 
-def _number(cells: pd.DataFrame, value: float, decimals: int) -> Number:
-    return Number(value=float(value), decimals=decimals, keys=tuple(cells["key"]), episodes=int(sum(cells["episodes"])))
+def _known(name: str, cells: list[Facts]) -> list[Facts]:
+    return [fact for fact in cells if fact[name] == fact[name]]
+
+
+def _sum(name: str, cells: list[Facts]) -> float:
+    return float(sum(fact[name] for fact in cells))
+
+
+def _number(cells: list[Facts], value: float, decimals: int) -> Number:
+    keys, episodes = tuple(fact["key"] for fact in cells), sum(fact["episodes"] for fact in cells)
+    return Number(value=float(value), decimals=decimals, keys=keys, episodes=episodes)

@@ -26,7 +26,7 @@ table.du small { color: #666; font-weight: 400; }
 
 
 def to_html(table: Table) -> str:
-    """A ``<table class="du">`` with its notes, to stand in any page that has `STYLE`.
+    """A ``<table class="du">`` with its notes, for any page that has `STYLE`.
 
     Every entry has its interval, seeds, episodes and cells in ``title``, and its value in ``data-value``; every last
     header has ``data-column`` for a script that sorts.

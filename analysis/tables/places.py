@@ -116,7 +116,7 @@ def one_per_place(cells: pd.DataFrame, documents: dict[str, dict[str, Any]]) -> 
     for fields, pairs in left_out.items():
         more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
         warnings.append(
-            f"{len(pairs)} cells stand for the same place of a table as others and differ from them in {fields}; "
+            f"{len(pairs)} cells belong in the same place of a table as others and differ from them in {fields}; "
             f"left out: {', '.join(pairs[:3])}{more}. The latest launch's count; keep other configurations in other "
             f"directories or under other variants"
         )

@@ -30,7 +30,7 @@ def spread_tables(results: Path, *, keys: Iterable[str] | None = None, resamples
     """
     store = load_results(results, keys=keys)
     warn(store.warnings)
-    # The streams of two protocols differ by the seed, so that they are drawn apart.
+    # Each protocol has its own seed, so that resamples are independent.
     found = [replace(s, seed=i, scores={}) for i, s in enumerate(studies(store, resamples=resamples))]
     by_data = grouped((tuple(s.cells[["dataset", "dataset_hash", "trained_dataset"]].iloc[0]), s) for s in found)
     tables = [_table(parts) for parts in by_data.values() if len(parts) > 1]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.published.table import FOLDS, load_published, rows_for
+from analysis.published.table import FOLDS, load_published, records, rows_for
 from analysis.tables.scores import Study
 from analysis.tables.table import Column, Entry, Number, Row
 
@@ -43,7 +43,11 @@ def published_rows(study: Study, columns: Sequence[Column]) -> tuple[list[Row], 
     if not name:
         return [], [NONE]
     places = [(int(column.header[0].partition("-")[0]), column.header[1]) for column in columns]
-    tables = {(shots, metric): _records(name, shots, metric) for shots, _ in places for metric in ("miou", "fb_iou")}
+    tables = {
+        (shots, metric): records(rows_for(_figures(), dataset=name, shots=shots, metric=metric))
+        for shots in {shots for shots, _ in places}
+        for metric in ("miou", "fb_iou")
+    }
     first = [row for row in tables[places[0][0], "miou"] if row["mean"] == row["mean"]]
     first.sort(key=lambda row: -row["mean"])
     has_folds = [name == "fss1000" or all(row[fold] == row[fold] for fold in FOLDS) for row in first]
@@ -59,11 +63,6 @@ def published_rows(study: Study, columns: Sequence[Column]) -> tuple[list[Row], 
             entries.append(Number(value=float(value)) if value == value else None)
         rows.append(Row(_labels(whose), tuple(entries), str(whose["key"])))
     return rows, [note.format(most=len(strict)) for note in FOOTNOTES] if rows else [NONE]
-
-
-def _records(name: str, shots: int, metric: str) -> list[dict[str, Any]]:
-    found = rows_for(_figures(), dataset=name, shots=shots, metric=metric)
-    return [{str(name): value for name, value in row.items()} for row in found.to_dict("records")]
 
 
 def _of_source(rows: Sequence[dict[str, Any]], whose: dict[str, Any]) -> dict[str, Any] | None:

@@ -289,7 +289,7 @@ class Study:
         if run in self.scores:
             return self.scores[run]
         groups = grouped(
-            ((fold, self.episodes(one).sample()), one)
+            ((fold, self.episodes(one).sample), one)
             for runs in self.runs.values()
             for fold, seeds in runs.items()
             for one in set(seeds.values()) - set(self.scores)

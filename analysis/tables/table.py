@@ -1,4 +1,4 @@
-"""One model of a table, and what is made from it: Markdown and CSV here, LaTeX and HTML beside it.
+"""The model of a table, its numbers, and its formats Markdown and CSV (`latex` and `html` have the others).
 
 An entry keeps its number, its interval and the keys of the cells it comes from; text is made last. A missing entry is
 ``None`` and reads "–".
@@ -57,7 +57,7 @@ class Number:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of 0."""
+        """Whether the interval is on one side of 0."""
         return self.low > 0 or self.high < 0
 
 
@@ -117,8 +117,8 @@ class Row:
     """Labels and entries of one row.
 
     Attributes:
-        labels, entries: as they stand.
-        cite: BibTeX key of a row of published figures, which is typeset apart from the project's own; else ``""``.
+        labels, entries: in the order of the table's labels and columns.
+        cite: BibTeX key of a row of published figures, which is typeset separately; else ``""``.
     """
 
     labels: tuple[str, ...]
@@ -137,9 +137,9 @@ class Table:
         name: file name and LaTeX label.
         caption: one sentence.
         labels: headers of the label columns; rows with an equal first label form a group.
-        columns, rows: as they stand.
+        columns, rows: in order.
         notes: what a reader must know, below the table.
-        stacked: in LaTeX intervals stand below their figures, for tables of many columns; else beside them.
+        stacked: in LaTeX intervals are below their figures, for tables of many columns; else beside them.
     """
 
     name: str

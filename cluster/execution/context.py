@@ -1,7 +1,7 @@
-"""What cells read, opened once a process: data sets, manifests, backbones, features and prior maps.
+"""Opens what cells read, once per process: data sets, manifests, backbones, features and prior maps.
 
-Consecutive cells of a worker share what they have in common. Features and prior maps come from shards that a stage has
-written before (`cluster.precompute.pipeline`); what is not there is computed.
+Consecutive cells of a worker share what they have in common. Features and prior maps come from the feature cache
+(`cluster.precompute.pipeline` fills it); what is not there is computed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from cluster.code_version import code_hash, encoding_hash
-from cluster.options import Options
+from cluster.options import Options, Work
 from cluster.storage.feature_cache import PRIORS, TEXT, TEXT_PRIORS, VISUAL, Spec, pull
 from cluster.storage.layout import FEATURES
 from cluster.storage.results import Store
@@ -44,18 +44,6 @@ from diffup.training.draw_cache import DrawCache, Keep
 
 CHECKPOINT = "checkpoint"
 DRAWN = "drawn"  # folder of drawn training steps in the result store; not a cell
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a worker does with a cell: the functions of `cluster.execution.run_cell`, or others in their place.
-
-    Workers import them, so that they must be in a module.
-    """
-
-    execute: Callable[..., Any]
-    evaluate_part: Callable[..., Any] | None = None
-    conclude: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +124,7 @@ def _features(
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where a cell's features and prior maps lie, by what decides them; nothing is loaded to say so.
+    """Where in the feature cache a cell's features and prior maps are, by what they depend on; nothing is loaded.
 
     Attributes:
         visual: features of its backbone.
@@ -190,7 +178,7 @@ def sources(cell: AnyCell, fingerprint: str, device: str) -> Sources:
 
 
 def features_of(cell: AnyCell, dataset: Dataset, context: WorkContext) -> FeatureCache:
-    """Features of the cell's data set by its backbone: mapped where they are in shards, and made where not."""
+    """Features of the cell's data set by its backbone: read from the feature cache, and encoded where missing."""
     of = sources(cell, dataset.fingerprint, context.device)
     path, where = context.datasets[cell.dataset], (context.weights_dir, context.device)
     found = _features(path, cell.backbone, cell.weights, of.reader, of.config, *where)
@@ -221,7 +209,7 @@ def _download(context: WorkContext, *specs: Spec | None) -> None:
 def priors_of(
     cell: Cell, dataset: Dataset, cues: CueSource, features: FeatureCache, context: WorkContext
 ) -> PriorSource:
-    """Prior maps for a cell: mapped where they are in shards, and computed where not."""
+    """Prior maps for a cell: read from the feature cache, and computed where missing."""
     if context.features is None:
         return PriorSource(cues, features)
     of, root, encoder = sources(cell, dataset.fingerprint, context.device), context.features, features.encoder
@@ -237,7 +225,7 @@ def _draw_cache(results: Path) -> DrawCache:
 
 
 def keep_for(context: WorkContext, *source: object) -> Keep:
-    """Keeps what is made from `source` by this version of the method: another one's prior maps are never read."""
+    """The cache of drawn steps for `source` and this version of the method; another version's maps are never read."""
     return _draw_cache(context.results).of((code_hash(), context.device, *source))
 
 
@@ -257,7 +245,7 @@ def training_pools_of(cell: TrainingCell, dataset: Dataset, context: WorkContext
 
 
 def provenance(context: WorkContext, features: FeatureCache | None, dataset: Dataset) -> dict[str, Any]:
-    """What a result says of how it was made."""
+    """What a result records of how it was made."""
     visual = features.encoder.backbone if features is not None else None
     text = features.encoder.text_model if features is not None else None
     return {

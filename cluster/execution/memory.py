@@ -1,4 +1,4 @@
-"""The most memory that a cell takes, rather than the process that has run others before it."""
+"""Peak memory of a cell, rather than of the process that has run others before it."""
 
 from __future__ import annotations
 

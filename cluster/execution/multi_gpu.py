@@ -1,9 +1,9 @@
-"""A training cell on several workers: Ray Train starts them, and each runs the cell's own work on its share of a step.
+"""Trains a cell on several workers: Ray Train starts them, and each computes its share of every step.
 
-How many workers there are is a runtime option and no identity: a step's episodes are dealt out to them and gradients
-are added up (`diffup.training.distributed`), so the checkpoint is that of one worker but for rounding. The state that a
-training resumes from is the same file too, written by rank 0, so that the number of workers may change in between. It
-pays where there are fewer training cells than GPUs; several cells at a time on one GPU each need no exchange.
+The number of workers is a runtime option and not part of a cell's identity: a step's episodes are scattered to the
+workers and their gradients summed (`diffup.training.distributed`), so that the checkpoint is that of one worker up to
+rounding. The state that a training resumes from is the same file too, written by rank 0, so that the number of workers
+may change in between. This pays where there are fewer training cells than GPUs.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from cluster.execution.context import Work, WorkContext
+from cluster.execution.context import WorkContext
 from cluster.execution.progress import Progress
 from cluster.execution.run_cell import CELLS
-from cluster.execution.work_units import Piece
+from cluster.execution.work_units import WorkUnit
 from cluster.execution.worker import FAILED, run_in_turn
+from cluster.options import Work
 from cluster.storage.layout import TUNE
 from diffup.errors import UserError
 from diffup.grid.cell import AnyCell, TrainingCell
@@ -44,9 +45,9 @@ def train_cells(
     Args:
         cells: to run, in order.
         context: of the launch; each process takes a CPU, and a GPU where there are some.
-        progress: is told what begins and ends.
-        stopping: whether nothing new is to begin.
-        over: whether a training at work is to be ended; its state stays.
+        progress: is notified of what starts and ends.
+        stopping: whether nothing new is to start.
+        over: whether a running training is to be ended; its state is kept.
 
     Returns:
         keys of the training cells that failed.
@@ -66,7 +67,7 @@ def train_cells(
         if stopping():
             break
         progress.begin(cell.key())  # another driver's checkpoint is as good
-        outcome = run_in_turn(Piece(cell), shared, stopping)
+        outcome = run_in_turn(WorkUnit(cell), shared, stopping)
         progress.end(cell.key(), outcome)
         if outcome["status"] == FAILED:
             failed.add(cell.key())
@@ -84,7 +85,7 @@ def execute(cell: AnyCell, context: WorkContext, *, work: Callable[..., Any], ov
     trainer = TorchTrainer(
         _work,
         train_loop_config={"cell": cell, "context": replace(context, work=None), "work": work},
-        # Steps are dealt out from the CPU's memory, and gradients added up where they are.
+        # Steps are scattered from the CPU's memory, and gradients summed where they are.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(num_workers=context.train_workers, use_gpu=gpu),
         run_config=ray.train.RunConfig(

@@ -1,4 +1,4 @@
-"""What a launch says while it runs, on the terminal and in its log: a line a cell, and a sign of life in between."""
+"""Progress of a launch, on the terminal and in its log: a line per cell, and a sign of life in between."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from ray import tune
 
-from cluster.execution.work_units import Piece
+from cluster.execution.work_units import WorkUnit
 from cluster.execution.worker import AGAIN, ATTEMPTS, ELSEWHERE, FAILED, PART
 from cluster.planning.plan import clock
 from cluster.storage.record import Record
@@ -43,7 +43,7 @@ class Progress(tune.Callback):
         self._cells = {cell.key(): cell for cell in cells}
         self._expected, self._slots = expected, max(1, slots)
         self._began = self._spoke = time.monotonic()
-        self._running: dict[str, float] = {}  # trial id → since when it is at its piece
+        self._running: dict[str, float] = {}  # by trial id, when its current unit started
         self._to_come = [sum(expected.get(key, 0.0) for key in self._cells), float(len(self._cells))]
         self._behind = [0.0, 0.0]  # expected and real seconds of what ended
         self._seconds: dict[str, float] = {}
@@ -62,7 +62,7 @@ class Progress(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A trial's piece ended, well or not."""
+        """A trial's unit ended, well or not."""
         self.end(trial.trial_id, result)
         if not result.get("done"):
             self.begin(trial.trial_id)
@@ -72,17 +72,17 @@ class Progress(tune.Callback):
         self._running.pop(trial.trial_id, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A worker process died; its pieces are handed out again."""
+        """A worker process died; its units are scheduled again."""
         self._running.pop(trial.trial_id, None)
         if not self.stopped:
-            self.say(f"the worker of {trial.trial_id} died; what it had not finished is handed out again")
+            self.say(f"the worker of {trial.trial_id} died; what it had not finished is scheduled again")
 
     def begin(self, trial: str) -> None:
-        """A trial is at its next piece."""
+        """A trial starts its next unit."""
         self._running[trial] = time.monotonic()
 
     def end(self, trial: str, result: dict[str, Any]) -> None:
-        """A piece ended, as `cluster.execution.worker.run_piece` says."""
+        """A unit ended, as `cluster.execution.worker.run_unit` says."""
         key, status = str(result["key"]), result.get("status")
         took = time.monotonic() - self._running.pop(trial, time.monotonic())
         self._seconds[key] = self._seconds.get(key, 0.0) + took
@@ -94,7 +94,7 @@ class Progress(tune.Callback):
             self._seconds.pop(key, None)
             if status == AGAIN and result["error"] not in self._told:
                 self._told.add(str(result["error"]))
-                self.say(f"{what}: not begun, is tried again: {result['error']}")
+                self.say(f"{what}: not started, will be retried: {result['error']}")
         elif status == FAILED:
             self.fail(key, str(result.get("error", "no reason given")))
         elif self._finish(key):
@@ -122,15 +122,15 @@ class Progress(tune.Callback):
         cell = self._cells[key]
         return cell.episodes if isinstance(cell, Cell) else 0
 
-    def found(self, piece: Piece, record: Record) -> None:
-        """Another driver finished a cell that waited here."""
-        key = piece.cell.key()
+    def found(self, unit: WorkUnit, record: Record) -> None:
+        """Another launch finished a cell that waited here."""
+        key = unit.cell.key()
         if self._finish(key):
-            self.say(f"{describe(piece.cell)}: finished by another launch")
+            self.say(f"{describe(unit.cell)}: finished by another launch")
 
-    def crash(self, piece: Piece) -> None:
-        """A piece's worker died too often."""
-        key = piece.cell.key()
+    def crash(self, unit: WorkUnit) -> None:
+        """A unit's worker died too often."""
+        key = unit.cell.key()
         if key in self._ended or self._store.read(key).status == "finished":
             return  # it died after its work was done
         self.crashed[key] = DIED.format(ATTEMPTS)
@@ -146,7 +146,7 @@ class Progress(tune.Callback):
         """Called about ten times a second."""
         if time.monotonic() - self._spoke > SIGN_OF_LIFE:
             longest = max((time.monotonic() - since for since in self._running.values()), default=0.0)
-            at = f"at work, the longest for {clock(longest)}" if self._running else "waiting"
+            at = f"running, the longest for {clock(longest)}" if self._running else "waiting"
             self.say(at)
 
     @property
@@ -164,7 +164,7 @@ class Progress(tune.Callback):
         return None
 
     def say(self, what: str) -> None:
-        """One line: how far it is, what happened, and the figures."""
+        """Print one line: how many cells have ended, what happened, and the figures."""
         self._spoke = time.monotonic()
         ended, eta = len(self.finished) + len(self.failed), self.eta()
         width = len(str(len(self._cells)))

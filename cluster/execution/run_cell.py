@@ -1,7 +1,7 @@
-"""What a trial does: one cell, from data set to metrics, with what is costly kept in the process.
+"""Runs one cell, from its data set to its metrics.
 
-Ray-free on purpose: the same functions run a cell in a trial, in a test, or by hand. A long evaluation cell can be cut
-into episode shards: `execute` is `conclude` of the `evaluate_part` of all episodes.
+Without Ray: the same functions run a cell in a worker, in a test, or by hand. A long evaluation cell can be split into
+parts: `execute` is `conclude` of the `evaluate_part` of all episodes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from PIL import Image
 
 from cluster.execution.context import (
     CHECKPOINT,
-    Work,
     WorkContext,
     checkpoint_of,
     classes_of,
@@ -32,6 +31,7 @@ from cluster.execution.context import (
     training_pools_of,
 )
 from cluster.execution.memory import Peak, peak_memory
+from cluster.options import Work
 from cluster.storage.layout import STATE
 from cluster.storage.sync import Sync
 from diffup.config import parse_annotation, support_kinds
@@ -60,7 +60,7 @@ __all__ = ["Outcome", "Part", "WorkContext", "conclude", "evaluate_part", "execu
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a cell gave: figures, the episode table (None for a training cell), provenance and panels by name."""
+    """Result of a cell: metrics, the episode table (None for a training cell), provenance and panels by name."""
 
     metrics: dict[str, float]
     episodes: pd.DataFrame | None
@@ -99,7 +99,7 @@ def execute(cell: AnyCell, context: WorkContext) -> Outcome:
 def evaluate_part(cell: Cell, context: WorkContext, start: int, end: int) -> Part:
     """Evaluate episodes `start` to `end` of a cell's manifest.
 
-    Cut at multiples of the batch size, the parts are, put together, what one piece would be.
+    Parts that are split at multiples of the batch size are, merged, what one unit would give.
 
     Raises:
         UserError: data, weights or checkpoint are missing or not those the cell names.
@@ -163,7 +163,7 @@ def _panels(context: WorkContext, setting: _Setting, episodes: list[Episode]) ->
 
 
 def _cost(cell: Cell, setting: _Setting) -> dict[str, float]:
-    """What an episode costs by architecture; of a foreign method nothing is known."""
+    """Costs of an episode by architecture; those of a foreign method are unknown."""
     if setting.what.method is not None:
         return {}
     model = setting.what.model.config if setting.what.model is not None else None
@@ -171,12 +171,12 @@ def _cost(cell: Cell, setting: _Setting) -> dict[str, float]:
     supports = len(support_kinds(cell.annotation, cell.shots))
     try:
         return method_cost(cell.backbone, cell.input, model, cell.sample, supports, texts)
-    except UserError:  # a backbone whose architecture can't be built by its name: costs are unknown, figures stand
+    except UserError:  # a backbone whose architecture can't be built by its name: its costs are unknown
         return {}
 
 
 def _measured(outcome: Outcome, context: WorkContext, peaks: list[Peak]) -> Outcome:
-    """With the largest of the peaks: each worker that had a part of the cell holds one of them."""
+    """With the largest of the peaks, one for each worker that ran a part of the cell."""
     outcome.metrics["peak_memory_mb"] = max(peak.memory_mb for peak in peaks)
     if context.device.startswith("cuda"):
         outcome.metrics["peak_gpu_memory_mb"] = max(peak.gpu_memory_mb for peak in peaks)
@@ -204,7 +204,7 @@ class _Setting:
             method = load_method(cell.sample.function, cell.sample.function_version)
         else:
             features = features_of(cell, dataset, context)
-        cues = CueSource(dataset, cell.input)
+        cues = CueSource(dataset, cell.input.cues)
         classes = classes_of(cell, dataset)
         model = checkpoint_of(cell, [dataset.classes[c] for c in classes], context)
         manifest = manifest_for_cell(cell, dataset, classes, context)
@@ -230,7 +230,7 @@ class _Setting:
         )
 
     def made(self) -> dict[str, int]:
-        """How much had to be computed that shards could have held."""
+        """How much had to be computed that was not in the feature cache."""
         encoded = 0 if self.features is None else self.features.encoded + self.features.texts_encoded
         return {"images_encoded": encoded, "priors_computed": 0 if self.priors is None else self.priors.computed}
 
@@ -239,7 +239,7 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     group = ProcessGroup.current()
     dataset = open_cells_dataset(cell, context)
     features = features_of(cell, dataset, context)
-    cues = CueSource(dataset, cell.input)
+    cues = CueSource(dataset, cell.input.cues)
     held_out = held_out_classes(dataset, cell.fold, cell.train.hold_out, cell.train_seed)
     pools = training_pools_of(cell, dataset, context)
     source = (dataset.fingerprint, cell.protocol_hash, cell.lists)
@@ -257,7 +257,7 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
             sync.upload(state)
 
     def other_code(why: str) -> None:
-        """The folder's name says what is trained, and nobody but the platform looks after the state."""
+        """Keep a warning: the state file of an interrupted training was written by other code."""
         warnings.append(why)
         print(f"warning: cell {cell.key()}: {why}", file=sys.stderr)
 

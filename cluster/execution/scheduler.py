@@ -1,14 +1,14 @@
-"""Which pieces are next, as a Ray Tune searcher: in order, after the training they need, and not what others are at.
+"""Schedules work units, as a Ray Tune searcher: in order, after the training they need, and not those that other
+launches are running.
 
-A trial is given several small cells at once, as many as take about `BUNDLE` seconds by what cells have taken so far:
-starting a trial costs more than such a cell. Each cell of a trial still fails alone; when a worker dies, those that
-were not yet done are handed out again, one a trial.
+A trial gets several small cells at once, as many as take about `BUNDLE` seconds by the mean of the cells so far, since
+starting a trial costs more than running such a cell. Each cell of a trial still fails alone; when a worker dies, those
+that it had not finished are scheduled again, one per trial.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from cluster.execution.progress import Progress
-from cluster.execution.work_units import Piece
+from cluster.execution.work_units import WorkUnit
 from cluster.execution.worker import AGAIN, ATTEMPTS, ELSEWHERE, FINISHED, LOOK, PART, REFUSALS
 from cluster.storage.backend import Backend
 from cluster.storage.leases import held
@@ -25,26 +25,26 @@ from cluster.storage.results import Store
 from diffup.grid.cell import Cell, TrainingCell
 
 BUNDLE = 5.0  # seconds of work that a trial should have at least
-MOST = 32  # pieces a trial
-LOSSES = 20  # nodes that may be lost under a piece
-SMOOTHING = 8  # cells that the running mean goes back
+MOST = 32  # units per trial
+LOSSES = 20  # nodes that may be lost while they run a unit
+SMOOTHING = 8  # number of units that the running mean of seconds is over
 
 
 @dataclass
 class _State:
-    """What is known of the pieces."""
+    """State of the units."""
 
-    waiting: dict[str, Piece]  # by name, in order
-    again: dict[str, Piece] = field(default_factory=dict)  # of workers that died
-    given: dict[str, list[Piece]] = field(default_factory=dict)  # trial id → pieces not yet done
+    waiting: dict[str, WorkUnit]  # by name, in order
+    again: dict[str, WorkUnit] = field(default_factory=dict)  # of workers that died
+    given: dict[str, list[WorkUnit]] = field(default_factory=dict)  # by trial id, units not yet done
     attempts: dict[str, int] = field(default_factory=dict)
-    refused: dict[str, int] = field(default_factory=dict)  # times that a piece could not begin
-    nodes: dict[str, set[str]] = field(default_factory=dict)  # trial id → nodes that were alive when it was given out
+    refused: dict[str, int] = field(default_factory=dict)  # times that a unit could not begin
+    nodes: dict[str, set[str]] = field(default_factory=dict)  # by trial id, nodes that were alive when it started
     untrained: set[str] = field(default_factory=set)  # keys of training cells that are not finished
-    elsewhere: set[str] = field(default_factory=set)  # names of pieces that other drivers hold
+    elsewhere: set[str] = field(default_factory=set)  # names of units that other launches hold
     looked: float = float("-inf")
-    mean: float = 0.0  # seconds a piece
-    stalled: bool = False  # nothing waiting can be handed out until something happens
+    mean: float = 0.0  # seconds per unit
+    stalled: bool = False  # nothing that waits can be scheduled until something changes
 
     def left(self) -> bool:
         """Whether anything is waiting or at work."""
@@ -52,7 +52,7 @@ class _State:
 
 
 class CellSearcher(Searcher):
-    """Hands out pieces.
+    """Schedules units.
 
     Attributes:
         dropped: keys of cells that never ran because their training failed.
@@ -60,7 +60,7 @@ class CellSearcher(Searcher):
 
     def __init__(
         self,
-        pieces: Sequence[Piece],
+        units: Sequence[WorkUnit],
         *,
         progress: Progress,
         store: Store,
@@ -70,32 +70,30 @@ class CellSearcher(Searcher):
         stopping: Callable[[], bool] = lambda: False,
         nodes: Callable[[], set[str]] = set,
     ) -> None:
-        """Take pieces.
-
-        Args:
-            pieces: in order.
-            progress: is told what others finished, and what died too often.
-            store: where results appear.
-            leases: where other drivers say what they are at.
-            workers: trials at a time.
-            max_concurrent: the same as a limit; 0 = none.
-            stopping: whether nothing more is to be handed out.
-            nodes: those of the cluster that are alive; a worker that dies with its node is not held against a piece.
+        """Args:
+        units: in order.
+        progress: is notified of what other launches finished, and of units whose workers died too often.
+        store: where results appear.
+        leases: what other launches are running.
+        workers: trials at a time.
+        max_concurrent: the same as a limit; 0: none.
+        stopping: whether nothing more is to start.
+        nodes: the cluster's nodes that are alive; the death of a worker with its node doesn't count as the unit's.
         """
         super().__init__()
         self._progress, self._store, self._leases = progress, store, leases
         self._workers, self._limit, self._stopping = max(1, workers), max_concurrent, stopping
         self._nodes = nodes
-        self._state = _State(waiting={piece.name: piece for piece in pieces})
-        self._state.untrained = {piece.cell.key() for piece in pieces if isinstance(piece.cell, TrainingCell)}
+        self._state = _State(waiting={unit.name: unit for unit in units})
+        self._state.untrained = {unit.cell.key() for unit in units if isinstance(unit.cell, TrainingCell)}
         self.dropped: list[str] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """The next trial's pieces; None: nothing at the moment; FINISHED: nothing any more."""
+        """The next trial's units; None: nothing at the moment; FINISHED: nothing any more."""
         state = self._state
         if self._stopping() or not state.left():
             return str(Searcher.FINISHED)
-        if self._limit and sum(bool(pieces) for pieces in state.given.values()) >= self._limit:
+        if self._limit and sum(bool(units) for units in state.given.values()) >= self._limit:
             return None
         self._look()
         bundle = [] if state.stalled else self._bundle()
@@ -105,66 +103,66 @@ class CellSearcher(Searcher):
         state.given[trial_id] = bundle
         state.nodes[trial_id] = self._nodes()
         kind = "train" if isinstance(bundle[0].cell, TrainingCell) else "evaluate"
-        return {"pieces": json.dumps([piece.to_dict() for piece in bundle]), "kind": kind}
+        return {"units": list(bundle), "kind": kind}
 
-    def _bundle(self) -> list[Piece]:
+    def _bundle(self) -> list[WorkUnit]:
         state = self._state
-        for name, piece in state.again.items():
-            if self._ready(piece):
+        for name, unit in state.again.items():
+            if self._ready(unit):
                 del state.again[name]
-                return [piece]
-        bundle: list[Piece] = []
-        for piece in state.waiting.values():
-            if not self._ready(piece):
+                return [unit]
+        bundle: list[WorkUnit] = []
+        for unit in state.waiting.values():
+            if not self._ready(unit):
                 continue
-            if bundle and not _alike(bundle[0], piece):
+            if bundle and not _alike(bundle[0], unit):
                 break
-            bundle.append(piece)
+            bundle.append(unit)
             if len(bundle) >= self._size():
                 break
-        for piece in bundle:
-            del state.waiting[piece.name]
+        for unit in bundle:
+            del state.waiting[unit.name]
         return bundle
 
     def _size(self) -> int:
-        """Pieces a trial: `BUNDLE` seconds of work, but no more than leaves every worker something to do."""
+        """Work units a trial: `BUNDLE` seconds of work, but no more than leaves every worker something to do."""
         state = self._state
         if not state.mean:
             return 1
         return max(1, min(MOST, int(BUNDLE / state.mean), len(state.waiting) // (2 * self._workers)))
 
-    def _ready(self, piece: Piece) -> bool:
-        waits = isinstance(piece.cell, Cell) and piece.cell.checkpoint in self._state.untrained
-        return not waits and piece.name not in self._state.elsewhere
+    def _ready(self, unit: WorkUnit) -> bool:
+        waits = isinstance(unit.cell, Cell) and unit.cell.checkpoint in self._state.untrained
+        return not waits and unit.name not in self._state.elsewhere
 
     def _look(self) -> None:
-        """See what other drivers hold, and what they have finished of what waits here."""
+        """See what other launches hold, and which of the units that wait here they have finished."""
         state = self._state
         if time.monotonic() - state.looked < LOOK:
             return
         state.looked = time.monotonic()
-        with contextlib.suppress(OSError):  # what all share is away: then as it was when last looked at
+        with contextlib.suppress(OSError):  # storage unavailable: the last look stands
             self._see()
 
     def _see(self) -> None:
         state = self._state
-        ours = {piece.name for pieces in state.given.values() for piece in pieces}
+        ours = {unit.name for units in state.given.values() for unit in units}
         before, state.elsewhere = state.elsewhere, held(self._leases) - ours
         state.stalled &= before == state.elsewhere
         for name in before | state.elsewhere:
-            piece = state.waiting.get(name) or state.again.get(name)
-            if piece is None:
+            unit = state.waiting.get(name) or state.again.get(name)
+            if unit is None:
                 continue
-            self._store.update([piece.cell.key()])
-            record = self._store.read(piece.cell.key(), verify=False)
+            self._store.update([unit.cell.key()])
+            record = self._store.read(unit.cell.key(), verify=False)
             if record.status == "finished":
-                self._progress.found(piece, record)
+                self._progress.found(unit, record)
                 state.waiting.pop(name, None)
                 state.again.pop(name, None)
-                self._training_ended(piece, finished=True)
+                self._training_ended(unit, finished=True)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A piece ended. (Tune tells of a trial's last result in `on_trial_complete`.)"""
+        """A unit ended. (Tune passes a trial's last result to `on_trial_complete`.)"""
         self._ended(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -184,15 +182,15 @@ class CellSearcher(Searcher):
             self._progress.crash(first)
             self._training_ended(first, finished=False)
             left = others
-        self._state.again |= {piece.name: piece for piece in left}
+        self._state.again |= {unit.name: unit for unit in left}
 
     def _ended(self, trial_id: str, result: dict[str, Any]) -> None:
         state = self._state
-        pieces = state.given.get(trial_id, [])
-        done = [piece for piece in pieces if piece.name == result.get("piece")]
+        units = state.given.get(trial_id, [])
+        done = [unit for unit in units if unit.name == result.get("unit")]
         if not done:
-            return  # told before
-        pieces.remove(done[0])
+            return  # known already
+        units.remove(done[0])
         state.stalled = False
         if result["status"] == AGAIN:
             self._again(done[0], str(result["error"]))
@@ -206,19 +204,19 @@ class CellSearcher(Searcher):
         if result["status"] != PART:
             self._training_ended(done[0], finished=result["status"] == FINISHED)
 
-    def _again(self, piece: Piece, why: str) -> None:
-        """A piece could not begin: it waits for another turn, so many times."""
+    def _again(self, unit: WorkUnit, why: str) -> None:
+        """A unit could not start: it waits for another turn, up to `REFUSALS` times."""
         state = self._state
-        state.refused[piece.name] = state.refused.get(piece.name, 0) + 1
-        if state.refused[piece.name] < REFUSALS:
-            state.waiting[piece.name] = piece
+        state.refused[unit.name] = state.refused.get(unit.name, 0) + 1
+        if state.refused[unit.name] < REFUSALS:
+            state.waiting[unit.name] = unit
         else:
-            self._progress.fail(piece.cell.key(), why)
-            self._training_ended(piece, finished=False)
+            self._progress.fail(unit.cell.key(), why)
+            self._training_ended(unit, finished=False)
 
-    def _training_ended(self, piece: Piece, *, finished: bool) -> None:
+    def _training_ended(self, unit: WorkUnit, *, finished: bool) -> None:
         """Release the cells that waited for a checkpoint, or drop them if there is none."""
-        state, key = self._state, piece.cell.key()
+        state, key = self._state, unit.cell.key()
         if key not in state.untrained:
             return
         state.untrained.discard(key)
@@ -234,8 +232,8 @@ class CellSearcher(Searcher):
         """See `save`."""
 
 
-def _alike(one: Piece, other: Piece) -> bool:
-    """Whether two pieces belong in one trial: same resources, same models and features."""
+def _alike(one: WorkUnit, other: WorkUnit) -> bool:
+    """Whether two units belong in one trial: same resources, same models and features."""
     if isinstance(one.cell, TrainingCell) or isinstance(other.cell, TrainingCell):
         return False
     return (one.cell.backbone, one.cell.dataset) == (other.cell.backbone, other.cell.dataset)

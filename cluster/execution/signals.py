@@ -1,4 +1,6 @@
-"""A launch asked to stop: the first signal begins nothing new, and a moment later ends what runs; a second, at once."""
+"""Stopping a launch by signals: after the first nothing new starts, and running cells end when the grace period is
+over; a second one ends them at once.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-GRACE = 10.0  # seconds that cells at work get to come to their end
+GRACE = 10.0  # seconds that running cells get to finish
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -33,7 +35,7 @@ class Stop:
         self._asked = time.monotonic()
         name = signal.Signals(number).name
         print(
-            f"{name}: nothing new begins, and in {self._grace:.0f} s the launch ends; finished cells are kept "
+            f"{name}: nothing new starts, and in {self._grace:.0f} s the launch ends; finished cells are kept "
             "(once more: at once)",
             file=sys.stderr,
             flush=True,

@@ -1,7 +1,7 @@
-"""Pieces as trials of one Ray Tuner, in workers that live on from trial to trial; before them the stage of shards.
+"""Runs work units as trials of one Ray Tuner, in worker processes that later trials reuse.
 
-Where several workers train a cell together, the training cells come first, one after the other and outside of the
-Tuner: a trial that waits for the resources of workers beside its own could wait forever.
+Where several processes train a cell together, the training cells come first, one after the other and outside of the
+Tuner: a trial that waits for the resources of more workers than its own could wait forever.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from cluster.execution.context import WorkContext
 from cluster.execution.multi_gpu import train_cells
 from cluster.execution.progress import Progress
 from cluster.execution.scheduler import CellSearcher
-from cluster.execution.work_units import pieces
+from cluster.execution.work_units import work_units
 from cluster.execution.worker import CellTrial
 from cluster.planning.plan import Plan
 from cluster.storage.layout import LAUNCHES, TUNE
 from diffup.grid.cell import Cell
 
 RESTARTS = 2  # of the Tuner, after an error of its own
-AHEAD = 4  # trials that wait for resources: more than one, so that a training cell holds no evaluation cell up
-GIVE_UP = 10  # seconds after which a worker that is to stop is ended
+AHEAD = 4  # trials that wait for resources: more than one, so that a training cell does not block evaluation cells
+GIVE_UP = 10  # seconds after which a worker that does not stop is killed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What the cluster offers, and what each kind of cell takes of it."""
+    """What the cluster has, and what each kind of cell takes of it."""
 
     device: str
     train: dict[str, float]
@@ -54,11 +54,11 @@ def resources(context: WorkContext) -> Resources:
 
 
 class GaveUp(RuntimeError):
-    """Ray Tune ended several times before the cells had."""
+    """Ray Tune ended several times before all cells did."""
 
 
 class _Stopper(tune.Stopper):
-    """Stops all trials when the launch is to stop and its grace is over, or nothing is at work."""
+    """Stops all trials when a launch that was asked to stop has used up its grace period."""
 
     def __init__(self, over: Callable[[], bool]) -> None:
         self._over = over
@@ -84,11 +84,11 @@ def run_trials(
         plan: its cells in order, and the expected seconds of each.
         context: what workers need to know.
         given: what `resources` says.
-        stopping: whether no new piece is to begin.
-        over: whether those at work are to be ended too.
+        stopping: whether no new unit is to start.
+        over: whether running ones are to be ended too.
 
     Returns:
-        what ended how, and the keys of cells that were not run because their training failed.
+        how cells ended, and the keys of cells that were not run because their training failed.
     """
     store = context.store
     progress = Progress(plan.todo, plan.seconds, given.workers, store, store.root / LAUNCHES / f"{context.launch}.log")
@@ -104,7 +104,7 @@ def run_trials(
         if not cells or stopping():
             break
         searcher = CellSearcher(
-            list(pieces(cells, context.shard_episodes, context.batch_size)),
+            list(work_units(cells, context.shard_episodes, context.batch_size)),
             progress=progress,
             store=store,
             leases=store.leases,
@@ -113,13 +113,13 @@ def run_trials(
             stopping=stopping,
             nodes=lambda: {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]},
         )
-        samples = 10 * len(plan.todo) + 1000  # more than pieces and their second attempts
+        samples = 10 * len(plan.todo) + 1000  # more than all units and their retries
         try:
             _tuner(context, given, searcher, samples, progress, over, f"{context.launch}-{attempt}").fit()
         except Exception as error:
             if attempt == RESTARTS or not ray.is_initialized():
                 raise GaveUp(f"Ray Tune gave up: {type(error).__name__}: {error}") from error
-            progress.say(f"Ray Tune ended with {type(error).__name__}; the rest is begun anew")
+            progress.say(f"Ray Tune ended with {type(error).__name__}; the rest is started again")
             time.sleep(5)
         untrained += searcher.dropped
     return progress, untrained
@@ -147,7 +147,7 @@ def _tuner(
             verbose=0,
             stop=_Stopper(over),
             callbacks=[progress],
-            failure_config=tune.FailureConfig(max_failures=0),  # the searcher hands out again what was lost
+            failure_config=tune.FailureConfig(max_failures=0),  # the searcher schedules lost units again
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )

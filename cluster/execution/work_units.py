@@ -1,7 +1,7 @@
-"""What is handed to a worker at a time: a whole cell, or some episodes of a long one.
+"""Work units, which is what a worker runs at a time: a whole cell, or some episodes of a long one.
 
-The parts of a cell lie in ``<key>/parts/`` until the last is there; then they are put together, in order, to exactly
-what one piece would have given. A part is there in full or not at all, and what a killed launch has evaluated stays.
+The parts of a cell are in ``<key>/parts/`` until the last one is there; then they are merged, in order, to exactly what
+one unit would have given. A part is written in full or not at all, and what a killed launch has evaluated is kept.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 from cluster.code_version import code_hash
 from cluster.storage.atomic import to_json, write_atomically
 from cluster.storage.layout import PARTS
-from cluster.storage.results import Store, cell_document
+from cluster.storage.results import Store
 from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_from_dict
 
 NOT_IDENTITY = ("key", "cell_version")
 
 
 @dataclass(frozen=True)
-class Piece:
+class WorkUnit:
     """A cell, or its episodes from `start` to `end`.
 
     Attributes:
@@ -52,56 +52,48 @@ class Piece:
         """Of the cell's episodes."""
         return (self.end - self.start) / self.cell.episodes if self.end and isinstance(self.cell, Cell) else 1.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain JSON types."""
-        return {"cell": cell_document(self.cell), "start": self.start, "end": self.end}
-
-    @staticmethod
-    def from_dict(document: dict[str, Any]) -> Piece:
-        """Inverse of `to_dict`."""
-        return Piece(read_cell(document["cell"]), document["start"], document["end"])
-
 
 def read_cell(document: dict[str, Any]) -> AnyCell:
     """The cell in a `cell_document`."""
     return cell_from_dict({name: value for name, value in document.items() if name not in NOT_IDENTITY})
 
 
-def pieces(cells: Iterable[AnyCell], shard_episodes: int, batch_size: int) -> Iterator[Piece]:
-    """Cells in order, long ones cut.
+def work_units(cells: Iterable[AnyCell], shard_episodes: int, batch_size: int) -> Iterator[WorkUnit]:
+    """Cells in order, long ones split.
 
     Args:
-        shard_episodes: the most episodes a piece, rounded up to whole batches so that each batch holds the same
-            episodes as in one piece; 0: cut nothing.
+        cells: in order.
+        shard_episodes: the most episodes per unit, rounded up to whole batches, so that each batch has the same
+            episodes as in one unit; 0: split nothing.
         batch_size: episodes at a time.
     """
     step = -(-shard_episodes // batch_size) * batch_size
     for cell in cells:
         if isinstance(cell, TrainingCell) or not step or cell.episodes <= step:
-            yield Piece(cell)
+            yield WorkUnit(cell)
             continue
         for start in range(0, cell.episodes, step):
-            yield Piece(cell, start, min(start + step, cell.episodes))
+            yield WorkUnit(cell, start, min(start + step, cell.episodes))
 
 
 def ranges(cell: Cell, shard_episodes: int, batch_size: int) -> list[tuple[int, int]]:
-    """The pieces of one cell as ranges of episodes."""
-    return [(piece.start, piece.end) for piece in pieces([cell], shard_episodes, batch_size)]
+    """The units of one cell as ranges of episodes."""
+    return [(unit.start, unit.end) for unit in work_units([cell], shard_episodes, batch_size)]
 
 
-def _paths(store: Store, piece: Piece) -> tuple[Path, Path]:
-    folder = store.folder(piece.cell.key()) / PARTS
-    return folder / f"{piece.start}-{piece.end}.parquet", folder / f"{piece.start}-{piece.end}.json"
+def _paths(store: Store, unit: WorkUnit) -> tuple[Path, Path]:
+    folder = store.folder(unit.cell.key()) / PARTS
+    return folder / f"{unit.start}-{unit.end}.parquet", folder / f"{unit.start}-{unit.end}.json"
 
 
-def write_part(store: Store, piece: Piece, part: Any, how: dict[str, Any]) -> None:
+def write_part(store: Store, unit: WorkUnit, part: Any, how: dict[str, Any]) -> None:
     """Keep an evaluated part.
 
     Args:
         part: with ``episodes``, ``provenance`` and ``seconds`` (`cluster.execution.run_cell.Part`).
-        how: what another piece must agree in to be put together with it.
+        how: settings that must be the same in all parts of a cell.
     """
-    data, facts = _paths(store, piece)
+    data, facts = _paths(store, unit)
     buffer = io.BytesIO()
     part.episodes.to_parquet(buffer, index=False)
     content = buffer.getvalue()
@@ -118,7 +110,7 @@ def write_part(store: Store, piece: Piece, part: Any, how: dict[str, Any]) -> No
 
 
 def bring_parts(store: Store, key: str) -> None:
-    """Have what others evaluated of a cell here.
+    """Download the parts of a cell that others have evaluated.
 
     Raises:
         OSError: the object store can't be used.
@@ -126,11 +118,11 @@ def bring_parts(store: Store, key: str) -> None:
     store.sync.download(f"{key}/{PARTS}/", last=".json")
 
 
-def read_part(store: Store, piece: Piece, how: dict[str, Any]) -> tuple[Any, dict[str, Any], float] | None:
+def read_part(store: Store, unit: WorkUnit, how: dict[str, Any]) -> tuple[Any, dict[str, Any], float] | None:
     """Episodes, provenance and seconds of a part; None if it is not there, damaged, or made in another way."""
     import pandas as pd
 
-    data, facts = _paths(store, piece)
+    data, facts = _paths(store, unit)
     try:
         document = json.loads(facts.read_bytes())
         content = data.read_bytes()

@@ -1,15 +1,14 @@
-"""The trainable: a trial runs some pieces of work, one a step, writes the store and logs MLflow runs. Workers live on.
+"""Workers: a Ray Tune trainable that runs work units, one per step, writes their results and logs their MLflow runs.
 
-A cell that raises fails alone and is not tried again: its error is recorded, and Tune sees a trial that goes on. Only
-the death of a worker process is Tune's business. Before a worker begins a piece it takes the piece's lease, so that of
-several drivers on one results directory one runs it.
+Worker processes are reused by later trials. A cell that raises fails alone and is not retried: its error is recorded,
+and Tune sees a trial that goes on; only the death of a worker process reaches Tune. Before a worker starts a unit it
+takes the unit's lease, so that of several launches on one results directory exactly one runs it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import platform
 import time
 import traceback
@@ -23,7 +22,7 @@ from ray import tune
 from cluster.code_version import code_hash
 from cluster.execution.context import WorkContext
 from cluster.execution.run_cell import CELLS, Part
-from cluster.execution.work_units import Piece, bring_parts, forget_parts, ranges, read_part, write_part
+from cluster.execution.work_units import WorkUnit, bring_parts, forget_parts, ranges, read_part, write_part
 from cluster.storage.atomic import check_writable, now
 from cluster.storage.backend import RemoteError
 from cluster.storage.layout import LAUNCHES
@@ -38,16 +37,16 @@ from diffup.models.card import versions
 
 PACKAGES = ("diffup", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pandas", "pillow", "ray", "mlflow")
 FINISHED, FAILED, ELSEWHERE, PART, AGAIN = "finished", "failed", "elsewhere", "part", "again"
-PAUSE = 5.0  # seconds before a piece that could not begin is given back
-REFUSALS = 60  # times that a piece may find what all share away
-LOOK = 3.0  # seconds between looks at what others are doing
-ATTEMPTS = 3  # of a piece whose worker dies
-# What is wrong with a machine and not with a cell: a full disk, a file server that is away.
+PAUSE = 5.0  # seconds before a unit that could not start is returned
+REFUSALS = 60  # times that a unit may find the storage unavailable
+LOOK = 3.0  # seconds between looks at what other launches are running
+ATTEMPTS = 3  # of a unit whose worker dies
+# Errors of a machine rather than of a cell: a full disk, a file server that does not answer.
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOTCONN, errno.ETIMEDOUT)
 
 
 class CellTrial(tune.Trainable):
-    """Runs the pieces in ``config["pieces"]`` (JSON); one step is one piece."""
+    """Runs the work units in ``config["units"]``, one per step."""
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -55,30 +54,30 @@ class CellTrial(tune.Trainable):
         return tune.PlacementGroupFactory([dict(config["resources"][config["kind"]])])
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Nothing is loaded here: the work keeps backbones and features in module globals."""
+        """Nothing is loaded here: `cluster.execution.context` caches backbones and features per process."""
         self.context: WorkContext = config["context"]
-        self.left = json.loads(config["pieces"])
+        self.left = list(config["units"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next pieces in the same process."""
+        """Take the next units in the same process."""
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the next piece."""
-        piece, began = Piece.from_dict(self.left.pop(0)), time.monotonic()
+        """Run the next unit."""
+        unit, began = self.left.pop(0), time.monotonic()
         if complaint := unfit(self.context):
-            done = _later(piece.cell.key(), complaint)
+            done = _later(unit.cell.key(), complaint)
         else:
-            done = run_piece(piece, self.context)
-        return {**done, "piece": piece.name, "took": time.monotonic() - began, "done": not self.left}
+            done = run_unit(unit, self.context)
+        return {**done, "unit": unit.name, "took": time.monotonic() - began, "done": not self.left}
 
 
-_fit: set[tuple[Path, str]] = set()  # results and launches that this process has looked at
+_fit: set[tuple[Path, str]] = set()  # results and launches that this process has checked
 
 
 def unfit(context: WorkContext, patience: float = 10.0) -> str:
-    """Why this node, which may have come after the launch's start, can't run its cells; ``""`` if it can.
+    """Why this node, which may have joined after the launch's start, can't run its cells; ``""`` if it can.
 
     Args:
         context: of the launch.
@@ -99,42 +98,42 @@ def unfit(context: WorkContext, patience: float = 10.0) -> str:
 
 
 def _later(key: str, why: str) -> dict[str, Any]:
-    """The outcome of a piece that could not begin here and now."""
+    """The outcome of a unit that could not start."""
     time.sleep(PAUSE)
     return {"key": key, "status": AGAIN, "error": why}
 
 
-def run_piece(piece: Piece, context: WorkContext) -> dict[str, Any]:
-    """Run a piece under its lease and record what came of it.
+def run_unit(unit: WorkUnit, context: WorkContext) -> dict[str, Any]:
+    """Run a unit under its lease and record the outcome.
 
     Args:
-        piece: a cell or a part of one.
+        unit: a cell or a part of one.
         context: of the launch.
 
     Returns:
         ``key``, ``status``, and ``headline`` and ``episodes``, or ``error``. The status is ``"finished"``,
-        ``"failed"``, ``"part"`` (of a cell of which others are to come), ``"elsewhere"`` (another driver is at it) or
-        ``"again"`` (nothing was begun: what all share does not answer).
+        ``"failed"``, ``"part"`` (other parts of the cell are still missing), ``"elsewhere"`` (another launch runs it)
+        or ``"again"`` (nothing was started: the storage is unavailable).
     """
-    store, key = context.store, piece.cell.key()
+    store, key = context.store, unit.cell.key()
     try:
-        lease = acquire(store.leases, piece.name, context.launch)
+        lease = acquire(store.leases, unit.name, context.launch)
     except OSError as error:
         return _later(key, f"{type(error).__name__}: {error}")
     if lease is None:
         return {"key": key, "status": ELSEWHERE}
     try:
         with system_metrics(context.tracking if context.system_metrics else None):
-            return _run(piece, context, store)
+            return _run(unit, context, store)
     finally:
         lease.release()
 
 
-def run_in_turn(piece: Piece, context: WorkContext, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-    """`run_piece`, again while another driver is at it, and `REFUSALS` times while what all share does not answer."""
+def run_in_turn(unit: WorkUnit, context: WorkContext, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """`run_unit`, repeated while another launch runs it, and `REFUSALS` times while the storage is unavailable."""
     refused = 0
     while True:
-        outcome = run_piece(piece, context)
+        outcome = run_unit(unit, context)
         refused += outcome["status"] == AGAIN
         if outcome["status"] not in (ELSEWHERE, AGAIN) or stopping():
             return outcome
@@ -144,8 +143,8 @@ def run_in_turn(piece: Piece, context: WorkContext, stopping: Callable[[], bool]
             time.sleep(LOOK)
 
 
-def _run(piece: Piece, context: WorkContext, store: Store) -> dict[str, Any]:
-    tracking, started, cell, key = context.tracking, now(), piece.cell, piece.cell.key()
+def _run(unit: WorkUnit, context: WorkContext, store: Store) -> dict[str, Any]:
+    tracking, started, cell, key = context.tracking, now(), unit.cell, unit.cell.key()
     try:
         store.update([key], checkpoint=cell.checkpoint if isinstance(cell, Cell) else "")
         before = store.read(key)
@@ -156,16 +155,16 @@ def _run(piece: Piece, context: WorkContext, store: Store) -> dict[str, Any]:
             store.publish(key)
     except OSError as error:
         return _later(key, f"{type(error).__name__}: {error}")
-    if before.status == "finished":  # by another driver, by a launch that was killed, or by this one before it died
+    if before.status == "finished":  # by another launch, or by this one before a worker died
         return _finished(key, before, store, cell, tracking)
     try:
         store.write_cell(cell)
-        if piece.whole:
+        if unit.whole:
             outcome, batch_size = _in_memory(cell, context, (context.work or CELLS).execute)
         else:
-            done = _evaluate_part(piece, context, store)
+            done = _evaluate_part(unit, context, store)
             if done is None:
-                return {"key": key, "status": PART, "episodes": piece.end - piece.start}
+                return {"key": key, "status": PART, "episodes": unit.end - unit.start}
             outcome, batch_size = done
         made_by = {
             **outcome.provenance,
@@ -187,11 +186,11 @@ def _run(piece: Piece, context: WorkContext, store: Store) -> dict[str, Any]:
             panels=outcome.panels,
         )
         store.publish(key)
-        if not piece.whole:
+        if not unit.whole:
             forget_parts(store, key)
     except Exception as error:
         message, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
-        with contextlib.suppress(OSError):  # of a full disk, say; then the cell is simply not finished
+        with contextlib.suppress(OSError):  # such as a full disk; then the cell is simply not finished
             store.write_error(cell, message, trace, passing=passes(error))
             store.publish(key)
         if tracking is not None:
@@ -201,7 +200,7 @@ def _run(piece: Piece, context: WorkContext, store: Store) -> dict[str, Any]:
 
 
 def passes(error: Exception) -> bool:
-    """Whether an error is of a machine, or of what all share, and not of the cell: then it may be gone next time."""
+    """Whether an error is of a machine or the storage rather than of the cell, so that a retry may succeed."""
     return isinstance(error, RemoteError) or (isinstance(error, OSError) and error.errno in PASSING)
 
 
@@ -230,19 +229,19 @@ def _in_memory(cell: AnyCell, context: WorkContext, do: Callable[..., Any], *ran
             context = replace(context, batch_size=context.batch_size // 2)
 
 
-def _evaluate_part(piece: Piece, context: WorkContext, store: Store) -> tuple[Any, int] | None:
+def _evaluate_part(unit: WorkUnit, context: WorkContext, store: Store) -> tuple[Any, int] | None:
     """Evaluate a part, unless it is there; if it was the last, the outcome of the whole cell and the batch size."""
-    work, cell, batch_size = context.work or CELLS, piece.cell, context.batch_size
+    work, cell, batch_size = context.work or CELLS, unit.cell, context.batch_size
     assert isinstance(cell, Cell) and work.evaluate_part and work.conclude
     how = {"batch_size": batch_size, "device": context.device, "threads": context.threads}
     bring_parts(store, cell.key())
-    if read_part(store, piece, how) is None:
-        part, batch_size = _in_memory(cell, context, work.evaluate_part, piece.start, piece.end)
-        write_part(store, piece, part, how)
+    if read_part(store, unit, how) is None:
+        part, batch_size = _in_memory(cell, context, work.evaluate_part, unit.start, unit.end)
+        write_part(store, unit, part, how)
         bring_parts(store, cell.key())
     parts = []
     for start, end in ranges(cell, context.shard_episodes, context.batch_size):
-        found = read_part(store, Piece(cell, start, end), how)
+        found = read_part(store, WorkUnit(cell, start, end), how)
         if found is None:
             return None
         parts.append(Part(*found))

@@ -2,7 +2,7 @@
 
 A trial is one configuration of `cluster.hpo.trials`. At each milestone its training pauses, its weights so far are
 scored on the base classes that it holds out, and the scheduler lets it go on or stops it. Training goes through the
-result store as in any launch (`cluster.execution.worker.run_piece`): a configuration that is trained to the end is a
+result store as in any launch (`cluster.execution.worker.run_unit`): a configuration that is trained to the end is a
 finished training cell, with the bytes it would have had without a search. One that was stopped keeps its state, so that
 it could still go on.
 """
@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,16 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from cluster.code_version import code_hash
-from cluster.execution.context import Work, WorkContext
+from cluster.execution.context import WorkContext
 from cluster.execution.run_cell import CELLS
 from cluster.execution.session import ray_session
 from cluster.execution.tuner import resources
-from cluster.execution.work_units import Piece, read_cell
+from cluster.execution.work_units import WorkUnit, read_cell
 from cluster.execution.worker import run_in_turn
 from cluster.hpo.report import Report, key_of
 from cluster.hpo.trials import DIVERGED, FAILED, FINISHED, STOPPED, Record, Search, check_seen, read_entry
+from cluster.options import Options, Work
+from cluster.planning.nodes import check_nodes, shared_by_nodes, wait_for_nodes
 from cluster.planning.preflight import git_commit, preflight
 from cluster.precompute.stage import precompute
 from cluster.storage.layout import TUNE
@@ -39,6 +41,7 @@ from cluster.storage.results import Store, cell_document
 from cluster.tracking.client import resolve_uri
 from cluster.tracking.launches import close_tracking, open_tracking
 from cluster.tracking.runs import Tracking
+from cluster.tracking.system_metrics import system_metrics
 from diffup.errors import UserError
 from diffup.grid.cell import Cell, TrainingCell, cell_from_dict, cell_to_dict
 from diffup.training.trainer import Paused, paused_at
@@ -47,27 +50,7 @@ CRASHES = 1  # times that a configuration is tried again after the death of its 
 SCORE, TIME = "miou", "steps"
 DONE, SOME_FAILED = 0, 1
 SO_FAR = ("model.safetensors", "config.json", "README.md")  # a paused training's checkpoint, without its state
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """Runtime options of a search; none of them changes a score.
-
-    Attributes:
-        results: result store.
-        tracking_uri: MLflow; ``""`` = a sqlite file in `results`.
-        max_concurrent: configurations at a time; 0 = one for each CPU (or GPU).
-        retry_failed: let configurations go on that failed before.
-        weights_dir: folder of local backbone weights.
-        batch_size: episodes at a time in validation.
-    """
-
-    results: Path
-    tracking_uri: str = ""
-    max_concurrent: int = 0
-    retry_failed: bool = False
-    weights_dir: Path | None = None
-    batch_size: int = 8
+UNUSED = ("select", "force", "verify", "past", "workers", "gpus_per_trial", "shard_episodes", "train_workers")
 
 
 class SearchTrial(tune.Trainable):
@@ -91,7 +74,8 @@ class SearchTrial(tune.Trainable):
         if self.known:
             score = self.known.pop(0)
             return {**score, "known": True, "ended": self.ended, "done": bool(self.ended) and not self.known}
-        result = train_and_score(self.task, self.scored)
+        with system_metrics(self.task["tracking"]):
+            result = train_and_score(self.task, self.scored)
         self.scored.add(result.get(TIME, 0))
         return {**result, "known": False, "done": result["ended"] is not None}
 
@@ -116,13 +100,13 @@ def train_and_score(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
         a score as in `cluster.hpo.trials.Record`, with ``ended``: None, ``"finished"``, ``"diverged"`` or ``"failed"``;
         the last two with ``error`` in place of a score.
     """
-    cell = read_cell(task["cell"])
+    cell, context = read_cell(task["cell"]), task["context"]
     assert isinstance(cell, TrainingCell)
     began, steps = time.perf_counter(), cell.train.steps
     ended: str | None = FINISHED
     try:
         with paused_at(*(steps for steps in task["milestones"] if steps not in scored)):
-            outcome = run_in_turn(Piece(cell), task["context"])
+            outcome = run_in_turn(WorkUnit(cell), context)
         if outcome["status"] != "finished":
             diverged = outcome["error"].startswith(FloatingPointError.__name__)
             return {"ended": DIVERGED if diverged else FAILED, "error": outcome["error"]}
@@ -136,7 +120,7 @@ def train_and_score(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
     finally:
         if ended is None:  # half a training must not be taken for a checkpoint
             for name in SO_FAR:
-                (task["context"].results / cell.key() / "checkpoint" / name).unlink(missing_ok=True)
+                (context.results / cell.key() / "checkpoint" / name).unlink(missing_ok=True)
     return {
         TIME: steps,
         SCORE: sum(tasks.values()) / len(tasks),
@@ -167,46 +151,61 @@ def validate(task: dict[str, Any]) -> dict[str, float]:
 
 
 def run_searches(
-    searches: Sequence[Search], options: SearchOptions, *, datasets: dict[str, Path], work: Work | None = None
+    searches: Sequence[Search],
+    options: Options,
+    *,
+    store: Store,
+    datasets: dict[str, Path],
+    work: Work | None = None,
 ) -> int:
     """Bring searches to their end, one after the other.
 
     Args:
         searches: with records of different names.
-        options: how.
-        datasets: see `cluster.launch.launch`.
-        work: see `cluster.launch.launch`.
+        options: how; those in `UNUSED` are of launches alone.
+        store: of the results; a folder.
+        datasets, work: see `cluster.launch.launch`.
 
     Returns:
-        0 if every configuration has ended and none failed; one that diverged has told what it could.
+        0 if every configuration has ended and none failed; one that diverged has not failed.
 
     Raises:
         UserError: a user's mistake, found before anything is run.
     """
-    store = Store(options.results.absolute())
+    for name in UNUSED:
+        if getattr(options, name) != getattr(Options, name):
+            raise UserError(f"--{name.replace('_', '-')} has no use in a search")
     uri = resolve_uri(options.tracking_uri, store.root)
     records = [Record(store, search, retry_failed=options.retry_failed) for search in searches]
-    for search, record in zip(searches, records):
+    for search, record in zip(searches, records, strict=True):
         print(overview(search, record), flush=True)
-    if any(record.todo() for record in records):
-        cells = [cell for search in searches for cell in search.cells]
-        paths = preflight(cells, datasets, options.weights_dir)
+    if options.dry_run:
+        return DONE
+    todo = [(search, record) for search, record in zip(searches, records, strict=True) if record.todo()]
+    if todo:
+        paths = preflight([cell for search in searches for cell in search.cells], datasets, options.weights_dir)
         store.make_writable()
+        resolved = {
+            "results": store.root,
+            "weights_dir": options.weights_dir and options.weights_dir.absolute(),
+            "features": None
+            if options.no_features or work
+            else (options.features or store.root / "features").absolute(),
+            "gpus_per_trial": 1.0,
+            "shard_episodes": 0,
+        }
+        context = WorkContext(**vars(options) | resolved, datasets=paths, git_commit=git_commit(), work=work)
         try:
             with alone(store.leases, "search", str(os.getpid()), store.root), ray_session():
-                from cluster.planning.nodes import check_nodes, shared_by_nodes, wait_for_nodes
-
                 wait_for_nodes()
-                for warning in check_nodes(*shared_by_nodes(store, None, options.weights_dir, paths)):
+                for warning in check_nodes(*shared_by_nodes(store, context.features, options.weights_dir, paths)):
                     print(f"warning: {warning}", file=sys.stderr)
-                for search, record in zip(searches, records):
-                    if record.todo():
-                        _run(search, record, store, uri, paths, options, work)
+                for search, record in todo:
+                    _run(search, record, context, uri)
         except KeyboardInterrupt:
-            print("interrupted; all scores are kept, and the same command does the rest", file=sys.stderr)
+            print("interrupted; all scores are kept, re-run to resume", file=sys.stderr)
             return SOME_FAILED
-    bad = sum(record.count(FAILED) + len(record.todo()) for record in records)
-    return SOME_FAILED if bad else DONE
+    return SOME_FAILED if any(record.count(FAILED) or record.todo() for record in records) else DONE
 
 
 def overview(search: Search, record: Record) -> str:
@@ -221,31 +220,29 @@ def overview(search: Search, record: Record) -> str:
         if record.entries[candidate.cell.key()]["ended"] is None:
             lines.append(f"  {number}: {candidate.cell.key()} {candidate.in_words()}")
     if record.stale:
-        lines.append(
-            f"  warning: {len(record.stale)} have scores made by other code; remove {record.path} to score anew"
-        )
+        what = f"{len(record.stale)} have scores made by other code"
+        lines.append(f"  warning: {what}; remove {record.path} to score anew")
     return "\n".join(lines)
 
 
-def _run(
-    search: Search, record: Record, store: Store, uri: str, paths: dict[str, str], options: SearchOptions,
-    work: Work | None,
-) -> None:  # fmt: skip
-    if record.tracking is not None:  # of a search that was killed; the lock says that it is not alive
+def _run(search: Search, record: Record, context: WorkContext, uri: str) -> None:
+    store = context.store
+    if record.tracking is not None:  # of a search that was killed; the lock says that it has ended
         close_tracking(Tracking(**record.tracking), "KILLED", {})
-    name, commit = f"{search.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}", git_commit()
-    tags = {"git_commit": commit, "code_hash": code_hash(), "results": str(store.root), "search": search.name}
-    tracking = open_tracking(uri, "search", name, store, tags)
+    name = f"{search.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    tags = {"git_commit": context.git_commit, "code_hash": code_hash(), "results": str(store.root)}
+    tracking = open_tracking(uri, "search", name, store, {**tags, "search": search.name})
     record.tracking = tracking.to_dict() if tracking else None
     record.save()
     for key in record.todo():
         if store.read(key).status == "damaged":
             store.forget_result(key)
     report = Report(search, record, tracking)
-    shutil.rmtree(_tunes_own(search, store), ignore_errors=True)  # what a killed search left
+    folder = store.root / f"{TUNE}-{search.name}"  # of Tune's files; launches on the same results have others
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed search left
     status = "KILLED"
     try:
-        _fit(search, record, report, store, paths, options, work, name, commit)
+        _tuner(search, record, report, replace(context, launch=name), tracking, folder).fit()
         status = "FAILED" if record.count(FAILED) or record.todo() else "FINISHED"
         report.conclude()
     finally:
@@ -254,50 +251,37 @@ def _run(
             close_tracking(tracking, status, {"steps_spent": float(record.spent())})
         record.tracking = None
         record.save()
-        shutil.rmtree(_tunes_own(search, store), ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _tunes_own(search: Search, store: Store) -> Path:
-    """The folder of Tune's files; launches on the same results have others."""
-    return store.root / f"{TUNE}-{search.name}"
-
-
-def _fit(
-    search: Search, record: Record, report: Report, store: Store, paths: dict[str, str], options: SearchOptions,
-    work: Work | None, name: str, commit: str,
-) -> None:  # fmt: skip
-    context = WorkContext(  # without tracking: a trial's run is of the search, and is the driver's to write
-        results=store.root, launch=name, work=work, datasets=paths, git_commit=commit,
-        weights_dir=options.weights_dir and options.weights_dir.absolute(),
-        features=store.root / "features" if work is None else None,
-        batch_size=options.batch_size, shard_episodes=0, gpus_per_trial=1.0, max_concurrent=options.max_concurrent,
-    )  # fmt: skip
+def _tuner(
+    search: Search, record: Record, report: Report, context: WorkContext, tracking: Tracking | None, folder: Path
+) -> tune.Tuner:
+    """The tuner of a search, after what all configurations read has been computed."""
     given = resources(context)
-    context = replace(context, device=given.device)
+    context = replace(context, device=given.device)  # without tracking: the driver writes the configurations' runs
     if context.features is not None:
         precompute(search.cells, context, given, lambda: False)
-    # Rivals whose scores are known come first, so that the scheduler compares with all of them.
-    told = [key for key, entry in record.entries.items() if entry["ended"] and entry["scores"]]
-    order = [*told, *record.todo()]
+    # Configurations that have ended come first with their scores, so that the scheduler compares with all of them.
+    scored = [key for key, entry in record.entries.items() if entry["ended"] and entry["scores"]]
+    order = [*scored, *record.todo()]
     workers = min(given.workers, len(order))
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(workers)
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # one that diverges ends without a score
     by_key = {candidate.cell.key(): candidate for candidate in search.candidates}
-    shared = {
-        "context": context,
-        "record": str(record.path),
-        "milestones": list(search.milestones),
-        "classes": list(search.classes),
-    }
     tasks = [
         {
-            **shared,
+            "context": context,
+            "record": str(record.path),
+            "milestones": list(search.milestones),
+            "classes": list(search.classes),
             "cell": cell_document(by_key[key].cell),
             "validation": [cell_to_dict(cell) for cell in by_key[key].validation],
+            "tracking": tracking if context.system_metrics else None,
         }
         for key in order
     ]
-    tuner = tune.Tuner(
+    return tune.Tuner(
         tune.with_resources(SearchTrial, given.train),
         param_space={"task": tune.grid_search(tasks)},
         tune_config=tune.TuneConfig(
@@ -308,15 +292,14 @@ def _fit(
             trial_dirname_creator=key_of,
         ),
         run_config=tune.RunConfig(
-            name=name,
-            storage_path=str(_tunes_own(search, store)),
+            name=context.launch,
+            storage_path=str(folder),
             verbose=0,
             callbacks=[report],
             failure_config=tune.FailureConfig(max_failures=CRASHES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
-    tuner.fit()
 
 
 def scheduler(search: Search) -> Halving:

@@ -1,4 +1,4 @@
-"""What a plan will cost, from what cells have cost before: seconds, memory, wall time, and disk for shards."""
+"""Estimates of what a plan costs, from past cells: seconds, memory, wall time, and disk for the feature cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_from_dict
 
 OTHERS = 1000  # finished cells of other grids that are looked at, at most
 STAGES, INFO_BYTES = 3, 3 * 40 * 40 * 4
-# Images of benchmarks whose files need not be at hand to plan: VOC 2012 trainaug + val, COCO 2014 train + val.
+# Images of benchmarks whose files need not be available to plan: VOC 2012 trainaug + val, COCO 2014 train + val.
 IMAGES = {"pascal5i": 10582 + 1449, "coco20i": 82783 + 40504}
 DTYPE_BYTES = {"float16": 2, "float32": 4}
 

@@ -1,4 +1,4 @@
-"""What remains to be done: plan = grid − finished, in an order that loads each backbone as seldom as possible."""
+"""Plans a launch: the unfinished cells of a grid, in an order that loads each backbone as rarely as possible."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def in_order(cells: Iterable[AnyCell]) -> list[AnyCell]:
     """Training first, then what waits for none of it, then the rest; within each by seed and variant, then by place.
 
     Neighbours share backbone and features in a worker's memory. Cells that differ in seed or variant alone, which share
-    prior maps on disk, lie apart: side by side, two workers would both compute them.
+    prior maps on disk, are kept apart: side by side, two workers would both compute them.
     """
     cells = list(cells)
     training = {cell.key() for cell in cells if isinstance(cell, TrainingCell)}

@@ -175,7 +175,7 @@ class PrecomputeWorker:
         if task["kind"] == TEXT_PRIORS:
             assert of.text_priors is not None
             spec, identity = of.text_priors, features.encoder.identity
-        priors = priors_of(cell, dataset, CueSource(dataset, cell.input), features, self.context)
+        priors = priors_of(cell, dataset, CueSource(dataset, cell.input.cues), features, self.context)
         made = list(priors.compute(Triple(*triple) for triple in task["triples"]))
         rows = {PRIOR: torch.stack([maps for _, maps in made])}
         return self._write(spec.make(self.cache.root, identity), [triple.key for triple, _ in made], rows)

@@ -67,7 +67,7 @@ def cache(argv: Sequence[str]) -> int:
         command = commands.add_parser(name, help=what)
         command.add_argument("root", metavar="DIR", help="'features' in a results directory, or in s3://bucket/results")
         if name == "clean":
-            command.add_argument("--limit", type=parse_size, metavar="SIZE", help="keep at most this much (50GB)")
+            command.add_argument("--limit", metavar="SIZE", help="keep at most this much (50GB)")
             command.add_argument("--older-than", type=float, metavar="DAYS", help="not used for so long")
     args = parser.parse_args(argv)
     if not is_uri(args.root) and not Path(args.root).is_dir():
@@ -78,8 +78,9 @@ def cache(argv: Sequence[str]) -> int:
     if args.command == "clean":
         if args.limit is None and args.older_than is None:
             raise UserError("say what to delete: --limit SIZE or --older-than DAYS")
+        limit = None if args.limit is None else parse_size(args.limit)
         idle = None if args.older_than is None else 86400 * args.older_than
-        gone = feature_cache.clean(backend, limit_bytes=args.limit, older_than=idle)
+        gone = feature_cache.clean(backend, limit_bytes=limit, older_than=idle)
         for each in gone:
             print(f"deleted {each.name}: {format_size(each.bytes)}")
         left = sum(each.bytes for each in feature_cache.listed(backend))

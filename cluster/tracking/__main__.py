@@ -8,20 +8,23 @@ from typing import Annotated
 
 import tyro
 
+from cluster.options import option
 from cluster.storage.results import Store
 from cluster.tracking.client import resolve_uri
 from diffup.errors import UserError, command_line
 
-Results = Annotated[str, tyro.conf.arg(metavar="DIR")]
+Results = Annotated[str, *option("DIR", str)]
+Uri = Annotated[str, *option("URI", str, default=False)]
+Name = Annotated[str, *option("NAME", str, default=False)]
 
 
-def sync(results: Results, tracking_uri: str = "", experiment: str = "") -> int:
+def sync(results: Results, tracking_uri: Uri = "", experiment: Name = "") -> int:
     """Make MLflow's runs say what the result store says, however often it is called.
 
     Args:
-        results: the result store: a folder, or s3://bucket/prefix, gs://…, which is downloaded before.
-        tracking_uri: MLflow; default: sqlite in the results.
-        experiment: put all runs there; default: the grid that made them.
+        results: the result store: a folder, or s3://bucket/prefix, gs://…, which is downloaded first
+        tracking_uri: of the MLflow server (default: an SQLite file in the results)
+        experiment: put all runs there (default: the grid that made them)
     """
     from cluster.tracking.sync import sync
 
@@ -36,9 +39,9 @@ def serve(results: Results, port: int = 5000, host: str = "127.0.0.1") -> int:
     """Start MLflow's server over the results' sqlite store.
 
     Args:
-        results: the result store: a folder, or s3://bucket/prefix, gs://…, which is downloaded before.
-        port: to listen at.
-        host: address to listen at; default: this machine alone.
+        results: the result store: a folder, or s3://bucket/prefix, gs://…, which is downloaded first
+        port: to listen at
+        host: address to listen at; by default reached from this machine alone
     """
     from cluster.tracking.server import serve
 

@@ -97,14 +97,14 @@ def _sync(client: MlflowClient, store: Store, uri: str, experiment: str) -> Sync
         for launch in launches
     }
     known_parents = {*parents.values(), *(str(run.info.run_id) for run in runs_of[""])}
-    down = threading.Event()
+    owner, down = store.identity(), threading.Event()
 
     def export(record: Record) -> Counter[str]:
         if down.is_set():
             return Counter(failed=1)
         launch = _maker(launches, record)
         grid, parent = (launch.grid, parents[launch.label]) if launch else (rest, "")
-        tracking = Tracking(uri=uri, experiment_id=ids[grid], parent_run=parent, store=store.identity())
+        tracking = Tracking(uri=uri, experiment_id=ids[grid], parent_run=parent, store=owner)
         there = [run for run in runs_of[record.key] if belongs(run, record)]
         try:
             document = store.read_cell(record.key)

@@ -30,9 +30,8 @@ def derived(dataset: Dataset, protocol: Protocol, fold: int, split: str) -> Rows
     """Images and labels by 0-based class, in the order of the images' names.
 
     Args:
-        dataset: any.
-        protocol: its rules.
-        fold: whose novel classes make ``val``, and whose base classes make ``train``.
+        dataset, protocol: any.
+        fold: whose base classes make the split ``"train"``, and whose novel classes make ``"val"``.
         split: ``"train"`` or ``"val"``.
 
     Raises:

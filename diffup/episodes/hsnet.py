@@ -1,4 +1,4 @@
-"""HSNet's test episodes, exactly, from its own lists (arXiv 2104.01538; the rule is read off its public code).
+"""HSNet's test episodes, exactly, from its own lists (arXiv 2104.01538; the rule is that of its public code).
 
 HSNet draws from numpy's legacy global stream, seeded once with 0, without workers. Each draw is
 ``choice(names, 1, replace=False)``, which consumes the stream as a permutation of the whole list. Supports are drawn
@@ -35,16 +35,12 @@ def hsnet_episodes(
     anywhere else the query is entry i (modulo their number) of the validation list.
 
     Args:
-        pairs: HSNet's validation list of the fold (`diffup.data.lists.hsnet_list`).
+        pairs: HSNet's validation list of the fold (`diffup.data.lists.hsnet_list`); it names the episodes' images.
         dataset: ``pascal5i`` or ``coco20i``, or any other data set with `classes`.
         fold: 0-3.
-        shots: K supports, which may repeat; 0 (text alone, which HSNet has not): the 1-shot episodes without supports.
-        episodes: HSNet has 1000.
-        seed: HSNet has 0.
+        shots: K supports, which may repeat; 0 (text alone, which HSNet lacks): the 1-shot episodes without supports.
+        episodes, seed: HSNet has 1000 and 0.
         classes: those to draw from, ascending; by default the fold's.
-
-    Returns:
-        Episodes whose images are named as in the list.
 
     Raises:
         UserError: a class of the fold without a second image (the drawing would never end), or fewer than 0 shots.

@@ -20,12 +20,10 @@ REMEDY = "Correct these episodes, or take the data set and the protocol that the
 
 
 def listed_pairs(dataset: str, protocol: Protocol, fold: int, split: str, lists: Path | None) -> Pairs:
-    """The pairs of image and class in the list files of a protocol that draws from them.
+    """The pairs of image and class in the list files of a protocol that draws from them (`Protocol.needs_lists`).
 
     Args:
         dataset: ``pascal5i`` or ``coco20i``.
-        protocol: whose `Protocol.needs_lists` says so.
-        fold: 0-3.
         split: ``"trn"`` or ``"val"``.
         lists: HSNet's folder ``splits``.
 
@@ -54,7 +52,7 @@ def listed_manifest(
 
 
 def rows(manifest: Manifest) -> list[list[object]]:
-    """What papers exchange: ``[query, [support, …], 0-based class]`` of each episode."""
+    """The form that papers exchange: ``[query, [support, …], 0-based class]`` of each episode."""
     return [[e.query, list(e.supports), e.class_index] for e in manifest.episodes]
 
 
@@ -77,7 +75,7 @@ def from_rows(held: object, *, dataset: str, protocol: str, fold: int, seed: int
 
 
 def _wrong_row(row: object) -> str:
-    """What keeps a row from being an episode, ``""`` if nothing does."""
+    """Why a row is not an episode, ``""`` if it is one."""
     if not isinstance(row, list) or len(row) != 3:
         return f"it is {_shown(row)}"
     query, supports, class_index = row
@@ -129,16 +127,10 @@ def read_manifest(path: Path, *, dataset: str, protocol: str, fold: int) -> Mani
 
 
 def fitted(manifest: Manifest, dataset: Dataset, protocol: Protocol, where: object) -> Manifest:
-    """A manifest with the data set's image ids, after a check that its episodes can be used there.
-
-    Args:
-        manifest: from a file or from list files.
-        dataset: must have every image, and every image must show its episode's class.
-        protocol: whose rules the episodes must keep.
-        where: what the manifest is called in a message.
+    """A manifest from a file or list files with the data set's image ids, after `episode_problems` found none.
 
     Raises:
-        UserError: images that are missing, or any of `episode_problems`.
+        UserError: missing images or other problems; the message calls the manifest `where`.
     """
     named = manifest.named_as(dataset.image_ids, where)
     if problems := episode_problems(named, dataset, protocol):
@@ -147,14 +139,10 @@ def fitted(manifest: Manifest, dataset: Dataset, protocol: Protocol, where: obje
 
 
 def episode_problems(manifest: Manifest, dataset: Dataset, protocol: Protocol) -> list[str]:
-    """Why episodes from outside can't be used: an entry a kind, with the number of episodes and the first three.
+    """Why episodes from outside can't be used: an entry per kind, with the number of episodes and the first three.
 
     An image shows a class if at least one pixel of it has the class; whether that is enough for the protocol is
     another question (`small_images`). A data set with splits tests on images of its test split only.
-
-    Args:
-        manifest: with the data set's image ids.
-        dataset, protocol: what it is to be used with.
     """
     found: dict[str, list[str]] = {}
     any_pixel = replace(protocol, min_pixels=1, pixel_datasets=(dataset.name,))

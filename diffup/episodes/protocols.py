@@ -5,7 +5,7 @@ themselves follow from the data. Its hash is part of every cell's identity.
 
     python -m diffup.episodes.protocols show NAME
 
-says a protocol in words. ``hsnet`` reproduces HSNet's episodes exactly (arXiv 2104.01538) on ``pascal5i`` and
+prints a protocol in words. ``hsnet`` reproduces HSNet's episodes exactly (arXiv 2104.01538) on ``pascal5i`` and
 ``coco20i``, from its list files. ``pfenet``, ``bam`` and ``panet`` follow the rules of these projects (PFENet
 2008.01449, BAM 2203.07615, PANet 1908.06391), read off their public code; their random streams depend on the number of
 workers or are never seeded, so that the episodes themselves are ours.
@@ -19,11 +19,12 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diffup.config import added_later, in_key
 from diffup.data.spec import SizeRule
 from diffup.errors import UserError, command_line
 
@@ -40,12 +41,6 @@ QUERIES = {
     "images; elsewhere the pairs of image and class in order of their names; one random stream for all episodes",
 }
 ANY = ""  # stands for every data set that is not named
-LATER = "later"
-
-
-def _later(default: object) -> object:
-    """A field that is no part of the hash while it has its default: protocols that existed before keep theirs."""
-    return field(default=default, metadata={LATER: True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +66,12 @@ class Protocol(SizeRule):
     supports: str = "distinct, nested"
     scored_at: str = "original resolution"
     void: str = "ignored"
-    sides: tuple[tuple[str, int], ...] = _later(())  # type: ignore[assignment]
-    fit: str = _later("stretch")  # type: ignore[assignment]
-    training_images: str = _later("all")  # type: ignore[assignment]
-    episodes: tuple[tuple[str, int], ...] = _later(())  # type: ignore[assignment]
-    seeds: tuple[int, ...] = _later((0,))  # type: ignore[assignment]
-    lists: str = _later("")  # type: ignore[assignment]
+    sides: tuple[tuple[str, int], ...] = added_later(())
+    fit: str = added_later("stretch")
+    training_images: str = added_later("all")
+    episodes: tuple[tuple[str, int], ...] = added_later(())
+    seeds: tuple[int, ...] = added_later((0,))
+    lists: str = added_later("")
 
     def __post_init__(self) -> None:
         for name, allowed in (("draw", DRAWS), ("fit", FITS), ("training_images", TRAINING_IMAGES)):
@@ -88,25 +83,17 @@ class Protocol(SizeRule):
         if self.min_pixels < 1:
             raise UserError(f"Protocol.min_pixels must be 1 or more, not {self.min_pixels}")
         if not 0 <= self.min_fraction < 1:
-            raise UserError(f"Protocol.min_fraction must lie in [0, 1), not {self.min_fraction}")
+            raise UserError(f"Protocol.min_fraction must be in [0, 1), not {self.min_fraction}")
 
     def hash(self) -> str:
         """First 12 hex digits of the sha256 of all rules; those added later count once they are not the default."""
-        rules = {
-            item.name: getattr(self, item.name)
-            for item in dataclasses.fields(self)
-            if not (item.metadata.get(LATER) and getattr(self, item.name) == item.default)
-        }
+        values = ((item, getattr(self, item.name)) for item in dataclasses.fields(self))
+        rules = {item.name: value for item, value in values if in_key(item, value)}
         canonical = json.dumps(rules, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     def label_size(self, dataset: str, size: tuple[int, int]) -> tuple[int, int]:
-        """The size (H, W) at which an image's labels and predictions are compared.
-
-        Args:
-            dataset: name of the data set.
-            size: the image's own (H, W).
-        """
+        """The size (H, W) at which labels and predictions of an image of `size` are compared."""
         sides = dict(self.sides)
         side = sides.get(dataset, sides.get(ANY, 0))
         if not side:
@@ -130,17 +117,10 @@ class Protocol(SizeRule):
         numbers = dict(self.episodes)
         return numbers.get(dataset, numbers.get(ANY, EPISODES))
 
-    def describe(self) -> str:
-        """One line for logs and captions."""
-        return (
-            f"{self.name} [{self.hash()}]: {self.draw} episodes, {self.supports} supports, scored at "
-            f"{self.scored_at}, void {self.void}; a class counts from {self.min_pixels} px "
-            f"({', '.join(self.pixel_datasets)}) or {self.min_fraction:.1%} of the image (others)"
-        )
-
     def words(self) -> str:
         """Every rule in words, a line each."""
-        numbers = ", ".join(f"{number} on {dataset or 'others'}" for dataset, number in self.episodes)
+        numbers = ", ".join(f"{number} on {dataset or 'others'}" for dataset, number in self.episodes) or EPISODES
+        seeds = f"{len(self.seeds)} episode seeds ({', '.join(map(str, self.seeds))})"
         lines = {
             "protocol": f"{self.name}, hash {self.hash()}",
             "images": f"a class counts in an image from {self.min_pixels} pixels at original size on "
@@ -150,7 +130,7 @@ class Protocol(SizeRule):
             "training": "images of base classes; novel classes are background"
             if self.training_images == "all"
             else "images of base classes without a pixel of a novel class",
-            "episodes": f"{numbers or EPISODES} for each of {len(self.seeds)} episode seeds ({_listed(self.seeds)})",
+            "episodes": f"{numbers} for each of {seeds}",
             "queries": QUERIES[self.draw],
             "supports": self.supports,
             "scored at": self.scored_at,
@@ -159,17 +139,8 @@ class Protocol(SizeRule):
         return "\n".join(f"{name:10}{text}" for name, text in lines.items())
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
-
-
 def nearest(labels_HW: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Labels resized by nearest neighbour: pixel (i, j) takes (⌊i·H/h⌋, ⌊j·W/w⌋), torch's and OpenCV's convention.
-
-    Args:
-        labels_HW: a mask.
-        size: (h, w).
-    """
+    """Labels resized by nearest neighbour: pixel (i, j) takes (⌊i·H/h⌋, ⌊j·W/w⌋), torch's and OpenCV's convention."""
     if labels_HW.shape == size:
         return labels_HW
     rows, columns = (np.arange(new) * old // new for new, old in zip(size, labels_HW.shape, strict=True))
@@ -227,7 +198,7 @@ def get_protocol(name: str) -> Protocol:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Say a protocol in words; returns the exit code, 2 for an unknown one."""
+    """Print a protocol in words; returns the exit code, 2 for an unknown one."""
     parser = argparse.ArgumentParser(prog="python -m diffup.episodes.protocols", description="Protocols in words.")
     parser.add_argument("command", choices=("show", "list"))
     parser.add_argument("name", nargs="?", help="for show")

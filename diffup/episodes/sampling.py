@@ -35,7 +35,7 @@ def paired_episodes(
     Args:
         pools: class index → ids of the images that may serve for it, sorted.
         fold, seed: non-negative; with the index they seed each episode.
-        shots: K ≥ 0 supports an episode.
+        shots: K ≥ 0 supports per episode.
         episodes: how many.
 
     Raises:
@@ -44,23 +44,16 @@ def paired_episodes(
     for what, value in {"fold": fold, "shots": shots, "episodes": episodes, "seed": seed}.items():
         if value < 0:
             raise UserError(f"{what} must be 0 or more, not {value}")
-    if not pools:
-        raise UserError("no class to draw episodes from")
+    _check_pools(pools, fold, shots)
     for class_index, pool in pools.items():
-        if len(pool) < shots + 1:
-            raise UserError(
-                f"fold {fold}, class {class_index}: {len(pool)} images, but {shots} shots need {shots + 1}; "
-                "use fewer shots or add images"
-            )
         if len(set(pool)) != len(pool):
             raise UserError(f"fold {fold}, class {class_index}: the pool names an image twice")
     return [paired_episode(pools, index, fold=fold, shots=shots, seed=seed) for index in range(episodes)]
 
 
 def paired_episode(pools: Mapping[int, Sequence[str]], index: int, *, fold: int, shots: int, seed: int) -> Episode:
-    """Episode `index` of (seed, fold) alone, whatever others are drawn. Arguments: `paired_episodes`, which checks."""
-    classes = list(pools)
-    class_index = classes[index % len(classes)]
+    """Episode `index` of (seed, fold) alone; arguments as in `paired_episodes`, which checks them."""
+    class_index = list(pools)[index % len(pools)]
     pool = pools[class_index]
     order = np.random.default_rng((seed, fold, index)).permutation(len(pool))
     query, *supports = (pool[position] for position in order[: shots + 1])
@@ -72,25 +65,18 @@ def list_order_episodes(
 ) -> list[Episode]:
     """PFENet's rule: the images of the fold in turn as queries, each with a class of its own and distinct supports.
 
-    Episode i segments the image at position i (modulo their number) of the sorted images; its class is drawn among
+    Episode i segments the image at position i (modulo their number) of the sorted images. Its class is drawn among
     those that the image may serve for, and its supports from that class's other images, by a generator seeded by
-    (seed, fold, i). So the K supports are the first of the K+1 here too.
-
-    Args:
-        pools: class index → ids of the images that may serve for it.
-        fold, seed, shots, episodes: as in `paired_episodes`.
+    (seed, fold, i). So the K supports are the first of the K+1 here too. Arguments as in `paired_episodes`.
 
     Raises:
         UserError: no class, or a pool with fewer than K+1 images.
     """
+    _check_pools(pools, fold, shots)
     by_image: dict[str, list[int]] = {}
     for class_index, pool in pools.items():
-        if len(pool) < shots + 1:
-            raise UserError(f"fold {fold}, class {class_index}: {len(pool)} images, but {shots} shots need {shots + 1}")
         for image in pool:
             by_image.setdefault(image, []).append(class_index)
-    if not by_image:
-        raise UserError("no class to draw episodes from")
     images = sorted(by_image)
     drawn = []
     for index in range(episodes):
@@ -103,17 +89,22 @@ def list_order_episodes(
     return drawn
 
 
+def _check_pools(pools: Mapping[int, Sequence[str]], fold: int, shots: int) -> None:
+    if not pools:
+        raise UserError("no class to draw episodes from")
+    for class_index, pool in pools.items():
+        if len(pool) < shots + 1:
+            raise UserError(
+                f"fold {fold}, class {class_index}: {len(pool)} images, but {shots} shots need {shots + 1}; "
+                "use fewer shots or add images"
+            )
+
+
 def held_out_classes(dataset: Dataset, fold: int, count: int, seed: int) -> tuple[int, ...]:
     """The base classes of a fold that a training of `seed` leaves out, ascending; a function of (seed, fold) alone.
 
     They are drawn from the base classes that are novel in some other fold: those have enough images to be evaluated.
     The first n drawn are among the first n + 1.
-
-    Args:
-        dataset: gives the classes.
-        fold: whose novel classes are left out anyway.
-        count: how many, 0 or more.
-        seed: of the training.
 
     Raises:
         UserError: `count` leaves no class to train on.
@@ -134,10 +125,9 @@ def held_out_classes(dataset: Dataset, fold: int, count: int, seed: int) -> tupl
 def training_pools(
     dataset: Dataset, fold: int, protocol: Protocol, lists: Path | None = None
 ) -> dict[int, tuple[str, ...]]:
-    """Images to train each base class of a fold on, sorted.
+    """Images to train each base class of a fold on, sorted: those of the protocol's list files, if it has some.
 
-    Where the protocol has it so, without those that show a novel class, be it a single pixel (BAM's rule); or those of
-    its list files in `lists`.
+    Under a protocol with BAM's rule, without the images that have a single pixel of a novel class.
 
     Raises:
         UserError: see `diffup.episodes.manifest.listed_pairs`; or listed images that do not show their class.
@@ -169,11 +159,9 @@ def make_manifest(
     classes: Sequence[int] | None = None,
     lists: Path | None = None,
 ) -> Manifest:
-    """The manifest of a fold's novel classes, or of `classes`.
+    """The manifest of a fold's novel classes, or of `classes`, from the images that are eligible under `protocol`.
 
     Args:
-        dataset: gives the pools: `Dataset.eligible` under `protocol`.
-        fold: whose novel classes are segmented.
         shots: K ≥ 0; the supports of K are the first of those of K+1.
         episodes, seed: how many, and of which episode seed.
         classes: other classes than the novel ones, e.g. `held_out_classes`.

@@ -1,8 +1,8 @@
-"""Foreign methods: a plain function `(query, supports, cues) → probability` enters the grid on the same manifests.
+"""Adapter for foreign methods: functions `(query, supports, cues) → probability` that run on the same manifests.
 
-The function is named in a cell (``"package.module:name"``) and imported where the cell runs, so it must lie in a module
-that the workers can import, not in a script's ``__main__``. It is told what DiffUp is told and nothing else: no mask of
-a query, and no class name unless the annotation has text. No torch at import.
+The function is named in a cell (``"package.module:name"``) and imported where the cell runs, so it must be in a module
+that the workers can import, not in a script's ``__main__``. It gets what DiffUp gets and nothing else: no mask of a
+query, and no class name unless the annotation has text. No torch at import.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Method = Callable[[NDArray[np.uint8], list[NDArray[np.uint8]], list[Cue]], Array
 
 
 def function_version(function: str) -> str:
-    """``"sha256:<12 hex>"`` of the source file that `function` lies in, found without executing it.
+    """``"sha256:<12 hex>"`` of the source file of `function`, found without executing it.
 
     Args:
         function: ``"package.module:name"``.
@@ -101,13 +101,13 @@ def load_method(function: str, version: str) -> Method:
 def ask(
     method: Method, episode: Episode, annotation: str, shots: int, prompt: int, cues: CueSource
 ) -> NDArray[np.float32]:
-    """Segment one manifest episode with a foreign method.
+    """Segment one manifest episode with a foreign method; supports are annotated as for every other method.
 
     Args:
         method: the function.
         episode: what to segment.
-        annotation, shots: as in the cell; supports are annotated as for every other method.
-        prompt: index of the class whose name is told, if the annotation has text.
+        annotation, shots: as in the cell.
+        prompt: index of the class whose name is given, if the annotation has text.
         cues: the data set and its annotations.
 
     Returns:
@@ -135,5 +135,5 @@ def ask(
     probability = answer.astype(np.float32)
     if not (np.isfinite(probability) & (probability >= -TOLERANCE) & (probability <= 1 + TOLERANCE)).all():
         low, high = float(probability.min()), float(probability.max())
-        raise UserError(f"{where} returned values from {low:g} to {high:g}; a probability lies in [0, 1]")
+        raise UserError(f"{where} returned values from {low:g} to {high:g}; a probability is in [0, 1]")
     return probability.clip(0, 1)

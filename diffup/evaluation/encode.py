@@ -28,12 +28,6 @@ GPU_BATCH = 32
 NAMES_BYTES = 16 << 20  # of embedded class names that are kept
 
 
-def _to_grid(maps_BChw: Tensor, grid: int) -> Tensor:
-    if maps_BChw.shape[-2:] == (grid, grid):
-        return maps_BChw
-    return F.interpolate(maps_BChw.float(), size=(grid, grid), mode="bilinear", align_corners=False, antialias=True)
-
-
 class Encoder:
     """A frozen backbone, and where text is read a text model, under one `EncoderConfig`.
 
@@ -79,63 +73,62 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_visual(self, images: Sequence[NDArray[np.uint8]], names: Sequence[str] = ()) -> list[Features]:
-        """The features without text of one or more images: a forward pass of the backbone.
+        """The features without text of one or more images, in one forward pass of the backbone.
 
         Args:
             images: RGB [H, W, 3] of any sizes.
-            names: what the images are called in a message.
+            names: of the images, for messages.
 
         Raises:
             UserError: features that are not finite.
         """
         squares = self._squares(images)
-        rgb = F.interpolate(squares, size=(INFO_GRID, INFO_GRID), mode="bilinear", antialias=True).cpu()
+        rgb = _resized(squares, INFO_GRID).cpu()
         stages = [self._finished(stage, self.backbone, names) for stage in self.backbone.stages(squares)]
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
         return [
-            Features(
-                stages=tuple(stage[i].clone() for stage in stages),
-                text=None,
-                rgb=rgb[i].clone(),
-                size=(image.shape[0], image.shape[1]),
-                made_by=self.visual,
-            )
-            for i, image in enumerate(images)
+            Features(tuple(stage[i].clone() for stage in stages), None, rgb[i].clone(), size, self.visual)
+            for i, size in enumerate(sizes)
         ]
 
     @torch.inference_mode()
     def encode_text(self, images: Sequence[NDArray[np.uint8]], names: Sequence[str] = ()) -> list[Tensor]:
-        """Dense image-text embeddings [D, h, w] of one or more images: a forward pass of the text model.
+        """Dense image-text embeddings [D, h, w] of one or more images, in one forward pass of the text model.
 
         Raises:
-            UserError: there is none, or embeddings that are not finite.
+            UserError: there is no text model, or embeddings that are not finite.
         """
+        model = self._reader()
+        return [text.clone() for text in self._finished(model.dense_text(self._squares(images)), model, names)]
+
+    def _reader(self) -> Backbone:
         if self.text_model is None:
             raise UserError(f"no text model beside backbone {self.backbone.name!r}; set InputConfig.companion")
-        dense = self.text_model.dense_text(self._squares(images))
-        return [text.clone() for text in self._finished(dense, self.text_model, names)]
+        return self.text_model
 
     def _squares(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
-        return torch.cat([_square(image, self.config.input_size) for image in images]).to(self.device)
+        side = self.config.input_size
+        return torch.cat([_resized(_pixels(image), side).clamp(0, 1) for image in images]).to(self.device)
 
     def _finished(self, maps_BChw: Tensor, model: Backbone, names: Sequence[str]) -> Tensor:
-        dtype = getattr(torch, self.config.feature_dtype)
-        maps = _to_grid(maps_BChw, self.config.feature_grid).float()
+        """Maps on the feature grid, normalised over C, in the feature dtype."""
+        grid = self.config.feature_grid
+        maps = maps_BChw if maps_BChw.shape[-2:] == (grid, grid) else _resized(maps_BChw.float(), grid)
+        maps = maps.float()
         _check_finite(maps, model, "features", names)
-        return F.normalize(maps, dim=1).to(dtype).cpu()
+        return F.normalize(maps, dim=1).to(getattr(torch, self.config.feature_dtype)).cpu()
 
     @torch.inference_mode()
     def embed_names(self, names: Sequence[str]) -> Tensor:
         """Prompt-averaged, L2-normalised text embeddings of class names, [N, D]."""
-        if self.text_model is None:
-            raise UserError(f"no text model beside backbone {self.backbone.name!r}; set InputConfig.companion")
-        key = tuple(names)
+        model, key = self._reader(), tuple(names)
         if (known := self._names.get(key)) is not None:
             return known
         rows = []
         for name in names:
             prompts = [template.format(readable(name)) for template in self.config.prompts]
-            row = self.text_model.embed_text(prompts).float().mean(0)
-            _check_finite(row[None], self.text_model, "a text embedding", [name])
+            row = model.embed_text(prompts).float().mean(0)
+            _check_finite(row[None], model, "a text embedding", [name])
             rows.append(F.normalize(row, dim=0))
         return self._names.put(key, torch.stack(rows).cpu())
 
@@ -158,9 +151,12 @@ def _check_finite(rows_BC: Tensor, model: Backbone, what: str, names: Sequence[s
     )
 
 
-def _square(image_HW3: NDArray[np.uint8], size: int) -> Tensor:
-    pixels = torch.from_numpy(np.array(image_HW3)).permute(2, 0, 1)[None].float() / 255
-    return F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True).clamp(0, 1)
+def _pixels(image_HW3: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.array(image_HW3)).permute(2, 0, 1)[None].float() / 255
+
+
+def _resized(maps_BChw: Tensor, side: int) -> Tensor:
+    return F.interpolate(maps_BChw, size=(side, side), mode="bilinear", antialias=True)
 
 
 class FeatureCache:

@@ -1,7 +1,7 @@
 """Evaluation: every episode of a manifest segmented, scored at the protocol's resolution, one table row each.
 
-Only counts are kept (intersections, unions, histograms of pixels): every figure of a paper comes from them later, also
-how well the model's own estimates of quality (predicted IoU, standard deviation, probabilities) tell right from wrong.
+Only counts are kept (intersections, unions, histograms of pixels). All figures are computed from them later, also how
+well the model's own estimates of quality (predicted IoU, standard deviation, probabilities) separate right from wrong.
 Letters: B batch · K supports · R decoder grid · H W a query's own size.
 """
 
@@ -83,7 +83,7 @@ class Prediction:
 
 
 def episode_noise(seed: int, fold: int, index: int, grid: int) -> Tensor:
-    """Gaussian noise [grid, grid] that belongs to the episode, whatever batch or worker it meets."""
+    """Gaussian noise [grid, grid] that depends on the episode alone, not on its batch or worker."""
     digest = hashlib.sha256(f"noise {seed} {fold} {index}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.randn(grid, grid, generator=generator)
@@ -165,9 +165,9 @@ def predict(
     sizes = [query.size for query in features.get([episode.query for episode in episodes])]
     out = []
     for i, size in enumerate(what.protocol.label_size(cues.dataset.name, size) for size in sizes):
-        probability = torch.sigmoid(_upsample(logits[i], size))
-        variance = None if variances is None else _upsample(variances[i], size)
-        mean = None if means is None else _upsample(means[i], size)
+        probability = torch.sigmoid(upsample(logits[i], size))
+        variance = None if variances is None else upsample(variances[i], size)
+        mean = None if means is None else upsample(means[i], size)
         out.append(Prediction(probability, variance, float(ious[i]), mean))
     return out
 
@@ -178,10 +178,11 @@ def _foreign(what: Evaluation, method: Method, episode: Episode, cues: CueSource
     height, width = probability.shape
     size = what.protocol.label_size(cues.dataset.name, (height, width))
     map_HW = torch.from_numpy(probability)
-    return Prediction(map_HW if size == (height, width) else _upsample(map_HW, size), None, float("nan"))
+    return Prediction(map_HW if size == (height, width) else upsample(map_HW, size), None, float("nan"))
 
 
-def _upsample(map_RR: Tensor, size: tuple[int, int]) -> Tensor:
+def upsample(map_RR: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map at another size (H, W), bilinear."""
     return F.interpolate(map_RR[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
 
 

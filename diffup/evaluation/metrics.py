@@ -1,15 +1,15 @@
-"""mIoU and FB-IoU from counts: what an episode leaves behind are four integers, and every figure comes from their sums.
+"""mIoU and FB-IoU from counts: four integers per episode, whose sums give every figure.
 
 IoU of class c = ΣI / ΣU over all its episodes; mIoU = mean over the fold's classes; FB-IoU = mean over foreground and
 background of ΣI / ΣU pooled over classes (the definitions of PANet and HSNet, which PFENet's agree with).
 
 Edge cases of an episode: with an empty truth every predicted pixel enters the union and the class's IoU falls; with an
-empty prediction the truth does; where both are empty, or every pixel is ignored, the union is 0 and the episode has
-no part in the class's IoU. Sums are exact (64-bit integers), so that shards merge in any order into the same figure.
+empty prediction the truth does; where both are empty, or every pixel is ignored, the union is 0 and the episode does
+not count for the class. Sums are exact (64-bit integers): parts of a table merge in any order into the same figure.
 
 Edge cases of a figure: a class that was never sampled, or whose union is empty in all its episodes, has no IoU (nan),
-and then neither has the mean: an undefined figure is shown as such and never as 0 or as a mean over fewer classes. The
-same goes for FB-IoU where foreground or background never occur. Numpy only.
+and then neither has the mean: an undefined figure is never shown as 0 or as a mean over fewer classes. The same holds
+for FB-IoU where foreground or background never occur. Numpy only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NAMED = 10  # classes in a message
 # Histograms of pixels that `diffup.evaluation.evaluate` writes and `analysis.calibration` reads.
 PROB_BINS = 50  # equal widths over probabilities, 0 to 1
 MARGIN_BINS = 50  # equal widths over |p - 1/2| of the prior mean, 0 to 1/2
-STD_BINS = 128  # equal ratios over standard deviations; what lies outside the range falls into the end bins
+STD_BINS = 128  # equal ratios over standard deviations; values outside the range fall into the end bins
 STD_RANGE = (0.01, 1.0)
 
 
@@ -64,15 +64,11 @@ def counts(prediction_HW: NDArray[np.bool_], truth_HW: NDArray[np.uint8]) -> tup
 def per_class_iou(
     class_ids: ArrayLike, inter_fg: ArrayLike, union_fg: ArrayLike, classes: Sequence[int]
 ) -> dict[int, float]:
-    """IoU of each class in percent.
+    """IoU of each class in percent, ΣI / ΣU · 100; nan for a class that was never sampled or whose union is empty.
 
     Args:
-        class_ids: class of each episode, [N].
-        inter_fg, union_fg: foreground counts of each episode, [N].
+        class_ids, inter_fg, union_fg: class and foreground counts of each episode, [N].
         classes: the classes to report, i.e. those of the fold.
-
-    Returns:
-        class → ΣI / ΣU · 100; nan for a class that was never sampled or whose union is empty.
 
     Raises:
         ValueError: lengths differ, or an episode's class is not among `classes`.
@@ -85,11 +81,7 @@ def per_class_iou(
 
 
 def miou(class_ids: ArrayLike, inter_fg: ArrayLike, union_fg: ArrayLike, classes: Sequence[int]) -> float:
-    """Mean over `classes` of `per_class_iou`, in percent; nan as soon as one class has no IoU, or without classes.
-
-    Raises:
-        ValueError: as in `per_class_iou`.
-    """
+    """Mean over `classes` of `per_class_iou`, in percent; nan as soon as one class has no IoU, or without classes."""
     values = list(per_class_iou(class_ids, inter_fg, union_fg, classes).values())
     return float(np.mean(values)) if values else float("nan")
 
@@ -97,8 +89,7 @@ def miou(class_ids: ArrayLike, inter_fg: ArrayLike, union_fg: ArrayLike, classes
 def fb_iou(inter_fg: ArrayLike, union_fg: ArrayLike, inter_bg: ArrayLike, union_bg: ArrayLike) -> float:
     """Mean of foreground and background IoU in percent, each pooled over all episodes [N] and classes.
 
-    Returns:
-        The mean; nan if foreground or background have an empty union (e.g. without any episode).
+    nan if foreground or background have an empty union (e.g. without any episode).
 
     Raises:
         ValueError: lengths differ.
@@ -114,9 +105,6 @@ def undefined(class_ids: ArrayLike, counts_N4: ArrayLike, classes: Mapping[int, 
         class_ids: class of each episode, [N].
         counts_N4: `counts` of each episode.
         classes: the classes to report with their names.
-
-    Raises:
-        ValueError: as in `per_class_iou`.
     """
     inter_fg, union_fg, inter_bg, union_bg = np.asarray(counts_N4, dtype=np.int64).reshape(-1, 4).T
     ids = set(np.asarray(class_ids, dtype=np.int64).reshape(-1).tolist())
@@ -138,27 +126,19 @@ def undefined(class_ids: ArrayLike, counts_N4: ArrayLike, classes: Mapping[int, 
 
 
 def labels(names: Mapping[int, str]) -> dict[int, str]:
-    """Names that tell classes apart: those of several classes get their number, e.g. ``wren (class 3)``."""
+    """Unique names of classes: where several classes share one, it gets the number, e.g. ``wren (class 3)``."""
     often = Counter(names.values())
     return {c: f"{name} (class {c})" if often[name] > 1 else name for c, name in names.items()}
 
 
 def episode_ious(inter_fg: ArrayLike, union_fg: ArrayLike) -> NDArray[np.float64]:
-    """IoU of each episode in [0, 1], [N]: 1 where there was nothing to find and nothing was found.
-
-    Raises:
-        ValueError: lengths differ.
-    """
+    """IoU of each episode in [0, 1], [N]: 1 where there was nothing to find and nothing was found."""
     inter, union = _columns(inter_fg, union_fg)
     return np.divide(inter, union, out=np.ones(len(union)), where=union > 0)
 
 
 def ranked(inter_fg: ArrayLike, union_fg: ArrayLike) -> dict[str, int]:
-    """Positions of the ``worst``, ``median`` and ``best`` episode by IoU; of equal ones the first counts as the worse.
-
-    Raises:
-        ValueError: lengths differ, or there is no episode.
-    """
+    """Positions of the ``worst``, ``median`` and ``best`` episode by IoU; of equals the first counts as the worse."""
     order = np.argsort(episode_ious(inter_fg, union_fg), kind="stable")
     if not len(order):
         raise ValueError("no episode to rank")

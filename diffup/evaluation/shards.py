@@ -1,10 +1,9 @@
-"""Tensors by id in files that many processes map into memory at once: features by image, prior maps by triple.
+"""Tensors by id in memory-mapped files that many processes read at once: features by image, prior maps by triple.
 
-A shard is a safetensors file of N rows and a JSON file beside it, which names its rows and holds the CRC-32 of each.
-Both are written under another name, synced and renamed, the JSON last: a shard is there in full or not at all. A row
-is checked when a process first reads it; a damaged one counts as absent, so that whoever needs it makes it again, and
-leaves a mark beside the shard. A shard that was written again since is read anew.
-Deleting shards loses nothing but time.
+A shard is a safetensors file of N rows and a JSON file beside it with the rows' ids and CRC-32s. Both are written whole
+or not at all, the JSON last. A row is checked when a process first reads it. A damaged row counts as absent, so it is
+computed again, and a mark is left beside its shard. A shard that was replaced is read again. Shards can be deleted at
+any time.
 """
 
 from __future__ import annotations
@@ -31,14 +30,12 @@ NAME_DIGITS = 16
 DTYPES: dict[str, torch.dtype] = {
     "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "I64": torch.int64, "I32": torch.int32,
 }  # fmt: skip
-
-
 Version = tuple[tuple[int, int, int], ...]  # inode, time and size of a shard's two files; () if one is not there
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One mapped file: by name, dtype, shape of a row and offset of the first, and the CRC-32 of each row."""
+    """A mapped file: dtype, row shape, offset and row length in bytes of each tensor, and the CRC-32 of each row."""
 
     path: Path
     content: NDArray[np.uint8]
@@ -48,7 +45,7 @@ class Shard:
     good: set[int] = field(default_factory=set)  # rows that were checked
 
     def row(self, index: int) -> dict[str, Tensor] | None:
-        """Views on the file, one a name; None if the row is not what was written."""
+        """Views on the file by tensor name; None if the row is damaged."""
         views, crc, known = {}, 0, index in self.good
         for name, (dtype, shape, offset, stride) in self.tensors.items():
             content = self.content[offset + index * stride : offset + (index + 1) * stride]
@@ -67,8 +64,7 @@ class ShardStore:
 
     Attributes:
         folder: made when first written to.
-        damaged: shards in which this process found a damaged row, or that it could not read, and that nobody has
-            written again since.
+        damaged: shards that this process could not read, or found a damaged row in, and that were not replaced since.
     """
 
     folder: Path
@@ -80,7 +76,7 @@ class ShardStore:
     _lost: dict[str, str] = field(default_factory=dict)  # the damaged shard of a row that was damaged
 
     def refresh(self) -> None:
-        """Learn of shards that were added, removed or written again since; costs one listing and what is new."""
+        """Find shards that were added, removed or replaced; costs one listing and reading new indexes."""
         there = {path.name.removesuffix(INDEX) for path in self.folder.glob(f"*{INDEX}")}
         self._forget(self._known - there)
         for name in [name for name in self.damaged if self._version(name) != self._bad.get(name)]:
@@ -121,7 +117,7 @@ class ShardStore:
         return tuple((file.st_ino, file.st_mtime_ns, file.st_size) for file in files)
 
     def _again(self, name: str) -> bool:
-        """Whether a shard was written again since it was found damaged, or opened; then it is read anew."""
+        """Whether a shard was replaced since it was opened or found damaged; if so, its index is read again."""
         now, shard = self._version(name), self._shards.get(name)
         if not now or now == self._bad.get(name, shard.version if shard is not None else ()):
             return False
@@ -140,7 +136,7 @@ class ShardStore:
         return len(self._places)
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """The row of an id as read-only views on the file; None if it is absent or damaged."""
+        """The row of an id as views on the file; None if it is absent or damaged."""
         if key in self._lost:
             self._again(self._lost[key])
         if (place := self._places.get(key)) is None:
@@ -153,28 +149,21 @@ class ShardStore:
         if row is not None:
             return row
         if shard is not None and name not in self.damaged and self._again(name):
-            return self.get(key)  # what this process had opened was replaced since
+            return self.get(key)
         self.damaged.add(name)
         self._bad.setdefault(name, shard.version if shard is not None else self._version(name))
         del self._places[key]
         self._lost[key] = name
-        with suppress(OSError):  # for the next launch, which makes the shard's rows again
+        with suppress(OSError):  # for the next launch, which computes the shard's rows again
             (self.folder / f"{name}{MARK}").touch()
         return None
 
     def marked(self) -> set[str]:
-        """Names of the shards in which some process found a damaged row."""
+        """Names of the shards in which a process found a damaged row."""
         return {path.name.removesuffix(MARK) for path in self.folder.glob(f"*{MARK}")}
 
     def write(self, ids: Sequence[str], rows: Mapping[str, Tensor]) -> int:
-        """Add a shard.
-
-        Args:
-            ids: of the rows, each once.
-            rows: by name, tensors whose first dimension goes over `ids`.
-
-        Returns:
-            its size in bytes.
+        """Add a shard of tensors whose first dimension goes over `ids`; returns its size in bytes.
 
         Raises:
             OSError: it can't be written; nothing is left behind.
@@ -190,7 +179,7 @@ class ShardStore:
         return len(content)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Delete shards; processes that have one mapped can go on reading it."""
+        """Delete shards; processes that have one mapped can still read it."""
         for name in names:
             for suffix in (INDEX, DATA, MARK):  # without its index a shard is not there
                 (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
@@ -212,14 +201,11 @@ def shard_name(ids: Sequence[str]) -> str:
 
 
 def _row_sums(tensors: Mapping[str, Tensor]) -> list[int]:
-    meanings = [_meaning(name, tensor.dtype, tuple(tensor.shape[1:])) for name, tensor in tensors.items()]
-    arrays = [tensor.flatten(1).view(torch.uint8).numpy() for tensor in tensors.values()]
-    sums = []
-    for rows in zip(*arrays, strict=True):
-        crc = 0
-        for meaning, row in zip(meanings, rows, strict=True):
-            crc = zlib.crc32(row.data, zlib.crc32(meaning, crc))
-        sums.append(crc)
+    sums = [0] * len(next(iter(tensors.values())))
+    for name, tensor in tensors.items():
+        meaning = _meaning(name, tensor.dtype, tuple(tensor.shape[1:]))
+        for index, row in enumerate(tensor.flatten(1).view(torch.uint8).numpy()):
+            sums[index] = zlib.crc32(row.data, zlib.crc32(meaning, sums[index]))
     return sums
 
 

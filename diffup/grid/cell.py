@@ -80,7 +80,7 @@ class TrainingCell:
 
     Attributes:
         dataset: name, e.g. ``"shapes4i"``.
-        dataset_hash: fingerprint of the data (``""`` for named benchmarks whose data need not be at hand to plan).
+        dataset_hash: fingerprint of the data (``""`` for named benchmarks whose data need not be available to plan).
         protocol, protocol_hash: name and hash of the protocol (`diffup.episodes.protocols`).
         fold: the fold whose classes are *left out* of training.
         backbone: timm, ``open_clip:…`` or embedded name.

@@ -26,7 +26,7 @@ class Data:
 
     Attributes:
         name: name in tables.
-        path: its ``dataset.json``; None for a named benchmark that need not be at hand to plan.
+        path: its ``dataset.json``; None for a named benchmark that need not be available to plan.
         fingerprint: of the files, ``""`` where `path` is None.
         folds: number of folds.
         protocol, protocol_hash: how episodes are drawn.
@@ -185,7 +185,7 @@ def _given(dataset: Dataset, protocol: Protocol, folder: Path) -> dict[tuple[int
 
 
 def named_data(name: str, *, protocol: str = "paired", lists: Path | None = None) -> Data:
-    """A benchmark by name, whether or not its files are at hand.
+    """A benchmark by name, whether or not its files are available.
 
     Raises:
         UserError: no such protocol, or it needs list files and they are not given.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -11,12 +12,15 @@ from safetensors.torch import load_file, save
 
 from diffup.config import ModelConfig
 from diffup.errors import UserError
-from diffup.files import write_in_full
+from diffup.files import as_path, write_in_full
 from diffup.models.card import model_card
 from diffup.models.diffup import DiffUpNet
 
 CHECKPOINT_FORMAT = 2
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+FILES = f"{CONFIG}, {WEIGHTS}"
+CELLS_FOLDER = "checkpoint"  # in a training cell's folder
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def save_checkpoint(model: DiffUpNet, folder: Path, facts: dict[str, object]) -> None:
@@ -49,3 +53,34 @@ def load_checkpoint(folder: Path) -> DiffUpNet:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"checkpoint {folder} cannot be read: {error}. Train it again (--force)") from error
     return model.eval()
+
+
+def find_checkpoint(path_or_hub_id: str | Path) -> Path:
+    """The folder of a checkpoint: itself, that in a training cell's folder, or that of a Hugging Face hub id.
+
+    Raises:
+        UserError: there is none, or it can't be downloaded.
+    """
+    path = as_path(path_or_hub_id, "path_or_hub_id")
+    if path.is_dir():
+        for folder in (path / CELLS_FOLDER, path):
+            if (folder / CONFIG).is_file():
+                return folder
+        raise UserError(
+            f"{path} holds no checkpoint ({FILES}): give the folder that DiffUp.save wrote, or "
+            f"that of a finished training cell in a result store"
+        )
+    if not isinstance(path_or_hub_id, str) or not HUB_ID.fullmatch(path_or_hub_id):
+        raise UserError(f"{path_or_hub_id} is neither a folder nor a Hugging Face hub id of the form owner/name")
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.snapshot_download(path_or_hub_id, allow_patterns=[CONFIG, WEIGHTS, "README.md"])
+    except Exception as error:  # the hub client raises a dozen unrelated types when a download fails
+        gist = (str(error).strip() or "no message").splitlines()[0]
+        raise UserError(
+            f"checkpoint {path_or_hub_id!r} is no folder here and could not be downloaded from the Hugging Face hub "
+            f"({type(error).__name__}: {gist}). Offline, copy the checkpoint's folder ({FILES}) "
+            f"to this machine and give its path"
+        ) from error
+    return Path(found)

@@ -29,11 +29,8 @@ def backbone_cost(name: str, side: int) -> dict[str, float]:
     """Parameters (millions) of a backbone's image encoder as built, and GFLOPs of its three stages for one image.
 
     Args:
-        name: of the backbone.
+        name: of the backbone; an unknown one is a UserError.
         side: of the square image in pixels.
-
-    Raises:
-        UserError: an unknown name.
     """
     from diffup.backbones.load import build
 
@@ -51,11 +48,7 @@ def backbone_cost(name: str, side: int) -> dict[str, float]:
 
 @lru_cache(maxsize=64)
 def matching_cost(name: str, grid: int, supports: int) -> dict[str, float]:
-    """GFLOPs of the prior maps that one episode's visual cues take (the query's text map is not counted).
-
-    Raises:
-        UserError: an unknown name.
-    """
+    """GFLOPs of the prior maps of one episode's visual cues (the query's text map is not counted)."""
     if not supports:
         return {"prior_gflops": 0.0}
     widths = channels(name)[0]
@@ -68,14 +61,7 @@ def matching_cost(name: str, grid: int, supports: int) -> dict[str, float]:
 
 @lru_cache(maxsize=64)
 def decoder_cost(model: ModelConfig, sample: SampleConfig, cues: int, grid: int) -> dict[str, float]:
-    """Parameters (millions) of UAPF and UQDD, and GFLOPs that fusing and sampling one episode take.
-
-    Args:
-        model: configuration of the network.
-        sample: steps and start.
-        cues: supports and text prompts of the episode.
-        grid: side of the feature grid.
-    """
+    """Parameters (millions) of UAPF and UQDD, and GFLOPs of fusing and sampling one episode of `cues` cues."""
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         net = DiffUpNet(model).eval()
         side = model.decoder_grid
@@ -93,12 +79,12 @@ def _millions(module: nn.Module) -> float:
 def method_cost(
     backbone: str, input: EncoderConfig, model: ModelConfig | None, sample: SampleConfig, supports: int, texts: int
 ) -> dict[str, float]:
-    """All costs of one episode, by name: see the functions above; a training-free method has no decoder.
+    """All costs of one episode, by name: see the functions above.
 
     Args:
         backbone: of the test.
         input: size of the image and the feature grid.
-        model: of the checkpoint, None for a training-free method.
+        model: of the checkpoint, None for a training-free method, which has no decoder.
         sample: how masks are made.
         supports, texts: visual cues and text prompts of an episode.
     """

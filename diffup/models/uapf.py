@@ -16,6 +16,8 @@ best on the training backbone".
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
@@ -29,11 +31,19 @@ MAP_SCALE = 10.0  # of the map weights' logits: they learn this much faster than
 DOUBT = 0.02  # added to p(1 - p), the variance that a cue starts from
 STATISTICS = 4  # see `UAPF._statistics`
 EDGE = 0.02  # probabilities are kept in [EDGE, 1 - EDGE] before a logit
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def logit(probability: Tensor) -> Tensor:
     """Logit of a probability clamped away from 0 and 1."""
     return torch.logit(probability.clamp(EDGE, 1 - EDGE))
+
+
+def zeroed(layer: Layer) -> Layer:
+    """A layer whose weight and bias start at zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 class UAPF(nn.Module):
@@ -59,10 +69,7 @@ class UAPF(nn.Module):
         self.mix = nn.Sequential(
             nn.Conv2d(2 * width + STATISTICS, width, 1), nn.GELU(), nn.Conv2d(width, width, 1), nn.GELU()
         )
-        self.shift, self.factor = nn.Conv2d(width, 1, 1), nn.Conv2d(width, 1, 1)
-        for layer in (self.shift, self.factor):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.shift, self.factor = zeroed(nn.Conv2d(width, 1, 1)), zeroed(nn.Conv2d(width, 1, 1))
 
     def map_weights(self) -> Tensor:
         """Weight of each prior map in a cue's value, [len(CUES), P]; rows add up to 1."""

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from diffup.config import ModelConfig
-from diffup.models.uapf import logit
+from diffup.models.uapf import logit, zeroed
 
 QUERY_INFOS = 4  # low-resolution RGB and edge strength
 GROUPS = 8
@@ -40,9 +40,7 @@ class SCM(nn.Module):
     def __init__(self, conditions: int, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(conditions, 16, 3, padding=1), nn.GELU())
-        self.out = nn.Conv2d(16, 2 * channels, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+        self.out = zeroed(nn.Conv2d(16, 2 * channels, 3, padding=1))
 
     def forward(self, features_BCHW: Tensor, condition_BXHW: Tensor) -> Tensor:
         scale, shift = self.out(self.body(condition_BXHW)).chunk(2, dim=1)
@@ -69,9 +67,7 @@ class QualityHead(nn.Module):
             nn.GELU(),
         )
         self.error = nn.Conv2d(width, 1, 1)
-        self.iou = nn.Sequential(nn.Linear(3 * width + IOU_STATISTICS, 32), nn.GELU(), nn.Linear(32, 1))
-        nn.init.zeros_(self.iou[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.iou[-1].bias)  # type: ignore[arg-type]
+        self.iou = nn.Sequential(nn.Linear(3 * width + IOU_STATISTICS, 32), nn.GELU(), zeroed(nn.Linear(32, 1)))
 
     def forward(
         self, x_BHW: Tensor, estimate_BHW: Tensor, mean_BHW: Tensor, variance_BHW: Tensor
@@ -119,12 +115,8 @@ class Block(nn.Module):
         self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
         self.scm = SCM(conditions, outputs) if config.scm else None
-        self.error = nn.Conv2d(1, 2 * outputs, 3, padding=1) if config.dqm_error else None
-        self.film = nn.Linear(TIME_FEATURES + int(config.dqm_iou), 2 * outputs)
-        for layer in (self.error, self.film):
-            if layer is not None:
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.error = zeroed(nn.Conv2d(1, 2 * outputs, 3, padding=1)) if config.dqm_error else None
+        self.film = zeroed(nn.Linear(TIME_FEATURES + int(config.dqm_iou), 2 * outputs))
 
     def forward(self, features_BCHW: Tensor, condition: Tensor, error_BHW: Tensor, vector_BX: Tensor) -> Tensor:
         hidden = self.norm(self.first(features_BCHW))
@@ -155,23 +147,17 @@ class UQDD(nn.Module):
         super().__init__()
         self.config = config
         conditions = 2 + int(config.self_conditioning) + (QUERY_INFOS if config.query_infos else 0)
-        width = config.width
-        w1, w2, w3 = width, 2 * width, 3 * width
+        w1, w2, w3 = config.width, 2 * config.width, 3 * config.width
+
+        def blocks(*sizes: tuple[int, int]) -> nn.ModuleList:
+            return nn.ModuleList(Block(inputs, outputs, conditions, config) for inputs, outputs in sizes)
+
         self.stem = nn.Conv2d(1 + conditions, w1, 3, padding=1)
-        self.encoder = nn.ModuleList([Block(w1, w1, conditions, config), Block(w1, w2, conditions, config)])
-        self.encoder.append(Block(w2, w3, conditions, config))
+        self.encoder = blocks((w1, w1), (w1, w2), (w2, w3))
         self.middle = Block(w3, w3, conditions, config)
-        self.decoder = nn.ModuleList(
-            [
-                Block(w3 + w3, w3, conditions, config),
-                Block(w3 + w2, w2, conditions, config),
-                Block(w2 + w1, w1, conditions, config),
-            ]
-        )
+        self.decoder = blocks((w3 + w3, w3), (w3 + w2, w2), (w2 + w1, w1))
         self.quality = QualityHead()
-        self.out = nn.Sequential(nn.GroupNorm(GROUPS, w1), nn.GELU(), nn.Conv2d(w1, 1, 3, padding=1))
-        nn.init.zeros_(self.out[-1].weight)  # type: ignore[arg-type]
-        nn.init.zeros_(self.out[-1].bias)  # type: ignore[arg-type]
+        self.out = nn.Sequential(nn.GroupNorm(GROUPS, w1), nn.GELU(), zeroed(nn.Conv2d(w1, 1, 3, padding=1)))
 
     def forward(
         self,
@@ -189,9 +175,8 @@ class UQDD(nn.Module):
             x_BHW: noisy mask x_t.
             t_B: time in [0, 1].
             estimate_BHW: previous estimate of the mask in [0, 1] (UAPF's mean at the start); no gradient flows back.
-            mean_BHW: UAPF's mean.
-            variance_BHW: UAPF's variance.
-            infos_BXHW: query infos, see `query_infos`.
+            mean_BHW, variance_BHW: of UAPF.
+            infos_BXHW: see `query_infos`.
             strength: factor of the correction of the mean's logit (of the whole logit without ``config.residual``).
 
         Returns:

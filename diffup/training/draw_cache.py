@@ -55,7 +55,7 @@ class DrawCache:
         """A function (key, kind, make) that reads the value of (`source`, key), or makes it by ``make()`` and keeps it.
 
         Args:
-            source: what all keys share; like a key, its ``repr`` must tell it from all others.
+            source: common to all keys; its ``repr``, like that of a key, must be unique.
         """
 
         def keep(key: object, kind: type[Any], make: Callable[[], Any]) -> Any:

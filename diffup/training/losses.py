@@ -1,4 +1,4 @@
-"""The loss of a training step: a mean over episodes, so that parts of a batch add up to the whole.
+"""The loss of a training step, a mean over episodes: the losses of a step's shares add up to that of the whole.
 
 Letters: B batch · R side of the decoder grid.
 """

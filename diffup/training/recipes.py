@@ -1,9 +1,9 @@
-"""Training recipes: what to train with on each data set, what that takes, and how it is known.
+"""Training recipes: configurations for each data set, with what a training costs.
 
-A recipe is a plain function, so that its docstring can say what it costs. *Measured* are CPU seconds of one thread on a
-2-core machine with other work on it (torch 2.14.1): mask, box and scribble cues, random features of the recipe's shapes
-at hand. Encoding comes on top, once per image. FLOPs are `torch.utils.flop_counter`'s. **No recipe has been timed on a
-GPU**: `gpu_hours` is arithmetic on an assumption.
+*Measured* are CPU seconds of one thread on a 2-core machine with other work on it (torch 2.14.1): mask, box and
+scribble cues, random features of the recipe's shapes in memory. Encoding comes on top, once per image. FLOPs are
+`torch.utils.flop_counter`'s. **No recipe has been timed on a GPU**: GPU hours are steps × (FLOPs / 5e12 + bytes of
+features / 5e9), two assumed rates per second: of small float32 kernels, and from the host's memory.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from diffup.config import InputConfig, ModelConfig, TrainConfig
-
-GPU_FLOPS = 5e12  # sustained in float32 by small kernels: an assumption, not a measurement
-GPU_BYTES = 5e9  # a second, of features on their way from the host's memory to the GPU: an assumption too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,19 +20,6 @@ class Recipe:
     input: InputConfig = field(default_factory=InputConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-
-
-def gpu_hours(recipe: Recipe, flop: float, feature_bytes: float) -> float:
-    """Unverified estimate of the hours a training takes on one GPU, without encoding.
-
-    Steps × (FLOPs / `GPU_FLOPS` + bytes of features / `GPU_BYTES`).
-
-    Args:
-        recipe: gives the steps.
-        flop: of a step, prior maps and network.
-        feature_bytes: of a step: episodes × (1 + mean K) images × Σ C over stages × grid² × 2 (float16).
-    """
-    return recipe.train.steps * (flop / GPU_FLOPS + feature_bytes / GPU_BYTES) / 3600
 
 
 def shapes4i() -> Recipe:
@@ -66,7 +50,7 @@ def pascal5i() -> Recipe:
 
     Measured over 6 steps of mean K 1.7: 5.8 CPU s a step (5.4 prior maps, 0.4 network; 310 GFLOP). At the mean K of a
     training, 3.4, that is some 520 GFLOP and 10 s, or 14 hours of one core. A step reads 450 MB of features.
-    `gpu_hours` makes that 0.3 GPU-hours a fold, unverified; encoding 6 000 images comes on top.
+    That makes 0.3 GPU-hours per fold, unverified; encoding 6 000 images comes on top.
     """
     return Recipe(
         input=InputConfig(input_size=400, feature_grid=30), train=TrainConfig(steps=5000, batch_size=16, max_shots=10)
@@ -76,8 +60,8 @@ def pascal5i() -> Recipe:
 def coco20i() -> Recipe:
     """COCO-20i, ResNet-50: 5000 steps of 16 episodes with up to 10 shots, as `pascal5i`.
 
-    The same arithmetic as for `pascal5i`, 0.3 GPU-hours a fold, unverified. But a step draws about 70 of 82 000 images,
-    so that most are encoded anew: their features (6.5 MB an image) don't fit into `FeatureCache`'s memory. Encoding,
-    some 350 000 images, will take most of the time.
+    By the same arithmetic 0.3 GPU-hours per fold, unverified. But a step draws about 70 of 82 000 images, so most are
+    encoded anew: their features (6.5 MB an image) don't fit into `FeatureCache`'s memory. Encoding, some 350 000
+    images, will take most of the time.
     """
     return pascal5i()

@@ -167,15 +167,10 @@ class EpisodeSampler:
         self.drawn_by = (fold, seed, model.decoder_grid, how)
         self.with_text = features.encoder.text_model is not None and config.cue_weights[3] > 0
 
-    def draw(self, step: int) -> Drawn:
-        """Step `step`'s episodes as undistorted prior maps: what trainings that differ in the model can share."""
-        drawn: Drawn = self.keep((self.drawn_by, step), Drawn, lambda: self._draw(step))
-        return drawn
-
     def step(self, step: int) -> Step:
-        """All that step `step` reads, its episodes distorted."""
+        """All that step `step` reads; trainings that differ in the model alone share its episodes before distortion."""
         again, step = divmod(step, self.config.draws) if self.config.draws else (0, step)
-        drawn = self.draw(step)
+        drawn: Drawn = self.keep((self.drawn_by, step), Drawn, lambda: self._draw(step))
         if again % 2 and self.config.flip:
             drawn = mirrored(drawn)
         generator = torch.Generator().manual_seed(int(drawn.seed_1) + again)

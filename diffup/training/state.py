@@ -1,4 +1,4 @@
-"""The file that an interrupted training goes on from: whose state it is, by which code, and when it may be used."""
+"""The state file that an interrupted training resumes from, with the identity of the training and of the code."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Identity = dict[str, str]  # what is trained, by name
 
 
 def identity(sampler: EpisodeSampler, model: ModelConfig, config: TrainConfig, seed: int) -> Identity:
-    """All that decides the weights a training ends in, but for the code: by name, in words.
+    """All that decides the weights a training ends in except the code, by name.
 
-    How many processes share a step, the device and threads are not part of it.
+    The number of processes, the device and the number of threads are not part of it.
     """
     dataset, encoder = sampler.cues.dataset, sampler.features.encoder
     pools = repr(sorted(sampler.pools.items()))
@@ -54,17 +54,12 @@ def identity(sampler: EpisodeSampler, model: ModelConfig, config: TrainConfig, s
 def resumable(
     path: Path, what: Identity, group: ProcessGroup, other_code: Callable[[str], None] | None = None
 ) -> dict[str, Any] | None:
-    """The state to go on from, the same in all processes; None: begin at step 0.
-
-    Args:
-        path: of the file; only rank 0 looks at it.
-        what: `identity` of this process's training.
-        group: all processes that train.
-        other_code: see `diffup.training.trainer.train`.
+    """The state to resume from, the same in all processes; None: begin at step 0. Only rank 0 reads the file.
 
     Raises:
-        UserError: the state is damaged, of another training or of other code; or a process trains something else than
-            rank 0. All processes raise it, so that none waits for another.
+        UserError: the state is damaged, of another training or of other code (see `other_code` of
+            `diffup.training.trainer.train`); or a process trains something else than rank 0. All processes raise it,
+            so that none waits for another.
         OSError: the file can't be read.
     """
     everyone = group.all_gather((what, training_hash()))
@@ -112,7 +107,7 @@ def _checked(path: Path, what: Identity, other_code: Callable[[str], None] | Non
 
 
 def _differences(one: Identity, at_one: str, two: Identity, at_two: str) -> str:
-    """In words what differs, at most `SHOWN`; ``""`` if nothing does."""
+    """At most `SHOWN` differences in words; ``""`` if there are none."""
     names = [name for name in dict.fromkeys((*one, *two)) if one.get(name) != two.get(name)]
     words = [f"{name} is {one.get(name, 'absent')} {at_one} and {two.get(name, 'absent')} {at_two}" for name in names]
     more = [f"{len(words)} differences in all"] if len(words) > SHOWN else []
@@ -125,11 +120,7 @@ def not_resumable(path: Path, error: Exception) -> UserError:
 
 
 def write_state(path: Path, what: Identity, state: Mapping[str, Any]) -> None:
-    """Write a state with what it is of.
-
-    Raises:
-        OSError: it can't be written; the state before stays.
-    """
+    """Write a state with its identity. If an OSError is raised, the previous state stays."""
     buffer = io.BytesIO()
     torch.save({**state, "identity": what, "code": training_hash()}, buffer)
     write_in_full(path, buffer.getvalue())

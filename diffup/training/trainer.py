@@ -51,11 +51,11 @@ class Paused(BaseException):
 
 @contextmanager
 def paused_at(*steps: int) -> Iterator[None]:
-    """Let trainings within pause after the next of these numbers of steps that they have not passed.
+    """Pause trainings within the context after the next of these numbers of steps.
 
-    A paused training has written its state, so that it ends in the same bytes as one that never paused, and a
-    checkpoint of the averaged weights so far, whose facts say ``unfinished``; then it raises `Paused`. A number of all
-    steps or more pauses nothing.
+    A paused training has written its state, so that it will end in the same bytes as one that never paused, and a
+    checkpoint of the averaged weights so far, whose facts say ``unfinished``; then it raises `Paused`. Numbers beyond
+    the last step have no effect.
     """
     token = _PAUSES.set(steps)
     try:
@@ -88,8 +88,8 @@ def train(
     """Train to ``config.steps`` and write a checkpoint of the averaged weights to `folder`.
 
     A state file beside the checkpoint (model, averaged weights, optimizer, step) is written every `SAVE_EVERY` steps;
-    an interrupted training goes on from it and ends in the same bytes (on a CPU). It is removed at the end. The file
-    says what is trained (`diffup.training.state.identity`) and by which code; a state of anything else is refused.
+    an interrupted training resumes from it and ends in the same bytes (on a CPU). It is removed at the end. A state of
+    another training (`diffup.training.state.identity`) or of other code is refused.
 
     Args:
         sampler: of the same `config`.
@@ -98,12 +98,12 @@ def train(
         seed: of the initial weights.
         facts: for the checkpoint.
         progress: whether to draw a bar.
-        report: is told steps and mean loss after each step, in rank 0.
+        report: called with steps and mean loss after each step, in rank 0.
         device: where the network runs.
         group: the processes that share each step's episodes; all of them call this function, rank 0 uses `folder`.
-        saved: is called after each writing of the state file, in rank 0.
-        other_code: if given, a state written by other code is not refused: the function is told so, in rank 0, and the
-            training starts over. For a folder whose name already says what is trained.
+        saved: called each time the state file was written, in rank 0.
+        other_code: if given, a state written by other code is not refused: the function is called with a message, in
+            rank 0, and the training starts over. For a folder whose name already says what is trained.
 
     Returns:
         ``loss`` (mean of the last 50 steps), ``seconds`` of all calls whose steps were kept, and ``steps_per_s``.

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.files import write_files
 from analysis.plots.distributions import classes_plot, episodes_plot
 from analysis.plots.study import cost_plot, shots_plot, steps_plot, upgrade_plot
 from analysis.plotting import Plot
@@ -47,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Study]:
 def check(plot: Plot | None, folder: Path) -> pd.DataFrame:
     """The data of a plot, whose files are what they should be."""
     assert plot is not None
-    paths = plot.write(folder)
+    paths = write_files(folder, plot.files())
     assert {path.suffix for path in paths} == {".png", ".pdf", ".csv"}
     assert paths[0].read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and paths[1].read_bytes()[:5] == b"%PDF-"
     assert len(paths[0].read_bytes()) > 5000 and b"<svg" in plot.images["svg"]

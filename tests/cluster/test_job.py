@@ -52,7 +52,7 @@ def test_a_head_that_stays_away_is_given_up_with_words(
     assert follow(client, "j", wait=0) == 1
     out, err = capsys.readouterr()
     assert out == LOG[0]
-    assert "close code 1006; job j may go on: python -m cluster.job logs j" in err
+    assert "close code 1006; job j may go on: python -m cluster logs j" in err
 
 
 def test_ctrl_c_leaves_the_job_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +63,7 @@ def test_ctrl_c_leaves_the_job_alone(capsys: pytest.CaptureFixture[str]) -> None
 
     client: Any = Interrupted([])
     assert follow(client, "j", wait=0) == 1
-    assert "job j goes on; end it with: python -m cluster.job stop j" in capsys.readouterr().err
+    assert "job j goes on; end it with: python -m cluster stop j" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

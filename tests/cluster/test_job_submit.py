@@ -34,7 +34,7 @@ raise SystemExit(3)
 
 def submit(dashboard: str, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "cluster.job", "submit", "--address", dashboard, "--python", sys.executable, *arguments],
+        [sys.executable, "-m", "cluster", "submit", "--address", dashboard, "--python", sys.executable, *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=JOB, env={**os.environ, **more},
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ from cluster.execution import context
 from cluster.execution import run_cell as work
 from cluster.hpo import trials
 from cluster.hpo.trials import Candidate, Record, Search, check_seen, halvings, validation_classes
+from cluster.options import parse
 from cluster.storage.results import Store
 from diffup.episodes.sampling import held_out_classes
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
@@ -220,3 +221,40 @@ def test_the_report_has_every_configuration_the_saving_and_the_caveat(tmp_path: 
     assert [row.split()[1] for row in rows] == ["2", "0", "1", "3"], "the best first"
     assert rows[2].count("–") == 2 and "stopped" in rows[2] and "diverged" in rows[3]
     assert json.loads(record.path.read_bytes())["configurations"][keys[0]]["values"] == {"learning_rate": 0.003}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give one of --dataset PATH and --embedded"),
+        (["--embedded", "--dataset", "toy"], "give one of --dataset PATH and --embedded"),
+        (["--embedded", "--results", "s3://bucket/search"], "must be in a folder"),
+    ],
+)
+def test_contradictory_options_are_refused(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("DIFFUP_HOME", str(tmp_path))
+    assert script.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_dry_run_lists_the_configurations_and_options_of_grids_alone_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*arguments: str) -> int:
+        results = ("--results", str(tmp_path / "results"))
+        asked = parse(script.SearchOptions, [*results, *arguments], prog="search", description="")
+        return script.run(asked, toy_search.build)
+
+    assert run("--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "toy: 4 configurations of 24 steps, 4 to do" in printed and "scored after 6, 12, 24 steps" in printed
+    assert all(f"{found.cell.key()} learning_rate" in printed for found in toy_search.search().candidates)
+    assert not (tmp_path / "results").exists()
+    with pytest.raises(ValueError, match="--train-workers has no use in a search"):
+        run("--train-workers", "2")

@@ -9,14 +9,18 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cluster.execution.context import Work, WorkContext
-from cluster.execution.run_cell import Part
+from cluster.options import Work
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
+
+if TYPE_CHECKING:
+    from cluster.execution.context import WorkContext
+    from cluster.execution.run_cell import Part
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ def evaluate_part(cell: Cell, context: WorkContext, start: int, end: int) -> Par
         log.write(f"{cell.key()}@{start} {os.getpid()}\n")
     if cell.variant == "slow":
         time.sleep(0.3)
+    from cluster.execution.run_cell import Part
+
     return Part(counts(cell)[start:end], {"device": context.device}, 0.1)
 
 

@@ -9,10 +9,12 @@ import dataclasses
 import os
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.hpo.trials import Candidate, Record, Search, halvings, validation_classes
+from cluster.options import parse
 from diffup.config import ModelConfig, TrainConfig
 from diffup.grid.axes import evaluation_cells, training_cell
 from diffup.training.recipes import Recipe
@@ -49,23 +51,33 @@ def search(rates: tuple[float, ...] = RATES) -> Search:
     return Search(name="toy", candidates=candidates, milestones=halvings(STEPS, 2, 3), reduction=2, classes=classes)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ToyOptions(script.SearchOptions):
+    """Options of the toy search."""
+
+    kill_after: int = 0
+
+
+def build(asked: script.SearchOptions) -> script.Searches:
+    """The toy search."""
+    return [search()], {"toy": Path("/nowhere/dataset.json")}
+
+
 def main() -> int:
     """Run the toy search."""
-    parser = script.options()
-    parser.add_argument("--kill-after", type=int, default=0)
-    args = parser.parse_args(["--embedded", "--max-concurrent", "1", *sys.argv[1:]])
-    if args.kill_after:
+    arguments = ["--embedded", "--max-concurrent", "1", *sys.argv[1:]]
+    asked = parse(ToyOptions, arguments, prog="toy_search.py", description="")
+    if asked.kill_after:
         honest = Record.add
 
         def add(self: Record, key: str, score: Any) -> bool:
             done = honest(self, key, score)
-            if sum(len(entry["scores"]) for entry in self.entries.values()) >= args.kill_after:
+            if sum(len(entry["scores"]) for entry in self.entries.values()) >= asked.kill_after:
                 os.kill(os.getpid(), signal.SIGKILL)
             return done
 
         Record.add = add  # type: ignore[method-assign]
-    files = {"toy": Path("/nowhere/dataset.json")}
-    return script.run(args, [search()], files, WORK)
+    return script.run(asked, build, WORK)
 
 
 if __name__ == "__main__":

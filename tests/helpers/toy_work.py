@@ -6,7 +6,8 @@ from typing import Any
 
 from cluster.execution import context
 from cluster.execution import run_cell as work
-from cluster.execution.context import Work, WorkContext
+from cluster.execution.context import WorkContext
+from cluster.options import Work
 from diffup.grid.cell import AnyCell
 from tests.helpers.toy import ToyBackbone, ToyDataset
 

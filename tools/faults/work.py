@@ -11,15 +11,19 @@ import platform
 import random
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cluster.execution.context import Work, WorkContext
+from cluster.options import Work
 from diffup.evaluation.metrics import fb_iou, miou
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from tests.helpers.fake_work import Outcome
+
+if TYPE_CHECKING:
+    from cluster.execution.context import WorkContext
 
 DATASET = "faults"
 LOG = "executions.log"

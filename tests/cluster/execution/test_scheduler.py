@@ -1,8 +1,8 @@
-"""Handing out pieces: order, training first, several small cells a trial, deaths, and what others are at."""
+"""Handing out units: order, training first, several small cells a trial, deaths, and what others are at."""
 
 from __future__ import annotations
 
-import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from cluster.execution import scheduler as order
 from cluster.execution.progress import Progress
 from cluster.execution.scheduler import CellSearcher
-from cluster.execution.work_units import Piece, pieces
+from cluster.execution.work_units import WorkUnit, work_units
 from cluster.planning.estimate import Past, disk, gpu_share, wall_seconds
 from cluster.storage.backend import Folder
 from cluster.storage.leases import acquire
@@ -38,21 +38,21 @@ class Hands:
         self.progress = Progress(cells, {}, workers, self.store)
         self.leases = Folder(root)
         self.searcher = CellSearcher(
-            list(pieces(cells, 0, 8)), progress=self.progress, store=self.store, leases=self.leases, workers=workers,
-            max_concurrent=limit,
+            list(work_units(cells, 0, 8)), progress=self.progress, store=self.store, leases=self.leases,
+            workers=workers, max_concurrent=limit,
         )  # fmt: skip
         self.count = 0
 
-    def take(self) -> tuple[str, list[Piece]] | str | None:
+    def take(self) -> tuple[str, list[WorkUnit]] | str | None:
         self.count += 1
         given = self.searcher.suggest(str(self.count))
         if given is None or given == Searcher.FINISHED:
             return given
         assert isinstance(given, dict)
-        return str(self.count), [Piece.from_dict(document) for document in json.loads(given["pieces"])]
+        return str(self.count), given["units"]
 
-    def done(self, trial: str, piece: Piece, status: str = "finished", took: float = 0.1, last: bool = True) -> None:
-        result = {"piece": piece.name, "key": piece.cell.key(), "status": status, "took": took}
+    def done(self, trial: str, unit: WorkUnit, status: str = "finished", took: float = 0.1, last: bool = True) -> None:
+        result = {"unit": unit.name, "key": unit.cell.key(), "status": status, "took": took}
         if last:
             self.searcher.on_trial_complete(trial, result)
         else:
@@ -63,9 +63,9 @@ def run_all(hands: Hands) -> list[list[str]]:
     trials = []
     while (given := hands.take()) is not None and not isinstance(given, str):
         trial, bundle = given
-        trials.append([piece.name for piece in bundle])
-        for piece in bundle:
-            hands.done(trial, piece, last=piece is bundle[-1])
+        trials.append([unit.name for unit in bundle])
+        for unit in bundle:
+            hands.done(trial, unit, last=unit is bundle[-1])
     assert given == Searcher.FINISHED
     return trials
 
@@ -117,7 +117,7 @@ def test_a_dead_workers_pieces_come_again_one_by_one_and_at_last_fail_alone(tmp_
             hands.searcher.on_trial_complete(again[0], error=True)
         else:
             hands.done(again[0], again[1][0])
-    assert sorted(seen) == sorted([bad.name] * 2 + [piece.name for piece in others])
+    assert sorted(seen) == sorted([bad.name] * 2 + [unit.name for unit in others])
     assert hands.progress.failed == [bad.name]
     run_all(hands)
 
@@ -163,16 +163,16 @@ def test_parts_cover_a_cell_in_whole_batches(episodes: int, shard: int, batch: i
     cell = evaluation_cells(DATA, 0, BACKBONES[:1], [(1, "mask")], config=INPUT, episodes=episodes, sample=PRIOR_MEAN)[
         0
     ]
-    made = list(pieces([cell], shard, batch))
+    made = list(work_units([cell], shard, batch))
     if len(made) == 1:
         assert made[0].whole
         return
-    assert [piece.start for piece in made[1:]] == [piece.end for piece in made[:-1]]
+    assert [unit.start for unit in made[1:]] == [unit.end for unit in made[:-1]]
     assert (made[0].start, made[-1].end) == (0, episodes)
-    assert all(piece.start % batch == 0 for piece in made)
-    assert all(piece.end - piece.start < shard + batch for piece in made)
-    assert abs(sum(piece.share for piece in made) - 1) < 1e-9
-    assert [Piece.from_dict(json.loads(json.dumps(piece.to_dict()))) for piece in made] == made
+    assert all(unit.start % batch == 0 for unit in made)
+    assert all(unit.end - unit.start < shard + batch for unit in made)
+    assert abs(sum(unit.share for unit in made) - 1) < 1e-9
+    assert pickle.loads(pickle.dumps(made)) == made
 
 
 def test_wall_time_of_a_plan(tmp_path: Path) -> None:
@@ -210,15 +210,15 @@ def test_a_piece_that_could_not_begin_waits_for_another_turn(
     for turn in range(3):
         given = hands.take()
         assert isinstance(given, tuple), turn
-        trial, (piece,) = given
-        result = {"piece": piece.name, "key": piece.cell.key(), "status": "again", "took": 5.0, "error": "no mount"}
+        trial, (unit,) = given
+        result = {"unit": unit.name, "key": unit.cell.key(), "status": "again", "took": 5.0, "error": "no mount"}
         hands.progress.begin(trial)
         hands.progress.end(trial, result)
         hands.searcher.on_trial_complete(trial, result)
     assert hands.take() == Searcher.FINISHED
     assert hands.progress.failed == [FREE[0].key()] and not hands.progress.crashed
     said = capsys.readouterr().out
-    assert said.count("not begun, is tried again: no mount") == 1 and "FAILED" in said
+    assert said.count("not started, will be retried: no mount") == 1 and "FAILED" in said
 
 
 def test_a_worker_that_goes_with_its_node_is_not_held_against_its_piece(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_worker_that_goes_with_its_node_is_not_held_against_its_piece(tmp_path
         alive.discard(f"spot {number}")
         alive.add(f"spot {number + 1}")
         hands.searcher.on_trial_complete(given[0], error=True)
-    for _ in range(3):  # on a node that stays, it is the piece's own doing
+    for _ in range(3):  # on a node that stays, it is the unit's own doing
         given = hands.take()
         assert isinstance(given, tuple)
         hands.searcher.on_trial_complete(given[0], error=True)

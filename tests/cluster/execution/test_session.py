@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ray import cloudpickle
 
-from cluster.execution import address, session
-from cluster.execution.address import check_address
+from cluster.execution import session
+from cluster.execution.session import check_address
 from cluster.job import main
 from diffup.errors import UserError
 
@@ -126,16 +126,16 @@ def test_any_text_that_is_no_address_is_an_error(text: str) -> None:
 
 
 def test_something_that_is_no_ray_head_is_an_error(silent: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(address, "HEALTH_SECONDS", 3.0)
+    monkeypatch.setattr(session, "HEALTH_SECONDS", 3.0)
     began = time.monotonic()
     with pytest.raises(UserError, match="what answers there is no Ray head"):
         check_address(f"127.0.0.1:{silent}", "RAY_ADDRESS")
     assert time.monotonic() - began < 30
-    assert address.CONNECT_SECONDS + 30.0 < 60  # together, as they are set
+    assert session.CONNECT_SECONDS + 30.0 < 60  # together, as they are set
 
 
 def test_auto_without_a_cluster_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(address, "_healthy", lambda _: False)
+    monkeypatch.setattr(session, "_healthy", lambda _: False)
     with pytest.raises(UserError, match="no cluster runs on this machine"):
         check_address("auto", "RAY_ADDRESS")
 

@@ -152,6 +152,8 @@ def test_the_least_recently_used_folders_go_first(tmp_path: Path, capsys: pytest
 
 def test_sizes_in_words() -> None:
     assert [parse_size(text) for text in ("500MB", "2 TB", "1.5g", "7")] == [500_000_000, 2 * 10**12, 1_500_000_000, 7]
+    with pytest.raises(ValueError, match="write 500MB, 50GB or 2TB"):
+        parse_size("50XB")
     assert [format_size(count) for count in (7, 2_900_000, 3.5e11, 2e12)] == ["7 B", "2.9 MB", "350.0 GB", "2.0 TB"]
 
 

@@ -259,7 +259,7 @@ def test_a_result_whose_upload_failed_goes_up_when_its_machine_is_asked_again(
 ) -> None:
     from cluster.execution import worker as trial
     from cluster.execution.context import WorkContext
-    from cluster.execution.work_units import Piece
+    from cluster.execution.work_units import WorkUnit
     from tests.helpers import fake_grid
     from tests.helpers.fake_work import WORK
 
@@ -271,17 +271,17 @@ def test_a_result_whose_upload_failed_goes_up_when_its_machine_is_asked_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(Sync, "push", away)
-        assert trial.run_piece(Piece(cell), task)["status"] == "failed"
+        assert trial.run_unit(WorkUnit(cell), task)["status"] == "failed"
         assert read_error(tmp_path / "one" / cell.key()).passing
         patch.setattr(trial, "PAUSE", 0.0)
-        assert trial.run_piece(Piece(cell), task)["status"] == "again"  # it is finished here, and can't go up
+        assert trial.run_unit(WorkUnit(cell), task)["status"] == "again"  # it is finished here, and can't go up
     assert not cells(remote)
-    assert trial.run_piece(Piece(cell), task)["status"] == "finished"
+    assert trial.run_unit(WorkUnit(cell), task)["status"] == "finished"
     assert list(cells(remote)) == [cell.key()] and set(ran(tmp_path).values()) == {1}
 
     monkeypatch.setattr(trial, "PAUSE", 0.0)
     monkeypatch.setattr(trial, "acquire", away)
-    again = trial.run_piece(Piece(cell), task)
+    again = trial.run_unit(WorkUnit(cell), task)
     assert again["status"] == "again" and again["error"] == "RemoteError: away"
     monkeypatch.setattr(trial, "REFUSALS", 2)
-    assert trial.run_in_turn(Piece(cell), task) == {**again, "status": "failed"}
+    assert trial.run_in_turn(WorkUnit(cell), task) == {**again, "status": "failed"}

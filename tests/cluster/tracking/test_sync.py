@@ -14,6 +14,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from cluster.closing import log_missing
+from cluster.planning.plan import make_plan
 from cluster.storage.layout import LOGGED
 from cluster.storage.results import Store
 from cluster.tracking import client as mlflow_client
@@ -207,6 +209,18 @@ def test_runs_without_an_owner_are_of_the_directory_that_their_launch_names(stor
     assert [run.data.tags[OWNER] for run in mine] == [store.identity()] * COUNT
     assert sync(other, uri)["logged"] == 0
     assert {run.data.tags[OWNER] for run in runs_of(uri) if run.info.run_id in made["other"]} == {other.identity()}
+
+
+def test_a_launch_with_nothing_to_run_exports_what_was_missed(
+    store: Store, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(cells(COUNT), store)
+    log_missing(plan, store, uri)
+    children = check(uri, store)
+    (parent,) = [run for run in runs_of(uri) if run.data.tags.get("kind") == "launch"]
+    assert {run.data.tags[PARENT] for run in children.values()} == {parent.info.run_id}
+    monkeypatch.setattr("cluster.closing.sync", None)  # is not called where nothing is missing
+    log_missing(plan, store, uri)
 
 
 def test_an_experiment_of_choice_and_cells_whose_launch_is_not_known(store: Store, uri: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,10 +13,12 @@ from mlflow.tracking import MlflowClient
 from cluster.storage.atomic import now
 from cluster.storage.results import Store
 from cluster.tracking.client import resolve_uri, upgrade
-from cluster.tracking.export import log_cell, log_failure
+from cluster.tracking.export import log_cell, log_configuration, log_failure
 from cluster.tracking.launches import close_tracking, open_tracking
+from cluster.tracking.sync import sync
 from diffup.config import SampleConfig
 from diffup.grid.cell import Cell
+from tests.helpers import toy_search
 
 CELL = Cell(
     dataset="shapes4i", fold=0, shots=1, annotation="mask", backbone="tiny_resnet", weights="random:0",
@@ -123,3 +126,29 @@ def test_undefined_is_absent_in_mlflow_and_equal_names_are_kept_apart(tmp_path: 
         "wren (class 1),100.0000,1,",
         "wren (class 3),50.0000,2,",
     ]
+
+
+def test_the_run_of_a_configuration_says_what_its_record_says_and_a_sync_leaves_it_alone(tmp_path: Path) -> None:
+    """A search whose results are in a folder of the experiment's name: a trained configuration has two runs there."""
+    store = Store(tmp_path / "search")
+    cell = toy_search.candidate(1e-3).cell
+    uri = resolve_uri("", store.root)
+    tracking = open_tracking(uri, "search", "toy-1", store, {})
+    assert tracking is not None
+    entry: dict[str, Any] = {"values": {"learning_rate": 1e-3}, "scores": [], "ended": None, "error": ""}
+    for steps in (2, 4):
+        times = {"train_seconds": 1.0, "validate_seconds": 0.5}
+        entry["scores"].append({"steps": steps, "miou": 10.0 * steps, "tasks": {"a": 1.0}, **times})
+        for _ in range(2):
+            log_configuration(tracking, cell, "configuration 0", entry)
+    log_configuration(tracking, cell, "configuration 0", {**entry, "ended": "finished"}, "FINISHED")
+    store.write_result(cell, metrics={"loss": 1.0}, provenance={}, started=now())
+    assert (sync(store, uri)["logged"], sync(store, uri)["logged"]) == (1, 0)
+
+    client = MlflowClient(uri)
+    runs = client.search_runs([tracking.experiment_id], f"tags.key = '{cell.key()}'")
+    (run,) = [run for run in runs if run.data.tags["kind"] == "configuration"]
+    assert (len(runs), run.info.status, run.data.tags["ended"]) == (2, "FINISHED", "finished")
+    assert (run.data.tags["mlflow.parentRunId"], run.data.params) == (tracking.parent_run, {"learning_rate": "0.001"})
+    history = client.get_metric_history(run.info.run_id, "miou")
+    assert [(metric.step, metric.value) for metric in history] == [(2, 20.0), (4, 40.0)]

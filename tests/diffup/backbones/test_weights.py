@@ -134,10 +134,10 @@ def test_truncated_file_is_refused(tmp_path: Path, suffix: str, keep: float) -> 
     [
         ([torch.zeros(2)], "but a list"),
         (torch.zeros(2), "but a Tensor"),
-        ({"epoch": 3, "lr": 0.1}, "no tensors: epoch, lr"),
-        ({"weight": torch.zeros(2), "note": "hello"}, "no tensors: note"),
+        ({"epoch": 3, "lr": 0.1}, "not tensors: epoch, lr"),
+        ({"weight": torch.zeros(2), "note": "hello"}, "not tensors: note"),
         ({}, "nothing in it"),
-        ({3: torch.zeros(1)}, "no tensors: 3"),
+        ({3: torch.zeros(1)}, "not tensors: 3"),
     ],
 )
 def test_file_that_is_no_state_dict_is_refused(tmp_path: Path, document: object, told: str) -> None:

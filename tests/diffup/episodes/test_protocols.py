@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffup.episodes.protocols import PROTOCOLS, Protocol, get_protocol, main, nearest
+from diffup.episodes.protocols import PROTOCOLS, get_protocol, main, nearest
 
 PAIRED = PROTOCOLS["paired"]
 
@@ -64,11 +64,6 @@ def test_needed_pixels() -> None:
 def test_senseless_rules_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         dataclasses.replace(PAIRED, **change)
-
-
-def test_a_protocol_describes_itself() -> None:
-    text = Protocol(name="p", min_pixels=9, pixel_datasets=("d",), min_fraction=0.25).describe()
-    assert "9 px (d)" in text and "25.0%" in text and text.startswith("p [")
 
 
 def test_labels_are_compared_at_the_size_that_the_protocol_names() -> None:

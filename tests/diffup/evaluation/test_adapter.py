@@ -98,7 +98,7 @@ def test_names_are_told_only_with_text_and_may_be_wrong_ones() -> None:
         (np.zeros((40, 40)), r"method, episode 4 \(query 2_0\) returned shape \(40, 40\).*\(48, 64\)"),
         (np.zeros((48, 64, 1)), r"returned shape \(48, 64, 1\)"),
         (None, r"returned shape \(\)"),
-        (np.full(SHAPE, 1.5), "from 1.5 to 1.5; a probability lies in"),
+        (np.full(SHAPE, 1.5), "from 1.5 to 1.5; a probability is in"),
         (np.full(SHAPE, -1.0), "from -1 to -1"),
         (np.full(SHAPE, np.nan), "from nan to nan"),
         (np.full(SHAPE, "x"), "values of type <U1"),

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.cli import run
-from cluster.planning import feasible
-from cluster.planning.feasible import SHOWN, check_feasible
+from cluster.planning.preflight import SHOWN, Feasible, check_feasible
 from diffup.backbones import hub
 from diffup.config import InputConfig, ModelConfig, TrainConfig
 from diffup.data.dataset import open_dataset
@@ -81,7 +80,7 @@ def test_more_classes_held_out_than_there_are_is_found(tmp_path: Path) -> None:
 
 
 def test_at_most_ten_reasons_are_shown_with_the_count_of_all() -> None:
-    found = feasible.Feasible(wrong={f"reason {n}": [] for n in range(25)})
+    found = Feasible(wrong={f"reason {n}": [] for n in range(25)})
     assert len(found.lines()) == SHOWN + 1
     assert found.lines()[-1] == "… and 15 more reasons"
 
