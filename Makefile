@@ -44,7 +44,7 @@ quickstart: $(VENV)/.diffup
 
 # Nothing may be printed after pytest: its last line is the summary that CI reads.
 FAST = not (ray or latex or browser or slow or gpu or tools)
-PYTEST = $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadgroup
+PYTEST = $(BIN)/python -m pytest -n $(TEST_JOBS) --no-loadscope-reorder
 
 test: $(VENV)/.diffup-dev
 	@$(PYTEST) -m "not tools" $(PYTEST_ARGS)

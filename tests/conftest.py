@@ -4,7 +4,7 @@ A skip is lawful for two reasons only, and both are counted before pytest's last
 (real photographs and weights that the product does not ship). Under ``DIFFUP_CI=1`` any other skip is a failure, so
 that a test of LaTeX or of a page can't silently stop running.
 
-With ``pytest -n 2 --dist loadgroup`` the tests of a file stay in one process, for its fixtures, and all tests that
+With ``pytest -n 2`` the tests of a file stay in one process, for its fixtures, and all tests that
 start Ray in one and the same.
 """
 
@@ -19,7 +19,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -70,12 +70,25 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file in one process, and all files with tests that start Ray in one and the same.
+
+    The groups of ``--dist loadgroup`` have no effect with pytest 9.2 and xdist 3.8.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "ray" if "pytest.mark.ray" in (config.rootpath / path).read_text() else path
+
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for xdist; skip those marked ``gpu`` without CUDA (torch is imported only if there is one)."""
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Skip tests marked ``gpu`` on a machine without CUDA; torch is imported only if there is such a test."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)  # the longest group must begin first
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -55,7 +55,7 @@ def test_locally_a_missing_program_skips(tmp_path: Path) -> None:
 @pytest.mark.parametrize("processes", ["0", "2"])
 def test_in_ci_a_missing_program_fails_and_missing_data_is_counted(processes: str, tmp_path: Path) -> None:
     """The count stands before pytest's last line, which is what a reader of the log sees."""
-    status, lines = run_suite(tmp_path, "-n", processes, "--dist", "loadgroup", ci=True)
+    status, lines = run_suite(tmp_path, "-n", processes, ci=True)
     assert status == 1
     assert "no-such-program-anywhere" in "\n".join(lines)
     assert lines[-1].startswith("1 failed, 1 passed, 1 skipped, 1 xfailed")

@@ -59,6 +59,7 @@ print(before, large.memory_mb, small.memory_mb, large.gpu_memory_mb)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["kernel", "samples"])
 def test_a_small_cell_after_a_large_one_has_a_small_peak(by: str) -> None:
     ran = subprocess.run([sys.executable, "-c", LARGE_THEN_SMALL, by], capture_output=True, text=True, cwd=ROOT)
