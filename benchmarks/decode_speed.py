@@ -116,7 +116,7 @@ def verdict(value: float, bar: float) -> str:
 
 
 def per_episode(encoder: Encoder, net: DiffUpNet, rounds: int, batch: int) -> list[Line]:
-    """Decoding against encoding, and 5-shot against 1-shot, features at hand."""
+    """Decoding against encoding, and 5-shot against 1-shot, with features in memory."""
     dataset = Photographs(max(12, 4 * batch))
     cues = CueSource(dataset, encoder.config)  # type: ignore[arg-type]
     features = FeatureCache(encoder, dataset.image)

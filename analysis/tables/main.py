@@ -18,9 +18,8 @@ MASK = "mask"
 REFERENCE = "reference"
 MAIN_SHOTS = (1, 5)
 BOLD = (
-    "Bold: the best {of}, and those that can't be told "
-    "from it (paired difference, Holm's correction over the comparisons with the best); second: the highest of the "
-    "rest."
+    "Bold: the best {of}, and those that can't be told from it (paired difference, Holm's correction over the "
+    "comparisons with the best); second: the highest of the rest."
 )
 METHOD_OF_BACKBONE = BOLD.format(of="method of a backbone")
 WRONG_NAMES = "Wrong names: the same model prompted with another class's name (a control that must be worse)."

@@ -157,7 +157,7 @@ def cut_network(place: Place, driver: Driver, draw: random.Random, *, seconds: f
 
 
 def _owner(place: Place, path: Path) -> list[str]:
-    """The cell whose folder a file lies in."""
+    """The cell whose folder holds a file."""
     first = path.relative_to(place.results).parts[0]
     return [first] if (place.results / first / "cell.json").is_file() else []
 

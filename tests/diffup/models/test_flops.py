@@ -1,4 +1,4 @@
-"""Costs: parameters and operations told from the architecture, and the table that shows them."""
+"""Costs: parameters and operations counted from the architecture, and the table that shows them."""
 
 from __future__ import annotations
 
