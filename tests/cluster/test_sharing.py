@@ -102,7 +102,7 @@ def test_a_launch_that_is_asked_to_stop_keeps_what_is_finished(number: signal.Si
         out, err = driver.communicate(timeout=60)
     assert time.monotonic() - asked < 30
     assert driver.returncode == 1, out + err
-    assert "finished cells are kept, and the same command does the rest" in err
+    assert "finished cells are kept, re-run to resume" in err
     assert "Traceback" not in out + err
     before = executions(results)
     if number == signal.SIGINT:

@@ -97,6 +97,6 @@ def test_a_training_on_several_workers_ends_when_the_launch_is_asked_to_stop(tmp
     out, err = driver.communicate(timeout=90)
     assert driver.returncode == 1, out + err
     assert time.monotonic() - asked < 45
-    assert "finished cells are kept, and the same command does the rest" in err and "Traceback" not in err
+    assert "finished cells are kept, re-run to resume" in err and "Traceback" not in err
     store = Store(results)
     assert not [key for key in store.cell_keys() if store.read(key).status != "missing"], "no cell has failed"
