@@ -1,12 +1,11 @@
 """How fast a GPU encodes and evaluates, against what the card can do: ``python -m benchmarks.accelerator --out FILE``.
 
 Encoding: images per second of ResNet-50 and ViT-B/16 (random weights: the time does not depend on them), 32 at a time,
-in float32 and under bfloat16's autocast, from pixels in memory to features in memory; and of the backbone's forward pass
-alone. Evaluation: episodes per second, 1-shot and 5-shot, with features in memory. The limit is measured in the same run: the
-same number of multiplications as one large matrix product, in the same precision. Cells always run in float32, so that
-their figures do not depend on the card; bfloat16 says what that costs.
-
-Runs on a CPU too, with ``--device cpu``, where it says nothing of interest but that it runs.
+in float32 and under bfloat16's autocast, from pixels in memory to features in memory; and of the backbone's forward
+pass alone. Evaluation: episodes per second, 1-shot and 5-shot, with features in memory. The limit is measured in the
+same run: the same number of multiplications as one large matrix product, in the same precision. Cells always run in
+float32, so that their figures do not depend on the card; bfloat16 says what that costs. Runs on a CPU too, with
+``--device cpu``, where it says nothing of interest but that it runs.
 """
 
 from __future__ import annotations
