@@ -110,9 +110,9 @@ class Estimate:
             return float("nan")
         beyond = min(int((self.draws <= 0).sum()), int((self.draws >= 0).sum()))
         p = 2.0 * (beyond + 1) / (len(self.draws) + 1)
-        if beyond < COUNTED and self.value and self._freedom:
+        if beyond < COUNTED and self._freedom:
             spread = float(self.draws.std(ddof=1))
-            p = 2.0 * float(stdtr(self._freedom, -abs(self.value) / spread)) if spread else 0.0
+            p = 2.0 * float(stdtr(self._freedom, -abs(self.value) / spread)) if spread else float(not self.value)
         return min(1.0, max(p, self.least_p))
 
     @property
