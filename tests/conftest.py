@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from cluster.storage.backend import ObjectStore
@@ -41,7 +42,9 @@ def _in_ci() -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Set the environment before anything imports torch, ray or mlflow."""
+    """Set the environment before anything imports torch, ray or mlflow; no example fails for being slow."""
+    settings.register_profile("no deadline", deadline=None)
+    settings.load_profile("no deadline")
     home = Path(tempfile.mkdtemp(prefix="diffup-home-"))
     # Short, since Ray puts sockets below it, and a socket's path may have 107 characters.
     ray_tmpdir = Path(tempfile.mkdtemp(prefix="du-", dir="/tmp" if os.path.isdir("/tmp") else None))
