@@ -16,6 +16,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -288,12 +289,20 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def s3_server() -> Generator[str]:
     """The address of a local S3 server: one for all tests of a process, as file systems are kept per process."""
-    server = pytest.importorskip("moto.server")
-    running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
+    moto = pytest.importorskip("moto.server")
+    from werkzeug.serving import make_server
+
+    app, lock = moto.DomainDispatcherApplication(moto.create_backend_app), threading.Lock()
+
+    def one_request_at_a_time(environ: Any, start_response: Any) -> Any:
+        """moto looks for an object and writes it in two steps, so that two exclusive writers could both win."""
+        with lock:
+            return app(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, one_request_at_a_time, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
 
 
 @pytest.fixture(scope="module")

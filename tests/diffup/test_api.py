@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_the_package_loads_nothing_until_the_api_is_used() -> None:
     code = (
         "import sys, diffup\n"
-        "from diffup import metrics\n"
+        "from diffup.evaluation import metrics\n"
         "assert 'torch' not in sys.modules and 'huggingface_hub' not in sys.modules\n"
         "from diffup import DiffUp\n"
         "assert DiffUp.__module__ == 'diffup.api' and 'torch' in sys.modules\n"
