@@ -9,7 +9,7 @@ RESULTS ?=
 ARGS ?=
 # More options for pytest, e.g. make test PYTEST_ARGS=tests/diffup
 PYTEST_ARGS ?=
-# Processes that run tests. Tests that start Ray all run in one of them, one after the other (tests/conftest.py).
+# Processes that run tests; those of a file stay in one of them (tests/conftest.py).
 TEST_JOBS ?= 2
 
 .DEFAULT_GOAL := help

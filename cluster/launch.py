@@ -186,7 +186,6 @@ def _forced(cells: Sequence[AnyCell], selection: str) -> frozenset[str]:
 
 def _run(name: str, cells: Sequence[AnyCell], plan: Plan, context: WorkContext, stop: Stop) -> int:
     from cluster.execution.tuner import GaveUp, resources, run_trials
-    from cluster.precompute.stage import precompute
 
     store, tracking = context.store, context.tracking
     _forget(plan, store, context.launch)
@@ -210,6 +209,8 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, context: WorkContext, 
         given = resources(context)
         context = replace(context, device=given.device)
         if context.features is not None and context.work is None:
+            from cluster.precompute.stage import precompute  # loads torch
+
             stage = precompute(plan.todo, context, given, stop.begun)
         progress, dropped = run_trials(plan, context, given, stopping=stop.begun, over=stop.over)
         store.update()

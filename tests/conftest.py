@@ -4,8 +4,7 @@ A skip is lawful for two reasons only, and both are counted before pytest's last
 (real photographs and weights that the product does not ship). Under ``DIFFUP_CI=1`` any other skip is a failure, so
 that a test of LaTeX or of a page can't silently stop running.
 
-With ``pytest -n 2`` the tests of a file stay in one process, for its fixtures, and all tests that
-start Ray in one and the same.
+With ``pytest -n 2`` the tests of a file stay in one process, for its fixtures.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keep the tests of a file in one process, and all files with tests that start Ray in one and the same.
+    """Keep the tests of a file in one process. The first process begins with the files that start Ray, which take
+    seconds of waiting, the others with the rest; who has finished takes from the other's end.
 
     The groups of ``--dist loadgroup`` have no effect with pytest 9.2 and xdist 3.8.
     """
@@ -84,15 +86,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc, unused-ignore]
         def _split_scope(self, nodeid: str) -> str:
-            path = nodeid.partition("::")[0]
-            return "ray" if "pytest.mark.ray" in (config.rootpath / path).read_text() else path
+            return nodeid.partition("::")[0]
+
+        def _assign_work_unit(self, node: Any) -> None:
+            first = node is self.nodes[0]
+            files = list(self.workqueue) if first else list(reversed(self.workqueue))
+            path = next((path for path in files if _starts_ray(config.rootpath / path) is first), files[0])
+            self.workqueue.move_to_end(path, last=False)
+            super()._assign_work_unit(node)
 
     return ByFile(config, log)
 
 
+@lru_cache
+def _starts_ray(path: Path) -> bool:
+    return "pytest.mark.ray" in path.read_text()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked ``gpu`` on a machine without CUDA; torch is imported only if there is such a test."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)  # the longest group must begin first
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
@@ -294,12 +306,12 @@ def s3_server() -> Generator[str]:
 
     app, lock = moto.DomainDispatcherApplication(moto.create_backend_app), threading.Lock()
 
-    def one_request_at_a_time(environ: Any, start_response: Any) -> Any:
+    def answer(environ: Any, start_response: Any) -> Any:
         """moto looks for an object and writes it in two steps, so that two exclusive writers could both win."""
-        with lock:
+        with lock if "HTTP_IF_NONE_MATCH" in environ else nullcontext():
             return app(environ, start_response)
 
-    server = make_server("127.0.0.1", 0, one_request_at_a_time, threaded=True)
+    server = make_server("127.0.0.1", 0, answer, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

@@ -21,9 +21,8 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from cluster.execution.context import WorkContext
 from cluster.execution.progress import Progress
-from cluster.execution.run_cell import CELLS
 from cluster.execution.work_units import WorkUnit
-from cluster.execution.worker import FAILED, run_in_turn
+from cluster.execution.worker import FAILED, run_in_turn, work_of
 from cluster.options import Work
 from cluster.storage.layout import TUNE
 from diffup.errors import UserError
@@ -61,7 +60,7 @@ def train_cells(
     total = ray.cluster_resources().get(kind, 0)
     if training and total < workers:
         raise UserError(f"--train-workers {workers}: the cluster has {total:.0f} {kind}s")
-    shared = replace(context, work=Work(partial(execute, work=(context.work or CELLS).execute, over=over)))
+    shared = replace(context, work=Work(partial(execute, work=work_of(context).execute, over=over)))
     failed = set()
     for cell in training:
         if stopping():

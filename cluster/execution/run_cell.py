@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from cluster.execution.context import (
+from cluster.execution.context import WorkContext
+from cluster.execution.inputs import (
     CHECKPOINT,
-    WorkContext,
     checkpoint_of,
     classes_of,
     features_of,
@@ -31,6 +31,7 @@ from cluster.execution.context import (
     training_pools_of,
 )
 from cluster.execution.memory import Peak, peak_memory
+from cluster.execution.work_units import Part
 from cluster.options import Work
 from cluster.storage.layout import STATE
 from cluster.storage.sync import Sync
@@ -67,15 +68,6 @@ class Outcome:
     provenance: dict[str, Any]
     panels: dict[str, Image.Image] = field(default_factory=dict)
     undefined: dict[str, str] = field(default_factory=dict)  # why metrics are nan
-
-
-@dataclass(frozen=True)
-class Part:
-    """Some episodes of a cell: their rows, provenance, and seconds of work."""
-
-    episodes: pd.DataFrame
-    provenance: dict[str, Any]
-    seconds: float
 
 
 def execute(cell: AnyCell, context: WorkContext) -> Outcome:

@@ -16,7 +16,6 @@ import ray
 from ray import tune
 
 from cluster.execution.context import WorkContext
-from cluster.execution.multi_gpu import train_cells
 from cluster.execution.progress import Progress
 from cluster.execution.scheduler import CellSearcher
 from cluster.execution.work_units import work_units
@@ -94,6 +93,8 @@ def run_trials(
     progress = Progress(plan.todo, plan.seconds, given.workers, store, store.root / LAUNCHES / f"{context.launch}.log")
     cells, untrained = list(plan.todo), list[str]()
     if context.train_workers > 1:
+        from cluster.execution.multi_gpu import train_cells  # loads torch
+
         failed = train_cells(cells, context, progress, stopping=stopping, over=over)
         waiting = [cell for cell in cells if isinstance(cell, Cell)]
         cells = [cell for cell in waiting if cell.checkpoint not in failed]

@@ -14,13 +14,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.code_version import code_hash
 from cluster.storage.atomic import to_json, write_atomically
 from cluster.storage.layout import PARTS
 from cluster.storage.results import Store
 from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_from_dict
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOT_IDENTITY = ("key", "cell_version")
 
@@ -51,6 +54,15 @@ class WorkUnit:
     def share(self) -> float:
         """Of the cell's episodes."""
         return (self.end - self.start) / self.cell.episodes if self.end and isinstance(self.cell, Cell) else 1.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some episodes of a cell: their rows, provenance, and seconds of work."""
+
+    episodes: pd.DataFrame
+    provenance: dict[str, Any]
+    seconds: float
 
 
 def read_cell(document: dict[str, Any]) -> AnyCell:
@@ -86,11 +98,11 @@ def _paths(store: Store, unit: WorkUnit) -> tuple[Path, Path]:
     return folder / f"{unit.start}-{unit.end}.parquet", folder / f"{unit.start}-{unit.end}.json"
 
 
-def write_part(store: Store, unit: WorkUnit, part: Any, how: dict[str, Any]) -> None:
+def write_part(store: Store, unit: WorkUnit, part: Part, how: dict[str, Any]) -> None:
     """Keep an evaluated part.
 
     Args:
-        part: with ``episodes``, ``provenance`` and ``seconds`` (`cluster.execution.run_cell.Part`).
+        part: its rows and provenance.
         how: settings that must be the same in all parts of a cell.
     """
     data, facts = _paths(store, unit)
@@ -118,8 +130,8 @@ def bring_parts(store: Store, key: str) -> None:
     store.sync.download(f"{key}/{PARTS}/", last=".json")
 
 
-def read_part(store: Store, unit: WorkUnit, how: dict[str, Any]) -> tuple[Any, dict[str, Any], float] | None:
-    """Episodes, provenance and seconds of a part; None if it is not there, damaged, or made in another way."""
+def read_part(store: Store, unit: WorkUnit, how: dict[str, Any]) -> Part | None:
+    """A part that is kept; None if it is not there, damaged, or made in another way."""
     import pandas as pd
 
     data, facts = _paths(store, unit)
@@ -130,7 +142,7 @@ def read_part(store: Store, unit: WorkUnit, how: dict[str, Any]) -> tuple[Any, d
             return None
         if hashlib.sha256(content).hexdigest() != document["sha256"]:
             return None
-        return pd.read_parquet(io.BytesIO(content)), document["provenance"], float(document["seconds"])
+        return Part(pd.read_parquet(io.BytesIO(content)), document["provenance"], float(document["seconds"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

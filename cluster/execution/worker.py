@@ -21,8 +21,8 @@ from ray import tune
 
 from cluster.code_version import code_hash
 from cluster.execution.context import WorkContext
-from cluster.execution.run_cell import CELLS, Part
 from cluster.execution.work_units import WorkUnit, bring_parts, forget_parts, ranges, read_part, write_part
+from cluster.options import Work
 from cluster.storage.atomic import check_writable, now
 from cluster.storage.backend import RemoteError
 from cluster.storage.layout import LAUNCHES
@@ -54,7 +54,7 @@ class CellTrial(tune.Trainable):
         return tune.PlacementGroupFactory([dict(config["resources"][config["kind"]])])
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Nothing is loaded here: `cluster.execution.context` caches backbones and features per process."""
+        """Nothing is loaded here: `cluster.execution.inputs` caches backbones and features per process."""
         self.context: WorkContext = config["context"]
         self.left = list(config["units"])
 
@@ -160,7 +160,7 @@ def _run(unit: WorkUnit, context: WorkContext, store: Store) -> dict[str, Any]:
     try:
         store.write_cell(cell)
         if unit.whole:
-            outcome, batch_size = _in_memory(cell, context, (context.work or CELLS).execute)
+            outcome, batch_size = _in_memory(cell, context, work_of(context).execute)
         else:
             done = _evaluate_part(unit, context, store)
             if done is None:
@@ -199,6 +199,15 @@ def _run(unit: WorkUnit, context: WorkContext, store: Store) -> dict[str, Any]:
     return _finished(key, store.read(key), store, cell, tracking)
 
 
+def work_of(context: WorkContext) -> Work:
+    """What a cell takes: the context's own work, else `cluster.execution.run_cell`, which loads torch."""
+    if context.work is not None:
+        return context.work
+    from cluster.execution.run_cell import CELLS
+
+    return CELLS
+
+
 def passes(error: Exception) -> bool:
     """Whether an error is of a machine or the storage rather than of the cell, so that a retry may succeed."""
     return isinstance(error, RemoteError) or (isinstance(error, OSError) and error.errno in PASSING)
@@ -231,7 +240,7 @@ def _in_memory(cell: AnyCell, context: WorkContext, do: Callable[..., Any], *ran
 
 def _evaluate_part(unit: WorkUnit, context: WorkContext, store: Store) -> tuple[Any, int] | None:
     """Evaluate a part, unless it is there; if it was the last, the outcome of the whole cell and the batch size."""
-    work, cell, batch_size = context.work or CELLS, unit.cell, context.batch_size
+    work, cell, batch_size = work_of(context), unit.cell, context.batch_size
     assert isinstance(cell, Cell) and work.evaluate_part and work.conclude
     how = {"batch_size": batch_size, "device": context.device, "threads": context.threads}
     bring_parts(store, cell.key())
@@ -244,5 +253,5 @@ def _evaluate_part(unit: WorkUnit, context: WorkContext, store: Store) -> tuple[
         found = read_part(store, WorkUnit(cell, start, end), how)
         if found is None:
             return None
-        parts.append(Part(*found))
+        parts.append(found)
     return work.conclude(cell, replace(context, batch_size=batch_size), parts), batch_size

@@ -24,11 +24,10 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from cluster.code_version import code_hash
 from cluster.execution.context import WorkContext
-from cluster.execution.run_cell import CELLS
 from cluster.execution.session import ray_session
 from cluster.execution.tuner import resources
 from cluster.execution.work_units import WorkUnit, read_cell
-from cluster.execution.worker import run_in_turn
+from cluster.execution.worker import run_in_turn, work_of
 from cluster.hpo.report import Report, key_of
 from cluster.hpo.trials import DIVERGED, FAILED, FINISHED, STOPPED, Record, Search, check_seen, read_entry
 from cluster.options import Options, Work
@@ -142,7 +141,7 @@ def validate(task: dict[str, Any]) -> dict[str, float]:
     for document in task["validation"]:
         cell = cell_from_dict(document)
         assert isinstance(cell, Cell)
-        outcome = (context.work or CELLS).execute(cell, context)
+        outcome = work_of(context).execute(cell, context)
         check_seen(list(outcome.episodes["class_name"]), task["classes"], task["cell"]["key"])
         if why := getattr(outcome, "undefined", {}).get("miou"):
             raise UserError(f"validation cell {cell.key()}: mIoU is undefined, {why}")

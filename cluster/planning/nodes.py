@@ -79,10 +79,12 @@ def wait_for_nodes(*, stopping: Callable[[], bool] = lambda: False, patience: fl
 
 
 def gpu_memory_mb() -> float:
-    """Memory of a GPU of the cluster in MB, of this machine's where it has one; 0 without any."""
+    """Memory of a GPU of the cluster in MB, of this machine's where it has one; 0 where Ray knows of none."""
     from cluster.planning import preflight as checks
 
-    if (own := checks.gpu_memory_mb()) or not ray.cluster_resources().get("GPU"):
+    if not ray.cluster_resources().get("GPU"):
+        return 0.0
+    if own := checks.gpu_memory_mb():
         return own
     asked = ray.remote(checks.gpu_memory_mb).options(num_cpus=0, num_gpus=0.01).remote()
     try:

@@ -23,7 +23,8 @@ from typing import Any
 import ray
 import torch
 
-from cluster.execution.context import WorkContext, features_of, open_cells_dataset, priors_of, sources
+from cluster.execution.context import WorkContext
+from cluster.execution.inputs import features_of, open_cells_dataset, priors_of, sources
 from cluster.execution.work_units import read_cell
 from cluster.execution.worker import passes
 from cluster.precompute.tasks import Inputs

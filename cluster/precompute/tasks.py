@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cluster.execution.context import (
-    WorkContext,
+from cluster.execution.context import WorkContext
+from cluster.execution.inputs import (
     classes_of,
     manifest_for_cell,
     open_cells_dataset,

@@ -27,6 +27,7 @@ from tests.helpers.stores import BETTER, CLIP, HOME, cell, grid, write_store
 __all__ = ["store"]
 
 
+@pytest.mark.slow
 def test_published_figures_stand_apart(tmp_path: Path) -> None:
     """Below the project's own rows, cited, with protocol; never bold; what has no published figures says so."""
     cells = [replace(asked, dataset="pascal5i") for asked in grid()]
@@ -159,6 +160,7 @@ def test_a_users_latexmkrc_does_not_change_the_paper(
     assert (tmp_path / "out" / "paper.pdf").read_bytes()[:5] == b"%PDF-"
 
 
+@pytest.mark.slow
 def test_a_second_grid_in_a_folder_keeps_the_first_ones_cells(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

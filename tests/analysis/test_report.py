@@ -72,6 +72,7 @@ def test_the_page_is_one_file_with_everything(page: Path, store: Path) -> None:
     assert len(ids) == len(set(ids))
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_page(page: Path, store: Path, tmp_path: Path) -> None:
     again = report.write_report(store, tmp_path / "report.html", resamples=FAST)
     assert again.read_bytes() == page.read_bytes()

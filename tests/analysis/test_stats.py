@@ -357,6 +357,7 @@ def test_the_interval_is_numpys() -> None:
         np.testing.assert_allclose(Estimate(50.0, draws, "x").interval(), expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """500 simulations of 1000 episodes from pools of 25 to 60 images a class; of single episodes they would not."""
     from benchmarks.coverage import coverage

@@ -127,7 +127,7 @@ def test_any_changed_number_operator_or_default_of_the_method_is_seen(data: st.D
 
 def test_all_that_a_cell_is_made_by_is_hashed() -> None:
     graph = grimp.build_graph("diffup", "cluster")
-    work = ("cluster.execution.run_cell", "cluster.execution.context")
+    work = ("cluster.execution.run_cell", "cluster.execution.inputs")
     used = {name for module in work for name in graph.find_modules_directly_imported_by(module)}
     used = {name for name in used if name.startswith("diffup.") and not name.startswith("diffup.grid.")}
     named = {name.removeprefix("diffup.") for name in used}

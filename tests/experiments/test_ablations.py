@@ -155,6 +155,7 @@ def test_a_model_reads_its_prior_set_and_nothing_else() -> None:
     assert chosen_maps(prior, "") is prior
 
 
+@pytest.mark.slow
 def test_a_prior_set_trains_and_evaluates_from_the_stored_maps_of_the_base(data: Dataset, tmp_path: Path) -> None:
     backbone = named_backbone("tiny_resnet", check=False)
     place = Data(name="shapes4i", fingerprint=data.fingerprint)
@@ -196,6 +197,7 @@ def test_the_table_has_paired_differences_and_dashes(tmp_path: Path) -> None:
     assert [entries[2] is None for entries in rows.values()].count(True) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -91,6 +91,7 @@ def test_the_grid_tests_unseen_classes_only_and_the_figures_are_kept_apart(
     assert set(files) == {"toy", "other"}
 
 
+@pytest.mark.slow
 def test_a_worker_refuses_a_checkpoint_that_has_seen_a_tested_class(data: tuple[Path, Path], tmp_path: Path) -> None:
     cells, files = plan(data, "--folds", "1")
     context = WorkContext(results=tmp_path / "results", datasets={name: str(path) for name, path in files.items()})

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster.execution import context
+from cluster.execution import inputs
 from cluster.execution import run_cell as work
 from cluster.hpo import trials
 from cluster.hpo.trials import Candidate, Record, Search, check_seen, halvings, validation_classes
@@ -126,10 +126,10 @@ def test_a_score_on_novel_classes_never_reaches_the_scheduler(tmp_path: Path, mo
     task = {
         "cell": cell_document(found.cell), "validation": [cell_to_dict(cell) for cell in found.validation],
         "milestones": [2, 4], "classes": list(validation_classes(DATASET, found.validation)),
-        "context": context.WorkContext(results=tmp_path, datasets={"toy": "x"}, launch="a"),
+        "context": work.WorkContext(results=tmp_path, datasets={"toy": "x"}, launch="a"),
     }  # fmt: skip
-    monkeypatch.setattr(context, "_open", lambda path: ToyDataset())
-    monkeypatch.setattr(context, "_backbone", lambda *where: ToyBackbone())
+    monkeypatch.setattr(inputs, "_open", lambda path: ToyDataset())
+    monkeypatch.setattr(inputs, "_backbone", lambda *where: ToyBackbone())
     honest = train_and_score(task, set())
     assert (honest["steps"], honest["ended"]) == (2, None) and honest["miou"] > 0
     monkeypatch.setattr(work, "classes_of", lambda cell, dataset: dataset.novel_classes(cell.fold))

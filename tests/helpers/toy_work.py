@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cluster.execution import context
+from cluster.execution import inputs
 from cluster.execution import run_cell as work
 from cluster.execution.context import WorkContext
 from cluster.options import Work
@@ -14,8 +14,8 @@ from tests.helpers.toy import ToyBackbone, ToyDataset
 
 def execute(cell: AnyCell, options: WorkContext) -> Any:
     """As `cluster.execution.run_cell.execute`."""
-    context._open = lambda path: ToyDataset()  # type: ignore[assignment]
-    context._backbone = lambda *where: ToyBackbone()  # type: ignore[assignment]
+    inputs._open = lambda path: ToyDataset()  # type: ignore[assignment]
+    inputs._backbone = lambda *where: ToyBackbone()  # type: ignore[assignment]
     return work.execute(cell, options)
 
 

@@ -127,6 +127,7 @@ def test_a_cpu_asks_nothing_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not gpu.calls
 
 
+@pytest.mark.slow
 def test_work_measures_each_cell_and_the_largest_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, sizes = FakeGPU(monkeypatch), iter([5000, 300, 200, 700, 100])
     monkeypatch.setattr(work._Setting, "of", staticmethod(lambda cell, context: None))

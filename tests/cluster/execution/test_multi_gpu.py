@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 from torch import testing
 
-from cluster.execution import context
+from cluster.execution import inputs
 from cluster.execution import run_cell as work
 from cluster.storage.results import Store
 from diffup.grid.cell import TrainingCell
@@ -45,7 +45,7 @@ def test_two_workers_make_the_checkpoint_of_one(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_open", "_backbone"):  # toy_work replaces them for good
-            patch.setattr(context, name, getattr(context, name))
+            patch.setattr(inputs, name, getattr(inputs, name))
         toy_work.execute(trained, work.WorkContext(results=tmp_path / "one", datasets={"toy": "nowhere"}))
     folders = [tmp_path / name / trained.key() / "checkpoint" / "model.safetensors" for name in ("one", "two")]
     one, two = (load_file(path) for path in folders)

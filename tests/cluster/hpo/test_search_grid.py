@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.execution import context
+from cluster.execution import inputs
 from cluster.execution import run_cell as work
 from cluster.hpo.trials import FINISHED, record_path
 from cluster.storage.results import Store
@@ -72,7 +72,7 @@ def test_a_finished_configuration_is_an_ordinary_training_cell(whole: tuple[Path
         assert (status == FINISHED) == (record(results)[found.cell.key()]["ended"] == FINISHED)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_open", "_backbone"):  # toy_work replaces them for good
-            patch.setattr(context, name, getattr(context, name))
+            patch.setattr(inputs, name, getattr(inputs, name))
         toy_work.execute(search.candidates[0].cell, work.WorkContext(results=tmp_path, datasets={"toy": "nowhere"}))
     assert checkpoint(results, GOOD) == checkpoint(tmp_path, GOOD)
     assert set(checkpoint(results, IDLE)) == {"state.pt"}, "half a training must not look like a checkpoint"

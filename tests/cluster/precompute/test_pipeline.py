@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from cluster.__main__ import main as command
-from cluster.execution import context as opened
+from cluster.execution import inputs as opened
 from cluster.execution.run_cell import WorkContext, execute
 from cluster.precompute.pipeline import PrecomputeWorker
 from cluster.precompute.tasks import inputs_of, missing

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from cluster.__main__ import main as command
-from cluster.execution import context as opened
+from cluster.execution import inputs as opened
+from cluster.execution.context import WorkContext
 from cluster.precompute import pipeline, stage
 from cluster.precompute.pipeline import PrecomputeWorker, Report, bytes_held, run_pipeline, storage_problem
 from cluster.precompute.tasks import inputs_of, missing
@@ -163,7 +164,7 @@ def test_a_worker_warns_of_shards_that_it_can_not_bring(
     monkeypatch.setattr(opened, "pull", failing)
     monkeypatch.setattr(opened, "_downloaded", set())
     (part, *_) = inputs_of(cells(), context(tmp_path))
-    remote = opened.WorkContext(results=tmp_path, datasets={}, features=tmp_path, remote="memory://bucket")
+    remote = WorkContext(results=tmp_path, datasets={}, features=tmp_path, remote="memory://bucket")
     for _ in range(2):
         opened._download(remote, part.spec)
     assert capsys.readouterr().err.count("does not answer") == 1

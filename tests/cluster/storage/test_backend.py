@@ -84,6 +84,7 @@ def test_what_cannot_be_used_says_so_and_tells_no_secret(endpoint: str, monkeypa
         ObjectStore("ftp://host/results").write("a", b"", exclusive=True)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_an_error_within_seconds(tmp_path: Path) -> None:
     script = (
         "from cluster.storage.backend import ObjectStore, check_access\n"

@@ -151,6 +151,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_sigkill_at_any_moment_leaves_a_finished_cell_or_none(tmp_path: Path) -> None:
     code = WRITER.format(path=[str(Path(__file__).resolve().parents[3])])
     seen = set()

@@ -100,6 +100,7 @@ def test_a_sync_rebuilds_all_runs_below_their_launch_and_a_second_one_changes_no
     assert sorted(run.info.run_id for run in runs_of(uri)) == before
 
 
+@pytest.mark.slow
 def test_a_deleted_or_moved_store_is_rebuilt_and_markers_of_another_ignored(store: Store, uri: str) -> None:
     sync(store, uri)
     elsewhere = f"sqlite:///{store.root.parent / 'other.db'}"

@@ -67,6 +67,7 @@ def test_what_was_missed_while_tracking_was_down_is_logged_later_and_once(
     assert table == ["class_name,iou,episodes", "a,50.0000,2", "b,50.0000,1"]
 
 
+@pytest.mark.slow
 def test_an_older_schema_is_upgraded_and_a_copy_kept(store: Store) -> None:
     from alembic.command import downgrade
     from mlflow.store.db.utils import _get_alembic_config

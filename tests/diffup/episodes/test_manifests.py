@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cluster.execution.context import manifest_for_cell
+from cluster.execution.inputs import manifest_for_cell
 from cluster.execution.run_cell import WorkContext, execute
 from diffup.backbones.weights import weights_identity
 from diffup.config import InputConfig, ModelConfig, TrainConfig

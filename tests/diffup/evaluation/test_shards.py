@@ -104,6 +104,7 @@ def test_damage_is_found_and_mended(tmp_path: Path) -> None:
     assert store(tmp_path).check() == []
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_whole_shards_only(tmp_path: Path) -> None:
     script = (
         "import sys, torch; from pathlib import Path; from diffup.evaluation.shards import ShardStore\n"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from analysis.results import load_results
-from cluster.execution import context as opened
+from cluster.execution import inputs as opened
 from cluster.execution import run_cell as work
 from cluster.storage.atomic import now
 from cluster.storage.results import Store

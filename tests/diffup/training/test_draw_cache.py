@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.execution import context as opened
+from cluster.execution import inputs as opened
+from cluster.execution.context import WorkContext
 from diffup.training.draw_cache import DrawCache, afresh
 from tests.helpers.disks import full_disk
 
@@ -83,7 +84,7 @@ def test_afresh_keeps_nothing() -> None:
 
 
 def test_another_version_of_the_method_makes_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    context = opened.WorkContext(results=tmp_path, datasets={})
+    context = WorkContext(results=tmp_path, datasets={})
     make = Maker()
     for code in ("first", "first", "second"):
         monkeypatch.setattr(opened, "code_hash", lambda code=code: code)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from cluster.execution import context as opened
+from cluster.execution import inputs as opened
 from cluster.execution.run_cell import WorkContext, execute
 from diffup.config import InputConfig, ModelConfig, TrainConfig
 from diffup.episodes.cue_source import CueSource
