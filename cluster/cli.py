@@ -25,6 +25,7 @@ from diffup.grid.cell import AnyCell, Cell
 from diffup.grid.datasets import Data, open_data
 
 Report = Callable[[Path, list[str]], None]  # prints tables of cells, by keys, from the results
+Launch = Callable[..., int]  # brings cells to completion, with the arguments and the result of `cluster.launch.launch`
 Grid = tuple[list[AnyCell], dict[str, Path]]  # cells, and the files that they read (`diffup.grid.datasets.Data.files`)
 
 
@@ -103,6 +104,7 @@ class Study(Generic[Asked]):
         build: its cells from these options; raises a `UserError` for what can't be used.
         report: prints tables when the launch has ended; None: nothing.
         work: what a worker does with a cell; None: `cluster.execution.run_cell`.
+        launch: what brings the cells to completion; None: `cluster.launch.launch`.
     """
 
     name: str
@@ -111,6 +113,7 @@ class Study(Generic[Asked]):
     build: Callable[[Asked], Grid]
     report: Report | None = None
     work: Work | None = None
+    launch: Launch | None = None
 
     def parse(self, argv: Sequence[str] | None = None) -> Asked:
         """Options from a command line; a usage error exits with 2."""
@@ -132,7 +135,7 @@ def run_study(study: Study[Asked], asked: Asked) -> int:
     store = open_results(options, study.name)
     try:
         cells, files = study.build(asked)
-        code = launch(study.name, cells, options, store=store, datasets=files, work=study.work)
+        code = (study.launch or launch)(study.name, cells, options, store=store, datasets=files, work=study.work)
     except OSError as error:  # such as a full disk
         what = str(error) if error.filename is not None else f"{store.remote or store.root}: {error}"
         print(f"error: {what}; finished cells are kept, re-run to resume", file=sys.stderr)

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.hpo.trials import Candidate, Record, Search, halvings, validation_classes
-from cluster.options import parse
+from analysis.printing import printed
+from analysis.tables.search import search_tables
+from cluster.cli import Grid, Study, run
+from cluster.hpo import launch
+from cluster.hpo.trials import Candidate, Record, Search, searches_of
 from diffup.config import ModelConfig, TrainConfig
 from diffup.grid.axes import evaluation_cells, training_cell
-from diffup.training.recipes import Recipe
+from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from experiments import search as script
 from tests.helpers.toy import ToyDataset
 from tests.helpers.toy_grid import BACKBONE, DATA, INPUT
@@ -25,13 +28,13 @@ from tests.helpers.toy_work import WORK
 
 RATES = (3e-3, 1e-7, 1e-2, 30.0)
 STEPS, SIZES = 24, (48, 96)
+NAME = "toy-resnet18-fold0-seed0"
 
 
-def candidate(rate: float, hold_out: int = 1, episodes: int = 4, steps: int = STEPS) -> Candidate:
-    """A configuration of this learning rate."""
+def cells(rate: float, hold_out: int = 1, episodes: int = 4, steps: int = STEPS) -> tuple[TrainingCell, list[Cell]]:
+    """The training cell of this learning rate, and those that score it."""
     train = TrainConfig(steps=steps, batch_size=4, max_shots=2, learning_rate=rate, hold_out=hold_out)
-    recipe = Recipe(input=INPUT, model=ModelConfig(decoder_grid=16, width=16), train=train)
-    cell = training_cell(DATA, 0, BACKBONE, config=recipe.input, model=recipe.model, train=recipe.train)
+    cell = training_cell(DATA, 0, BACKBONE, config=INPUT, model=ModelConfig(decoder_grid=16, width=16), train=train)
     validation = [
         found
         for size in SIZES
@@ -40,15 +43,26 @@ def candidate(rate: float, hold_out: int = 1, episodes: int = 4, steps: int = ST
             trained=cell, held_out=hold_out,
         )
     ]  # fmt: skip
+    return cell, validation
+
+
+def candidate(rate: float, hold_out: int = 1, episodes: int = 4, steps: int = STEPS) -> Candidate:
+    """A configuration of this learning rate."""
+    cell, validation = cells(rate, hold_out, episodes, steps)
     return Candidate(cell=cell, values={"learning_rate": rate}, validation=tuple(validation))
+
+
+def grid(rates: tuple[float, ...] = RATES) -> list[AnyCell]:
+    """The cells of these learning rates."""
+    made = [cells(rate) for rate in rates]
+    return [cell for trained, validation in made for cell in (trained, *validation)]
 
 
 def search(rates: tuple[float, ...] = RATES) -> Search:
     """Configurations of these learning rates."""
-    candidates = [candidate(rate) for rate in rates]
     dataset: Any = ToyDataset()
-    classes = validation_classes(dataset, candidates[0].validation)
-    return Search(name="toy", candidates=candidates, milestones=halvings(STEPS, 2, 3), reduction=2, classes=classes)
+    (found,) = searches_of(grid(rates), {"toy": dataset}, reduction=2, milestones=3)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +72,28 @@ class ToyOptions(script.SearchOptions):
     kill_after: int = 0
 
 
-def build(asked: script.SearchOptions) -> script.Searches:
+def build(asked: ToyOptions) -> Grid:
     """The toy search."""
-    return [search()], {"toy": Path("/nowhere/dataset.json")}
+    return grid(), {"toy": Path("/nowhere/dataset.json")}
+
+
+def launch_toy(*args: Any, **options: Any) -> int:
+    """As `cluster.hpo.launch.launch_searches`."""
+    launch.resolve_dataset = Path  # type: ignore[assignment]
+    launch.open_dataset = lambda path: ToyDataset()  # type: ignore[assignment, return-value]
+    return launch.launch_searches(*args, **options, reduction=2, milestones=3)
+
+
+STUDY = Study(
+    name="search", description="", options=ToyOptions, build=build, launch=launch_toy, report=printed(search_tables),
+    work=WORK,
+)  # fmt: skip
 
 
 def main() -> int:
     """Run the toy search."""
-    arguments = ["--embedded", "--max-concurrent", "1", *sys.argv[1:]]
-    asked = parse(ToyOptions, arguments, prog="toy_search.py", description="")
+    arguments = ["--max-concurrent", "1", *sys.argv[1:]]
+    asked = STUDY.parse(arguments)
     if asked.kill_after:
         honest = Record.add
 
@@ -77,7 +104,7 @@ def main() -> int:
             return done
 
         Record.add = add  # type: ignore[method-assign]
-    return script.run(asked, build, WORK)
+    return run(STUDY, arguments)
 
 
 if __name__ == "__main__":
