@@ -16,7 +16,6 @@ Novel classes are for reporting: choose nothing by this table (`experiments/sele
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,12 +27,12 @@ import tyro
 from analysis.printing import printed
 from cluster.cli import Grid, SeedsOptions, Study, run
 from cluster.options import Count, CountOrNone, NamesOrNone, Numbers, PathOrName
-from diffup.config import MAP_NAMES, PRIOR_MAPS, SampleConfig
+from diffup.config import MAP_NAMES, PRIOR_MAPS
 from diffup.errors import UserError
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data, open_data
-from diffup.grid.variants import VARIANTS, Change, applied, changes_training
+from diffup.grid.variants import VARIANTS, Change, changes_training
 from diffup.training import recipes
 from diffup.training.recipes import Recipe
 
@@ -46,7 +45,7 @@ BACKBONES = ("resnet50", "deit_tiny_patch16_224")
 EMBEDDED = ("tiny_resnet", "tiny_regnet")
 EPISODES = 500
 FOLDS, SEEDS = (0,), (0,)
-RECIPES = {name: getattr(recipes, name) for name in ("shapes4i", "pascal5i", "coco20i")}  # else msrc15's
+RECIPES = recipes.BENCHMARKS | {"shapes4i": recipes.shapes4i()}  # else msrc15's
 
 # Frequencies of mask, box, scribble and text; text is drawn only where something reads it.
 NO_SCRIBBLES, EQUAL_CUES = (0.65, 0.25, 0.0, 0.1), (0.3, 0.3, 0.3, 0.1)
@@ -121,22 +120,16 @@ def grid(
     cells: list[AnyCell] = []
     for fold in folds:
         for seed in seeds:
-            base = training_cell(
-                data, fold, backbones[0], config=recipe.input, model=recipe.model, train=recipe.train, seed=seed
-            )
+            base = training_cell(data, fold, backbones[0], recipe, seed=seed)
             for name in dict.fromkeys((BASE, *variants)):
-                change = ABLATIONS[name]
-                model, train, sample = applied(change, model=recipe.model, train=recipe.train, sample=SampleConfig())
-                trained = base
-                if changes_training(change):
-                    trained = training_cell(
-                        data, fold, backbones[0], variant=name, config=recipe.input, model=model, train=train, seed=seed
-                    )
+                changed, trained = recipe.changed(**ABLATIONS[name]), base
+                if changes_training(ABLATIONS[name]):
+                    trained = training_cell(data, fold, backbones[0], changed, variant=name, seed=seed)
                 if trained is not base or name == BASE:
                     cells.append(trained)
                 cells += evaluation_cells(
                     data, fold, backbones, TASKS, config=recipe.input, episodes=episodes, trained=trained,
-                    variant=name, sample=sample,
+                    variant=name, sample=changed.sample,
                 )  # fmt: skip
     return cells
 
@@ -194,9 +187,9 @@ def build(asked: Ablations) -> Grid:
     unknown = [name for name in variants if name not in ABLATIONS]
     if unknown:
         raise UserError(f"--variants: unknown variant {unknown[0]!r}; there are {', '.join(ABLATIONS)}")
-    recipe = RECIPES.get(data.name, recipes.msrc15)()
+    recipe = RECIPES.get(data.name, recipes.msrc15())
     if asked.steps is not None:
-        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=asked.steps))
+        recipe = recipe.changed(train={"steps": asked.steps})
     cells = grid(
         data, backbones, recipe=recipe, folds=data.chosen_folds(asked.folds), seeds=asked.training_seeds,
         episodes=asked.episodes, variants=variants,

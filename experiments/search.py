@@ -19,7 +19,6 @@ that were trained to the end scored 53.5 to 57.7 %.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,11 +75,10 @@ def grid(
     cells: list[AnyCell] = []
     for fold in folds:
         for drawn in draw(FACTORS, recipe, trials=trials, seed=seed):
-            train = dataclasses.replace(drawn.train, hold_out=HOLD_OUT)
-            cell = training_cell(data, fold, source, config=drawn.input, model=drawn.model, train=train, seed=seed)
+            cell = training_cell(data, fold, source, drawn.changed(train={"hold_out": HOLD_OUT}), seed=seed)
             cells.append(cell)
             for size in virtual_sizes(drawn.input.input_size):
-                virtual = dataclasses.replace(drawn.input, input_size=size)
+                virtual = drawn.changed(input={"input_size": size}).input
                 cells += evaluation_cells(
                     data, fold, [source], TASKS, config=virtual, episodes=episodes, trained=cell, held_out=HOLD_OUT
                 )
@@ -120,7 +118,7 @@ def build(asked: SearchOptions) -> Grid:
         raise UserError("give one of --dataset PATH and --embedded")
     recipe = recipes.shapes4i() if asked.embedded else recipes.msrc15()
     if asked.steps:
-        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=asked.steps))
+        recipe = recipe.changed(train={"steps": asked.steps})
     name = asked.train_backbone or (EMBEDDED_ON if asked.embedded else TRAINED_ON)
     (source,) = asked.find_backbones([name]).values()
     data = open_data(asked.dataset or "shapes4i", shots=max(shots for shots, _ in TASKS))

@@ -14,7 +14,6 @@ table has the mean over folds and sizes; its last column is the paired differenc
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, training_ce
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data, open_data
 from diffup.training import recipes
-from diffup.training.recipes import Recipe
 
 if TYPE_CHECKING:
     from analysis.tables.table import Table
@@ -39,20 +37,14 @@ SIZES = (224, 448)
 TASKS = [(1, "mask"), (1, "box"), (1, "scribble"), (5, "mask")]
 TRAINED_ON = "resnet50"
 EPISODES = 300
-BASE = recipes.msrc15()
-
-
-def variants() -> dict[str, Recipe]:
-    """What is compared: by name, the first is the one that the others are measured against."""
-    model, train = BASE.model, dataclasses.replace(BASE.train, hold_out=HOLD_OUT)
-    longer = dataclasses.replace(train, steps=2 * train.steps)
-    undistorted = dataclasses.replace(train, virtual_backbones=False)
-    return {
-        "diffup": dataclasses.replace(BASE, train=train),
-        "one_step": dataclasses.replace(BASE, train=train, model=dataclasses.replace(model, one_step=True)),
-        "undistorted": dataclasses.replace(BASE, train=undistorted),
-        "longer": dataclasses.replace(BASE, train=longer),
-    }
+BASE = recipes.msrc15().changed(train={"hold_out": HOLD_OUT})
+# What is compared, by name; the first is the one that the others are measured against.
+VARIANTS = {
+    "diffup": BASE,
+    "one_step": BASE.changed(model={"one_step": True}),
+    "undistorted": BASE.changed(train={"virtual_backbones": False}),
+    "longer": BASE.changed(train={"steps": 2 * BASE.train.steps}),
+}
 
 
 def grid(
@@ -71,14 +63,12 @@ def grid(
     for fold in folds:
         for seed in seeds:
             trained = {
-                name: training_cell(
-                    data, fold, source, variant=name, config=r.input, model=r.model, train=r.train, seed=seed
-                )
-                for name, r in variants().items()
+                name: training_cell(data, fold, source, recipe, variant=name, seed=seed)
+                for name, recipe in VARIANTS.items()
             }
             cells += trained.values()
             for size in SIZES:
-                virtual = dataclasses.replace(BASE.input, input_size=size)
+                virtual = BASE.changed(input={"input_size": size}).input
                 for cell in trained.values():
                     cells += evaluation_cells(
                         data, fold, [source], TASKS, config=virtual, episodes=episodes, trained=cell, held_out=HOLD_OUT
@@ -136,7 +126,7 @@ def table(results: Path, keys: Sequence[str]) -> Table:
         low, high = estimate.interval()
         return Number(value=estimate.value, low=low, high=high, difference=difference)
 
-    first, *others = [name for name in (*variants(), "prior_mean") if any(place[0] == name for place in places)]
+    first, *others = [name for name in (*VARIANTS, "prior_mean") if any(place[0] == name for place in places)]
     rows, reference = [], mean(first, TASKS)
     for name in (first, *others):
         every = mean(name, TASKS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -41,11 +40,8 @@ def draw(factors: Factors, recipe: Recipe, *, trials: int, seed: int) -> list[Re
     for _ in range(100 * trials):
         if len(made) == trials:
             break
-        drawn = {
-            part: dataclasses.replace(getattr(recipe, part), **{name: factor(rng) for name, factor in own.items()})
-            for part, own in factors.items()
-        }
-        found = dataclasses.replace(recipe, **drawn)
+        drawn = {part: {name: factor(rng) for name, factor in own.items()} for part, own in factors.items()}
+        found = recipe.changed(**drawn)
         if found not in made:
             made.append(found)
     if len(made) < trials:

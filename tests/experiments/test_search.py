@@ -57,8 +57,7 @@ def test_configurations_are_a_function_of_the_seed_and_more_of_them_extend_fewer
 
 def test_the_first_configuration_is_the_recipe_and_a_cell_as_any_grid_makes_it() -> None:
     first, second = configurations(2)
-    train = dataclasses.replace(recipes.shapes4i().train, hold_out=script.HOLD_OUT)
-    ordinary = training_cell(SHAPES, 0, SOURCE, config=recipes.shapes4i().input, train=train)
+    ordinary = training_cell(SHAPES, 0, SOURCE, recipes.shapes4i().changed(train={"hold_out": script.HOLD_OUT}))
     assert first.cell == ordinary and first.cell.key() == ordinary.key()
     assert second.cell.key() != ordinary.key()
     assert first.values.keys() == second.values.keys() <= {name for own in script.FACTORS.values() for name in own}

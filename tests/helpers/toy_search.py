@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cluster.hpo.trials import Candidate, Record, Search, searches_of
 from diffup.config import ModelConfig, TrainConfig
 from diffup.grid.axes import evaluation_cells, training_cell
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
+from diffup.training.recipes import Recipe
 from experiments import search as script
 from tests.helpers.toy import ToyDataset
 from tests.helpers.toy_grid import BACKBONE, DATA, INPUT
@@ -34,16 +36,11 @@ NAME = "toy-resnet18-fold0-seed0"
 def cells(rate: float, hold_out: int = 1, episodes: int = 4, steps: int = STEPS) -> tuple[TrainingCell, list[Cell]]:
     """The training cell of this learning rate, and those that score it."""
     train = TrainConfig(steps=steps, batch_size=4, max_shots=2, learning_rate=rate, hold_out=hold_out)
-    cell = training_cell(DATA, 0, BACKBONE, config=INPUT, model=ModelConfig(decoder_grid=16, width=16), train=train)
-    validation = [
-        found
-        for size in SIZES
-        for found in evaluation_cells(
-            DATA, 0, [BACKBONE], [(1, "mask")], config=dataclasses.replace(INPUT, input_size=size), episodes=episodes,
-            trained=cell, held_out=hold_out,
-        )
-    ]  # fmt: skip
-    return cell, validation
+    recipe = Recipe(input=INPUT, model=ModelConfig(decoder_grid=16, width=16), train=train)
+    cell = training_cell(DATA, 0, BACKBONE, recipe)
+    evaluate = partial(evaluation_cells, DATA, 0, [BACKBONE], [(1, "mask")], episodes=episodes, held_out=hold_out)
+    small, large = (dataclasses.replace(INPUT, input_size=size) for size in SIZES)
+    return cell, [*evaluate(config=small, trained=cell), *evaluate(config=large, trained=cell)]
 
 
 def candidate(rate: float, hold_out: int = 1, episodes: int = 4, steps: int = STEPS) -> Candidate:
@@ -54,8 +51,10 @@ def candidate(rate: float, hold_out: int = 1, episodes: int = 4, steps: int = ST
 
 def grid(rates: tuple[float, ...] = RATES) -> list[AnyCell]:
     """The cells of these learning rates."""
-    made = [cells(rate) for rate in rates]
-    return [cell for trained, validation in made for cell in (trained, *validation)]
+    made: list[AnyCell] = []
+    for trained, validation in map(cells, rates):
+        made += [trained, *validation]
+    return made
 
 
 def search(rates: tuple[float, ...] = RATES) -> Search:
@@ -79,8 +78,7 @@ def build(asked: ToyOptions) -> Grid:
 
 def launch_toy(*args: Any, **options: Any) -> int:
     """As `cluster.hpo.launch.launch_searches`."""
-    launch.resolve_dataset = Path  # type: ignore[assignment]
-    launch.open_dataset = lambda path: ToyDataset()  # type: ignore[assignment, return-value]
+    launch.__dict__.update(resolve_dataset=Path, open_dataset=lambda path: ToyDataset())
     return launch.launch_searches(*args, **options, reduction=2, milestones=3)
 
 
