@@ -20,9 +20,7 @@ from cluster.code_version import code_hash
 from cluster.storage.atomic import to_json, write_atomically
 from cluster.storage.layout import PARTS
 from cluster.storage.results import Store
-from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_from_dict
-
-NOT_IDENTITY = ("key", "cell_version")
+from diffup.grid.cell import AnyCell, Cell, TrainingCell
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,6 @@ class WorkUnit:
     def share(self) -> float:
         """Of the cell's episodes."""
         return (self.end - self.start) / self.cell.episodes if self.end and isinstance(self.cell, Cell) else 1.0
-
-
-def read_cell(document: dict[str, Any]) -> AnyCell:
-    """The cell in a `cell_document`."""
-    return cell_from_dict({name: value for name, value in document.items() if name not in NOT_IDENTITY})
 
 
 def work_units(cells: Iterable[AnyCell], shard_episodes: int, batch_size: int) -> Iterator[WorkUnit]:

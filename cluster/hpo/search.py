@@ -24,18 +24,18 @@ from cluster.code_version import code_hash
 from cluster.execution.context import WorkContext
 from cluster.execution.run_cell import CELLS
 from cluster.execution.tuner import resources
-from cluster.execution.work_units import WorkUnit, read_cell
+from cluster.execution.work_units import WorkUnit
 from cluster.execution.worker import run_in_turn
 from cluster.hpo.report import Report, key_of
 from cluster.hpo.trials import DIVERGED, FAILED, FINISHED, Record, Search, check_seen, read_entry
 from cluster.precompute.stage import precompute
 from cluster.storage.layout import TUNE
-from cluster.storage.results import cell_document
+from cluster.storage.results import cell_document, cell_of
 from cluster.tracking.launches import close_tracking, open_tracking
 from cluster.tracking.runs import Tracking
 from cluster.tracking.system_metrics import system_metrics
 from diffup.errors import UserError
-from diffup.grid.cell import Cell, TrainingCell, cell_from_dict, cell_to_dict
+from diffup.grid.cell import Cell, TrainingCell
 from diffup.training.trainer import Paused, paused_at
 
 CRASHES = 1  # times that a configuration is tried again after the death of its worker
@@ -90,7 +90,7 @@ def train_and_score(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
         a score as in `cluster.hpo.trials.Record`, with ``ended``: None, ``"finished"``, ``"diverged"`` or ``"failed"``;
         the last two with ``error`` in place of a score.
     """
-    cell, context = read_cell(task["cell"]), task["context"]
+    cell, context = cell_of(task["cell"]), task["context"]
     assert isinstance(cell, TrainingCell)
     began, steps = time.perf_counter(), cell.train.steps
     ended: str | None = FINISHED
@@ -130,7 +130,7 @@ def validate(task: dict[str, Any]) -> dict[str, float]:
     context: WorkContext = task["context"]
     scores = {}
     for document in task["validation"]:
-        cell = cell_from_dict(document)
+        cell = cell_of(document)
         assert isinstance(cell, Cell)
         outcome = (context.work or CELLS).execute(cell, context)
         check_seen(list(outcome.episodes["class_name"]), task["classes"], task["cell"]["key"])
@@ -192,7 +192,7 @@ def _tuner(
             "milestones": list(search.milestones),
             "classes": list(search.classes),
             "cell": cell_document(by_key[key].cell),
-            "validation": [cell_to_dict(cell) for cell in by_key[key].validation],
+            "validation": [cell_document(cell) for cell in by_key[key].validation],
             "tracking": tracking if context.system_metrics else None,
         }
         for key in order
