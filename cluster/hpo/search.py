@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,15 +28,23 @@ from cluster.execution.tuner import resources
 from cluster.execution.work_units import WorkUnit
 from cluster.execution.worker import run_in_turn
 from cluster.hpo.report import Report, key_of
-from cluster.hpo.trials import DIVERGED, FAILED, FINISHED, Record, Search, check_seen, read_entry
+from cluster.hpo.trials import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    Candidate,
+    Record,
+    Search,
+    check_seen,
+    read_entry,
+    record_path,
+)
 from cluster.precompute.stage import precompute
 from cluster.storage.layout import TUNE
-from cluster.storage.results import cell_document, cell_of
 from cluster.tracking.launches import close_tracking, open_tracking
 from cluster.tracking.runs import Tracking
 from cluster.tracking.system_metrics import system_metrics
 from diffup.errors import UserError
-from diffup.grid.cell import Cell, TrainingCell
 from diffup.training.trainer import Paused, paused_at
 
 CRASHES = 1  # times that a configuration is tried again after the death of its worker
@@ -49,7 +58,7 @@ class SearchTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Read what the record has of the configuration: scores of a killed search, or from before a crash."""
         self.task = config["task"]
-        entry = read_entry(Path(self.task["record"]), self.task["cell"]["key"])
+        entry = read_entry(record_path(self.task["context"].results, self.task["search"].name), self.task["key"])
         self.known: list[dict[str, Any]] = list(entry.get("scores", []))
         self.ended: str | None = entry.get("ended")
         self.scored = {score[TIME] for score in self.known}
@@ -83,19 +92,18 @@ def train_and_score(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
     """Train a configuration to its next milestone, and score it there.
 
     Args:
-        task: ``context`` (of the search), ``milestones``, ``cell`` and ``validation`` (documents), and ``classes``.
+        task: ``search``, its ``candidate`` to train, and ``context``.
         scored: milestones that have a score.
 
     Returns:
         a score as in `cluster.hpo.trials.Record`, with ``ended``: None, ``"finished"``, ``"diverged"`` or ``"failed"``;
         the last two with ``error`` in place of a score.
     """
-    cell, context = cell_of(task["cell"]), task["context"]
-    assert isinstance(cell, TrainingCell)
+    cell, context = task["candidate"].cell, task["context"]
     began, steps = time.perf_counter(), cell.train.steps
     ended: str | None = FINISHED
     try:
-        with paused_at(*(steps for steps in task["milestones"] if steps not in scored)):
+        with paused_at(*(steps for steps in task["search"].milestones if steps not in scored)):
             outcome = run_in_turn(WorkUnit(cell), context)
         if outcome["status"] != "finished":
             diverged = outcome["error"].startswith(FloatingPointError.__name__)
@@ -104,7 +112,7 @@ def train_and_score(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
         steps, ended = pause.step, None
     trained = time.perf_counter()
     try:
-        tasks = validate(task)
+        tasks = validate(task["candidate"], task["search"].classes, context)
     except Exception as error:
         return {"ended": FAILED, "error": f"{type(error).__name__}: {error}"}
     finally:
@@ -121,19 +129,16 @@ def train_and_score(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
     }
 
 
-def validate(task: dict[str, Any]) -> dict[str, float]:
+def validate(candidate: Candidate, classes: Sequence[str], context: WorkContext) -> dict[str, float]:
     """mIoU in percent of a configuration's checkpoint so far, by validation task.
 
     Raises:
         UserError: a cell looked at a class that the search may not choose on.
     """
-    context: WorkContext = task["context"]
     scores = {}
-    for document in task["validation"]:
-        cell = cell_of(document)
-        assert isinstance(cell, Cell)
+    for cell in candidate.validation:
         outcome = (context.work or CELLS).execute(cell, context)
-        check_seen(list(outcome.episodes["class_name"]), task["classes"], task["cell"]["key"])
+        check_seen(list(outcome.episodes["class_name"]), classes, candidate.cell.key())
         if why := getattr(outcome, "undefined", {}).get("miou"):
             raise UserError(f"validation cell {cell.key()}: mIoU is undefined, {why}")
         scores[f"{cell.input.input_size} px {cell.shots}-shot {cell.annotation}"] = float(outcome.metrics["miou"])
@@ -187,12 +192,10 @@ def _tuner(
     by_key = {candidate.cell.key(): candidate for candidate in search.candidates}
     tasks = [
         {
+            "key": key,  # names the trial: Tune replaces objects until it starts
             "context": context,
-            "record": str(record.path),
-            "milestones": list(search.milestones),
-            "classes": list(search.classes),
-            "cell": cell_document(by_key[key].cell),
-            "validation": [cell_document(cell) for cell in by_key[key].validation],
+            "search": search,
+            "candidate": by_key[key],
             "tracking": tracking if context.system_metrics else None,
         }
         for key in order

@@ -125,15 +125,12 @@ def test_validation_looks_at_held_out_base_classes_only(monkeypatch: pytest.Monk
 
 def test_a_score_on_novel_classes_never_reaches_the_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cluster.hpo.search import train_and_score
-    from cluster.storage.results import cell_document
-    from diffup.grid.cell import cell_to_dict
 
     found = toy_search.candidate(1e-3, episodes=2, steps=4)
-    task = {
-        "cell": cell_document(found.cell), "validation": [cell_to_dict(cell) for cell in found.validation],
-        "milestones": [2, 4], "classes": list(validation_classes(DATASET, found.validation)),
-        "context": context.WorkContext(results=tmp_path, datasets={"toy": "x"}, launch="a"),
-    }  # fmt: skip
+    classes = validation_classes(DATASET, found.validation)
+    search = Search(name="toy", candidates=[found], milestones=(2, 4), reduction=2, classes=classes)
+    options = context.WorkContext(results=tmp_path, datasets={"toy": "x"}, launch="a")
+    task = {"search": search, "candidate": found, "context": options}
     monkeypatch.setattr(context, "_open", lambda path: ToyDataset())
     monkeypatch.setattr(context, "_backbone", lambda *where: ToyBackbone())
     honest = train_and_score(task, set())
