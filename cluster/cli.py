@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -23,6 +23,7 @@ from diffup.errors import UserError, command_line
 from diffup.grid.axes import Backbone, named_backbone, select, unique
 from diffup.grid.cell import AnyCell, Cell
 from diffup.grid.datasets import Data, open_data
+from diffup.training.recipes import Recipe
 
 Report = Callable[[Path, list[str]], None]  # prints tables of cells, by keys, from the results
 Launch = Callable[..., int]  # brings cells to completion, with the arguments and the result of `cluster.launch.launch`
@@ -64,6 +65,29 @@ class DatasetOptions(GridOptions):
 
     dataset: PathOrName
     """a dataset.json, or a known name"""
+
+
+WHERE = tyro.conf.create_mutex_group(required=True, title="data set")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedOptions(GridOptions):
+    """Of studies that train by a recipe, on one data set or on what is shipped."""
+
+    dataset: Annotated[PathOrName, WHERE] = ""
+    """a dataset.json, or a known name"""
+    embedded: Annotated[bool, WHERE] = False
+    """shapes4i and embedded backbones, which are shipped"""
+    steps: CountOrNone = None
+    """of training (default: the recipe's)"""
+
+    def open(self, shots: int) -> Data:
+        """The data set; see `diffup.grid.datasets.open_data`."""
+        return open_data(self.dataset or "shapes4i", shots=shots)
+
+    def shortened(self, recipe: Recipe) -> Recipe:
+        """The recipe with the steps that are asked for."""
+        return recipe if self.steps is None else recipe.changed(train={"steps": self.steps})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,18 +20,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
+from typing import TYPE_CHECKING
 
 from analysis.printing import printed
-from cluster.cli import Grid, SeedsOptions, Study, run
-from cluster.options import Count, CountOrNone, NamesOrNone, Numbers, PathOrName
+from cluster.cli import EmbeddedOptions, Grid, SeedsOptions, Study, run
+from cluster.options import Count, NamesOrNone, Numbers
 from diffup.config import MAP_NAMES, PRIOR_MAPS
 from diffup.errors import UserError
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.cell import AnyCell
-from diffup.grid.datasets import Data, open_data
+from diffup.grid.datasets import Data
 from diffup.grid.variants import VARIANTS, Change, changes_training
 from diffup.training import recipes
 from diffup.training.recipes import Recipe
@@ -152,17 +150,10 @@ def table(results: Path, keys: Sequence[str]) -> Table:
     return ablation_table(study, base=BASE, order=tuple(ABLATIONS))
 
 
-WHERE = tyro.conf.create_mutex_group(required=True, title="data set")
-
-
 @dataclass(frozen=True, kw_only=True)
-class Ablations(SeedsOptions):
+class Ablations(EmbeddedOptions, SeedsOptions):
     """Options of this grid."""
 
-    dataset: Annotated[PathOrName, WHERE] = ""
-    """a dataset.json, or a known name"""
-    embedded: Annotated[bool, WHERE] = False
-    """shapes4i and embedded backbones"""
     episodes: Count = EPISODES
     backbones: NamesOrNone = None
     """tested; the first is trained on"""
@@ -170,8 +161,6 @@ class Ablations(SeedsOptions):
     """which folds"""
     variants: NamesOrNone = None
     """lines to run (default: all)"""
-    steps: CountOrNone = None
-    """of training (default: the recipe's)"""
 
 
 def build(asked: Ablations) -> Grid:
@@ -182,14 +171,12 @@ def build(asked: Ablations) -> Grid:
     """
     names = asked.backbones or (EMBEDDED if asked.embedded else BACKBONES)
     backbones = list(asked.find_backbones(names).values())
-    data = open_data(asked.dataset or "shapes4i", shots=max(shots for shots, _ in TASKS))
+    data = asked.open(shots=max(shots for shots, _ in TASKS))
     variants = asked.variants or tuple(ABLATIONS)
     unknown = [name for name in variants if name not in ABLATIONS]
     if unknown:
         raise UserError(f"--variants: unknown variant {unknown[0]!r}; there are {', '.join(ABLATIONS)}")
-    recipe = RECIPES.get(data.name, recipes.msrc15())
-    if asked.steps is not None:
-        recipe = recipe.changed(train={"steps": asked.steps})
+    recipe = asked.shortened(RECIPES.get(data.name, recipes.msrc15()))
     cells = grid(
         data, backbones, recipe=recipe, folds=data.chosen_folds(asked.folds), seeds=asked.training_seeds,
         episodes=asked.episodes, variants=variants,

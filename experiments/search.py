@@ -27,14 +27,13 @@ from typing import Annotated
 
 from analysis.printing import printed
 from analysis.tables.search import search_tables
-from cluster.cli import Grid, GridOptions, Study, run
+from cluster.cli import EmbeddedOptions, Grid, Study, run
 from cluster.hpo.draw import Factors, choice, draw, log_uniform
 from cluster.hpo.launch import launch_searches
-from cluster.options import Count, CountOrAuto, Numbers, option
-from diffup.errors import UserError
+from cluster.options import Count, Numbers, option
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.cell import AnyCell
-from diffup.grid.datasets import Data, open_data
+from diffup.grid.datasets import Data
 from diffup.training import recipes
 from diffup.training.recipes import Recipe
 
@@ -91,21 +90,15 @@ def virtual_sizes(size: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(GridOptions):
+class SearchOptions(EmbeddedOptions):
     """Options of this script."""
 
-    dataset: Annotated[str, *option("PATH", str, default=False)] = ""
-    """a dataset.json, or a known name"""
-    embedded: bool = False
-    """shapes4i and tiny_resnet, which are shipped, in place of --dataset and --weights-dir"""
     train_backbone: Annotated[str, *option("NAME", str, default=False)] = ""
     """trained on (default: resnet50, with --embedded tiny_resnet)"""
     folds: Numbers = (0,)
     """a search each"""
     trials: int = TRIALS
     """number of configurations"""
-    steps: CountOrAuto = 0
-    """of training (default: the recipe's)"""
     episodes: Count = EPISODES
     """per task and input size of a score"""
     seed: int = 0
@@ -114,14 +107,10 @@ class SearchOptions(GridOptions):
 
 def build(asked: SearchOptions) -> Grid:
     """The configurations of a search on each fold of the data set that is asked for."""
-    if asked.embedded == bool(asked.dataset):
-        raise UserError("give one of --dataset PATH and --embedded")
-    recipe = recipes.shapes4i() if asked.embedded else recipes.msrc15()
-    if asked.steps:
-        recipe = recipe.changed(train={"steps": asked.steps})
+    recipe = asked.shortened(recipes.shapes4i() if asked.embedded else recipes.msrc15())
     name = asked.train_backbone or (EMBEDDED_ON if asked.embedded else TRAINED_ON)
     (source,) = asked.find_backbones([name]).values()
-    data = open_data(asked.dataset or "shapes4i", shots=max(shots for shots, _ in TASKS))
+    data = asked.open(shots=max(shots for shots, _ in TASKS))
     cells = grid(
         data, source, recipe=recipe, folds=data.chosen_folds(asked.folds), trials=asked.trials, episodes=asked.episodes,
         seed=asked.seed,

@@ -90,7 +90,7 @@ STUDY = Study(
 
 def main() -> int:
     """Run the toy search."""
-    arguments = ["--max-concurrent", "1", *sys.argv[1:]]
+    arguments = ["--embedded", "--max-concurrent", "1", *sys.argv[1:]]
     asked = STUDY.parse(arguments)
     if asked.kill_after:
         honest = Record.add
