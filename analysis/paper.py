@@ -26,7 +26,7 @@ from analysis.plotting import Plot
 from analysis.published.table import BIB
 from analysis.report.gallery import RULE, gallery, sheets
 from analysis.report.page import page
-from analysis.results import Results, load_results
+from analysis.results import load_results
 from analysis.stats import RESAMPLES
 from analysis.tables.claims import claims_table
 from analysis.tables.latex import escape_latex
@@ -60,19 +60,6 @@ REFERENCES = "\\bibliographystyle{plain}\n\\bibliography{references}\n"
 WIDTH = 130  # characters of a line in a terminal
 COMPILE_SECONDS = 300
 NO_DATE = {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}  # the same results give the same bytes
-
-
-def all_tables(results: Results, *, resamples: int = RESAMPLES) -> tuple[list[Table], list[str]]:
-    """All tables that the store can fill, and warnings about what was left out of them.
-
-    Studies (data sets, protocols) are never mixed in a table; where there are several, names carry the study's.
-
-    Raises:
-        UserError: there is no evaluation cell.
-    """
-    parts = collect(results, resamples=resamples)
-    warnings = [*results.warnings, *(warning for part in parts for warning in part.study.warnings)]
-    return [table for part in parts for table in part.tables], warnings
 
 
 def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> list[Path]:

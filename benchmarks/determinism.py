@@ -59,7 +59,7 @@ def build(args: Determinism) -> Grid:
     config = dataclasses.replace(RECIPE.input, feature_dtype=args.dtype)
     cells: list[AnyCell] = []
     for fold in FOLDS:
-        trained = training_cell(data, fold, backbones[0], config=RECIPE.input, model=RECIPE.model, train=RECIPE.train)
+        trained = training_cell(data, fold, backbones[0], RECIPE)
         cells += [
             trained,
             *evaluation_cells(data, fold, backbones, KINDS, config=config, episodes=args.episodes, trained=trained),

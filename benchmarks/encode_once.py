@@ -16,7 +16,6 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from benchmarks import launches
@@ -51,8 +50,7 @@ def build(args: EncodeOnce) -> Grid:
     backbones = [named_backbone(name, weights_dir=args.run.weights_dir) for name in BACKBONES]
     cells: list[AnyCell] = []
     for fold in range(data.folds):
-        train = partial(training_cell, data, fold, backbones[0], config=RECIPE.input)
-        trained = train(model=RECIPE.model, train=RECIPE.train)
+        trained = training_cell(data, fold, backbones[0], RECIPE)
         kinds = tasks(SHOTS, ANNOTATIONS)
         cells += [
             trained,

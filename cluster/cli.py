@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -23,8 +23,10 @@ from diffup.errors import UserError, command_line
 from diffup.grid.axes import Backbone, named_backbone, select, unique
 from diffup.grid.cell import AnyCell, Cell
 from diffup.grid.datasets import Data, open_data
+from diffup.training.recipes import Recipe
 
 Report = Callable[[Path, list[str]], None]  # prints tables of cells, by keys, from the results
+Launch = Callable[..., int]  # brings cells to completion, with the arguments and the result of `cluster.launch.launch`
 Grid = tuple[list[AnyCell], dict[str, Path]]  # cells, and the files that they read (`diffup.grid.datasets.Data.files`)
 
 
@@ -65,6 +67,29 @@ class DatasetOptions(GridOptions):
     """a dataset.json, or a known name"""
 
 
+WHERE = tyro.conf.create_mutex_group(required=True, title="data set")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedOptions(GridOptions):
+    """Of studies that train by a recipe, on one data set or on what is shipped."""
+
+    dataset: Annotated[PathOrName, WHERE] = ""
+    """a dataset.json, or a known name"""
+    embedded: Annotated[bool, WHERE] = False
+    """shapes4i and embedded backbones, which are shipped"""
+    steps: CountOrNone = None
+    """of training (default: the recipe's)"""
+
+    def open(self, shots: int) -> Data:
+        """The data set; see `diffup.grid.datasets.open_data`."""
+        return open_data(self.dataset or "shapes4i", shots=shots)
+
+    def shortened(self, recipe: Recipe) -> Recipe:
+        """The recipe with the steps that are asked for."""
+        return recipe if self.steps is None else recipe.changed(train={"steps": self.steps})
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProtocolOptions(GridOptions):
     """Of studies under any protocol, which has a number of episodes of its own."""
@@ -103,6 +128,7 @@ class Study(Generic[Asked]):
         build: its cells from these options; raises a `UserError` for what can't be used.
         report: prints tables when the launch has ended; None: nothing.
         work: what a worker does with a cell; None: `cluster.execution.run_cell`.
+        launch: what brings the cells to completion; None: `cluster.launch.launch`.
     """
 
     name: str
@@ -111,6 +137,7 @@ class Study(Generic[Asked]):
     build: Callable[[Asked], Grid]
     report: Report | None = None
     work: Work | None = None
+    launch: Launch | None = None
 
     def parse(self, argv: Sequence[str] | None = None) -> Asked:
         """Options from a command line; a usage error exits with 2."""
@@ -132,7 +159,7 @@ def run_study(study: Study[Asked], asked: Asked) -> int:
     store = open_results(options, study.name)
     try:
         cells, files = study.build(asked)
-        code = launch(study.name, cells, options, store=store, datasets=files, work=study.work)
+        code = (study.launch or launch)(study.name, cells, options, store=store, datasets=files, work=study.work)
     except OSError as error:  # such as a full disk
         what = str(error) if error.filename is not None else f"{store.remote or store.root}: {error}"
         print(f"error: {what}; finished cells are kept, re-run to resume", file=sys.stderr)

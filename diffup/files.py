@@ -10,24 +10,45 @@ from pathlib import Path
 
 from diffup.errors import UserError
 
+PART = ".part"  # the end of a file that is being written
+
+
+@contextmanager
+def part_of(path: Path) -> Iterator[Path]:
+    """The name of a new file beside `path`, to be written and renamed to `path`; it is removed if it was not.
+
+    Raises:
+        OSError: the folder can't be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PART}")
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write to, which takes the place of `path` when the block ends well, and goes otherwise."""
+    with part_of(path) as part:
+        yield part
+        os.replace(part, path)
+
 
 @contextmanager
 def synced_copy(path: Path, content: bytes) -> Iterator[Path]:
-    """A file beside `path` that holds `content` on the disk, to be renamed to `path`; it is removed if it was not.
+    """A file beside `path` that holds `content` on the disk, to be renamed to `path`; see `part_of`.
 
     Raises:
         OSError: it can't be written, with the reason's number: a full disk is ``ENOSPC``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
+    with part_of(path) as part:
         with part.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         yield part
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_in_full(path: Path, content: bytes) -> None:

@@ -16,24 +16,21 @@ Novel classes are for reporting: choose nothing by this table (`experiments/sele
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
+from typing import TYPE_CHECKING
 
 from analysis.printing import printed
-from cluster.cli import Grid, SeedsOptions, Study, run
-from cluster.options import Count, CountOrNone, NamesOrNone, Numbers, PathOrName
-from diffup.config import MAP_NAMES, PRIOR_MAPS, SampleConfig
+from cluster.cli import EmbeddedOptions, Grid, SeedsOptions, Study, run
+from cluster.options import Count, NamesOrNone, Numbers
+from diffup.config import MAP_NAMES, PRIOR_MAPS
 from diffup.errors import UserError
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.cell import AnyCell
-from diffup.grid.datasets import Data, open_data
-from diffup.grid.variants import VARIANTS, Change, applied, changes_training
+from diffup.grid.datasets import Data
+from diffup.grid.variants import VARIANTS, Change, changes_training
 from diffup.training import recipes
 from diffup.training.recipes import Recipe
 
@@ -46,7 +43,7 @@ BACKBONES = ("resnet50", "deit_tiny_patch16_224")
 EMBEDDED = ("tiny_resnet", "tiny_regnet")
 EPISODES = 500
 FOLDS, SEEDS = (0,), (0,)
-RECIPES = {name: getattr(recipes, name) for name in ("shapes4i", "pascal5i", "coco20i")}  # else msrc15's
+RECIPES = recipes.BENCHMARKS | {"shapes4i": recipes.shapes4i()}  # else msrc15's
 
 # Frequencies of mask, box, scribble and text; text is drawn only where something reads it.
 NO_SCRIBBLES, EQUAL_CUES = (0.65, 0.25, 0.0, 0.1), (0.3, 0.3, 0.3, 0.1)
@@ -121,22 +118,16 @@ def grid(
     cells: list[AnyCell] = []
     for fold in folds:
         for seed in seeds:
-            base = training_cell(
-                data, fold, backbones[0], config=recipe.input, model=recipe.model, train=recipe.train, seed=seed
-            )
+            base = training_cell(data, fold, backbones[0], recipe, seed=seed)
             for name in dict.fromkeys((BASE, *variants)):
-                change = ABLATIONS[name]
-                model, train, sample = applied(change, model=recipe.model, train=recipe.train, sample=SampleConfig())
-                trained = base
-                if changes_training(change):
-                    trained = training_cell(
-                        data, fold, backbones[0], variant=name, config=recipe.input, model=model, train=train, seed=seed
-                    )
+                changed, trained = recipe.changed(**ABLATIONS[name]), base
+                if changes_training(ABLATIONS[name]):
+                    trained = training_cell(data, fold, backbones[0], changed, variant=name, seed=seed)
                 if trained is not base or name == BASE:
                     cells.append(trained)
                 cells += evaluation_cells(
                     data, fold, backbones, TASKS, config=recipe.input, episodes=episodes, trained=trained,
-                    variant=name, sample=sample,
+                    variant=name, sample=changed.sample,
                 )  # fmt: skip
     return cells
 
@@ -159,17 +150,10 @@ def table(results: Path, keys: Sequence[str]) -> Table:
     return ablation_table(study, base=BASE, order=tuple(ABLATIONS))
 
 
-WHERE = tyro.conf.create_mutex_group(required=True, title="data set")
-
-
 @dataclass(frozen=True, kw_only=True)
-class Ablations(SeedsOptions):
+class Ablations(EmbeddedOptions, SeedsOptions):
     """Options of this grid."""
 
-    dataset: Annotated[PathOrName, WHERE] = ""
-    """a dataset.json, or a known name"""
-    embedded: Annotated[bool, WHERE] = False
-    """shapes4i and embedded backbones"""
     episodes: Count = EPISODES
     backbones: NamesOrNone = None
     """tested; the first is trained on"""
@@ -177,8 +161,6 @@ class Ablations(SeedsOptions):
     """which folds"""
     variants: NamesOrNone = None
     """lines to run (default: all)"""
-    steps: CountOrNone = None
-    """of training (default: the recipe's)"""
 
 
 def build(asked: Ablations) -> Grid:
@@ -189,14 +171,12 @@ def build(asked: Ablations) -> Grid:
     """
     names = asked.backbones or (EMBEDDED if asked.embedded else BACKBONES)
     backbones = list(asked.find_backbones(names).values())
-    data = open_data(asked.dataset or "shapes4i", shots=max(shots for shots, _ in TASKS))
+    data = asked.open(shots=max(shots for shots, _ in TASKS))
     variants = asked.variants or tuple(ABLATIONS)
     unknown = [name for name in variants if name not in ABLATIONS]
     if unknown:
         raise UserError(f"--variants: unknown variant {unknown[0]!r}; there are {', '.join(ABLATIONS)}")
-    recipe = RECIPES.get(data.name, recipes.msrc15)()
-    if asked.steps is not None:
-        recipe = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=asked.steps))
+    recipe = asked.shortened(RECIPES.get(data.name, recipes.msrc15()))
     cells = grid(
         data, backbones, recipe=recipe, folds=data.chosen_folds(asked.folds), seeds=asked.training_seeds,
         episodes=asked.episodes, variants=variants,

@@ -35,8 +35,6 @@ SHOTS = (1, 5)
 TRAINED_ON = "resnet50"
 BACKBONES = ("resnet50", "mobilenetv2_100", "deit_tiny_patch16_224")
 EPISODES = 1000
-RECIPES = {"pascal5i": recipes.pascal5i, "coco20i": recipes.coco20i}
-SMALL = recipes.msrc15  # for data sets that have no recipe of their own
 UNSEEN, ALL = "unseen", "all"
 
 
@@ -94,12 +92,10 @@ def grid(
         episodes: per evaluation cell.
         seed: of training.
     """
-    recipe = RECIPES.get(source.name, SMALL)()
+    recipe = recipes.BENCHMARKS.get(source.name, recipes.msrc15())
     cells: list[AnyCell] = []
     for fold, (classes, seen) in tested.items():
-        trained = training_cell(
-            source, fold, backbone, config=recipe.input, model=recipe.model, train=recipe.train, seed=seed
-        )
+        trained = training_cell(source, fold, backbone, recipe, seed=seed)
         evaluate = partial(
             evaluation_cells, target, fold, backbones, tasks(SHOTS, ("mask",)), config=recipe.input, episodes=episodes,
             source=source.name, tested=classes, seen=seen,

@@ -23,11 +23,10 @@ from functools import partial
 from analysis.printing import print_tables
 from cluster.cli import DatasetOptions, Grid, ProtocolOptions, SeedsOptions, Study, run
 from cluster.options import CountOrNone, Name, Names, Text
-from diffup.config import SampleConfig
 from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, training_cell, unique
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data
-from diffup.grid.variants import resolve
+from diffup.grid.variants import VARIANTS
 from diffup.training.recipes import msrc15
 
 TRAINED_ON = "resnet50"
@@ -65,16 +64,14 @@ def grid(
     cells: list[AnyCell] = []
     tasks = [*TASKS, *(TEXT_TASKS if companion else ())]
     for fold in range(data.folds):
-        training = partial(
-            training_cell, data, fold, config=RECIPE.input, companion=companion, model=RECIPE.model, train=RECIPE.train
-        )
+        training = partial(training_cell, data, fold, recipe=RECIPE, companion=companion)
         evaluate = partial(evaluation_cells, data, fold, config=RECIPE.input, companion=companion)
         full, half = partial(evaluate, episodes=episodes), partial(evaluate, episodes=max(1, episodes // 2))
         for seed in seeds:
             trained = training(source, seed=seed)
             cells += [trained, *full(backbones, [ONE_SHOT], trained=trained), *half(backbones, tasks, trained=trained)]
             for variant in STEPS:
-                _, _, sample = resolve(variant, model=RECIPE.model, train=RECIPE.train, sample=SampleConfig())
+                sample = RECIPE.changed(**VARIANTS[variant]).sample
                 cells += half(backbones[:2], [ONE_SHOT], trained=trained, variant=variant, sample=sample)
             for backbone in retrained:
                 again = training(backbone, seed=seed)

@@ -27,9 +27,8 @@ from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data, named_data
 from diffup.training import recipes
 
-RECIPES = {"pascal5i": recipes.pascal5i(), "coco20i": recipes.coco20i()}
-DATASETS = tuple(RECIPES)
-OTHER = RECIPES["pascal5i"]  # for data sets given by path
+DATASETS = tuple(recipes.BENCHMARKS)
+OTHER = recipes.pascal5i()  # for data sets given by path
 FOLDS = (0, 1, 2, 3)
 TASKS = [(0, "text"), *tasks((1, 5, 10), ("mask", "box", "scribble", "mask+text"))]
 TRAINED_ON = "resnet50"
@@ -66,12 +65,11 @@ def grid(
     cells: list[AnyCell] = []
     numbers = episodes or {}
     for data in datasets:
-        recipe = RECIPES.get(data.name, OTHER)
-        train = partial(training_cell, data, config=recipe.input, companion=companion)
+        recipe = recipes.BENCHMARKS.get(data.name, OTHER)
         evaluate = partial(evaluation_cells, data, config=recipe.input, companion=companion)
         for fold in FOLDS:
             for seed in seeds:
-                trained = train(fold, source, model=recipe.model, train=recipe.train, seed=seed)
+                trained = training_cell(data, fold, source, recipe, companion=companion, seed=seed)
                 cells.append(trained)
                 cells += evaluate(fold, backbones, TASKS, episodes=numbers.get(data.name, EPISODES), trained=trained)
     return cells

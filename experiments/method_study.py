@@ -27,7 +27,7 @@ from diffup.config import SampleConfig
 from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, training_cell, unique
 from diffup.grid.cell import AnyCell, TrainingCell
 from diffup.grid.datasets import Data, open_data
-from diffup.grid.variants import VARIANTS, needs_training, resolve
+from diffup.grid.variants import VARIANTS, changes_training
 from diffup.training.recipes import msrc15
 
 TRAINED_ON = "resnet50"
@@ -47,10 +47,9 @@ INPUT = RECIPE.input
 
 def trained(data: Data, fold: int, backbone: Backbone, variant: str, seed: int) -> tuple[TrainingCell, SampleConfig]:
     """A variant's training cell and how it samples; sampling variants have DiffUp's training cell."""
-    model, train, sample = resolve(variant, model=RECIPE.model, train=RECIPE.train, sample=SampleConfig())
-    name = variant if needs_training(variant) else "diffup"
-    cell = training_cell(data, fold, backbone, variant=name, config=INPUT, model=model, train=train, seed=seed)
-    return cell, sample
+    recipe = RECIPE.changed(**VARIANTS[variant])
+    name = variant if changes_training(VARIANTS[variant]) else "diffup"
+    return training_cell(data, fold, backbone, recipe, variant=name, seed=seed), recipe.sample
 
 
 def main_grid(data: Data, source: Backbone, upgrades: Sequence[Backbone], *, episodes: int) -> list[AnyCell]:

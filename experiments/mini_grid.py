@@ -14,7 +14,6 @@ other backbones in the order of their quality though DiffUp was never trained on
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from cluster.options import CountOrNone, Name, Names, Numbers
 from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data
+from diffup.grid.variants import VARIANTS
 from diffup.training import recipes
 
 FOLDS = (0,)
@@ -35,7 +35,6 @@ TRAINED_ON = "resnet50"
 BACKBONES = ("resnet50", "mobilenetv2_100", "deit_tiny_patch16_224")
 EPISODES = 400
 RECIPE = recipes.msrc15()
-INPUT, MODEL, TRAIN = RECIPE.input, RECIPE.model, RECIPE.train
 
 
 def grid(
@@ -61,15 +60,15 @@ def grid(
     """
     cells: list[AnyCell] = []
     for fold in folds:
-        evaluate = partial(evaluation_cells, data, fold, config=INPUT, episodes=episodes)
-        training = partial(training_cell, data, fold, source, config=INPUT, train=TRAIN, seed=seed)
-        trained = training(model=MODEL)
+        evaluate = partial(evaluation_cells, data, fold, config=RECIPE.input, episodes=episodes)
+        trained = training_cell(data, fold, source, RECIPE, seed=seed)
         cells.append(trained)
         cells += evaluate(backbones, tasks(SHOTS, ANNOTATIONS), trained=trained)
         cells += evaluate(backbones, tasks(SHOTS, ("mask",)), sample=PRIOR_MEAN)
         cells += evaluate(backbones, tasks(SHOTS, ("mask",)), sample=PROTOTYPE)
         if one_step:
-            other = training(variant="one_step", model=dataclasses.replace(MODEL, one_step=True))
+            recipe = RECIPE.changed(**VARIANTS["one_step"])
+            other = training_cell(data, fold, source, recipe, variant="one_step", seed=seed)
             cells.append(other)
             cells += evaluate([source], tasks(SHOTS, ANNOTATIONS), trained=other)
     return cells

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 PROTOCOLS = ("paired", "hsnet", "pfenet", "bam", "panet")
 SHOTS = (1, 5)
 BACKBONE = "resnet50"
-RECIPES = {"pascal5i": recipes.pascal5i, "coco20i": recipes.coco20i}
-OTHER = recipes.msrc15
 
 
 def grid(
@@ -50,12 +48,10 @@ def grid(
     """
     from diffup.episodes.protocols import get_protocol
 
-    recipe = RECIPES.get(data[0].name, OTHER)()
+    recipe = recipes.BENCHMARKS.get(data[0].name, recipes.msrc15())
     cells: list[AnyCell] = []
     for fold in folds:
-        trained = training_cell(
-            data[0], fold, backbone, config=recipe.input, model=recipe.model, train=recipe.train, seed=seed
-        )
+        trained = training_cell(data[0], fold, backbone, recipe, seed=seed)
         cells.append(trained)
         for part in data:
             protocol = get_protocol(part.protocol)

@@ -15,7 +15,6 @@ saw it in training; text above text with wrong names. Results, tables and MLflow
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from diffup.backbones.embedded import EMBEDDED
 from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, evaluation_cells, named_backbone, tasks, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data, open_data
+from diffup.grid.variants import VARIANTS
 from diffup.training import recipes
 
 FOLDS = (0,)
@@ -36,7 +36,6 @@ FIVE_SHOT = ("mask", "scribble")
 TRAINED_ON, COMPANION = "tiny_resnet", "tiny_clip"
 EPISODES = 300
 RECIPE = recipes.shapes4i()
-INPUT, MODEL, TRAIN = RECIPE.input, RECIPE.model, RECIPE.train
 
 
 def grid(data: Data, *, episodes: int = EPISODES, seed: int = 0) -> list[AnyCell]:
@@ -50,21 +49,21 @@ def grid(data: Data, *, episodes: int = EPISODES, seed: int = 0) -> list[AnyCell
     backbones = [named_backbone(name, check=False) for name in EMBEDDED]
     by_name = {backbone.name: backbone for backbone in backbones}
     source, companion = by_name[TRAINED_ON], by_name[COMPANION]
-    wrong = dataclasses.replace(INPUT, class_names="deranged")
+    wrong = RECIPE.changed(input={"class_names": "deranged"}).input
     visual = tasks((1,), ONE_SHOT) + tasks((5,), FIVE_SHOT)
     text = [(0, "text")]
     cells: list[AnyCell] = []
     for fold in FOLDS:
-        training = partial(training_cell, data, fold, source, config=INPUT, companion=companion, train=TRAIN, seed=seed)
-        trained = training(model=MODEL)
-        one_step = training(variant="one_step", model=dataclasses.replace(MODEL, one_step=True))
+        training = partial(training_cell, data, fold, source, companion=companion, seed=seed)
+        trained = training(RECIPE)
+        one_step = training(RECIPE.changed(**VARIANTS["one_step"]), variant="one_step")
         evaluate = partial(evaluation_cells, data, fold, episodes=episodes, companion=companion)
         cells += [trained, one_step]
-        cells += evaluate(backbones, visual + text, config=INPUT, trained=trained)
+        cells += evaluate(backbones, visual + text, config=RECIPE.input, trained=trained)
         cells += evaluate(backbones, text, config=wrong, trained=trained, variant="wrong_names")
-        cells += evaluate(backbones, tasks((1,), ("mask",)) + text, config=INPUT, trained=one_step)
-        cells += evaluate(backbones, tasks(SHOTS, ("mask",)), config=INPUT, sample=PRIOR_MEAN)
-        cells += evaluate(backbones, tasks(SHOTS, ("mask",)), config=INPUT, sample=PROTOTYPE)
+        cells += evaluate(backbones, tasks((1,), ("mask",)) + text, config=RECIPE.input, trained=one_step)
+        cells += evaluate(backbones, tasks(SHOTS, ("mask",)), config=RECIPE.input, sample=PRIOR_MEAN)
+        cells += evaluate(backbones, tasks(SHOTS, ("mask",)), config=RECIPE.input, sample=PROTOTYPE)
     return cells
 
 

@@ -14,7 +14,6 @@ table has the mean over folds and sizes; its last column is the paired differenc
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +23,10 @@ from typing import TYPE_CHECKING
 from analysis.printing import printed
 from cluster.cli import DatasetOptions, Grid, SeedsOptions, Study, run
 from cluster.options import Count, Name, NumbersOrNone
-from diffup.errors import UserError
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data, open_data
 from diffup.training import recipes
-from diffup.training.recipes import Recipe
 
 if TYPE_CHECKING:
     from analysis.tables.table import Table
@@ -39,20 +36,14 @@ SIZES = (224, 448)
 TASKS = [(1, "mask"), (1, "box"), (1, "scribble"), (5, "mask")]
 TRAINED_ON = "resnet50"
 EPISODES = 300
-BASE = recipes.msrc15()
-
-
-def variants() -> dict[str, Recipe]:
-    """What is compared: by name, the first is the one that the others are measured against."""
-    model, train = BASE.model, dataclasses.replace(BASE.train, hold_out=HOLD_OUT)
-    longer = dataclasses.replace(train, steps=2 * train.steps)
-    undistorted = dataclasses.replace(train, virtual_backbones=False)
-    return {
-        "diffup": dataclasses.replace(BASE, train=train),
-        "one_step": dataclasses.replace(BASE, train=train, model=dataclasses.replace(model, one_step=True)),
-        "undistorted": dataclasses.replace(BASE, train=undistorted),
-        "longer": dataclasses.replace(BASE, train=longer),
-    }
+BASE = recipes.msrc15().changed(train={"hold_out": HOLD_OUT})
+# What is compared, by name; the first is the one that the others are measured against.
+VARIANTS = {
+    "diffup": BASE,
+    "one_step": BASE.changed(model={"one_step": True}),
+    "undistorted": BASE.changed(train={"virtual_backbones": False}),
+    "longer": BASE.changed(train={"steps": 2 * BASE.train.steps}),
+}
 
 
 def grid(
@@ -71,14 +62,12 @@ def grid(
     for fold in folds:
         for seed in seeds:
             trained = {
-                name: training_cell(
-                    data, fold, source, variant=name, config=r.input, model=r.model, train=r.train, seed=seed
-                )
-                for name, r in variants().items()
+                name: training_cell(data, fold, source, recipe, variant=name, seed=seed)
+                for name, recipe in VARIANTS.items()
             }
             cells += trained.values()
             for size in SIZES:
-                virtual = dataclasses.replace(BASE.input, input_size=size)
+                virtual = BASE.changed(input={"input_size": size}).input
                 for cell in trained.values():
                     cells += evaluation_cells(
                         data, fold, [source], TASKS, config=virtual, episodes=episodes, trained=cell, held_out=HOLD_OUT
@@ -91,66 +80,11 @@ def grid(
 
 
 def table(results: Path, keys: Sequence[str]) -> Table:
-    """mIoU of each variant by task, mean over folds, seeds and input sizes; one that is not finished everywhere is "–".
+    """The variants and the prior mean, by task."""
+    from analysis.tables.places import Task
+    from analysis.tables.selection import selection_table
 
-    Args:
-        results: the result store.
-        keys: the grid's cells.
-
-    Raises:
-        UserError: none of the cells is finished.
-    """
-    import numpy as np
-
-    from analysis.results import load_results, only
-    from analysis.stats import Estimate, average, bootstrap
-    from analysis.tables.places import METHODS
-    from analysis.tables.table import Column, Number, Row, Table
-
-    found = only(load_results(results, classes="held_out"), keys)
-    sizes = {key: int(document["input"]["input_size"]) for key, document in found.documents.items()}
-    cells = found.cells.assign(input_size=found.cells["key"].map(sizes))
-    places = {}
-    for row in cells.to_dict("records"):
-        task = (int(row["shots"]), str(row["annotation"]))
-        at = (int(row["fold"]), int(row["train_seed"]), int(row["input_size"]))
-        places[str(row["variant"]), task, *at] = str(row["key"])
-    defined = set(cells[cells["miou"].notna()]["key"])
-    done = {place: key for place, key in places.items() if key in found.counts and key in defined}
-    if not done:
-        raise UserError(f"no cell on held-out classes is finished in {results}")
-    where = sorted({place[2:] for place in places})
-    scores: dict[tuple[object, ...], Estimate] = {}
-    for fold, seed in dict.fromkeys(place[:2] for place in where):  # one manifest each, so all are resampled alike
-        here = [place for place in done if place[2:4] == (fold, seed)]
-        made = bootstrap([found.counts[done[place]] for place in here], stream=1000 * seed + fold) if here else []
-        scores |= {place: score.miou for place, score in zip(here, made, strict=True)}
-
-    def mean(variant: str, over: Sequence[tuple[int, str]]) -> Estimate | None:
-        wanted = [(variant, task, *place) for task in over for place in where]
-        return average([scores[place] for place in wanted]) if all(place in scores for place in wanted) else None
-
-    def number(estimate: Estimate | None, *, difference: bool = False) -> Number | None:
-        if estimate is None or np.isnan(estimate.value):
-            return None
-        low, high = estimate.interval()
-        return Number(value=estimate.value, low=low, high=high, difference=difference)
-
-    first, *others = [name for name in (*variants(), "prior_mean") if any(place[0] == name for place in places)]
-    rows, reference = [], mean(first, TASKS)
-    for name in (first, *others):
-        every = mean(name, TASKS)
-        apart = every.minus(reference) if every is not None and reference is not None and name != first else None
-        entries = [number(mean(name, [task])) for task in TASKS]
-        rows.append(Row((METHODS.get(name, name),), (*entries, number(every), number(apart, difference=True))))
-    headers = [*(f"{shots}-shot {annotation}" for shots, annotation in TASKS), "mean", "difference"]
-    return Table(
-        name="selection",
-        caption=f"Variants on held-out base classes of {cells['dataset'].iloc[0]} with virtual backbones: mIoU in %.",
-        labels=("Variant",),
-        columns=tuple(Column((header,)) for header in headers),
-        rows=tuple(rows),
-    )
+    return selection_table(results, keys, tasks=[Task(*task) for task in TASKS], order=(*VARIANTS, "prior_mean"))
 
 
 @dataclass(frozen=True, kw_only=True)

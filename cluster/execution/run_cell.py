@@ -255,10 +255,7 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
 
     metrics = train(
         sampler,
-        cell.model,
-        cell.train,
         context.results / cell.key() / CHECKPOINT,
-        seed=cell.train_seed,
         facts={
             "cell": cell_to_dict(cell),
             "key": cell.key(),

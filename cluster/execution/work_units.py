@@ -20,12 +20,10 @@ from cluster.code_version import code_hash
 from cluster.storage.atomic import to_json, write_atomically
 from cluster.storage.layout import PARTS
 from cluster.storage.results import Store
-from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_from_dict
+from diffup.grid.cell import AnyCell, Cell, TrainingCell
 
 if TYPE_CHECKING:
     import pandas as pd
-
-NOT_IDENTITY = ("key", "cell_version")
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,6 @@ class Part:
     episodes: pd.DataFrame
     provenance: dict[str, Any]
     seconds: float
-
-
-def read_cell(document: dict[str, Any]) -> AnyCell:
-    """The cell in a `cell_document`."""
-    return cell_from_dict({name: value for name, value in document.items() if name not in NOT_IDENTITY})
 
 
 def work_units(cells: Iterable[AnyCell], shard_episodes: int, batch_size: int) -> Iterator[WorkUnit]:

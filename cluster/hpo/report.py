@@ -115,4 +115,4 @@ class Report(tune.Callback):
 
 def key_of(trial: Any) -> str:
     """Key of a trial's configuration."""
-    return str(trial.config["task"]["cell"]["key"])
+    return str(trial.config["task"]["key"])

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,32 +23,32 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from cluster.code_version import code_hash
 from cluster.execution.context import WorkContext
-from cluster.execution.session import ray_session
 from cluster.execution.tuner import resources
-from cluster.execution.work_units import WorkUnit, read_cell
+from cluster.execution.work_units import WorkUnit
 from cluster.execution.worker import run_in_turn, work_of
 from cluster.hpo.report import Report, key_of
-from cluster.hpo.trials import DIVERGED, FAILED, FINISHED, STOPPED, Record, Search, check_seen, read_entry
-from cluster.options import Options, Work
-from cluster.planning.nodes import check_nodes, shared_by_nodes, wait_for_nodes
-from cluster.planning.preflight import git_commit, preflight
+from cluster.hpo.trials import (
+    DIVERGED,
+    FAILED,
+    FINISHED,
+    Candidate,
+    Record,
+    Search,
+    check_seen,
+    read_entry,
+    record_path,
+)
 from cluster.precompute.stage import precompute
 from cluster.storage.layout import TUNE
-from cluster.storage.leases import alone
-from cluster.storage.results import Store, cell_document
-from cluster.tracking.client import resolve_uri
 from cluster.tracking.launches import close_tracking, open_tracking
 from cluster.tracking.runs import Tracking
 from cluster.tracking.system_metrics import system_metrics
 from diffup.errors import UserError
-from diffup.grid.cell import Cell, TrainingCell, cell_from_dict, cell_to_dict
 from diffup.training.trainer import Paused, paused_at
 
 CRASHES = 1  # times that a configuration is tried again after the death of its worker
 SCORE, TIME = "miou", "steps"
-DONE, SOME_FAILED = 0, 1
 SO_FAR = ("model.safetensors", "config.json", "README.md")  # a paused training's checkpoint, without its state
-UNUSED = ("select", "force", "verify", "past", "workers", "gpus_per_trial", "shard_episodes", "train_workers")
 
 
 class SearchTrial(tune.Trainable):
@@ -58,7 +57,7 @@ class SearchTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Read what the record has of the configuration: scores of a killed search, or from before a crash."""
         self.task = config["task"]
-        entry = read_entry(Path(self.task["record"]), self.task["cell"]["key"])
+        entry = read_entry(record_path(self.task["context"].results, self.task["search"].name), self.task["key"])
         self.known: list[dict[str, Any]] = list(entry.get("scores", []))
         self.ended: str | None = entry.get("ended")
         self.scored = {score[TIME] for score in self.known}
@@ -92,19 +91,18 @@ def train_and_score(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
     """Train a configuration to its next milestone, and score it there.
 
     Args:
-        task: ``context`` (of the search), ``milestones``, ``cell`` and ``validation`` (documents), and ``classes``.
+        task: ``search``, its ``candidate`` to train, and ``context``.
         scored: milestones that have a score.
 
     Returns:
         a score as in `cluster.hpo.trials.Record`, with ``ended``: None, ``"finished"``, ``"diverged"`` or ``"failed"``;
         the last two with ``error`` in place of a score.
     """
-    cell, context = read_cell(task["cell"]), task["context"]
-    assert isinstance(cell, TrainingCell)
+    cell, context = task["candidate"].cell, task["context"]
     began, steps = time.perf_counter(), cell.train.steps
     ended: str | None = FINISHED
     try:
-        with paused_at(*(steps for steps in task["milestones"] if steps not in scored)):
+        with paused_at(*(steps for steps in task["search"].milestones if steps not in scored)):
             outcome = run_in_turn(WorkUnit(cell), context)
         if outcome["status"] != "finished":
             diverged = outcome["error"].startswith(FloatingPointError.__name__)
@@ -113,7 +111,7 @@ def train_and_score(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
         steps, ended = pause.step, None
     trained = time.perf_counter()
     try:
-        tasks = validate(task)
+        tasks = validate(task["candidate"], task["search"].classes, context)
     except Exception as error:
         return {"ended": FAILED, "error": f"{type(error).__name__}: {error}"}
     finally:
@@ -130,107 +128,30 @@ def train_and_score(task: dict[str, Any], scored: set[int]) -> dict[str, Any]:
     }
 
 
-def validate(task: dict[str, Any]) -> dict[str, float]:
+def validate(candidate: Candidate, classes: Sequence[str], context: WorkContext) -> dict[str, float]:
     """mIoU in percent of a configuration's checkpoint so far, by validation task.
 
     Raises:
         UserError: a cell looked at a class that the search may not choose on.
     """
-    context: WorkContext = task["context"]
     scores = {}
-    for document in task["validation"]:
-        cell = cell_from_dict(document)
-        assert isinstance(cell, Cell)
+    for cell in candidate.validation:
         outcome = work_of(context).execute(cell, context)
-        check_seen(list(outcome.episodes["class_name"]), task["classes"], task["cell"]["key"])
+        check_seen(list(outcome.episodes["class_name"]), classes, candidate.cell.key())
         if why := getattr(outcome, "undefined", {}).get("miou"):
             raise UserError(f"validation cell {cell.key()}: mIoU is undefined, {why}")
         scores[f"{cell.input.input_size} px {cell.shots}-shot {cell.annotation}"] = float(outcome.metrics["miou"])
     return scores
 
 
-def run_searches(
-    searches: Sequence[Search],
-    options: Options,
-    *,
-    store: Store,
-    datasets: dict[str, Path],
-    work: Work | None = None,
-) -> int:
-    """Bring searches to their end, one after the other.
-
-    Args:
-        searches: with records of different names.
-        options: how; those in `UNUSED` are of launches alone.
-        store: of the results; a folder.
-        datasets, work: see `cluster.launch.launch`.
-
-    Returns:
-        0 if every configuration has ended and none failed; one that diverged has not failed.
-
-    Raises:
-        UserError: a user's mistake, found before anything is run.
-    """
-    for name in UNUSED:
-        if getattr(options, name) != getattr(Options, name):
-            raise UserError(f"--{name.replace('_', '-')} has no use in a search")
-    uri = resolve_uri(options.tracking_uri, store.root)
-    records = [Record(store, search, retry_failed=options.retry_failed) for search in searches]
-    for search, record in zip(searches, records, strict=True):
-        print(overview(search, record), flush=True)
-    if options.dry_run:
-        return DONE
-    todo = [(search, record) for search, record in zip(searches, records, strict=True) if record.todo()]
-    if todo:
-        paths = preflight([cell for search in searches for cell in search.cells], datasets, options.weights_dir)
-        store.make_writable()
-        resolved = {
-            "results": store.root,
-            "weights_dir": options.weights_dir and options.weights_dir.absolute(),
-            "features": None
-            if options.no_features or work
-            else (options.features or store.root / "features").absolute(),
-            "gpus_per_trial": 1.0,
-            "shard_episodes": 0,
-        }
-        context = WorkContext(**vars(options) | resolved, datasets=paths, git_commit=git_commit(), work=work)
-        try:
-            with alone(store.leases, "search", str(os.getpid()), store.root), ray_session():
-                wait_for_nodes()
-                for warning in check_nodes(*shared_by_nodes(store, context.features, options.weights_dir, paths)):
-                    print(f"warning: {warning}", file=sys.stderr)
-                for search, record in todo:
-                    _run(search, record, context, uri)
-        except KeyboardInterrupt:
-            print("interrupted; all scores are kept, re-run to resume", file=sys.stderr)
-            return SOME_FAILED
-    return SOME_FAILED if any(record.count(FAILED) or record.todo() for record in records) else DONE
-
-
-def overview(search: Search, record: Record) -> str:
-    """What there is to do, by number, and whether scores are of other code."""
-    ended = ", ".join(f"{record.count(how)} {how}" for how in (FINISHED, STOPPED, DIVERGED, FAILED))
-    count, steps, todo = len(search.candidates), search.milestones[-1], len(record.todo())
-    lines = [
-        f"{search.name}: {count} configurations of {steps} steps, {todo} to do ({ended})",
-        f"  scored after {', '.join(map(str, search.milestones))} steps on {', '.join(search.classes)}",
-    ]
-    for number, candidate in enumerate(search.candidates):
-        if record.entries[candidate.cell.key()]["ended"] is None:
-            lines.append(f"  {number}: {candidate.cell.key()} {candidate.in_words()}")
-    if record.stale:
-        what = f"{len(record.stale)} have scores made by other code"
-        lines.append(f"  warning: {what}; remove {record.path} to score anew")
-    return "\n".join(lines)
-
-
-def _run(search: Search, record: Record, context: WorkContext, uri: str) -> None:
+def run_search(search: Search, record: Record, context: WorkContext, uri: str, experiment: str) -> None:
+    """Bring a search to its end, with an MLflow run in `experiment`; Ray runs, what it reads has been checked."""
     store = context.store
     if record.tracking is not None:  # of a search that was killed; the lock says that it has ended
         close_tracking(Tracking(**record.tracking), "KILLED", {})
     name = f"{search.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     tags = {"git_commit": context.git_commit, "code_hash": code_hash(), "results": str(store.root)}
-    tracking = open_tracking(uri, "search", name, store, {**tags, "search": search.name})
+    tracking = open_tracking(uri, experiment, name, store, {**tags, "search": search.name})
     record.tracking = tracking.to_dict() if tracking else None
     record.save()
     for key in record.todo():
@@ -270,12 +191,10 @@ def _tuner(
     by_key = {candidate.cell.key(): candidate for candidate in search.candidates}
     tasks = [
         {
+            "key": key,  # names the trial: Tune replaces objects until it starts
             "context": context,
-            "record": str(record.path),
-            "milestones": list(search.milestones),
-            "classes": list(search.classes),
-            "cell": cell_document(by_key[key].cell),
-            "validation": [cell_to_dict(cell) for cell in by_key[key].validation],
+            "search": search,
+            "candidate": by_key[key],
             "tracking": tracking if context.system_metrics else None,
         }
         for key in order

@@ -8,8 +8,10 @@ driver; a search that was killed resumes from it.
 from __future__ import annotations
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,7 @@ MAY_DIFFER = ("checkpoint", "variant")  # between the validation cells of two co
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One configuration: its training cell, the values that were drawn for it, and the cells that score it.
+    """One configuration: its training cell, its values of what differs between configurations, and what scores it.
 
     Raises:
         UserError: it would be scored on classes that it is trained on, or that are not base classes of its fold.
@@ -62,8 +64,8 @@ class Candidate:
                 )
 
     def in_words(self) -> str:
-        """The values that were drawn for it."""
-        return ", ".join(f"{name} {value}" for name, value in self.values.items()) or "the recipe"
+        """Its values."""
+        return ", ".join(f"{name} {value}" for name, value in self.values.items())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +129,56 @@ def halvings(steps: int, reduction: int, count: int) -> tuple[int, ...]:
     return tuple(steps // reduction**k for k in reversed(range(count)))
 
 
-def validation_classes(dataset: Dataset, cells: Sequence[Cell], lists: Path | None = None) -> tuple[str, ...]:
-    """Names of the classes that validation cells look at, from their manifests.
+def searches_of(
+    cells: Sequence[AnyCell], datasets: Mapping[str, Dataset], *, reduction: int, milestones: int
+) -> list[Search]:
+    """A grid as searches: training cells of one place compete, each scored by the cells that evaluate its checkpoint.
 
     Args:
-        dataset: of the cells.
-        cells: see `Candidate`.
-        lists: folder of list files, for a protocol that draws from them.
+        cells: the grid.
+        datasets: by name.
+        reduction, milestones: see `halvings`.
+
+    Raises:
+        UserError: see `Candidate`, `Search`, `halvings` and `validation_classes`.
+    """
+    places, scoring = defaultdict[str, list[TrainingCell]](list), defaultdict[str, list[Cell]](list)
+    for cell in cells:
+        if isinstance(cell, Cell):
+            scoring[cell.checkpoint].append(cell)
+        else:
+            places[f"{cell.dataset}-{cell.backbone}-fold{cell.fold}-seed{cell.train_seed}"].append(cell)
+    searches = []
+    for name, trained in places.items():
+        values = _varied(trained)
+        found = [
+            Candidate(cell=cell, values=own, validation=tuple(scoring[cell.key()]))
+            for cell, own in zip(trained, values, strict=True)
+        ]
+        searches.append(
+            Search(
+                name=re.sub(r"[^\w.-]+", "-", name),
+                candidates=found,
+                milestones=halvings(trained[0].train.steps, reduction, milestones),
+                reduction=reduction,
+                classes=validation_classes(datasets[trained[0].dataset], found[0].validation),
+            )
+        )
+    return searches
+
+
+def _varied(cells: Sequence[TrainingCell]) -> list[dict[str, Any]]:
+    """Each cell's values of the settings that are not the same in all."""
+    made: list[dict[str, Any]] = [
+        {item.name: getattr(part, item.name) for part in (cell.train, cell.model) for item in fields(part)}
+        for cell in cells
+    ]
+    names = [name for name in made[0] if len({values[name] for values in made}) > 1]
+    return [{name: values[name] for name in names} for values in made]
+
+
+def validation_classes(dataset: Dataset, cells: Sequence[Cell]) -> tuple[str, ...]:
+    """Names of the classes that validation cells (see `Candidate`) of a data set look at, from their manifests.
 
     Raises:
         UserError: one is not a base class that the training holds out; or see `diffup.episodes.sampling.make_manifest`.
@@ -142,7 +187,7 @@ def validation_classes(dataset: Dataset, cells: Sequence[Cell], lists: Path | No
     for cell in cells:
         held_out = held_out_classes(dataset, cell.fold, cell.hold_out, cell.train_seed)
         draw = (cell.fold, cell.shots, cell.episodes, cell.episode_seed)
-        manifest = make_manifest(dataset, get_protocol(cell.protocol), *draw, held_out, lists)
+        manifest = make_manifest(dataset, get_protocol(cell.protocol), *draw, held_out)
         drawn = {episode.class_index for episode in manifest.episodes}
         allowed = set(held_out) - set(dataset.novel_classes(cell.fold))
         if strange := sorted(drawn - allowed):
@@ -200,6 +245,7 @@ class Record:
         self._document: dict[str, Any] = {"schema": SCHEMA, "rules": search.rules(), "configurations": {}}
         if self.path.exists():
             self._document = self._read(search)
+        self._document["classes"] = list(search.classes)
         self.tracking: dict[str, str] | None = self._document.get("tracking")
         self.entries: dict[str, dict[str, Any]] = {}
         for candidate in search.candidates:
@@ -273,9 +319,3 @@ class Record:
 def steps_of(entry: Mapping[str, Any]) -> int:
     """Steps after which a configuration was scored last."""
     return int(entry["scores"][-1]["steps"]) if entry["scores"] else 0
-
-
-def best(record: Record) -> str | None:
-    """Key of the finished configuration with the highest last score, None where none has finished."""
-    finished = [key for key, entry in record.entries.items() if entry["ended"] == FINISHED]
-    return max(finished, key=lambda key: float(record.entries[key]["scores"][-1]["miou"]), default=None)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.storage.record import Record
-from cluster.storage.results import Store
+from cluster.storage.results import Store, cell_of
 from diffup.config import support_kinds
 from diffup.errors import UserError
-from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_from_dict
+from diffup.grid.cell import AnyCell, Cell, TrainingCell
 
 OTHERS = 1000  # finished cells of other grids that are looked at, at most
 STAGES, INFO_BYTES = 3, 3 * 40 * 40 * 4
@@ -63,8 +63,7 @@ def past_cells(
                 continue
             looked += 1
             try:
-                names = ("key", "cell_version")
-                found.append((cell_from_dict({n: v for n, v in document.items() if n not in names}), record))
+                found.append((cell_of(document), record))
             except UserError:  # of another version of the identity
                 continue
     known = []

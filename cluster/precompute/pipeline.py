@@ -25,11 +25,11 @@ import torch
 
 from cluster.execution.context import WorkContext
 from cluster.execution.inputs import features_of, open_cells_dataset, priors_of, sources
-from cluster.execution.work_units import read_cell
 from cluster.execution.worker import passes
 from cluster.precompute.tasks import Inputs
 from cluster.storage.feature_cache import TEXT_PRIORS, VISUAL, push
 from cluster.storage.layout import FEATURES
+from cluster.storage.results import cell_of
 from cluster.storage.sizes import format_size
 from diffup.episodes.cue_source import CueSource
 from diffup.errors import UserError
@@ -192,7 +192,7 @@ class PrecomputeWorker:
 
     def _open(self, task: dict[str, Any]) -> tuple[AnyCell, Any, Any, Any]:
         """The cell that a task names, its data set, its features, and which folders they are in."""
-        cell = read_cell(task["cell"])
+        cell = cell_of(task["cell"])
         dataset = open_cells_dataset(cell, self.context)
         features = features_of(cell, dataset, self.context)
         return cell, dataset, features, sources(cell, dataset.fingerprint, self.context.device)

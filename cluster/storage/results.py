@@ -38,7 +38,7 @@ from cluster.storage.layout import (
 from cluster.storage.record import NO_REASON, Record, checksum, read_error, read_record
 from cluster.storage.sync import Sync, copy_folder
 from diffup.errors import UserError
-from diffup.grid.cell import CELL_VERSION, KEY_LENGTH, AnyCell, TrainingCell, cell_to_dict
+from diffup.grid.cell import CELL_VERSION, KEY_LENGTH, AnyCell, TrainingCell, cell_from_dict, cell_to_dict
 from diffup.home import expanded
 
 if TYPE_CHECKING:
@@ -298,3 +298,8 @@ class Store:
 def cell_document(cell: AnyCell) -> dict[str, Any]:
     """What ``cell.json`` holds: the cell, its key and the version of the identity."""
     return {**cell_to_dict(cell), "key": cell.key(), "cell_version": CELL_VERSION}
+
+
+def cell_of(document: dict[str, Any]) -> AnyCell:
+    """Inverse of `cell_document`; see `diffup.grid.cell.cell_from_dict` for errors."""
+    return cell_from_dict({name: value for name, value in document.items() if name not in ("key", "cell_version")})

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 from cluster.storage.atomic import now
 from cluster.storage.record import Record
-from cluster.storage.results import Store
+from cluster.storage.results import Store, cell_of
 from cluster.tracking.client import is_refusal, is_trouble, locked, open_store, warn
 from cluster.tracking.export import ATTEMPTS, belongs, export_cell, of_store
 from cluster.tracking.launches import Launch, launches_of, log_note, newest_experiments, open_experiment, own_runs
 from cluster.tracking.runs import OWNER, PARENT, Tracking, find_runs, milliseconds
-from diffup.grid.cell import cell_from_dict
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 LOCK = ".tracking.lock"
 REQUESTS_AT_ONCE = 4  # to a server; sqlite writes one at a time
-NOT_IDENTITY = ("key", "cell_version")
 
 
 class Synced(Counter[str]):
@@ -111,8 +109,7 @@ def _sync(client: MlflowClient, store: Store, uri: str, experiment: str) -> Sync
         tracking = Tracking(uri=uri, experiment_id=ids[grid], parent_run=parent, store=owner)
         there = [run for run in runs_of[record.key] if belongs(run, record)]
         try:
-            document = store.read_cell(record.key)
-            cell = cell_from_dict({name: value for name, value in document.items() if name not in NOT_IDENTITY})
+            cell = cell_of(store.read_cell(record.key))
             done = export_cell(client, tracking, store, cell, record, there)
             for run in there:
                 orphaned = parent and run.data.tags.get(PARENT) not in known_parents

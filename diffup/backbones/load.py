@@ -44,7 +44,6 @@ class Backbone:
         name: backbone name.
         weights: identity of the weights that were asked for.
         has_text: whether `dense_text` and `embed_text` work.
-        text_dim: D, or None without text.
         source: the file that the weights came from, or their identity again.
         loaded_hash: first 12 hex digits of the sha256 over the weights that were really loaded.
         mean, std: the normalisation applied inside.
@@ -61,14 +60,6 @@ class Backbone:
         self.device = next(features.parameters()).device
         self._no_text = getattr(features, "no_dense_text", "it has no text encoder")
         self.has_text = not self._no_text
-        self._text_dim: int | None = None
-
-    @property
-    def text_dim(self) -> int | None:
-        """Width D of the image-text space, None without text."""
-        if self.has_text and self._text_dim is None:
-            self._text_dim = self.embed_text(["a"]).shape[1]
-        return self._text_dim
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """The size (H, W) that an image of (height, width) is resized to inside."""

@@ -28,10 +28,10 @@ from diffup.data.labels import MASK_SUFFIX
 from diffup.data.layouts.fss import PHOTOS
 from diffup.data.layouts.scan import Folder, Scan, fail
 from diffup.data.lists import COCO, FOLDS, PASCAL, fold_classes
-from diffup.data.records import PART, replacing
 from diffup.data.report import describe, differences
 from diffup.data.text import read_lines
 from diffup.errors import UserError
+from diffup.files import PART, replacing
 
 FSS = "fss1000"
 # Official addresses of the data sets, and what they hold.

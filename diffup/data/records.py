@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-PART = ".part"  # the end of a file that is being written
+from diffup.files import replacing
+
 INDEX_KEY = b"diffup.index"
 SCHEMA = pa.schema(
     {
@@ -58,22 +56,6 @@ class Record:
     areas: dict[int, int]
     rles: dict[int, tuple[bytes, bytes]]
     split: str = ""
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` to write to; it takes its place when the block ends well, and goes otherwise.
-
-    Raises:
-        OSError: the place can't be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_index(path: Path, records: Sequence[Record], key: str, fingerprint: str) -> None:

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from diffup.data.lists import match_images
-from diffup.data.records import replacing
 from diffup.errors import UserError, extra
+from diffup.files import replacing
 
 if TYPE_CHECKING:
     import pandas as pd

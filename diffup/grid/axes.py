@@ -13,11 +13,12 @@ from typing import Any
 
 from diffup.backbones.registry import check_backbone, has_text_encoder
 from diffup.backbones.weights import weights_identity
-from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
+from diffup.config import InputConfig, SampleConfig
 from diffup.errors import UserError
 from diffup.evaluation.adapter import function_version
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.grid.datasets import Data, manifest_for, training_lists
+from diffup.training.recipes import Recipe
 
 PRIOR_MEAN = SampleConfig(method="prior_mean")
 PROTOTYPE = SampleConfig(method="prototype")
@@ -77,17 +78,14 @@ def training_cell(
     data: Data,
     fold: int,
     backbone: Backbone,
+    recipe: Recipe,
     *,
     variant: str = "diffup",
-    config: InputConfig,
     companion: Backbone | None = None,
-    model: ModelConfig | None = None,
-    train: TrainConfig | None = None,
     seed: int = 0,
 ) -> TrainingCell:
     """One training cell. Without anything that reads text, no text cues are drawn in training."""
-    train = train or TrainConfig()
-    config = with_companion(config, backbone.name, companion)
+    train, config = recipe.train, with_companion(recipe.input, backbone.name, companion)
     if not config.companion and not has_text_encoder(backbone.name):
         train = dataclasses.replace(train, cue_weights=(*train.cue_weights[:3], 0.0))
     return TrainingCell(
@@ -100,7 +98,7 @@ def training_cell(
         weights=backbone.weights,
         variant=variant,
         input=config,
-        model=model or ModelConfig(),
+        model=recipe.model,
         train=train,
         train_seed=seed,
         lists=training_lists(data, fold),

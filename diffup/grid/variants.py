@@ -1,4 +1,4 @@
-"""Variants: DiffUp with one factor changed, as a dict of overrides, for ablations and for every grid.
+"""Variants: DiffUp with one factor changed, as a dict of overrides of a recipe, for ablations and for every grid.
 
 A variant that changes `model` or `train` is trained by itself; one that changes `sample` alone shares DiffUp's
 checkpoint and, in training-free rows, nothing is trained at all (`diffup.grid.axes.PRIOR_MEAN`, ``PROTOTYPE``).
@@ -6,16 +6,11 @@ checkpoint and, in training-free rows, nothing is trained at all (`diffup.grid.a
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
-
-from diffup.config import ModelConfig, SampleConfig, TrainConfig
-from diffup.errors import UserError
 
 MASKS_ONLY = (1.0, 0.0, 0.0, 0.0)
 
-Change = dict[str, dict[str, Any]]  # new values by ``model``, ``train`` or ``sample`` and field
-Configs = tuple[ModelConfig, TrainConfig, SampleConfig]
+Change = dict[str, dict[str, Any]]  # for `diffup.training.recipes.Recipe.changed`
 
 VARIANTS: dict[str, Change] = {
     "diffup": {},
@@ -42,31 +37,6 @@ VARIANTS: dict[str, Change] = {
 }
 
 
-def applied(change: Change, *, model: ModelConfig, train: TrainConfig, sample: SampleConfig) -> Configs:
-    """The configurations with a change."""
-    return (
-        dataclasses.replace(model, **change.get("model", {})),
-        dataclasses.replace(train, **change.get("train", {})),
-        dataclasses.replace(sample, **change.get("sample", {})),
-    )
-
-
 def changes_training(change: Change) -> bool:
     """Whether a change needs a checkpoint of its own."""
     return bool({"model", "train"} & set(change))
-
-
-def resolve(name: str, *, model: ModelConfig, train: TrainConfig, sample: SampleConfig) -> Configs:
-    """The full configurations of a variant over the defaults of a grid.
-
-    Raises:
-        UserError: no variant of this name.
-    """
-    if name not in VARIANTS:
-        raise UserError(f"unknown variant {name!r}; there are {', '.join(VARIANTS)}")
-    return applied(VARIANTS[name], model=model, train=train, sample=sample)
-
-
-def needs_training(name: str) -> bool:
-    """Whether the variant has a checkpoint of its own."""
-    return name == "diffup" or changes_training(VARIANTS[name])

@@ -8,18 +8,25 @@ features / 5e9), two assumed rates per second: of small float32 kernels, and fro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from diffup.config import InputConfig, ModelConfig, TrainConfig
+from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a checkpoint is trained."""
+    """How a checkpoint is trained, and how masks are then sampled."""
 
     input: InputConfig = field(default_factory=InputConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+
+    def changed(self, **parts: Mapping[str, Any]) -> Recipe:
+        """The recipe with other values of fields, by configuration, e.g. ``changed(train={"steps": 100})``."""
+        return replace(self, **{part: replace(getattr(self, part), **values) for part, values in parts.items()})
 
 
 def shapes4i() -> Recipe:
@@ -65,3 +72,6 @@ def coco20i() -> Recipe:
     images, will take most of the time.
     """
     return pascal5i()
+
+
+BENCHMARKS = {"pascal5i": pascal5i(), "coco20i": coco20i()}

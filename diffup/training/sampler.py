@@ -156,14 +156,13 @@ class EpisodeSampler:
         self, cues: CueSource, features: FeatureCache, pools: dict[int, tuple[str, ...]], fold: int, seed: int,
         model: ModelConfig, config: TrainConfig, keep: Keep = afresh,
     ) -> None:  # fmt: skip
-        config = dataclasses.replace(config, batch_size=config.episodes, accumulate=1)  # a step is drawn whole
         usable = {c: ids for c, ids in pools.items() if len(ids) >= 2}
         if not usable:
             raise UserError(f"fold {fold}: no base class has two images to make a training episode of")
         self.cues, self.features, self.pools, self.fold, self.seed = cues, features, usable, fold, seed
         self.model, self.config = model, config
         self.keep = keep
-        how = (config.batch_size, config.max_shots, config.cue_weights, config.flip)
+        how = (config.episodes, config.max_shots, config.cue_weights, config.flip)
         self.drawn_by = (fold, seed, model.decoder_grid, how)
         self.with_text = features.encoder.text_model is not None and config.cue_weights[3] > 0
 
@@ -198,7 +197,7 @@ class EpisodeSampler:
         grid = encoder.config.feature_grid
 
         query, supports, weights, kinds, truths, valids, targets = [], [], [], [], [], [], []
-        for _ in range(config.batch_size):
+        for _ in range(config.episodes):  # a step is drawn whole
             class_index = classes[int(rng.integers(len(classes)))]
             pool = self.pools[class_index]
             picked = rng.choice(len(pool), size=min(shots, len(pool) - 1) + 1, replace=False)

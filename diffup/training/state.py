@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from diffup.code_version import training_hash
-from diffup.config import ModelConfig, TrainConfig
 from diffup.errors import UserError
 from diffup.files import write_in_full
 from diffup.training.distributed import ProcessGroup
@@ -22,7 +21,7 @@ SHOWN = 10  # differences that a message names
 Identity = dict[str, str]  # what is trained, by name
 
 
-def identity(sampler: EpisodeSampler, model: ModelConfig, config: TrainConfig, seed: int) -> Identity:
+def identity(sampler: EpisodeSampler) -> Identity:
     """All that decides the weights a training ends in except the code, by name.
 
     The number of processes, the device and the number of threads are not part of it.
@@ -30,22 +29,16 @@ def identity(sampler: EpisodeSampler, model: ModelConfig, config: TrainConfig, s
     dataset, encoder = sampler.cues.dataset, sampler.features.encoder
     pools = repr(sorted(sampler.pools.items()))
     found: dict[str, object] = {
-        "seed": seed,
-        "sampler.seed": sampler.seed,
+        "seed": sampler.seed,
         "fold": sampler.fold,
         "dataset": f"{dataset.name} {dataset.fingerprint}",
         "training images": hashlib.sha256(pools.encode()).hexdigest()[:12],
         "backbone": encoder.identity,
     }
-    parts = {"TrainConfig": asdict(config), "ModelConfig": asdict(model)}
-    parts |= {"InputConfig": asdict(encoder.config) | asdict(sampler.cues.config)}
-    drawn_by = asdict(sampler.config) | {name: parts["TrainConfig"][name] for name in ("batch_size", "accumulate")}
-    others = {
-        "sampler": {"TrainConfig": drawn_by, "ModelConfig": asdict(sampler.model)},
-        "encoder": {"InputConfig": parts["InputConfig"] | asdict(encoder.config)},
-    }
-    for owner, configs in others.items():  # mostly the same
-        parts |= {f"{owner}.{name}": values for name, values in configs.items() if values != parts[name]}
+    parts = {"TrainConfig": asdict(sampler.config), "ModelConfig": asdict(sampler.model)}
+    parts["InputConfig"] = asdict(encoder.config) | asdict(sampler.cues.config)
+    if parts["InputConfig"] | asdict(encoder.config) != parts["InputConfig"]:  # mostly the same
+        parts["encoder.InputConfig"] = parts["InputConfig"] | asdict(encoder.config)
     for name, values in parts.items():
         found |= {f"{name}.{field}": value for field, value in values.items()}
     return {name: repr(value) for name, value in found.items()}

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffup.config import ModelConfig, TrainConfig
+from diffup.config import TrainConfig
 from diffup.models.checkpoint import save_checkpoint
 from diffup.models.diffup import DiffUpNet
 from diffup.training import losses
@@ -72,11 +72,8 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 def train(
     sampler: EpisodeSampler,
-    model_config: ModelConfig,
-    config: TrainConfig,
     folder: Path,
     *,
-    seed: int,
     facts: dict[str, object],
     progress: bool = True,
     report: Callable[[int, float], None] | None = None,
@@ -85,17 +82,15 @@ def train(
     saved: Callable[[], None] | None = None,
     other_code: Callable[[str], None] | None = None,
 ) -> dict[str, float]:
-    """Train to ``config.steps`` and write a checkpoint of the averaged weights to `folder`.
+    """Train to the sampler's ``config.steps`` and write a checkpoint of the averaged weights to `folder`.
 
     A state file beside the checkpoint (model, averaged weights, optimizer, step) is written every `SAVE_EVERY` steps;
     an interrupted training resumes from it and ends in the same bytes (on a CPU). It is removed at the end. A state of
     another training (`diffup.training.state.identity`) or of other code is refused.
 
     Args:
-        sampler: of the same `config`.
-        model_config, config: what to train, and how.
+        sampler: of the episodes; its configurations and its seed say what is trained, and how.
         folder: of the checkpoint.
-        seed: of the initial weights.
         facts: for the checkpoint.
         progress: whether to draw a bar.
         report: called with steps and mean loss after each step, in rank 0.
@@ -114,15 +109,15 @@ def train(
         FloatingPointError: the loss is no longer finite.
         Paused: see `paused_at`.
     """
-    device = torch.device(device)
+    device, config = torch.device(device), sampler.config
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = DiffUpNet(model_config).to(device)
+        torch.manual_seed(sampler.seed)
+        model = DiffUpNet(sampler.model).to(device)
     average = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     state_file = folder / "state.pt"
     first, recent, spent = 0, [], 0.0
-    what = identity(sampler, model_config, config, seed)
+    what = identity(sampler)
     if state := resumable(state_file, what, group, other_code):
         try:
             model.load_state_dict(state["model"])
@@ -138,7 +133,7 @@ def train(
         write_state(state_file, what, {**parts, "step": step, "losses": recent, "seconds": seconds})
 
     last = min((step for step in _PAUSES.get() if first <= step < config.steps), default=config.steps)
-    shares = _shares(sampler, config, group, first)
+    shares = _shares(sampler, group, first)
     started = time.perf_counter() - spent
     model.train()
     leads = group.rank == 0
@@ -182,14 +177,14 @@ def train(
     }
 
 
-def _shares(sampler: EpisodeSampler, config: TrainConfig, group: ProcessGroup, first: int) -> Iterator[Step]:
+def _shares(sampler: EpisodeSampler, group: ProcessGroup, first: int) -> Iterator[Step]:
     """This process's share of each step from `first` on; each draws every group.size-th step and scatters it."""
-    shares = group.shares(config.episodes)
-    for block in range(first, config.steps, group.size):
+    shares, steps = group.shares(sampler.config.episodes), sampler.config.steps
+    for block in range(first, steps, group.size):
         mine = block + group.rank
-        if mine < config.steps:
+        if mine < steps:
             drawn = sampler.step(mine)
-        for step in range(block, min(block + group.size, config.steps)):
+        for step in range(block, min(block + group.size, steps)):
             yield group.scatter([drawn[rows] for rows in shares] if step == mine else None, source=step - block)
 
 

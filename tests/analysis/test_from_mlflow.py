@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from analysis import __main__ as command
+from analysis.build import collect
 from analysis.from_mlflow import load_mlflow
-from analysis.paper import all_tables
 from analysis.results import Results, load_results, read_episodes
 from analysis.tables.table import to_csv
 from cluster.storage.results import Store, cell_document
@@ -60,7 +60,7 @@ def sync(store: Store, uri: str) -> None:
 
 
 def csvs(results: Results) -> list[str]:
-    return [to_csv(table) for table in all_tables(results, resamples=FAST)[0]]
+    return [to_csv(table) for part in collect(results, resamples=FAST) for table in part.tables]
 
 
 def test_the_frame_from_mlflow_is_that_of_the_store(tmp_path: Path, uri: str) -> None:

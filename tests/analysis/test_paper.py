@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.paper import all_tables, main, main_markdown, write_all
+from analysis.build import collect
+from analysis.paper import main, main_markdown, write_all
 from analysis.results import load_results, where
 from analysis.stats import holm
 from analysis.tables.claims import claims_table
@@ -46,7 +47,7 @@ def is_missing(asked: Cell) -> bool:
 
 def tables_of(root: Path) -> dict[str, Table]:
     """All tables of a store by name."""
-    return {table.name: table for table in all_tables(load_results(root), resamples=FAST)[0]}
+    return {table.name: table for part in collect(load_results(root), resamples=FAST) for table in part.tables}
 
 
 def entry(table: Table, labels: tuple[str, ...], header: tuple[str, ...]) -> Number | str | None:
@@ -293,8 +294,8 @@ def test_two_cells_of_one_place(tmp_path: Path) -> None:
     old = replace(cell(), sample=SampleConfig(steps=8))
     write_cell(tmp_path, old, finished="2025-03-01T00:00:00+00:00")
     write_store(tmp_path, [cell()])
-    tables, warnings = all_tables(load_results(tmp_path), resamples=FAST)
-    (row,) = tables[0].rows
+    (part,) = collect(load_results(tmp_path), resamples=FAST)
+    (row,), warnings = part.tables[0].rows, part.study.warnings
     assert isinstance(row.entries[0], Number)
     assert row.entries[0].keys == (cell().key(),)
     assert len(warnings) == 1

@@ -20,7 +20,7 @@ from diffup.data.shapes4i import generate
 from diffup.grid.axes import Backbone, evaluation_cells, named_backbone, training_cell
 from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_from_dict, cell_to_dict
 from diffup.grid.datasets import Data
-from diffup.grid.variants import VARIANTS, applied, changes_training
+from diffup.grid.variants import VARIANTS, changes_training
 from diffup.models.baft import MAPS, chosen_maps
 from diffup.models.batch import Batch
 from diffup.models.checkpoint import load_checkpoint
@@ -52,10 +52,10 @@ def evaluations(cells: list[AnyCell]) -> list[Cell]:
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_a_line_changes_one_field_of_one_configuration(name: str, recipe: Recipe) -> None:
-    base = (recipe.model, recipe.train, SampleConfig())
+    base, found = (recipe.input, recipe.model, recipe.train, recipe.sample), recipe.changed(**ABLATIONS[name])
     changed = [
         field.name
-        for one, before in zip(applied(ABLATIONS[name], model=base[0], train=base[1], sample=base[2]), base)
+        for one, before in zip((found.input, found.model, found.train, found.sample), base)
         for field in dataclasses.fields(before)  # type: ignore[arg-type]
         if getattr(one, field.name) != getattr(before, field.name)
     ]
@@ -162,14 +162,14 @@ def test_a_prior_set_trains_and_evaluates_from_the_stored_maps_of_the_base(data:
     context = WorkContext(results=tmp_path, datasets={"shapes4i": str(data.root / "dataset.json")})
     tables, files = {}, list[set[str]]()
     for name in (BASE, "only_prototype", "no_propagation"):
-        model, _, sample = applied(ABLATIONS[name], model=TINY.model, train=TINY.train, sample=SampleConfig())
-        trained = training_cell(place, 1, backbone, variant=name, config=TINY.input, model=model, train=TINY.train)
+        recipe = TINY.changed(**ABLATIONS[name])
+        trained = training_cell(place, 1, backbone, recipe, variant=name)
         execute(trained, context)
         weights = load_checkpoint(tmp_path / trained.key() / "checkpoint").uapf.map_logits
-        assert weights.shape[1] == len(map_indices(model.prior_maps))
+        assert weights.shape[1] == len(map_indices(recipe.model.prior_maps))
         (cell,) = evaluation_cells(
             place, 1, [backbone], [(1, "mask")], config=TINY.input, episodes=6, trained=trained, variant=name,
-            sample=sample,
+            sample=recipe.sample,
         )  # fmt: skip
         outcome = execute(cell, context)
         assert outcome.episodes is not None

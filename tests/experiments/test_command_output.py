@@ -133,13 +133,14 @@ def test_help_states_the_number_of_episodes_that_a_grid_has(script: Any, capsys:
         assert default is None and words[1] == "as many as the protocol has"
 
 
+@pytest.mark.usefixtures("shapes4i")
 @pytest.mark.parametrize("uri", ["s3://bucket/x", "gs://bucket/x", "S3://bucket/x"])
 def test_a_search_refuses_an_object_store_by_name(
     uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for more in ([], ["--dry-run"]):
-        assert search_script.main(["--embedded", "--results", uri, *more]) == 2
+        assert cli.run(search_script.STUDY, ["--embedded", "--results", uri, *more]) == 2
         assert f"error: --results {uri}: a search" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

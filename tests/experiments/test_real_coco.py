@@ -15,12 +15,14 @@ from cluster.storage.results import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = """
-import dataclasses, sys
+import sys
 from cluster.cli import run
 from experiments import mini_grid
-mini_grid.INPUT = dataclasses.replace(mini_grid.INPUT, input_size=64, feature_grid=8)
-mini_grid.MODEL = dataclasses.replace(mini_grid.MODEL, decoder_grid=16)
-mini_grid.TRAIN = dataclasses.replace(mini_grid.TRAIN, steps=6, batch_size=2, draws=6)
+mini_grid.RECIPE = mini_grid.RECIPE.changed(
+    input={"input_size": 64, "feature_grid": 8},
+    model={"decoder_grid": 16},
+    train={"steps": 6, "batch_size": 2, "draws": 6},
+)
 sys.exit(run(mini_grid.STUDY))
 """
 

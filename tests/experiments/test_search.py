@@ -7,14 +7,19 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from analysis.tables.search import search_tables
+from analysis.tables.table import to_markdown
+from cluster.cli import run
 from cluster.execution import inputs
 from cluster.execution import run_cell as work
-from cluster.hpo import trials
-from cluster.hpo.trials import Candidate, Record, Search, check_seen, halvings, validation_classes
-from cluster.options import parse
+from cluster.hpo import launch
+from cluster.hpo import trials as hpo
+from cluster.hpo.draw import Factors, choice, draw
+from cluster.hpo.trials import Candidate, Record, Search, check_seen, halvings, searches_of, validation_classes
 from cluster.storage.results import Store
 from diffup.episodes.sampling import held_out_classes
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
@@ -31,7 +36,10 @@ DATASET: Any = ToyDataset()
 
 
 def configurations(trials: int = 6, seed: int = 0) -> list[Candidate]:
-    return script.candidates(SHAPES, 0, SOURCE, recipes.shapes4i(), trials=trials, seed=seed, sizes=(160, 320))
+    cells = script.grid(SHAPES, SOURCE, recipe=recipes.shapes4i(), folds=(0,), trials=trials, seed=seed)
+    with patch.object(hpo, "validation_classes", return_value=("x",)):
+        (search,) = searches_of(cells, {"shapes4i": DATASET}, reduction=2, milestones=4)
+    return list(search.candidates)
 
 
 def store(tmp_path: Path) -> Store:
@@ -49,15 +57,13 @@ def test_configurations_are_a_function_of_the_seed_and_more_of_them_extend_fewer
 
 def test_the_first_configuration_is_the_recipe_and_a_cell_as_any_grid_makes_it() -> None:
     first, second = configurations(2)
-    train = dataclasses.replace(recipes.shapes4i().train, hold_out=script.HOLD_OUT)
-    ordinary = training_cell(SHAPES, 0, SOURCE, config=recipes.shapes4i().input, train=train)
+    ordinary = training_cell(SHAPES, 0, SOURCE, recipes.shapes4i().changed(train={"hold_out": script.HOLD_OUT}))
     assert first.cell == ordinary and first.cell.key() == ordinary.key()
-    assert first.in_words() == "the recipe"
     assert second.cell.key() != ordinary.key()
-    for name, value in second.values.items():  # what is printed is what was trained
-        if name == "cue_weights":
-            value = (*value[:3], 0.0)  # the backbone reads no text
-        assert getattr(second.cell.train, name, getattr(second.cell.model, name, None)) == value
+    assert first.values.keys() == second.values.keys() <= {name for own in script.FACTORS.values() for name in own}
+    for found in (first, second):  # what is printed is what was trained
+        for name, value in found.values.items():
+            assert getattr(found.cell.train, name, getattr(found.cell.model, name, None)) == value
 
 
 def test_all_configurations_are_scored_on_the_same_episodes_at_sizes_not_trained_at() -> None:
@@ -74,9 +80,9 @@ def test_all_configurations_are_scored_on_the_same_episodes_at_sizes_not_trained
 
 @pytest.mark.parametrize("trials", [0, 40])
 def test_impossible_numbers_of_configurations_are_refused(trials: int) -> None:
-    few: script.Factors = {"train": {"max_shots": script.Choice((1, 5))}}
+    few: Factors = {"train": {"max_shots": choice(1, 5)}}
     with pytest.raises(ValueError, match=rf"--trials .*{trials}"):
-        script.draw(few, recipes.shapes4i(), trials=trials, seed=0)
+        draw(few, recipes.shapes4i(), trials=trials, seed=0)
 
 
 def test_milestones_are_those_of_the_scheduler() -> None:
@@ -112,22 +118,19 @@ def test_validation_looks_at_held_out_base_classes_only(monkeypatch: pytest.Monk
     allowed = {DATASET.classes[c] for c in held_out_classes(DATASET, 0, 1, 0)}
     assert set(validation_classes(DATASET, cells)) == allowed
     assert not allowed & {DATASET.classes[c] for c in DATASET.novel_classes(0)}
-    monkeypatch.setattr(trials, "held_out_classes", lambda *where: DATASET.novel_classes(0))
+    monkeypatch.setattr(hpo, "held_out_classes", lambda *where: DATASET.novel_classes(0))
     with pytest.raises(ValueError, match="would look at 'red', which is no held-out base class of toy, fold 0"):
         validation_classes(DATASET, cells)
 
 
 def test_a_score_on_novel_classes_never_reaches_the_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cluster.hpo.search import train_and_score
-    from cluster.storage.results import cell_document
-    from diffup.grid.cell import cell_to_dict
 
     found = toy_search.candidate(1e-3, episodes=2, steps=4)
-    task = {
-        "cell": cell_document(found.cell), "validation": [cell_to_dict(cell) for cell in found.validation],
-        "milestones": [2, 4], "classes": list(validation_classes(DATASET, found.validation)),
-        "context": work.WorkContext(results=tmp_path, datasets={"toy": "x"}, launch="a"),
-    }  # fmt: skip
+    classes = validation_classes(DATASET, found.validation)
+    search = Search(name="toy", candidates=[found], milestones=(2, 4), reduction=2, classes=classes)
+    options = work.WorkContext(results=tmp_path, datasets={"toy": "x"}, launch="a")
+    task = {"search": search, "candidate": found, "context": options}
     monkeypatch.setattr(inputs, "_open", lambda path: ToyDataset())
     monkeypatch.setattr(inputs, "_backbone", lambda *where: ToyBackbone())
     honest = train_and_score(task, set())
@@ -209,52 +212,62 @@ def test_the_report_has_every_configuration_the_saving_and_the_caveat(tmp_path: 
     search = toy_search.search()
     keys = [found.cell.key() for found in search.candidates]
     record = Record(store(tmp_path), search)
+
+    def report() -> str:
+        (table,) = search_tables(tmp_path, [cell.key() for cell in toy_search.grid()])
+        return to_markdown(table)
+
+    with pytest.raises(ValueError, match="no search of these configurations has begun"):
+        report()
     for key, scores in zip(keys, [(50, 60, 70), (10,), (55, 65, 71), ()]):
         for at, score in zip(search.milestones, scores):
             record.add(key, {**SCORE, "steps": at, "miou": float(score)})
-        assert "not ended" in script.report(search, record)
+        record.save()
+        assert "not ended" in report()
         record.end(key, "finished" if len(scores) == 3 else "stopped" if scores else "diverged")
-    printed = script.report(search, record)
+    printed = report()
     assert "54 of 96, 44 % saved" in printed
-    assert "best     {'learning_rate': 0.01}" in printed and "highest of 4 noisy scores" in printed
+    assert "best: {'learning_rate': 0.01}" in printed and "highest of 4 noisy scores" in printed
+    assert f"{toy_search.NAME}: mIoU" in printed and ", ".join(search.classes) in printed
     rows = [line for line in printed.splitlines() if line.startswith(("| 0", "| 1", "| 2", "| 3"))]
     assert [row.split()[1] for row in rows] == ["2", "0", "1", "3"], "the best first"
     assert rows[2].count("–") == 2 and "stopped" in rows[2] and "diverged" in rows[3]
     assert json.loads(record.path.read_bytes())["configurations"][keys[0]]["values"] == {"learning_rate": 0.003}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "give one of --dataset PATH and --embedded"),
-        (["--embedded", "--dataset", "toy"], "give one of --dataset PATH and --embedded"),
-        (["--embedded", "--results", "s3://bucket/search"], "must be in a folder"),
-    ],
-)
-def test_contradictory_options_are_refused(
-    arguments: list[str],
-    message: str,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+@pytest.mark.parametrize("arguments", [[], ["--embedded", "--dataset", "toy"]])
+def test_one_of_a_data_set_and_the_embedded_one_is_asked_for(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("DIFFUP_HOME", str(tmp_path))
-    assert script.main(arguments) == 2
-    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        run(script.STUDY, arguments)
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert "--dataset" in said and "--embedded" in said
 
 
-def test_a_dry_run_lists_the_configurations_and_options_of_grids_alone_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("shapes4i")
+def test_results_in_an_object_store_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(script.STUDY, ["--embedded", "--results", "s3://bucket/search"]) == 2
+    assert "must be in a folder" in capsys.readouterr().err
+
+
+def test_a_dry_run_lists_the_configurations_and_options_of_other_grids_alone_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(*arguments: str) -> int:
-        results = ("--results", str(tmp_path / "results"))
-        asked = parse(script.SearchOptions, [*results, *arguments], prog="search", description="")
-        return script.run(asked, toy_search.build)
+    for name in ("resolve_dataset", "open_dataset"):  # the toy search replaces them for good
+        monkeypatch.setattr(launch, name, getattr(launch, name))
 
-    assert run("--dry-run") == 0
+    def toy(*arguments: str) -> int:
+        return run(toy_search.STUDY, ["--embedded", "--results", str(tmp_path / "results"), *arguments])
+
+    assert toy("--dry-run") == 0
     printed = capsys.readouterr().out
-    assert "toy: 4 configurations of 24 steps, 4 to do" in printed and "scored after 6, 12, 24 steps" in printed
+    assert f"{toy_search.NAME}: 4 configurations of 24 steps, 4 to do" in printed
+    assert "scored after 6, 12, 24 steps" in printed
     assert all(f"{found.cell.key()} learning_rate" in printed for found in toy_search.search().candidates)
+    assert toy("--dry-run", "--select", f"checkpoint={toy_search.search().candidates[1].cell.key()}") == 0
+    assert f"{toy_search.NAME}: 1 configurations of 24 steps, 1 to do" in capsys.readouterr().out
     assert not (tmp_path / "results").exists()
-    with pytest.raises(ValueError, match="--train-workers has no use in a search"):
-        run("--train-workers", "2")
+    assert toy("--train-workers", "2") == 2
+    assert "--train-workers has no use in a search" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from diffup.config import InputConfig
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.grid.datasets import Data
+from diffup.training.recipes import Recipe
 from experiments import selection
 from tests.helpers.stores import cell, write_store
 
@@ -50,7 +51,7 @@ def test_nothing_is_chosen_on_what_is_reported() -> None:
 
 
 def test_a_checkpoint_that_holds_out_other_classes_is_refused() -> None:
-    trained = training_cell(DATA, 0, SOURCE, config=InputConfig())
+    trained = training_cell(DATA, 0, SOURCE, Recipe(input=InputConfig()))
     with pytest.raises(ValueError, match="holds out 0 classes"):
         evaluation_cells(
             DATA, 0, [SOURCE], [(1, "mask")], config=InputConfig(), episodes=1, trained=trained, held_out=3

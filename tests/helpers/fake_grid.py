@@ -13,6 +13,7 @@ from diffup.config import InputConfig
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data
+from diffup.training.recipes import Recipe
 
 DATA = Data(name="fake", fingerprint="0" * 12)
 INPUT = InputConfig(input_size=32, feature_grid=8)
@@ -21,7 +22,7 @@ INPUT = InputConfig(input_size=32, feature_grid=8)
 def grid(variants: tuple[str, ...], episodes: int = 20, training: str = "diffup") -> list[AnyCell]:
     """One training cell, and per variant one cell for each of two backbones × two shots; prior_mean besides."""
     backbones = [Backbone(name=name, weights="random:0") for name in ("resnet18", "resnet34")]
-    trained = training_cell(DATA, 0, backbones[0], config=INPUT, variant=training)
+    trained = training_cell(DATA, 0, backbones[0], Recipe(input=INPUT), variant=training)
     evaluate = partial(evaluation_cells, DATA, 0, backbones, config=INPUT, episodes=episodes)
     cells: list[AnyCell] = [trained]
     for variant in variants:

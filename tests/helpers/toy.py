@@ -58,7 +58,7 @@ class ToyDataset:
 class ToyBackbone:
     """Three stages of colour features at different sizes and widths; its text knows the colour words."""
 
-    name, weights, loaded_hash, has_text, text_dim = "toy", "random:0", "0", True, 3
+    name, weights, loaded_hash, has_text = "toy", "random:0", "0", True
 
     def stages(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, ...]:
         centred = images_BCHW - 0.45

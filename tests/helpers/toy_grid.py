@@ -12,6 +12,7 @@ from diffup.config import InputConfig, ModelConfig, TrainConfig
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data
+from diffup.training.recipes import Recipe
 
 DATA = Data(name="toy", folds=3)
 INPUT = InputConfig(input_size=64, feature_grid=8, feature_dtype="float32")
@@ -22,7 +23,7 @@ BACKBONE = Backbone(name="resnet18", weights="random:0")
 
 def grid(episodes: int = 6) -> list[AnyCell]:
     """One training and one evaluation cell."""
-    trained = training_cell(DATA, 0, BACKBONE, config=INPUT, model=MODEL, train=TRAIN)
+    trained = training_cell(DATA, 0, BACKBONE, Recipe(input=INPUT, model=MODEL, train=TRAIN))
     tasks = [(1, "mask")]
     return [trained, *evaluation_cells(DATA, 0, [BACKBONE], tasks, config=INPUT, episodes=episodes, trained=trained)]
 

@@ -17,6 +17,7 @@ from diffup.config import InputConfig
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data
+from diffup.training.recipes import Recipe
 
 DATA = Data(name="faults", fingerprint="0" * 12)
 INPUT = InputConfig(input_size=32, feature_grid=8)
@@ -28,7 +29,7 @@ def grid(episodes: int) -> list[AnyCell]:
     backbones = [Backbone(name=name, weights="random:0") for name in BACKBONES]
     cells: list[AnyCell] = []
     for variant in ("diffup", "one_step"):
-        trained = training_cell(DATA, 0, backbones[0], config=INPUT, variant=variant)
+        trained = training_cell(DATA, 0, backbones[0], Recipe(input=INPUT), variant=variant)
         what = tasks((1, 5), ("mask", "box")) + tasks((1,), ("scribble",))
         cells += [
             trained,

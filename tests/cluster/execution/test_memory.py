@@ -23,10 +23,11 @@ from cluster.execution.run_cell import Outcome, Part, WorkContext
 from cluster.planning.estimate import Past, amount, evaluation_share
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell, Cell
+from diffup.training.recipes import Recipe
 from tests.cluster.planning.test_plan import DATA, INPUT
 
 BACKBONE = Backbone(name="resnet18", weights="random:0")
-TRAINED = training_cell(DATA, 0, BACKBONE, config=INPUT)
+TRAINED = training_cell(DATA, 0, BACKBONE, Recipe(input=INPUT))
 (CELL,) = evaluation_cells(DATA, 0, [BACKBONE], tasks((1,), ("mask",)), config=INPUT, episodes=10, sample=PRIOR_MEAN)
 LARGE = 150  # MB
 ROOT = Path(__file__).resolve().parents[3]

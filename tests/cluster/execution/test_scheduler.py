@@ -21,10 +21,11 @@ from cluster.storage.leases import acquire
 from cluster.storage.results import Store
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
+from diffup.training.recipes import Recipe
 from tests.cluster.planning.test_plan import DATA, INPUT, finish
 
 BACKBONES = [Backbone(name=name, weights="random:0") for name in ("resnet18", "resnet34")]
-TRAINED = training_cell(DATA, 0, BACKBONES[0], config=INPUT)
+TRAINED = training_cell(DATA, 0, BACKBONES[0], Recipe(input=INPUT))
 KEEP: dict[str, Any] = {"config": INPUT, "episodes": 100}
 NEEDY = evaluation_cells(DATA, 0, BACKBONES, tasks((1, 5), ("mask", "box")), trained=TRAINED, **KEEP)
 FREE = evaluation_cells(DATA, 0, BACKBONES, tasks((1, 2, 3, 5), ("mask",)), sample=PRIOR_MEAN, **KEEP)

@@ -28,7 +28,7 @@ def launch(results: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 
 def record(results: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(record_path(results, "toy").read_bytes())
+    document: dict[str, Any] = json.loads(record_path(results, toy_search.NAME).read_bytes())
     return document["configurations"]
 
 
@@ -46,6 +46,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 KEYS = [found.cell.key() for found in toy_search.search().candidates]
+REPORT = f"\n{toy_search.NAME}: mIoU"
 GOOD, IDLE, ABSURD = KEYS[0], KEYS[1], KEYS[3]
 
 
@@ -85,7 +86,7 @@ def test_again_does_nothing(whole: tuple[Path, str]) -> None:
     done = launch(results)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 to do" in done.stdout
-    assert done.stdout.partition("\ntoy\n\n")[2] == printed.partition("\ntoy\n\n")[2] != ""
+    assert done.stdout.partition(REPORT)[2] == printed.partition(REPORT)[2] != ""
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*") if path.is_file()} == before
 
 

@@ -18,11 +18,12 @@ from diffup.config import InputConfig
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.grid.datasets import Data
+from diffup.training.recipes import Recipe
 
 DATA = Data(name="fake", fingerprint="0" * 12)
 INPUT = InputConfig(input_size=32)
 BACKBONES = [Backbone(name=name, weights="random:0") for name in ("resnet50", "resnet18")]
-TRAINED = training_cell(DATA, 0, BACKBONES[0], config=INPUT)
+TRAINED = training_cell(DATA, 0, BACKBONES[0], Recipe(input=INPUT))
 KEEP: dict[str, Any] = {"config": INPUT, "episodes": 10}
 EVALUATED = evaluation_cells(DATA, 0, BACKBONES, tasks((1, 5), ("mask", "box")), trained=TRAINED, **KEEP)
 BASELINES = evaluation_cells(DATA, 0, BACKBONES, tasks((1,), ("mask",)), sample=PRIOR_MEAN, **KEEP)

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from cluster.cli import run
 from cluster.planning.preflight import SHOWN, Feasible, check_feasible
 from diffup.backbones import hub
-from diffup.config import InputConfig, ModelConfig, TrainConfig
+from diffup.config import InputConfig, TrainConfig
 from diffup.data.dataset import open_dataset
 from diffup.errors import UserError
 from diffup.grid.axes import PROTOTYPE, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data
+from diffup.training.recipes import Recipe
 from experiments import mini_grid
 from tests.helpers.folders import CLASSES, write_voc
 
@@ -36,7 +37,7 @@ def planned(path: Path, *, shots: tuple[int, ...] = (1,), backbone: Backbone = R
     data = Data(name="toy", path=path, folds=len(open_dataset(path).folds))
     cells: list[AnyCell] = []
     for fold in range(data.folds):
-        trained = training_cell(data, fold, backbone, config=INPUT, model=ModelConfig(), train=TrainConfig(**train))
+        trained = training_cell(data, fold, backbone, Recipe(input=INPUT, train=TrainConfig(**train)))
         what = {"config": INPUT, "episodes": 4, "trained": trained}
         cells += [trained, *evaluation_cells(data, fold, [backbone], tasks(shots, ("mask",)), **what)]  # type: ignore[arg-type]
     return cells

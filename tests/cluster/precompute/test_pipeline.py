@@ -22,10 +22,11 @@ from cluster.storage.backend import Folder
 from cluster.storage.feature_cache import clean, listed
 from cluster.storage.sizes import format_size, parse_size
 from cluster.storage.sync import Sync
-from diffup.config import InputConfig, ModelConfig, TrainConfig
+from diffup.config import InputConfig, TrainConfig
 from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell, Cell
 from diffup.grid.datasets import Data
+from diffup.training.recipes import Recipe
 from tests.helpers.toy import ToyBackbone, ToyDataset
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -100,9 +101,7 @@ def test_each_image_and_each_triple_once_and_a_larger_grid_adds_only_what_is_new
 
 
 def test_a_training_reads_its_base_classes_alone(tmp_path: Path) -> None:
-    trained = training_cell(
-        DATA, 0, TOY, config=INPUT, model=ModelConfig(), train=TrainConfig(cue_weights=(1.0, 0.0, 0.0, 0.0))
-    )
+    trained = training_cell(DATA, 0, TOY, Recipe(input=INPUT, train=TrainConfig(cue_weights=(1.0, 0.0, 0.0, 0.0))))
     (part,) = inputs_of([trained], context(tmp_path))
     assert {int(str(image).split("_")[0]) for image in part.items} == set(ToyDataset().base_classes(0))
 

@@ -28,6 +28,7 @@ from diffup.episodes.protocols import get_protocol
 from diffup.episodes.sampling import make_manifest, training_pools
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.datasets import open_data
+from diffup.training.recipes import Recipe
 from tests.helpers.folders import square, write_image
 
 SIZE = (64, 80)
@@ -318,8 +319,11 @@ def test_a_prepared_benchmark_trains_and_is_evaluated(name: str, voc: Path, coco
     backbone = Backbone(name="tiny_resnet", weights=weights_identity("tiny_resnet"))
     config = InputConfig(input_size=64, feature_grid=8)
     trained = training_cell(
-        data, 2, backbone, config=config, model=ModelConfig(decoder_grid=16, width=8),
-        train=TrainConfig(steps=2, batch_size=2, max_shots=2),
+        data, 2, backbone,
+        Recipe(
+            input=config, model=ModelConfig(decoder_grid=16, width=8),
+            train=TrainConfig(steps=2, batch_size=2, max_shots=2),
+        ),
     )  # fmt: skip
     (cell,) = evaluation_cells(data, 2, [backbone], [(1, "mask")], config=config, episodes=10, trained=trained)
     files = {key: str(path) for key, path in data.files().items()}

@@ -28,6 +28,7 @@ from diffup.errors import UserError
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, training_cell
 from diffup.grid.cell import Cell, TrainingCell, cell_from_dict, cell_to_dict
 from diffup.grid.datasets import Data, open_data
+from diffup.training.recipes import Recipe
 from tests.helpers.folders import write_image
 
 NAMES = [f"class {c}" for c in range(20)]
@@ -89,11 +90,9 @@ def test_training_under_hsnet_reads_its_training_lists(pascal: tuple[Path, Path]
         data,
         2,
         RESNET,
-        config=INPUT,
-        model=ModelConfig(decoder_grid=16, width=8),
-        train=TrainConfig(steps=1, batch_size=1),
+        Recipe(input=INPUT, model=ModelConfig(decoder_grid=16, width=8), train=TrainConfig(steps=1, batch_size=1)),
     )
-    assert cell.lists and cell.lists != training_cell(data, 1, RESNET, config=INPUT).lists
+    assert cell.lists and cell.lists != training_cell(data, 1, RESNET, Recipe(input=INPUT)).lists
     assert cell.lists != Pairs(()).hash()
     run(cell, data, tmp_path)
     changed = dataclasses.replace(cell, lists="0" * 12)
@@ -199,7 +198,7 @@ def test_published_episodes_under_hsnet_still_need_its_training_lists(
     with pytest.raises(ValueError, match="pass --lists DIR"):
         open_data(path, shots=1, protocol="hsnet", manifests=tmp_path)
     data = open_data(path, shots=1, protocol="hsnet", manifests=tmp_path, lists=lists)
-    assert training_cell(data, 0, RESNET, config=INPUT).lists
+    assert training_cell(data, 0, RESNET, Recipe(input=INPUT)).lists
 
 
 def test_other_data_sets_follow_hsnets_rule_without_lists(tmp_path: Path) -> None:

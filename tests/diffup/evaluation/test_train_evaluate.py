@@ -47,7 +47,7 @@ def run(folder: Path, steps: int = 6, seed: int = 0, model: ModelConfig = MODEL)
     config = TrainConfig(steps=steps, batch_size=2, max_shots=3)
     pools = {c: dataset.pool(c) for c in range(6) if c not in dataset.folds[FOLD]}
     sampler = EpisodeSampler(cues, features, pools, FOLD, seed, model, config)
-    return dataset, train(sampler, model, config, folder, seed=seed, facts={}, progress=False)
+    return dataset, train(sampler, folder, facts={}, progress=False)
 
 
 def digest(folder: Path) -> str:
@@ -211,8 +211,8 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     pools = {c: dataset.pool(c) for c in (2, 3, 4, 5)}
     losses: list[float] = []
     train(
-        EpisodeSampler(cues, features, pools, FOLD, 0, MODEL, config), MODEL, config, tmp_path, seed=0, facts={},
-        progress=False, report=lambda step, loss: losses.append(loss),
+        EpisodeSampler(cues, features, pools, FOLD, 0, MODEL, config), tmp_path, facts={}, progress=False,
+        report=lambda step, loss: losses.append(loss),
     )  # fmt: skip
     assert losses[-1] < 0.8 * losses[4]
 

@@ -5,45 +5,42 @@ from pathlib import Path
 
 import pytest
 
-from diffup.config import SampleConfig
+from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
 from diffup.grid.axes import Backbone
 from diffup.grid.cell import Cell, TrainingCell
 from diffup.grid.datasets import Data
-from diffup.grid.variants import VARIANTS, needs_training, resolve
-from diffup.training.recipes import msrc15
+from diffup.grid.variants import VARIANTS, changes_training
+from diffup.training.recipes import Recipe, msrc15
 from experiments.method_study import ablation_grid, main_grid
 
 DATA = Data(name="photos", path=Path("dataset.json"), fingerprint="f" * 12)
 SOURCE = Backbone(name="resnet50", weights="random:0")
 UPGRADES = [Backbone(name=name, weights="random:0") for name in ("deit_tiny_patch16_224", "mobilenetv2_100")]
 RECIPE = msrc15()
-DEFAULTS = (RECIPE.model, RECIPE.train, SampleConfig())
+
+
+def parts(recipe: Recipe) -> tuple[InputConfig, ModelConfig, TrainConfig, SampleConfig]:
+    return recipe.input, recipe.model, recipe.train, recipe.sample
 
 
 def changed(name: str) -> set[str]:
-    found = resolve(name, model=DEFAULTS[0], train=DEFAULTS[1], sample=DEFAULTS[2])
     return {
         field.name
-        for one, default in zip(found, DEFAULTS, strict=True)
+        for one, default in zip(parts(RECIPE.changed(**VARIANTS[name])), parts(RECIPE), strict=True)
         for field in dataclasses.fields(default)  # type: ignore[arg-type]
         if getattr(one, field.name) != getattr(default, field.name)
     }
 
 
 def test_every_variant_changes_something_and_no_two_the_same() -> None:
-    changes = {name: resolve(name, model=DEFAULTS[0], train=DEFAULTS[1], sample=DEFAULTS[2]) for name in VARIANTS}
-    assert changes["diffup"] == DEFAULTS
+    changes = {name: RECIPE.changed(**change) for name, change in VARIANTS.items()}
+    assert changes["diffup"] == RECIPE
     assert len({repr(value) for value in changes.values()}) == len(VARIANTS)
 
 
 @pytest.mark.parametrize("name", sorted(set(VARIANTS) - {"diffup", "no_dqm", "no_residual"}))
 def test_a_variant_changes_one_factor(name: str) -> None:
     assert len(changed(name)) == 1
-
-
-def test_an_unknown_variant_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="no_uapf"):
-        resolve("without_uapf", model=DEFAULTS[0], train=DEFAULTS[1], sample=DEFAULTS[2])
 
 
 def test_sampling_variants_share_the_checkpoint() -> None:
@@ -53,7 +50,7 @@ def test_sampling_variants_share_the_checkpoint() -> None:
     assert {cell.checkpoint for cell in evaluation} == set(training)
     for cell in evaluation:
         trained = training[cell.checkpoint].variant
-        assert trained == (cell.variant if needs_training(cell.variant) else "diffup")
+        assert trained == (cell.variant if changes_training(VARIANTS[cell.variant]) else "diffup")
 
 
 def test_the_study_has_the_cells_that_its_docstring_counts() -> None:

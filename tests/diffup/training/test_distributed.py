@@ -61,9 +61,7 @@ def gradient(step: Step, config: TrainConfig, shares: list[slice] | None = None)
 
 def run(folder: Path, config: TrainConfig, group: ProcessGroup | None = None, device: str = "cpu") -> None:
     sampler = make_sampler(config, device)
-    train(
-        sampler, MODEL, config, folder, seed=0, facts={}, progress=False, group=group or ProcessGroup(), device=device
-    )  # fmt: skip
+    train(sampler, folder, facts={}, progress=False, group=group or ProcessGroup(), device=device)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

@@ -39,7 +39,6 @@ class Setting:
     config: TrainConfig = TRAIN
     input: InputConfig = INPUT
     seed: int = 0
-    sampler_seed: int = 0
     fold: int = 0
     classes: tuple[int, ...] = (2, 3, 4, 5)
     fingerprint: str = "toytoytoytoy"
@@ -52,28 +51,26 @@ class Setting:
         features = FeatureCache(encoder, dataset.image)
         pools = {c: dataset.pool(c) for c in self.classes}
         cues = CueSource(dataset, self.input)  # type: ignore[arg-type]
-        return EpisodeSampler(cues, features, pools, self.fold, self.sampler_seed, self.model, self.config)
+        return EpisodeSampler(cues, features, pools, self.fold, self.seed, self.model, self.config)
 
     def train(self, folder: Path, **more: Any) -> dict[str, float]:
-        return train(
-            self.sampler(), self.model, self.config, folder, seed=self.seed, facts={}, progress=False, **more
-        )  # fmt: skip
+        return train(self.sampler(), folder, facts={}, progress=False, **more)
 
     def identity(self) -> dict[str, str]:
-        return identity(self.sampler(), self.model, self.config, self.seed)
+        return identity(self.sampler())
 
 
 FIRST = Setting()
 OTHERS = {
     "TrainConfig.learning_rate": Setting(config=dataclasses.replace(TRAIN, learning_rate=1e-2)),
     "TrainConfig.steps": Setting(config=dataclasses.replace(TRAIN, steps=5)),
+    "TrainConfig.flip": Setting(config=dataclasses.replace(TRAIN, flip=False)),
     "TrainConfig.cue_weights": Setting(config=dataclasses.replace(TRAIN, cue_weights=(1.0, 0.0, 0.0, 0.0))),
     "ModelConfig.bit_scale": Setting(model=dataclasses.replace(MODEL, bit_scale=0.2)),
     "ModelConfig.schedule": Setting(model=dataclasses.replace(MODEL, schedule="plain")),
     "InputConfig.boxes": Setting(input=dataclasses.replace(INPUT, boxes="whole")),
     "InputConfig.prompts": Setting(input=dataclasses.replace(INPUT, prompts=("{}",))),
     "seed": Setting(seed=1),
-    "sampler.seed": Setting(sampler_seed=1),
     "fold": Setting(fold=1),
     "training images": Setting(classes=(2, 3, 4)),
     "dataset": Setting(fingerprint="another data"),
@@ -133,18 +130,11 @@ def test_every_field_of_every_configuration_is_part_of_the_identity(part: str) -
         changed = copy.copy(getattr(FIRST, part))
         object.__setattr__(changed, field.name, "another")
         sampler.cues.config = changed if part == "input" else INPUT
-        model, config = changed if part == "model" else MODEL, changed if part == "config" else TRAIN
-        sampler.model, sampler.config = model, config
-        after = identity(sampler, model, config, 0)
+        sampler.model, sampler.config = changed if part == "model" else MODEL, changed if part == "config" else TRAIN
+        after = identity(sampler)
         assert [name for name in after if name in before and after[name] != before[name]] == [
             f"{type(changed).__name__}.{field.name}"
         ]
-
-
-def test_a_sampler_of_another_configuration_is_another_training(state: Path) -> None:
-    sampler = Setting(config=dataclasses.replace(TRAIN, flip=False)).sampler()
-    with pytest.raises(UserError, match=r"sampler.TrainConfig.flip is False here and absent in the state"):
-        train(sampler, MODEL, TRAIN, state.parent, seed=0, facts={}, progress=False)
 
 
 def other_code(path: Path) -> None:
