@@ -1,4 +1,4 @@
-"""Readers of the image lists that few-shot segmentation projects exchange: HSNet's.
+"""Readers of the image lists that few-shot segmentation projects exchange: HSNet's and PFENet's.
 
 Nothing here opens an image. A list names pairs of an image and a class that is large enough in it, and its *order* is
 part of a protocol: HSNet's episodes are drawn by position. Nothing in the lists is executed: pickles may hold dict,
@@ -7,6 +7,7 @@ list, str and int alone.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import json
@@ -15,10 +16,10 @@ import pickletools
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from diffup.data.images import IMAGE_SUFFIXES
 from diffup.data.spec import is_plain
@@ -31,11 +32,12 @@ FOLDS = 4
 SPLITS = ("trn", "val")
 FOLDER_NAMES = {PASCAL: "pascal", COCO: "coco"}
 HSNET_LINE = re.compile(r"(?P<image>\S(?:.*\S)?)__(?P<number>[0-9]{2})")
+# A path up to its suffix; its name may hold blanks.
+PICTURE_PATH = re.compile(r"\S.*?\.(?:jpe?g|png|webp|bmp|tiff?)(?=\s|$)", re.IGNORECASE)
 SUFFIX = re.compile(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", re.IGNORECASE)
 MAX_BYTES = 64 << 20  # of a list file; HSNet's largest has 4 MB
 MAX_PAIRS = 5_000_000  # COCO's training images have 0.2 million; a few bytes of a pickle may stand for many
 REMEDY = "Correct the file or get the list again"
-ENTRY = f"a class from 0 to {CLASS_COUNTS[COCO] - 1} with a list of image paths, as HSNet's {{class: [image path, …]}}"
 SHOWN = 5  # bad lines that a message names
 IMPORTS = ("GLOBAL", "STACK_GLOBAL", "INST")
 NEEDED = {
@@ -45,6 +47,8 @@ NEEDED = {
     "INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2",
     "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET",
 }  # fmt: skip
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -131,21 +135,29 @@ def read_hsnet_text(path: Path) -> Pairs:
     Raises:
         UserError: unreadable, empty, or a line of another form; the first few are named.
     """
-    entries: list[tuple[str, int]] = []
-    bad: list[str] = []
-    for number, line in enumerate(lines(_text(path)), start=1):
+
+    def parsed(line: str) -> tuple[str, int] | None:
         match = HSNET_LINE.fullmatch(line.strip())
-        if match and is_plain(match["image"]) and 1 <= int(match["number"]) <= CLASS_COUNTS[PASCAL]:
-            entries.append((match["image"], int(match["number"]) - 1))
-        elif line.strip():
-            bad.append(f"\n  line {number}: {line[:80]!r}")
-    if bad:
-        more = f"\n  … and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        form = "IMAGE__CC with CC from 01 to 20, e.g. 2007_000033__01"
-        raise UserError(f"{path}: {len(bad)} lines are not {form}:{''.join(bad[:SHOWN])}{more}\n{REMEDY}")
-    if not entries:
-        raise UserError(f"{path} names no image. {REMEDY}")
-    return Pairs(tuple(entries))
+        known = match and is_plain(match["image"]) and 1 <= int(match["number"]) <= CLASS_COUNTS[PASCAL]
+        return (match["image"], int(match["number"]) - 1) if match and known else None
+
+    return Pairs(_parsed_lines(path, parsed, "IMAGE__CC with CC from 01 to 20, e.g. 2007_000033__01"))
+
+
+def read_pfenet_images(path: Path) -> tuple[tuple[str, str], ...]:
+    """PFENet's raw list: ``IMAGE LABEL`` paths per line, relative to the data set's folder.
+
+    Raises:
+        UserError: unreadable, empty, or a line of another form.
+    """
+
+    def parsed(line: str) -> tuple[str, str] | None:
+        parts = PICTURE_PATH.findall(line)
+        if " ".join(" ".join(parts).split()) != " ".join(line.split()):  # other suffixes, or something else
+            parts = line.split()
+        return (parts[0], parts[1]) if len(parts) == 2 and all(map(is_plain, parts)) else None
+
+    return _parsed_lines(path, parsed, "IMAGE LABEL, two paths with a space between")
 
 
 def read_hsnet_pickle(path: Path) -> Pairs:
@@ -163,16 +175,65 @@ def read_hsnet_pickle(path: Path) -> Pairs:
         raise UserError(f"{path}: {error}. Expected is {{class: [image path, …]}}. {REMEDY}") from None
     except Exception as error:  # a damaged pickle raises nearly anything
         raise UserError(f"{path} is not a readable pickle ({type(error).__name__}: {error!s:.200}). {REMEDY}") from None
+    form = (
+        f"a class from 0 to {CLASS_COUNTS[COCO] - 1} with a list of image paths, as HSNet's {{class: [image path, …]}}"
+    )
+    return _by_class(path, held, 0, form, lambda image: image if _is_name(image) else None)
+
+
+def read_pfenet_classes(path: Path) -> Pairs:
+    """PFENet's and BAM's ``sub_class_file_list``: ``{1-based class: [(image, label), …]}`` as Python text.
+
+    Images are named by their stem. The text is read as a literal: nothing of it is executed.
+
+    Raises:
+        UserError: unreadable, not such a literal, or a class outside 1-80.
+    """
+    try:
+        held = ast.literal_eval(_text(path).strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError) as error:
+        raise UserError(
+            f"{path} is not the text of {{class: [(image, label), …]}} ({error!s:.120}). {REMEDY}"
+        ) from None
+
+    def stem(row: Any) -> str | None:
+        pair = isinstance(row, tuple | list) and len(row) == 2 and all(map(_is_name, row))
+        return PurePosixPath(row[0]).stem or None if pair else None
+
+    form = "a 1-based class with a list of (image, label) paths, as in {class: [(image, label), …]}"
+    return _by_class(path, held, 1, form, stem)
+
+
+def _parsed_lines(path: Path, parsed: Callable[[str], T | None], form: str) -> tuple[T, ...]:
+    """What `parsed` gives for each line that is not empty; None stands for a line that is not of the form."""
+    rows = {n: (parsed(line), line) for n, line in enumerate(lines(_text(path)), start=1) if line.strip()}
+    bad = [f"\n  line {number}: {line[:80]!r}" for number, (row, line) in rows.items() if row is None]
+    if bad:
+        more = f"\n  … and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        raise UserError(f"{path}: {len(bad)} lines are not {form}:{''.join(bad[:SHOWN])}{more}\n{REMEDY}")
+    if not rows:
+        raise UserError(f"{path} names no image. {REMEDY}")
+    return tuple(row for row, _ in rows.values() if row is not None)
+
+
+def _by_class(path: Path, held: Any, first: int, form: str, image: Callable[[Any], str | None]) -> Pairs:
+    """Pairs of a dict of lists; an entry that is bad is reported not to be `form`.
+
+    Args:
+        first: number of class 0.
+        image: gives the image of an element of a list, None for a bad element.
+    """
     if not isinstance(held, dict):
-        raise UserError(f"{path} holds a {type(held).__name__}, not a dict of classes: an entry is {ENTRY}. {REMEDY}")
+        raise UserError(f"{path} holds a {type(held).__name__}, not a dict of classes: an entry is {form}. {REMEDY}")
     entries: list[tuple[str, int]] = []
-    for number, images in held.items():
-        known = type(number) is int and 0 <= number < CLASS_COUNTS[COCO] and isinstance(images, list)
-        if known and len(entries) + len(images) > MAX_PAIRS:
+    for number, rows in held.items():
+        known = type(number) is int and first <= number < first + max(CLASS_COUNTS.values()) and isinstance(rows, list)
+        if known and len(entries) + len(rows) > MAX_PAIRS:
             raise UserError(f"{path} names more than {MAX_PAIRS} images; is it an image list? {REMEDY}")
-        if not known or not all(map(_is_name, images)):
-            raise UserError(f"{path}: entry {_shown(number)} is not {ENTRY}. {REMEDY}")
-        entries += [(image, number) for image in images]
+        images = [image(row) for row in rows] if known else [None]
+        if None in images:
+            raise UserError(f"{path}: entry {_shown(number)} is not {form}. {REMEDY}")
+        entries += [(name, number - first) for name in images if name is not None]
     if not entries:
         raise UserError(f"{path} names no image. {REMEDY}")
     return Pairs(tuple(entries))

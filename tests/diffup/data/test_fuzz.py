@@ -92,7 +92,7 @@ import json, pickle, resource, struct, sys, time
 from pathlib import Path
 folder = Path(sys.argv[1])
 from diffup.data.dataset import open_dataset
-from diffup.data.lists import read_hsnet_pickle
+from diffup.data.lists import read_hsnet_pickle, read_pfenet_classes
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), resource.RLIM_INFINITY))
 nested = b")" + b"".join(b"q%c0h%ch%c\\x86" % (i, i, i) for i in range(60))
@@ -103,6 +103,9 @@ lists = {
     "long text": (read_hsnet_pickle, b"\\x80\\x04}\\x8d" + struct.pack("<Q", 1 << 40) + b"."),
     "shared": (read_hsnet_pickle, b"\\x80\\x02}(K\\x00](X\\x01\\0\\0\\0aq\\x01" + b"h\\x01" * 2_000_000 + b"eq\\x02"
                + b"".join(b"K%ch\\x02" % c for c in range(1, 80)) + b"u."),
+    "brackets": (read_pfenet_classes, b"(" * 1_000_000),
+    "signs": (read_pfenet_classes, b"{" + b"-" * 200_000 + b"1: []}"),
+    "digits": (read_pfenet_classes, b"{0x" + b"f" * 1_000_000 + b": []}"),
 }
 files = {"dataset.json": b'{"name": ' + b"[" * 1_000_000}
 document = json.loads((folder / "instances.json").read_text())
@@ -145,4 +148,4 @@ def test_small_files_that_stand_for_gigabytes_are_refused_in_little_memory(voc: 
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     said = done.stdout.splitlines()
-    assert len(said) == 10 and all(line.endswith(": refused") for line in said), done.stdout
+    assert len(said) == 13 and all(line.endswith(": refused") for line in said), done.stdout

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffup.data.lists import Pairs, read_hsnet_pickle, read_hsnet_text
+from diffup.data.lists import Pairs, read_hsnet_pickle, read_hsnet_text, read_pfenet_classes, read_pfenet_images
 from tests.helpers.fuzzing import (
     damage,
     edit,
@@ -128,3 +128,51 @@ def test_a_damaged_text_of_hsnet(content: bytes, tmp_path: Path) -> None:
     if found is not None:
         rows = [line.strip() for line in content.decode().splitlines() if line.strip()]
         assert [f"{image}__{c + 1:02d}" for image, c in found.entries] == rows
+
+
+@fuzz(1500)
+@given(content=lines(["JPEGImages/a.jpg Labels/a.png", "JPEGImages/b.jpg Labels/b.png"]))
+def test_a_damaged_image_list_of_pfenet(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"
+    path.write_bytes(content)
+    found = names_of(path, read_pfenet_images)
+    if found is not None:
+        assert " ".join(sum(found, ())).split() == content.decode().split()  # a name may hold blanks
+
+
+CLASS_LIST: dict[Any, Any] = {1: [["/x/a.jpg", "/x/a.png"]], 6: [["b.jpg", "b.png"], ["c.jpg", "c.png"]]}
+
+
+@st.composite
+def literals(draw: st.DrawFn) -> bytes:
+    """The text of a class list, edited, damaged, or with code in it."""
+    held = edit(draw, CLASS_LIST) if draw(st.booleans()) else CLASS_LIST
+    text = repr(held)
+    if draw(st.booleans()):  # as PFENet writes it
+        text = text.replace("['", "('").replace("']", "')")
+    if draw(st.integers(0, 4)) == 0:
+        code = [
+            "__import__('os').abort()",
+            "exit()",
+            "9**9**9",
+            "0x" + "f" * 5000,
+            "[0 for _ in iter(int, 1)]",
+            "f'{1}'",
+        ]
+        text = text.replace(draw(st.sampled_from(["1", "'b.jpg'", "6"])), draw(st.sampled_from(code)), 1)
+    raw = text.encode("utf-8", "surrogatepass")
+    return damage(draw, raw) if draw(st.integers(0, 2)) else raw
+
+
+@fuzz(1500)
+@given(content=literals())
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::SyntaxWarning")  # of Python, on '\d' and the like
+def test_a_damaged_class_list_of_pfenet(content: bytes, tmp_path: Path) -> None:
+    import ast
+
+    path = tmp_path / "sub_class_file_list_0.txt"
+    path.write_bytes(content)
+    found = names_of(path, read_pfenet_classes)
+    if found is not None:
+        says = ast.literal_eval(content.decode().strip())
+        assert list(found.entries) == [(Path(image).stem, c - 1) for c, rows in says.items() for image, _ in rows]

@@ -21,6 +21,8 @@ from diffup.data.lists import (
     hsnet_list,
     read_hsnet_pickle,
     read_hsnet_text,
+    read_pfenet_classes,
+    read_pfenet_images,
 )
 from diffup.episodes.__main__ import main
 from diffup.episodes.episode import Manifest
@@ -30,6 +32,8 @@ from diffup.episodes.manifest import from_rows
 READERS: list[Callable[[Path], object]] = [
     read_hsnet_text,
     read_hsnet_pickle,
+    read_pfenet_images,
+    read_pfenet_classes,
 ]
 FUZZ = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -82,6 +86,13 @@ def test_a_malicious_pickle_is_refused_and_not_executed(place: str, tmp_path: Pa
     assert not (tmp_path / "executed").exists()
 
 
+def test_pfenets_files_name_images_by_stem(tmp_path: Path) -> None:
+    text = "{1: [('/x/JPEGImages/2007_1.jpg', '/x/L/2007_1.png')], 3: [('b.jpg', 'b.png'), ('a.jpg', 'a.png')]}"
+    assert read_pfenet_classes(write(tmp_path, text)).entries == (("2007_1", 0), ("b", 2), ("a", 2))
+    rows = read_pfenet_images(write(tmp_path, "JPEGImages/a.jpg Labels/a.png\n"))
+    assert rows == (("JPEGImages/a.jpg", "Labels/a.png"),)
+
+
 @pytest.mark.parametrize(
     ("reader", "content", "message"),
     [
@@ -94,6 +105,11 @@ def test_a_malicious_pickle_is_refused_and_not_executed(place: str, tmp_path: Pa
         (read_hsnet_pickle, pickle.dumps({True: ["a"]}), "entry True"),
         (read_hsnet_pickle, pickle.dumps({0: ["a", 3]}), "entry 0"),
         (read_hsnet_pickle, pickle.dumps({0: []}), "names no image"),
+        (read_pfenet_images, "a.jpg\n", "1 lines are not IMAGE LABEL"),
+        (read_pfenet_classes, "__import__('os').getcwd()", "is not the text of"),
+        (read_pfenet_classes, "{0: [('a', 'b')]}", "entry 0"),
+        (read_pfenet_classes, "{1: [('a',)]}", "entry 1"),
+        (read_pfenet_classes, "(" * 5000, "is not the text of"),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -254,6 +270,17 @@ def test_all_of_hsnets_episodes(dataset: str, shots: int, shared_lists: Path) ->
             )
     finally:
         np.random.set_state(state)
+
+
+def test_pfenets_and_bams_lists_have_the_known_sizes(shared_lists: Path) -> None:
+    folder = shared_lists / "vrpsam_pascal_bam_style_lists" / "lists" / "pascal"
+    rules = {"fss_list": [4208, 3726, 2752, 4510], "fsss_list_ori": [4760, 4588, 4097, 5108]}  # BAM's and PFENet's
+    for name, images in rules.items():
+        val = [read_pfenet_classes(folder / name / "val" / f"sub_class_file_list_{f}.txt") for f in range(4)]
+        assert [len(pairs.entries) for pairs in val] == [365, 467, 734, 357]
+        assert all(set(pairs.classes) == set(fold_classes(PASCAL, fold)) for fold, pairs in enumerate(val))
+        train = [read_pfenet_images(folder / name / "train" / f"data_list_{f}.txt") for f in range(4)]
+        assert [len(rows) for rows in train] == images
 
 
 def test_the_command_prints_hsnets_episodes_and_writes_them_as_parquet(

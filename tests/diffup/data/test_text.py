@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from diffup.data.dataset import open_dataset
-from diffup.data.lists import read_hsnet_text
+from diffup.data.lists import read_hsnet_text, read_pfenet_images
 from diffup.data.spec import read_spec
 from diffup.data.text import read_lines
 from diffup.errors import UserError
@@ -49,6 +49,18 @@ def test_lists_of_images_in_any_encoding(encoding: str, end: str, tmp_path: Path
     path = tmp_path / "list.txt"
     path.write_bytes(ENCODINGS[encoding](end.join(["2007_000033__01", "Screenshot 12__20", ""])))
     assert read_hsnet_text(path).entries == (("2007_000033", 0), ("Screenshot 12", 19))
+    rows = ["JPEGImages/a 1.jpg SegmentationClass/a 1.png", "b.JPG  c.PNG", "x y"]
+    path.write_bytes(ENCODINGS[encoding](end.join(rows)))
+    assert read_pfenet_images(path) == (
+        ("JPEGImages/a 1.jpg", "SegmentationClass/a 1.png"), ("b.JPG", "c.PNG"), ("x", "y"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ["a.jpg b.png c.jpg d.png", "a.jpg", "a b c"])
+def test_a_line_of_more_or_less_than_two_paths_is_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(line)
+    with pytest.raises(UserError, match="1 lines are not IMAGE LABEL"):
+        read_pfenet_images(tmp_path / "list.txt")
 
 
 @pytest.mark.parametrize("encoding", sorted(ENCODINGS))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from PIL import Image
 
 from diffup.data.dataset import Dataset, open_dataset
-from diffup.data.lists import fold_classes
+from diffup.data.lists import fold_classes, read_pfenet_classes, read_pfenet_images
 from diffup.episodes.derive import derived, main, write_lists
 from diffup.episodes.protocols import get_protocol
 from diffup.episodes.sampling import training_pools
@@ -68,14 +67,13 @@ def test_the_files_are_what_the_readers_of_such_lists_read(pascal: Dataset, tmp_
     out = tmp_path / "lists"
     assert len(write_lists(pascal, bam, out)) == 16
     for fold in range(4):
-        images = [tuple(row.split()) for row in (out / "train" / f"data_list_{fold}.txt").read_text().splitlines()]
+        images = read_pfenet_images(out / "train" / f"data_list_{fold}.txt")
         pools = training_pools(pascal, fold, bam)
         assert sorted(Path(image).stem for image, _ in images) == sorted({i for pool in pools.values() for i in pool})
         first = "enough_05" if fold == 0 else "enough_00"
         assert images[0] == (f"JPEGImages/{first}.jpg", f"SegmentationClass/{first}.png")
-        classes = ast.literal_eval((out / "val" / f"sub_class_file_list_{fold}.txt").read_text())
-        stems = {number - 1: tuple(Path(image).stem for image, _ in rows) for number, rows in classes.items()}
-        assert stems == {c: pascal.eligible(c, bam) for c in pascal.novel_classes(fold)}
+        pairs = read_pfenet_classes(out / "val" / f"sub_class_file_list_{fold}.txt")
+        assert pairs.classes == {c: pascal.eligible(c, bam) for c in pascal.novel_classes(fold)}
 
 
 def test_the_command_prints_what_it_wrote(pascal: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
