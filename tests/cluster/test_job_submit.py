@@ -45,6 +45,7 @@ def test_the_quickstart_as_a_submitted_job(dashboard: str, tmp_path: Path) -> No
     results = tmp_path / "results"
     chosen = "backbone=tiny_resnet,variant=prior_mean|prototype,shots=1"
     arguments = ["--results", str(results), "--select", chosen, "--episodes", "8"]
+    arguments += ["--max-concurrent", "1"]
     done = subprocess.run(
         [str(RAY), "job", "submit", "--address", dashboard, "--working-dir", ".", "--", sys.executable,
          "experiments/quickstart.py", *arguments],

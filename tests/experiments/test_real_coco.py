@@ -30,6 +30,7 @@ sys.exit(run(mini_grid.STUDY))
 def mini_grid(dataset: Path, results: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", SHORT, "--dataset", str(dataset), "--results", str(results), "--episodes", "12"]
     command += ["--train-backbone", "tiny_resnet", "--backbones", "tiny_regnet", "--folds", "1"]
+    command += ["--max-concurrent", "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         command, env=environment, cwd=results.parent, capture_output=True, text=True, timeout=300, check=False

@@ -22,7 +22,7 @@ from tests.helpers.object_store import arguments, machine, ran
 
 def real(uri: str, *more: str) -> list[str]:
     script = Path(__file__).resolve().parents[3] / "experiments" / "quickstart.py"
-    chosen = ["--select", "variant=prior_mean,backbone=tiny_resnet", "--episodes", "8"]
+    chosen = ["--select", "variant=prior_mean,backbone=tiny_resnet", "--episodes", "8", "--max-concurrent", "1"]
     return [sys.executable, str(script), "--results", uri, *chosen, *more]
 
 
