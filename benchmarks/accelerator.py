@@ -70,7 +70,7 @@ def encoding(name: str, args: argparse.Namespace, limits: dict[str, float]) -> l
     work, rows = counter.get_total_flops(), list[tuple[str, ...]]()
     for precision, dtype in PRECISIONS.items():
         with torch.autocast(args.device, dtype=dtype, enabled=dtype is not None), torch.inference_mode():
-            whole = clocked(lambda: encoder.encode_visual(images), args.device, args.rounds)
+            whole = clocked(lambda: encoder.encode(images), args.device, args.rounds)
             forward = clocked(lambda: backbone.stages(pixels), args.device, args.rounds)
         share = work / forward / limits[precision]
         rows.append(

@@ -37,7 +37,7 @@ BATCH = "10"  # parts of 100 episodes are then whole batches
 HOW = ("--batch-size", BATCH)
 COUNTS = ["episode", "class_id", "query", "inter_fg", "union_fg", "inter_bg", "union_bg"]
 WAYS = {
-    "2 workers, no shards": ("--no-features",),
+    "2 workers, no shards": ("--cache", "none"),
     "2 workers, shards": (),
     "2 workers, shards, parts of 100": ("--shard-episodes", "100"),
 }

@@ -99,7 +99,7 @@ def report(args: EncodeOnce, cells: Sequence[AnyCell], datasets: dict[str, Path]
         for cell in alone:
             place = args.out / "alone" / cell.key()
             launches.take(results, place, [c for c in cells if c.key() == cell.checkpoint])
-            how = ("--no-features", "--max-concurrent", "1", "--select", f"key={cell.key()}")
+            how = ("--cache", "none", "--max-concurrent", "1", "--select", f"key={cell.key()}")
             walls.append(launches.launched(NAME, args, place, *how))
         mean = sum(walls) / len(walls)
         lines.append(

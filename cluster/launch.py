@@ -22,8 +22,8 @@ from cluster.closing import close_killed, conclude, log_finished, log_missing, r
 from cluster.code_version import code_hash
 from cluster.execution.session import ray_session, running_cluster
 from cluster.execution.signals import Stop, stoppable
-from cluster.options import Options, Work
-from cluster.planning.estimate import disk, evaluation_share
+from cluster.options import Cache, Options, Work
+from cluster.planning.estimate import Disk, choose_cache, disk, evaluation_share
 from cluster.planning.plan import Plan, make_plan, render
 from cluster.planning.preflight import check_feasible, check_workers, git_commit, preflight
 from cluster.storage.atomic import now, to_json, write_atomically
@@ -82,8 +82,8 @@ def launch(
     if options.dry_run:
         with store.read_only() as seen:
             plan = _planned(name, cells, seen, options, datasets, check=work is None)
-            if not options.no_features:
-                _print_disk(plan)
+            if plan.todo:
+                print(_disk_line(disk(plan.todo), options.cache), flush=True)
         return DONE
     store.sync.check_access()
     store.update()
@@ -95,7 +95,7 @@ def launch(
     check_workers(plan.todo, options.train_workers)
     paths = preflight(plan.todo, datasets, options.weights_dir)
     store.make_writable()
-    features = None if options.no_features else (options.features or store.root / "features").absolute()
+    features = None if options.cache == "none" else (options.features or store.root / "features").absolute()
     with ray_session(), stoppable() as stop:
         from cluster.execution.context import WorkContext
         from cluster.planning.nodes import check_nodes, gpu_memory_mb, shared_by_nodes, wait_for_nodes
@@ -170,12 +170,16 @@ def _planned(
     return plan
 
 
-def _print_disk(plan: Plan) -> None:
-    if plan.todo:
-        most = disk(plan.todo)
-        rest = "" if most.complete else ", without the training images of data sets that are not available locally"
-        features, priors = format_size(most.features), format_size(most.priors)
-        print(f"  shards: at most {features} of features and {priors} of prior maps{rest}")
+def _disk_line(most: Disk, asked: Cache) -> str:
+    """What the cache will take, on this machine."""
+    rest = "" if most.complete else ", without the training images of data sets that are not available locally"
+    features = f"at most {format_size(most.features)} of features and {format_size(most.priors)} of prior maps{rest}"
+    chosen = choose_cache(asked, most, gpu=any(Path("/dev").glob("nvidia[0-9]*")))
+    if chosen == "none":
+        return f"  cache: none; features would be {features}"
+    if chosen == "pixels":
+        return f"  cache: pixels, about {format_size(most.pixels)} of photographs; features would be {features}"
+    return f"  cache: features, {features}"
 
 
 def _forced(cells: Sequence[AnyCell], selection: str) -> frozenset[str]:
@@ -209,6 +213,9 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, context: WorkContext, 
         given = resources(context)
         context = replace(context, device=given.device)
         if context.features is not None and context.work is None:
+            room = shutil.disk_usage(store.root).free
+            chosen = choose_cache(context.cache, disk(plan.todo), gpu=given.device == "cuda", room=room)
+            context = replace(context, cache=chosen)
             from cluster.precompute.stage import precompute  # loads torch
 
             stage = precompute(plan.todo, context, given, stop.begun)

@@ -89,6 +89,7 @@ NamesOrNone = Annotated[tuple[str, ...] | None, *option("A,B,…", names, defaul
 Folder = Annotated[Path | None, *option("DIR", folder, default=False)]
 Count = Annotated[int, *option("N", _count)]
 CountOrAuto = Annotated[int, *option("N", _count, default=False)]
+Cache = Literal["auto", "features", "pixels", "none"]
 CountOrNone = Annotated[int | None, *option("N", _count, default=False)]
 
 
@@ -125,11 +126,12 @@ class Options:
     shard_episodes: Annotated[int, tyro.conf.arg(metavar="N")] = 5000
     """cells of more episodes are split and run in parallel; 0: never"""
     features: Folder = None
-    """folder of the feature cache (default: in the results)"""
-    no_features: bool = False
-    """use no feature cache: every cell computes what it reads"""
+    """folder of the cache (default: in the results)"""
+    cache: Annotated[Cache, tyro.conf.arg(help_behavior_hint="")] = "auto"
+    """kept on disk for all cells: features and prior maps, or the resized photographs (auto: features up to 20 GB and
+    on a CPU, else pixels where the cells' input is rounded to 8 bits)"""
     features_limit: Annotated[int, *option("SIZE", parse_size, default=False)] = 0
-    """of the whole feature cache, such as 200GB (default: what the disk has room for)"""
+    """of the whole cache, such as 200GB (default: what the disk has room for)"""
     past: Annotated[
         tuple[Annotated[Path, *option("DIR", folder)], ...],
         tyro.conf.UseAppendAction,

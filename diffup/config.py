@@ -16,6 +16,7 @@ T = TypeVar("T")
 VISUAL_CUES = ("mask", "box", "scribble")
 CUES = (*VISUAL_CUES, "text")
 FEATURE_DTYPES = ("float16", "float32")
+PIXEL_DTYPES = ("float32", "uint8")
 STARTS = ("noise", "prior")
 SCHEDULES = ("self_aligned", "plain", "prior_centred")
 METHODS = ("diffup", "prior_mean", "prototype", "adapter")
@@ -116,6 +117,7 @@ class EncoderConfig:
         prompts: text templates, each with one ``{}`` for the class name; their embeddings are averaged.
         companion: backbone name of the open_clip model that reads text where the backbone has no text encoder.
         companion_weights: that model's weights identity.
+        pixel_dtype: the resized square's; rounded to ``"uint8"`` it can be kept on disk for all backbones.
     """
 
     input_size: int = 320
@@ -124,10 +126,12 @@ class EncoderConfig:
     prompts: tuple[str, ...] = ("a photo of a {}.", "{}")
     companion: str = ""
     companion_weights: str = ""
+    pixel_dtype: str = added_later("float32")
 
     def __post_init__(self) -> None:
         _positive(self, "input_size", "feature_grid")
         _one_of(self, "feature_dtype", FEATURE_DTYPES)
+        _one_of(self, "pixel_dtype", PIXEL_DTYPES)
         bad = [prompt for prompt in self.prompts if prompt.count("{}") != 1]
         if bad or not self.prompts:
             raise UserError(f"{type(self).__name__}.prompts: each template needs exactly one {{}}; got {bad or 'none'}")

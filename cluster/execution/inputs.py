@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from cluster.code_version import code_hash, encoding_hash
+from cluster.code_version import code_hash, encoding_hash, pixels_hash
 from cluster.execution.context import WorkContext
-from cluster.storage.feature_cache import PRIORS, TEXT, TEXT_PRIORS, VISUAL, Spec, pull
+from cluster.storage.feature_cache import PIXELS, PRIORS, TEXT, TEXT_PRIORS, VISUAL, Spec, pull
 from cluster.storage.layout import FEATURES
 from diffup.backbones.load import Backbone, load_backbone
 from diffup.config import EncoderConfig
@@ -91,6 +91,7 @@ class Sources:
     """Where in the feature cache a cell's features and prior maps are, by what they depend on; nothing is loaded.
 
     Attributes:
+        pixels: squares that all backbones read; None where they are not rounded to 8 bits.
         visual: features of its backbone.
         text: dense text embeddings, None where no text is read.
         priors, text_priors: prior maps of visual cues and of text.
@@ -98,6 +99,7 @@ class Sources:
         config: of the encoder, without a companion where no text is read.
     """
 
+    pixels: Spec | None
     visual: Spec
     text: Spec | None
     priors: Spec
@@ -122,9 +124,13 @@ def sources(cell: AnyCell, fingerprint: str, device: str) -> Sources:
         reader = (given.companion or cell.backbone, given.companion_weights if given.companion else cell.weights)
     else:
         config = dataclasses.replace(config, companion="", companion_weights="")
+    pixels = {
+        "dataset": cell.dataset, "fingerprint": fingerprint, "size": given.input_size, "code": pixels_hash(),
+    }  # fmt: skip
     where = {
         "dataset": cell.dataset, "fingerprint": fingerprint, "size": given.input_size, "grid": given.feature_grid,
         "dtype": given.feature_dtype, "device": device.partition(":")[0], "code": encoding_hash(),
+        "pixels": given.pixel_dtype,
     }  # fmt: skip
     visual = where | {"backbone": cell.backbone, "weights": cell.weights}
     drawn = visual | {"boxes": given.boxes, "scribble_width": given.scribble_width, "method": code_hash()}
@@ -132,6 +138,7 @@ def sources(cell: AnyCell, fingerprint: str, device: str) -> Sources:
     title = (cell.dataset, cell.backbone, given.input_size)
     read = (cell.dataset, reader[0], given.input_size)
     return Sources(
+        pixels=Spec.of(PIXELS, title[::2], pixels) if given.pixel_dtype == "uint8" else None,
         visual=Spec.of(VISUAL, title, visual),
         text=Spec.of(TEXT, read, where | {"reader": reader}) if reader[0] else None,
         priors=Spec.of(PRIORS, title, drawn),
@@ -142,15 +149,20 @@ def sources(cell: AnyCell, fingerprint: str, device: str) -> Sources:
 
 
 def features_of(cell: AnyCell, dataset: Dataset, context: WorkContext) -> FeatureCache:
-    """Features of the cell's data set by its backbone: read from the feature cache, and encoded where missing."""
+    """Features of the cell's data set by its backbone: read from the feature cache, and encoded where missing, from its
+    pixels where it has these."""
     of = sources(cell, dataset.fingerprint, context.device)
     path, where = context.datasets[cell.dataset], (context.weights_dir, context.device)
     found = _features(path, cell.backbone, cell.weights, of.reader, of.config, *where)
-    if context.features is not None:  # asked each time: another cell's stage may have added some
-        root, encoder = context.features, found.encoder
+    root, encoder = context.features, found.encoder
+    # Asked each time: another cell's stage may have added some.
+    if root is not None and context.cache != "pixels":
         _download(context, of.visual, of.text)
         text = of.text.open(root, encoder.reader) if of.text else None
         found.stores = (of.visual.open(root, encoder.visual), text)
+    if root is not None and context.cache == "pixels" and of.pixels is not None:
+        _download(context, of.pixels)
+        found.pixels = of.pixels.open(root, "")
     return found
 
 
@@ -174,7 +186,7 @@ def priors_of(
     cell: Cell, dataset: Dataset, cues: CueSource, features: FeatureCache, context: WorkContext
 ) -> PriorSource:
     """Prior maps for a cell: read from the feature cache, and computed where missing."""
-    if context.features is None:
+    if context.features is None or context.cache == "pixels":
         return PriorSource(cues, features)
     of, root, encoder = sources(cell, dataset.fingerprint, context.device), context.features, features.encoder
     _download(context, of.priors, of.text_priors)

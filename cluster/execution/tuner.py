@@ -37,6 +37,7 @@ class Resources:
     train: dict[str, float]
     evaluate: dict[str, float]
     workers: int
+    cpus: int
 
 
 def resources(context: WorkContext) -> Resources:
@@ -49,7 +50,13 @@ def resources(context: WorkContext) -> Resources:
         train, evaluate = train | {"GPU": 1.0}, evaluate | {"GPU": context.gpus_per_trial}
         slots = min(slots, gpus / context.gpus_per_trial)
     workers = max(1, min(int(slots), context.max_concurrent or int(slots)))
-    return Resources(device="cuda" if gpus else "cpu", train=train, evaluate=evaluate, workers=workers)
+    return Resources(
+        device="cuda" if gpus else "cpu",
+        train=train,
+        evaluate=evaluate,
+        workers=workers,
+        cpus=max(1, int(total.get("CPU", 1.0))),
+    )
 
 
 class GaveUp(RuntimeError):

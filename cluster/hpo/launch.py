@@ -79,10 +79,11 @@ def launch_searches(
                 from cluster.hpo.search import run_search
                 from cluster.planning.nodes import check_nodes, shared_by_nodes, wait_for_nodes
 
-                features = None if options.no_features or work else options.features or store.root / "features"
+                features = None if options.cache == "none" or work else options.features or store.root / "features"
                 resolved = {
                     "results": store.root,
                     "weights_dir": options.weights_dir and options.weights_dir.absolute(),
+                    "cache": "features",
                     "features": features and features.absolute(),
                     "gpus_per_trial": 1.0,
                     "shard_episodes": 0,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.options import Cache
 from cluster.storage.record import Record
 from cluster.storage.results import Store, cell_of
 from diffup.config import support_kinds
@@ -18,6 +20,8 @@ OTHERS = 1000  # finished cells of other grids that are looked at, at most
 STAGES, INFO_BYTES = 3, 3 * 40 * 40 * 4
 # Images of benchmarks whose files need not be available to plan: VOC 2012 trainaug + val, COCO 2014 train + val.
 IMAGES = {"pascal5i": 10582 + 1449, "coco20i": 82783 + 40504}
+TESTED = {"pascal5i": 1449, "coco20i": 40504}  # of them, those that episodes are drawn from
+AUTO_BYTES = 20 * 10**9  # of features and prior maps that are kept without being asked for
 DTYPE_BYTES = {"float16": 2, "float32": 4}
 
 
@@ -134,24 +138,52 @@ def wall_seconds(cells: Sequence[AnyCell], seconds: Mapping[str, float], workers
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """Bytes that shards of features and of prior maps take at most, and whether all backbones are known."""
+    """Bytes of the cache.
+
+    Attributes:
+        features, priors: that shards of features and of prior maps take at most.
+        pixels: that photographs rounded to 8 bits take, as many as episodes draw on average if all are equally likely;
+            photographs for training are not kept.
+        complete: whether all backbones are known.
+    """
 
     features: int
     priors: int
+    pixels: int
     complete: bool
 
 
-def disk(cells: Sequence[AnyCell], images: Mapping[str, int] = IMAGES) -> Disk:
-    """The most that the shards of a plan take. Each image counts once a backbone, each triple once.
+def choose_cache(asked: Cache, most: Disk, *, gpu: bool, room: float = float("inf")) -> Cache:
+    """What is kept on disk: ``"features"``, ``"pixels"`` or ``"none"``.
+
+    Features are read faster than a CPU makes them. A GPU makes them faster than a disk reads them: a ResNet-50's are 6
+    MB an image at 400 px.
+
+    Args:
+        asked: one of these, or ``"auto"``.
+        most: of the plan.
+        gpu: whether cells run on one.
+        room: bytes that the disk has for it.
+    """
+    fits = most.features + most.priors <= min(AUTO_BYTES, room)
+    if asked == "auto":
+        return "pixels" if most.pixels and (gpu or not fits) else "features"
+    return asked
+
+
+def disk(cells: Sequence[AnyCell], images: Mapping[str, int] = IMAGES, tested: Mapping[str, int] = TESTED) -> Disk:
+    """What the cache of a plan takes. Each image counts once a backbone, or once for all, each triple once.
 
     Args:
         images: number of images by data set, where it is known.
+        tested: of them, those that episodes are drawn from.
     """
     from diffup.backbones.shapes import channels
     from diffup.models.baft import MAPS
 
     wanted: dict[tuple[Any, ...], dict[tuple[Any, ...], int]] = defaultdict(lambda: defaultdict(int))
     triples: dict[tuple[Any, ...], int] = defaultdict(int)
+    shown: dict[tuple[str, int], dict[tuple[Any, ...], int]] = defaultdict(lambda: defaultdict(int))
     complete = True
     for cell in cells:
         given = cell.input
@@ -162,6 +194,9 @@ def disk(cells: Sequence[AnyCell], images: Mapping[str, int] = IMAGES) -> Disk:
         elif cell.sample.method != "adapter":
             draw = (cell.fold, cell.episode_seed, cell.classes, cell.manifest, cell.train_seed if cell.hold_out else 0)
             wanted[at][draw] = max(wanted[at][draw], cell.episodes * (1 + cell.shots))
+            if given.pixel_dtype == "uint8":
+                square = shown[cell.dataset, given.input_size]
+                square[draw] = max(square[draw], cell.episodes * (1 + cell.shots))
             if cell.sample.method != "prototype":
                 kinds = set(support_kinds(cell.annotation, cell.shots))
                 for kind in kinds:
@@ -178,4 +213,11 @@ def disk(cells: Sequence[AnyCell], images: Mapping[str, int] = IMAGES) -> Disk:
             continue
         features += count * (sum(sizes) * grid * grid * DTYPE_BYTES[dtype] + INFO_BYTES)
     priors = sum(count * STAGES * MAPS * place[1] ** 2 * 4 for place, count in triples.items())
-    return Disk(features=features, priors=priors, complete=complete)
+    squares = ((_distinct(sum(draws.values()), tested.get(name)), side) for (name, side), draws in shown.items())
+    pixels = sum(count * 3 * side**2 for count, side in squares)
+    return Disk(features=features, priors=priors, pixels=pixels, complete=complete)
+
+
+def _distinct(draws: int, of: int | None) -> int:
+    """How many of `of` images so many draws hit on average; all draws where their number is not known."""
+    return draws if of is None else math.ceil(of * -math.expm1(-draws / of))

@@ -27,13 +27,17 @@ from cluster.execution.context import WorkContext
 from cluster.execution.inputs import features_of, open_cells_dataset, priors_of, sources
 from cluster.execution.worker import passes
 from cluster.precompute.tasks import Inputs
-from cluster.storage.feature_cache import TEXT_PRIORS, VISUAL, push
+from cluster.storage.feature_cache import PIXELS, TEXT_PRIORS, VISUAL, push
 from cluster.storage.layout import FEATURES
 from cluster.storage.results import cell_of
 from cluster.storage.sizes import format_size
+from diffup.config import InputConfig
+from diffup.data.dataset import Dataset
 from diffup.episodes.cue_source import CueSource
 from diffup.errors import UserError
 from diffup.evaluation.encode import to_rows
+from diffup.evaluation.pixels import Square, square
+from diffup.evaluation.pixels import to_rows as pixel_rows
 from diffup.evaluation.priors import PRIOR, Triple
 from diffup.evaluation.shards import DATA, ShardStore, shard_name
 from diffup.grid.cell import AnyCell, Cell
@@ -127,7 +131,8 @@ class PrecomputeWorker:
         if self._no_room():
             return {**result, "full": count, "seconds": 0.0}
         try:
-            result |= self._encode(task) if task["images"] else self._match(task)
+            make = self._square if task["kind"] == PIXELS else self._encode if task["images"] else self._match
+            result |= make(task)
             self._held += result["bytes"]
         except UserError as error:
             result["failed"] = {what: str(error)}
@@ -147,17 +152,24 @@ class PrecomputeWorker:
             self._counted = time.monotonic()
         return self._held >= self.limit
 
-    def _encode(self, task: dict[str, Any]) -> dict[str, Any]:
-        _, dataset, features, of = self._open(task)
-        encoder, images, failed = features.encoder, {}, {}
-        for image_id in task["images"]:
-            try:
-                images[image_id] = dataset.image(image_id)
-            except UserError as error:
-                failed[image_id] = str(error)
-        if not images:
+    def _square(self, task: dict[str, Any]) -> dict[str, Any]:
+        """Images as squares, for all backbones."""
+        cell = cell_of(task["cell"])
+        dataset = open_cells_dataset(cell, self.context)
+        spec = sources(cell, dataset.fingerprint, self.context.device).pixels
+        squares, failed = _squares(task, dataset, cell.input)
+        if spec is None or not squares:
             return {"failed": failed}
-        ids, pixels = list(images), list(images.values())
+        rows = pixel_rows(list(squares.values()))
+        return {**self._write(spec.make(self.cache.root, ""), list(squares), rows), "failed": failed}
+
+    def _encode(self, task: dict[str, Any]) -> dict[str, Any]:
+        cell, dataset, features, of = self._open(task)
+        encoder = features.encoder
+        squares, failed = _squares(task, dataset, cell.input)
+        if not squares:
+            return {"failed": failed}
+        ids, pixels = list(squares), list(squares.values())
         batches = [slice(start, start + encoder.batch) for start in range(0, len(ids), encoder.batch)]
         if task["kind"] == VISUAL:
             store = of.visual.make(self.cache.root, encoder.visual)
@@ -196,6 +208,17 @@ class PrecomputeWorker:
         dataset = open_cells_dataset(cell, self.context)
         features = features_of(cell, dataset, self.context)
         return cell, dataset, features, sources(cell, dataset.fingerprint, self.context.device)
+
+
+def _squares(task: dict[str, Any], dataset: Dataset, given: InputConfig) -> tuple[dict[str, Square], dict[str, str]]:
+    """A task's images, resized, and why others can't be read."""
+    squares, failed = {}, {}
+    for image_id in task["images"]:
+        try:
+            squares[image_id] = square(dataset.image(image_id), given.input_size, given.pixel_dtype)
+        except UserError as error:
+            failed[image_id] = str(error)
+    return squares, failed
 
 
 def run_pipeline(

@@ -1,4 +1,4 @@
-"""The stage before the trials that fills the feature cache with what their cells read, by one launch at a time."""
+"""The stage before the trials that fills the cache with what their cells read, by one launch at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INSTEAD = "cells compute what they read themselves"
 def precompute(
     cells: Sequence[AnyCell], context: WorkContext, given: Resources, stopping: Callable[[], bool]
 ) -> dict[str, Any]:
-    """Encode images and compute prior maps that are in no shard yet; whatever goes wrong costs time only.
+    """Resize or encode images and compute prior maps that are in no shard yet; whatever goes wrong costs time only.
 
     Storage that is full or unavailable is a warning. Anything else is a bug and shows its traceback, once; the cells
     are run all the same, since they compute what is in no shard, and fail by themselves if the bug is theirs too.
@@ -83,9 +83,14 @@ def run_stage(
             return Report()
         images = sum(len(part.items) for part in lacking if part.encodes)
         triples = sum(len(part.items) for part in lacking if not part.encodes)
-        say(f"{images} images to encode and {triples} prior maps to compute, once each")
+        workers, resources = given.workers, given.evaluate
+        if context.cache == "pixels":
+            workers, resources = given.cpus, {"CPU": 1.0}
+            say(f"{images} photographs to read and resize, once each")
+        else:
+            say(f"{images} images to encode and {triples} prior maps to compute, once each")
         report = run_pipeline(
-            lacking, context, workers=given.workers, resources=given.evaluate,
+            lacking, context, workers=workers, resources=resources,
             limit_bytes=_limit(cache.root, context.features_limit), say=say, stop=stopping,
         )  # fmt: skip
     _tell(report, images + triples, cache.root, say)

@@ -1,7 +1,8 @@
-"""What cells read: images by backbone, triples by backbone and annotation, each once, as tasks of the pipeline.
+"""What cells read: images, images by backbone, triples by backbone and annotation, each once, as pipeline tasks.
 
-An image is encoded once per backbone, whatever the number of shots, annotations, folds, variants and seeds; a triple's
-prior maps are computed once, whatever the number of variants, training seeds and nested shots.
+Where the cache keeps pixels, an image is read and resized once, and that is all. Where it keeps features, an image is
+encoded once per backbone, whatever the number of shots, annotations, folds, variants and seeds; a triple's prior maps
+are computed once, whatever the number of variants, training seeds and nested shots.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cluster.execution.inputs import (
     sources,
     training_pools_of,
 )
-from cluster.storage.feature_cache import TEXT, VISUAL, Spec, absent
+from cluster.storage.feature_cache import PIXELS, TEXT, VISUAL, Spec, absent
 from cluster.storage.results import cell_document
 from cluster.storage.sync import Sync
 from diffup.errors import UserError
@@ -49,7 +50,7 @@ class Inputs:
     @property
     def encodes(self) -> bool:
         """Whether the items are images rather than triples."""
-        return self.spec.kind in (VISUAL, TEXT)
+        return self.spec.kind in (PIXELS, VISUAL, TEXT)
 
     def tasks(self) -> Iterator[dict[str, Any]]:
         """The items in chunks, as plain JSON types; each becomes one shard."""
@@ -97,6 +98,8 @@ def inputs_of(cells: Iterable[AnyCell], context: WorkContext, warn: Callable[[st
         try:
             dataset = open_cells_dataset(cell, context)
             of = sources(cell, dataset.fingerprint, context.device)
+            if isinstance(cell, TrainingCell) and context.cache == "pixels":
+                continue  # it reads a small part of the images that it may draw
             if isinstance(cell, TrainingCell):
                 images = [image for pool in training_pools_of(cell, dataset, context).values() for image in pool]
                 add(of.visual, cell, images)
@@ -112,7 +115,11 @@ def inputs_of(cells: Iterable[AnyCell], context: WorkContext, warn: Callable[[st
             class_indices=tuple(classes), deranged=cell.input.class_names == "deranged",
         )  # fmt: skip
         cues = [triple for episode in episodes for triple in triples(what, episode)]
-        add(of.visual, cell, (i for cue in cues for i in (cue.query, cue.support) if i))
+        images = [image for cue in cues for image in (cue.query, cue.support) if image]
+        if context.cache == "pixels":
+            add(of.pixels, cell, images)
+            continue
+        add(of.visual, cell, images)
         add(of.text, cell, (cue.query for cue in cues if cue.kind == "text"))
         if cell.sample.method != "prototype":
             add(of.priors, cell, (cue for cue in cues if cue.kind != "text"))

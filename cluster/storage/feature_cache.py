@@ -1,4 +1,5 @@
-"""The feature cache: folders of shards with features of one data set and backbone, or prior maps of one annotation.
+"""The feature cache: folders of shards with pixels of one data set and input size, features of one data set and
+backbone, or prior maps of one annotation.
 
 A folder's name tells people what it holds; its ``about.json`` has everything that its content depends on. In an object
 store the cache is ``<results>/features``: a shard is uploaded as soon as it is written, its index last, and a worker
@@ -28,7 +29,7 @@ from cluster.storage.sync import Sync
 from diffup.evaluation.shards import DATA, INDEX, ShardStore
 
 ABOUT, USED = "about.json", "used"
-VISUAL, TEXT, PRIORS, TEXT_PRIORS = "features", "text", "priors", "text-priors"
+PIXELS, VISUAL, TEXT, PRIORS, TEXT_PRIORS = "pixels", "features", "text", "priors", "text-priors"
 KEPT_FREE = 0.2  # of the free disk: shards never take it
 STREAMS = 4  # shards that are downloaded, and in memory, at a time
 OPEN = 16  # stores that a process keeps: the list of a large one's rows takes hundreds of megabytes
@@ -40,7 +41,7 @@ class Spec:
     """What a folder of shards holds.
 
     Attributes:
-        kind: `VISUAL` or `TEXT` features by image, `PRIORS` or `TEXT_PRIORS` by triple.
+        kind: `PIXELS`, or `VISUAL` or `TEXT` features, by image; `PRIORS` or `TEXT_PRIORS` by triple.
         title: a few words for the folder's name.
         facts: everything that the content depends on but the weights that a name on a hub stands for, as sorted JSON.
     """

@@ -1,6 +1,6 @@
 """Encoding, the heavy half, and its cache: an image becomes features of three stages on one fixed grid, per backbone.
 
-Letters: C channels · D image-text dimensions · h w feature grid · R side of the decoder grid.
+Letters: B batch · S side of the input · C channels · D image-text dimensions · h w feature grid.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from diffup.backbones.load import Backbone
 from diffup.config import EncoderConfig
 from diffup.data.class_names import readable
 from diffup.errors import UserError
+from diffup.evaluation.pixels import Square, resized, square, stacked
+from diffup.evaluation.pixels import from_row as from_pixels
 from diffup.evaluation.shards import ShardStore
 from diffup.lru import ByteLRU, nbytes
 from diffup.models.batch import Features
@@ -56,7 +58,7 @@ class Encoder:
         self.backbone, self.config, self.text_model, self.device = backbone, config, text_model, device
         self._names: ByteLRU[tuple[str, ...], Tensor] = ByteLRU(NAMES_BYTES, lambda names: nbytes([names]))
         size, grid, dtype = config.input_size, config.feature_grid, config.feature_dtype
-        on = f"at {size} px on a {grid}-grid in {dtype}"
+        on = f"at {size} px{' in 8 bits' if config.pixel_dtype == 'uint8' else ''} on a {grid}-grid in {dtype}"
         self.visual = f"{backbone.name} [{backbone.loaded_hash}] {on}"
         self.reader = f"{text_model.name} [{text_model.loaded_hash}] {on}" if text_model is not None else ""
         text = f", text by {text_model.name} [{text_model.loaded_hash}]" if text_model is not None else ""
@@ -67,53 +69,53 @@ class Encoder:
         """Encode RGB images [H, W, 3] of any sizes; each becomes a square of ``config.input_size``."""
         if not images:
             return []
-        visual = self.encode_visual(images)
-        texts = self.encode_text(images) if self.text_model is not None else [None] * len(images)
+        squares = [self.square(image) for image in images]
+        visual = self.encode_visual(squares)
+        texts = self.encode_text(squares) if self.text_model is not None else [None] * len(images)
         return [replace(v, text=text, made_by=self.identity) for v, text in zip(visual, texts, strict=True)]
 
+    def square(self, image_HW3: NDArray[np.uint8]) -> Square:
+        """An RGB image as the models get it."""
+        return square(image_HW3, self.config.input_size, self.config.pixel_dtype)
+
     @torch.inference_mode()
-    def encode_visual(self, images: Sequence[NDArray[np.uint8]], names: Sequence[str] = ()) -> list[Features]:
+    def encode_visual(self, squares: Sequence[Square], names: Sequence[str] = ()) -> list[Features]:
         """The features without text of one or more images, in one forward pass of the backbone.
 
         Args:
-            images: RGB [H, W, 3] of any sizes.
+            squares: the images, see `square`.
             names: of the images, for messages.
 
         Raises:
             UserError: features that are not finite.
         """
-        squares = self._squares(images)
-        rgb = _resized(squares, INFO_GRID).cpu()
-        stages = [self._finished(stage, self.backbone, names) for stage in self.backbone.stages(squares)]
-        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        pixels_B3SS = stacked(squares, self.device)
+        rgb = resized(pixels_B3SS, INFO_GRID).cpu()
+        stages = [self._finished(stage, self.backbone, names) for stage in self.backbone.stages(pixels_B3SS)]
         return [
-            Features(tuple(stage[i].clone() for stage in stages), None, rgb[i].clone(), size, self.visual)
-            for i, size in enumerate(sizes)
+            Features(tuple(stage[i].clone() for stage in stages), None, rgb[i].clone(), square.size, self.visual)
+            for i, square in enumerate(squares)
         ]
 
     @torch.inference_mode()
-    def encode_text(self, images: Sequence[NDArray[np.uint8]], names: Sequence[str] = ()) -> list[Tensor]:
+    def encode_text(self, squares: Sequence[Square], names: Sequence[str] = ()) -> list[Tensor]:
         """Dense image-text embeddings [D, h, w] of one or more images, in one forward pass of the text model.
 
         Raises:
             UserError: there is no text model, or embeddings that are not finite.
         """
-        model = self._reader()
-        return [text.clone() for text in self._finished(model.dense_text(self._squares(images)), model, names)]
+        model, pixels_B3SS = self._reader(), stacked(squares, self.device)
+        return [text.clone() for text in self._finished(model.dense_text(pixels_B3SS), model, names)]
 
     def _reader(self) -> Backbone:
         if self.text_model is None:
             raise UserError(f"no text model beside backbone {self.backbone.name!r}; set InputConfig.companion")
         return self.text_model
 
-    def _squares(self, images: Sequence[NDArray[np.uint8]]) -> Tensor:
-        side = self.config.input_size
-        return torch.cat([_resized(_pixels(image), side).clamp(0, 1) for image in images]).to(self.device)
-
     def _finished(self, maps_BChw: Tensor, model: Backbone, names: Sequence[str]) -> Tensor:
         """Maps on the feature grid, normalised over C, in the feature dtype."""
         grid = self.config.feature_grid
-        maps = maps_BChw if maps_BChw.shape[-2:] == (grid, grid) else _resized(maps_BChw.float(), grid)
+        maps = maps_BChw if maps_BChw.shape[-2:] == (grid, grid) else resized(maps_BChw.float(), grid)
         maps = maps.float()
         _check_finite(maps, model, "features", names)
         return F.normalize(maps, dim=1).to(getattr(torch, self.config.feature_dtype)).cpu()
@@ -151,14 +153,6 @@ def _check_finite(rows_BC: Tensor, model: Backbone, what: str, names: Sequence[s
     )
 
 
-def _pixels(image_HW3: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(np.array(image_HW3)).permute(2, 0, 1)[None].float() / 255
-
-
-def _resized(maps_BChw: Tensor, side: int) -> Tensor:
-    return F.interpolate(maps_BChw, size=(side, side), mode="bilinear", antialias=True)
-
-
 class FeatureCache:
     """Features by image id: from shards, else encoded on first use and kept up to some bytes.
 
@@ -167,6 +161,7 @@ class FeatureCache:
         read: an image [H, W, 3] by its id.
         limit_bytes: of features kept in memory; mapped ones don't count.
         visual, text: stores of the encoder's features without text, and of its dense text embeddings; only read.
+        pixels: store of squares as `Encoder.square` makes them; only read.
 
     Attributes:
         encoded: number of forward passes of the backbone so far.
@@ -181,9 +176,10 @@ class FeatureCache:
         limit_bytes: int = 4 << 30,
         visual: ShardStore | None = None,
         text: ShardStore | None = None,
+        pixels: ShardStore | None = None,
     ) -> None:
         self.encoder, self.read = encoder, read
-        self.stores = (visual, text)
+        self.stores, self.pixels = (visual, text), pixels
         self._kept: ByteLRU[str, Features] = ByteLRU(limit_bytes, Features.nbytes)
         self.encoded = self.texts_encoded = 0
 
@@ -202,18 +198,22 @@ class FeatureCache:
         visual = {i: from_row(row, encoder.visual) for i, row in _rows(visual_store, image_ids).items()}
         texts = {i: row["text"] for i, row in _rows(text_store, image_ids).items()} if encoder.reader else {}
         mapped = {i for i in visual if not encoder.reader or i in texts}
-        pixels = {i: self.read(i) for i in image_ids if i not in mapped}
+        squares = self._squares([i for i in image_ids if i not in mapped])
         if absent := [i for i in image_ids if i not in visual]:
-            visual |= zip(absent, encoder.encode_visual([pixels[i] for i in absent], absent), strict=True)
+            visual |= zip(absent, encoder.encode_visual([squares[i] for i in absent], absent), strict=True)
             self.encoded += len(absent)
         if absent := [i for i in image_ids if encoder.reader and i not in texts]:
-            texts |= zip(absent, encoder.encode_text([pixels[i] for i in absent], absent), strict=True)
+            texts |= zip(absent, encoder.encode_text([squares[i] for i in absent], absent), strict=True)
             self.texts_encoded += len(absent)
         made = {i: replace(visual[i], text=texts.get(i), made_by=encoder.identity) for i in image_ids}
         for image_id, features in made.items():
             if image_id not in mapped:
                 self._kept.put(image_id, features)
         return made
+
+    def _squares(self, image_ids: Sequence[str]) -> dict[str, Square]:
+        kept = {i: from_pixels(row) for i, row in _rows(self.pixels, image_ids).items()}
+        return {i: kept[i] if i in kept else self.encoder.square(self.read(i)) for i in image_ids}
 
 
 def _rows(store: ShardStore | None, image_ids: Sequence[str]) -> dict[str, dict[str, Tensor]]:

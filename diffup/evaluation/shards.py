@@ -29,6 +29,7 @@ DATA, INDEX, MARK = ".safetensors", ".index.json", ".damaged"
 NAME_DIGITS = 16
 DTYPES: dict[str, torch.dtype] = {
     "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "I64": torch.int64, "I32": torch.int32,
+    "U8": torch.uint8,
 }  # fmt: skip
 Version = tuple[tuple[int, int, int], ...]  # inode, time and size of a shard's two files; () if one is not there
 

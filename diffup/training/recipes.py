@@ -60,7 +60,8 @@ def pascal5i() -> Recipe:
     That makes 0.3 GPU-hours per fold, unverified; encoding 6 000 images comes on top.
     """
     return Recipe(
-        input=InputConfig(input_size=400, feature_grid=30), train=TrainConfig(steps=5000, batch_size=16, max_shots=10)
+        input=InputConfig(input_size=400, feature_grid=30, pixel_dtype="uint8"),
+        train=TrainConfig(steps=5000, batch_size=16, max_shots=10),
     )
 
 

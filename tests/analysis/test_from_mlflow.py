@@ -110,6 +110,7 @@ def test_the_command(tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_several_stores_in_one_experiment_are_told_apart(tmp_path: Path, uri: str) -> None:
     for name in ("one", "two"):
         sync(fill(tmp_path / name), uri)

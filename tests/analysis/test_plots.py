@@ -186,6 +186,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
     return drawn_elsewhere(tmp_path_factory.mktemp("plain"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_users_matplotlib_settings_change_nothing(kind: str, plain: str, tmp_path: Path) -> None:
     """Equal bytes of PNG, PDF and SVG, wherever the settings are, and where they would stop matplotlib's import."""

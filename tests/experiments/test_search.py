@@ -246,6 +246,7 @@ def test_one_of_a_data_set_and_the_embedded_one_is_asked_for(
     assert "--dataset" in said and "--embedded" in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shapes4i")
 def test_results_in_an_object_store_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(script.STUDY, ["--embedded", "--results", "s3://bucket/search"]) == 2

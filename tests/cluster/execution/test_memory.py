@@ -103,6 +103,7 @@ class FakeGPU:
         return self.peak << 20
 
 
+@pytest.mark.slow
 def test_a_gpus_peak_is_a_cells_and_its_cache_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, peaks = FakeGPU(monkeypatch), []
     for megabytes in (6000, 500, 800):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from cluster.execution import scheduler as order
 from cluster.execution.progress import Progress
 from cluster.execution.scheduler import CellSearcher
 from cluster.execution.work_units import WorkUnit, work_units
-from cluster.planning.estimate import Past, disk, gpu_share, wall_seconds
+from cluster.options import Cache
+from cluster.planning.estimate import Disk, Past, choose_cache, disk, gpu_share, wall_seconds
 from cluster.storage.backend import Folder
 from cluster.storage.leases import acquire
 from cluster.storage.results import Store
@@ -201,6 +203,33 @@ def test_disk_counts_each_image_once_a_backbone_and_each_triple_once() -> None:
     assert (nested.features, nested.priors) == (600 * per_image, 5 * one.priors)
     assert disk(FREE[:1], {"fake": 7}).features == 7 * per_image
     assert disk([*FREE, *NEEDY], {}).complete and not disk([TRAINED], {}).complete
+
+
+def test_pixels_are_counted_once_for_all_backbones_where_they_are_rounded() -> None:
+    assert disk(FREE, {}).pixels == 0
+    rounded = [replace(cell, input=replace(cell.input, pixel_dtype="uint8")) for cell in FREE]
+    most = max(cell.episodes * (1 + cell.shots) for cell in rounded)
+    side = rounded[0].input.input_size
+    assert disk(rounded, {}).pixels == most * 3 * side**2
+    few = disk(rounded, {}, {"fake": 50}).pixels
+    assert 0 < few <= 50 * 3 * side**2 and few > disk(rounded, {}, {"fake": 10}).pixels
+
+
+@pytest.mark.parametrize(
+    ("asked", "features", "pixels", "gpu", "chosen"),
+    [
+        ("auto", 10**9, 10**8, False, "features"),
+        ("auto", 10**12, 10**8, False, "pixels"),
+        ("auto", 10**9, 10**8, True, "pixels"),
+        ("auto", 10**12, 0, True, "features"),  # none of the cells rounds its pixels
+        ("features", 10**12, 10**8, True, "features"),
+        ("none", 1, 1, False, "none"),
+    ],
+)
+def test_what_is_kept_on_disk(asked: Cache, features: int, pixels: int, gpu: bool, chosen: Cache) -> None:
+    most = Disk(features=features, priors=0, pixels=pixels, complete=True)
+    assert choose_cache(asked, most, gpu=gpu) == chosen
+    assert choose_cache(asked, most, gpu=gpu, room=0) == ("pixels" if asked == "auto" and pixels else chosen)
 
 
 def test_a_piece_that_could_not_begin_waits_for_another_turn(

@@ -126,6 +126,7 @@ def test_any_text_that_is_no_address_is_an_error(text: str) -> None:
             check_address(text, "RAY_ADDRESS")
 
 
+@pytest.mark.slow
 def test_something_that_is_no_ray_head_is_an_error(silent: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "HEALTH_SECONDS", 3.0)
     began = time.monotonic()

@@ -6,11 +6,14 @@ import dataclasses
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 
 from cluster.__main__ import main as command
 from cluster.execution import inputs as opened
@@ -23,6 +26,7 @@ from cluster.storage.feature_cache import clean, listed
 from cluster.storage.sizes import format_size, parse_size
 from cluster.storage.sync import Sync
 from diffup.config import InputConfig, TrainConfig
+from diffup.evaluation.encode import Encoder
 from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell, Cell
 from diffup.grid.datasets import Data
@@ -98,6 +102,37 @@ def test_each_image_and_each_triple_once_and_a_larger_grid_adds_only_what_is_new
     assert all(item not in found[1].items for part in lacking if not part.encodes for item in part.items.values())
     seeds = [dataclasses.replace(cell, train_seed=5) for cell in grid]
     assert missing(inputs_of(seeds, context(tmp_path)), Sync(tmp_path / "features")) == []
+
+
+def test_from_pixels_each_photograph_is_read_once_for_all_backbones_and_counts_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounded = [dataclasses.replace(c, input=dataclasses.replace(INPUT, pixel_dtype="uint8")) for c in cells()]
+    grid = [*rounded, *(dataclasses.replace(cell, backbone="resnet34") for cell in rounded)]
+    plain = [execute(cell, context(tmp_path, features=False)).episodes for cell in grid]
+    asked = dataclasses.replace(context(tmp_path), cache="pixels")
+    (part,) = inputs_of(grid, asked)
+    assert part.spec.kind == stores.PIXELS and part.encodes
+    read, honest = Counter[str](), ToyDataset.image
+
+    def image(self: ToyDataset, image_id: str) -> NDArray[np.uint8]:
+        read[image_id] += 1
+        return honest(self, image_id)
+
+    monkeypatch.setattr(ToyDataset, "image", image)
+    worker = PrecomputeWorker(asked, 10**9)
+    made = [worker.do(json.loads(json.dumps(task))) for task in part.tasks()]
+    assert sum(done["made"] for done in made) == len(part.items) and not any(done["failed"] for done in made)
+    assert missing(inputs_of(grid, asked), Sync(tmp_path / "features")) == []
+    assert set(read) == set(part.items) and set(read.values()) == {1}
+    opened._features.cache_clear()
+    monkeypatch.delattr(Encoder, "square")
+    for cell, expected in zip(grid, plain, strict=True):
+        assert expected is not None
+        found = execute(cell, asked).episodes
+        assert found is not None
+        pd.testing.assert_frame_equal(found[COUNTS], expected[COUNTS])
+    assert inputs_of(cells(), asked) == [], "pixels that are not rounded are not kept"
 
 
 def test_a_training_reads_its_base_classes_alone(tmp_path: Path) -> None:

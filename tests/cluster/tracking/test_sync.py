@@ -316,6 +316,7 @@ def test_a_server_that_dies_delays_no_cell_and_a_sync_completes_its_runs(
         assert sync(store, uri)["logged"] == 0
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_is_given_up_within_seconds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
