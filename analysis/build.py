@@ -12,9 +12,8 @@ from analysis.plotting import Plot
 from analysis.quality import Qualities, quality_plots, quality_tables
 from analysis.results import Results, class_names
 from analysis.stats import RESAMPLES
-from analysis.tables.ablation import ablations
-from analysis.tables.claims import claims_table
 from analysis.tables.costs import cost_table
+from analysis.tables.differences import ablations, claims_table
 from analysis.tables.main import annotations_table, main_table, shots_table, upgrade_table
 from analysis.tables.scores import Study, studies
 from analysis.tables.table import Number, Table

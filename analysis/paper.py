@@ -28,7 +28,7 @@ from analysis.report.gallery import RULE, gallery, sheets
 from analysis.report.page import page
 from analysis.results import load_results
 from analysis.stats import RESAMPLES
-from analysis.tables.claims import claims_table
+from analysis.tables.differences import claims_table
 from analysis.tables.latex import escape_latex
 from analysis.tables.main import main_table
 from analysis.tables.scores import studies

@@ -23,7 +23,7 @@ from cluster.code_version import code_hash
 from cluster.execution.session import ray_session, running_cluster
 from cluster.execution.signals import Stop, stoppable
 from cluster.options import Cache, Options, Work
-from cluster.planning.estimate import Disk, choose_cache, disk, evaluation_share
+from cluster.planning.estimate import choose_cache, disk, evaluation_share
 from cluster.planning.plan import Plan, make_plan, render
 from cluster.planning.preflight import check_feasible, check_workers, git_commit, preflight
 from cluster.storage.atomic import now, to_json, write_atomically
@@ -83,7 +83,7 @@ def launch(
         with store.read_only() as seen:
             plan = _planned(name, cells, seen, options, datasets, check=work is None)
             if plan.todo:
-                print(_disk_line(disk(plan.todo), options.cache), flush=True)
+                print(_disk_line(plan.todo, options.cache), flush=True)
         return DONE
     store.sync.check_access()
     store.update()
@@ -93,6 +93,8 @@ def launch(
         log_missing(plan, store, uri)
         return SOME_FAILED if plan.count("failed") + plan.count("blocked") else DONE
     check_workers(plan.todo, options.train_workers)
+    if options.cache == "pixels":
+        choose_cache(options.cache, plan.todo, gpu=False)
     paths = preflight(plan.todo, datasets, options.weights_dir)
     store.make_writable()
     features = None if options.cache == "none" else (options.features or store.root / "features").absolute()
@@ -170,11 +172,11 @@ def _planned(
     return plan
 
 
-def _disk_line(most: Disk, asked: Cache) -> str:
+def _disk_line(cells: Sequence[AnyCell], asked: Cache) -> str:
     """What the cache will take, on this machine."""
+    chosen, most = choose_cache(asked, cells, gpu=any(Path("/dev").glob("nvidia[0-9]*"))), disk(cells)
     rest = "" if most.complete else ", without the training images of data sets that are not available locally"
     features = f"at most {format_size(most.features)} of features and {format_size(most.priors)} of prior maps{rest}"
-    chosen = choose_cache(asked, most, gpu=any(Path("/dev").glob("nvidia[0-9]*")))
     if chosen == "none":
         return f"  cache: none; features would be {features}"
     if chosen == "pixels":
@@ -214,7 +216,7 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, context: WorkContext, 
         context = replace(context, device=given.device)
         if context.features is not None and context.work is None:
             room = shutil.disk_usage(store.root).free
-            chosen = choose_cache(context.cache, disk(plan.todo), gpu=given.device == "cuda", room=room)
+            chosen = choose_cache(context.cache, plan.todo, gpu=given.device == "cuda", room=room)
             context = replace(context, cache=chosen)
             from cluster.precompute.stage import precompute  # loads torch
 

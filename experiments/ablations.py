@@ -143,7 +143,7 @@ def table(results: Path, keys: Sequence[str]) -> Table:
         UserError: none of them is an evaluation cell.
     """
     from analysis.results import load_results, only
-    from analysis.tables.ablation import ablation_table
+    from analysis.tables.differences import ablation_table
     from analysis.tables.scores import studies
 
     (study,) = studies(only(load_results(results), keys))

@@ -26,7 +26,7 @@ from functools import partial
 from typing import Annotated
 
 from analysis.printing import printed
-from analysis.tables.search import search_tables
+from analysis.tables.held_out import search_tables
 from cluster.cli import EmbeddedOptions, Grid, Study, run
 from cluster.hpo.draw import Factors, choice, draw, log_uniform
 from cluster.hpo.launch import launch_searches

@@ -81,8 +81,8 @@ def grid(
 
 def table(results: Path, keys: Sequence[str]) -> Table:
     """The variants and the prior mean, by task."""
+    from analysis.tables.held_out import selection_table
     from analysis.tables.places import Task
-    from analysis.tables.selection import selection_table
 
     return selection_table(results, keys, tasks=[Task(*task) for task in TASKS], order=(*VARIANTS, "prior_mean"))
 

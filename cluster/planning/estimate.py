@@ -153,7 +153,7 @@ class Disk:
     complete: bool
 
 
-def choose_cache(asked: Cache, most: Disk, *, gpu: bool, room: float = float("inf")) -> Cache:
+def choose_cache(asked: Cache, cells: Sequence[AnyCell], *, gpu: bool, room: float = float("inf")) -> Cache:
     """What is kept on disk: ``"features"``, ``"pixels"`` or ``"none"``.
 
     Features are read faster than a CPU makes them. A GPU makes them faster than a disk reads them: a ResNet-50's are 6
@@ -161,14 +161,25 @@ def choose_cache(asked: Cache, most: Disk, *, gpu: bool, room: float = float("in
 
     Args:
         asked: one of these, or ``"auto"``.
-        most: of the plan.
+        cells: of the plan.
         gpu: whether cells run on one.
         room: bytes that the disk has for it.
+
+    Raises:
+        UserError: pixels are asked for, but no cell reads any.
     """
-    fits = most.features + most.priors <= min(AUTO_BYTES, room)
-    if asked == "auto":
-        return "pixels" if most.pixels and (gpu or not fits) else "features"
-    return asked
+    rounded = any(isinstance(cell, Cell) and cell.input.pixel_dtype == "uint8" for cell in cells)
+    if asked == "pixels" and not rounded:
+        raise UserError(
+            "--cache pixels: no cell that is to be evaluated rounds its input to 8 bits (InputConfig.pixel_dtype is "
+            "'float32'), so there is nothing to keep; take --cache features, or none"
+        )
+    if asked != "auto" or not rounded:
+        return "features" if asked == "auto" else asked
+    if gpu:
+        return "pixels"
+    most = disk(cells)
+    return "features" if most.features + most.priors <= min(AUTO_BYTES, room) else "pixels"
 
 
 def disk(cells: Sequence[AnyCell], images: Mapping[str, int] = IMAGES, tested: Mapping[str, int] = TESTED) -> Disk:

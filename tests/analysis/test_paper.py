@@ -18,7 +18,7 @@ from analysis.build import collect
 from analysis.paper import main, main_markdown, write_all
 from analysis.results import load_results, where
 from analysis.stats import holm
-from analysis.tables.claims import claims_table
+from analysis.tables.differences import claims_table
 from analysis.tables.html import to_html
 from analysis.tables.latex import to_latex
 from analysis.tables.main import main_table, upgrade_table

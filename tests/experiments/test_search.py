@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import pytest
 
-from analysis.tables.search import search_tables
+from analysis.tables.held_out import search_tables
 from analysis.tables.table import to_markdown
 from cluster.cli import run
 from cluster.execution import inputs

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.printing import printed
-from analysis.tables.search import search_tables
+from analysis.tables.held_out import search_tables
 from cluster.cli import Grid, Study, run
 from cluster.hpo import launch
 from cluster.hpo.trials import Candidate, Record, Search, searches_of

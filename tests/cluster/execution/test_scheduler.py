@@ -17,10 +17,11 @@ from cluster.execution.progress import Progress
 from cluster.execution.scheduler import CellSearcher
 from cluster.execution.work_units import WorkUnit, work_units
 from cluster.options import Cache
-from cluster.planning.estimate import Disk, Past, choose_cache, disk, gpu_share, wall_seconds
+from cluster.planning.estimate import Past, choose_cache, disk, gpu_share, wall_seconds
 from cluster.storage.backend import Folder
 from cluster.storage.leases import acquire
 from cluster.storage.results import Store
+from diffup.errors import UserError
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.training.recipes import Recipe
@@ -216,20 +217,26 @@ def test_pixels_are_counted_once_for_all_backbones_where_they_are_rounded() -> N
 
 
 @pytest.mark.parametrize(
-    ("asked", "features", "pixels", "gpu", "chosen"),
+    ("asked", "gpu", "plain", "rounded"),
     [
-        ("auto", 10**9, 10**8, False, "features"),
-        ("auto", 10**12, 10**8, False, "pixels"),
-        ("auto", 10**9, 10**8, True, "pixels"),
-        ("auto", 10**12, 0, True, "features"),  # none of the cells rounds its pixels
-        ("features", 10**12, 10**8, True, "features"),
-        ("none", 1, 1, False, "none"),
+        ("auto", False, "features", "features"),
+        ("auto", True, "features", "pixels"),
+        ("features", True, "features", "features"),
+        ("none", True, "none", "none"),
     ],
 )
-def test_what_is_kept_on_disk(asked: Cache, features: int, pixels: int, gpu: bool, chosen: Cache) -> None:
-    most = Disk(features=features, priors=0, pixels=pixels, complete=True)
-    assert choose_cache(asked, most, gpu=gpu) == chosen
-    assert choose_cache(asked, most, gpu=gpu, room=0) == ("pixels" if asked == "auto" and pixels else chosen)
+def test_what_is_kept_on_disk(asked: Cache, gpu: bool, plain: Cache, rounded: Cache) -> None:
+    cells = [replace(cell, input=replace(cell.input, pixel_dtype="uint8")) for cell in FREE]
+    assert choose_cache(asked, FREE, gpu=gpu) == choose_cache(asked, FREE, gpu=gpu, room=0) == plain
+    assert choose_cache(asked, cells, gpu=gpu) == rounded
+    assert choose_cache("auto", cells, gpu=False, room=0) == choose_cache("pixels", cells, gpu=False) == "pixels"
+    many = [replace(cell, episodes=10**6) for cell in cells]
+    assert choose_cache("auto", many, gpu=False) == "pixels"
+
+
+def test_pixels_that_no_cell_reads_are_refused() -> None:
+    with pytest.raises(UserError, match="no cell that is to be evaluated rounds its input"):
+        choose_cache("pixels", FREE, gpu=False)
 
 
 def test_a_piece_that_could_not_begin_waits_for_another_turn(
