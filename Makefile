@@ -9,8 +9,8 @@ RESULTS ?=
 ARGS ?=
 # More options for pytest, e.g. make test PYTEST_ARGS=tests/diffup
 PYTEST_ARGS ?=
-# Processes that run tests; those of a file stay in one of them (tests/conftest.py). One more than cores: many tests wait.
-TEST_JOBS ?= 3
+# Processes that run tests; those of a file stay in one of them (tests/conftest.py).
+TEST_JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-fast test-tools lint format clean

@@ -4,7 +4,7 @@ A skip is lawful for two reasons only, and both are counted before pytest's last
 (real photographs and weights that the product does not ship). Under ``DIFFUP_CI=1`` any other skip is a failure, so
 that a test of LaTeX or of a page can't silently stop running.
 
-With ``pytest -n 3`` the tests of a file stay in one process, for its fixtures.
+With ``pytest -n 2`` the tests of a file stay in one process, for its fixtures.
 """
 
 from __future__ import annotations
