@@ -26,7 +26,7 @@ HERE = ROOT / "tests" / "helpers"
 def launch(script: str, results: Path, *more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(HERE / script), "--results", str(results), *more]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, cwd=results.parent, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment, cwd=results.parent, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.ray
@@ -88,13 +88,16 @@ def test_a_training_on_several_workers_ends_when_the_launch_is_asked_to_stop(tmp
     driver = subprocess.Popen(
         command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "executions.log").exists():
-        assert driver.poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
-    asked = time.monotonic()
-    driver.send_signal(signal.SIGINT)  # whose handler Ray Train would like to have
-    out, err = driver.communicate(timeout=90)
+    try:
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "executions.log").exists():
+            assert driver.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        asked = time.monotonic()
+        driver.send_signal(signal.SIGINT)  # whose handler Ray Train would like to have
+        out, err = driver.communicate(timeout=90)
+    finally:
+        driver.kill()
     assert driver.returncode == 1, out + err
     assert time.monotonic() - asked < 45
     assert "finished cells are kept, re-run to resume" in err and "Traceback" not in err
