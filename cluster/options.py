@@ -154,6 +154,7 @@ class Work:
     execute: Callable[..., Any]
     evaluate_part: Callable[..., Any] | None = None
     conclude: Callable[..., Any] | None = None
+    execute_together: Callable[..., Any] | None = None
 
 
 def _page(docstring: str) -> str:

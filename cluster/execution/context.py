@@ -10,6 +10,8 @@ from cluster.options import Options, Work
 from cluster.storage.results import Store
 from cluster.tracking.runs import Tracking
 
+KEEPS_NO_FEATURES = ("pixels", "none")  # caches in which cells that run together share what they compute
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkContext(Options):

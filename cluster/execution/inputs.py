@@ -27,12 +27,14 @@ from diffup.config import EncoderConfig
 from diffup.data.class_names import overlap
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.episodes.cue_source import CueSource
-from diffup.episodes.episode import Manifest
+from diffup.episodes.episode import Episode, Manifest
 from diffup.episodes.manifest import fitted, listed_manifest, listed_pairs, read_manifest
 from diffup.episodes.protocols import get_protocol
 from diffup.episodes.sampling import held_out_classes, make_manifest, training_pools
 from diffup.errors import UserError
+from diffup.evaluation.adapter import load_method
 from diffup.evaluation.encode import Encoder, FeatureCache
+from diffup.evaluation.evaluate import Evaluation
 from diffup.evaluation.priors import PriorSource
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.grid.datasets import lists_of, manifest_of
@@ -281,3 +283,52 @@ def checkpoint_of(cell: Cell, tested: Sequence[str], context: WorkContext) -> Di
             "tests: that is not few-shot segmentation. Test other classes, or allow these by name (Cell.seen)"
         )
     return load_checkpoint(folder).to(context.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Everything that evaluating a cell's episodes takes."""
+
+    what: Evaluation
+    episodes: list[Episode]
+    cues: CueSource
+    features: FeatureCache | None
+    priors: PriorSource | None
+    provenance: dict[str, Any]
+
+    @staticmethod
+    def of(cell: Cell, context: WorkContext) -> Setting:
+        dataset, features, method = open_cells_dataset(cell, context), None, None
+        if cell.sample.method == "adapter":  # a foreign method encodes for itself
+            method = load_method(cell.sample.function, cell.sample.function_version)
+        else:
+            features = features_of(cell, dataset, context)
+        cues = CueSource(dataset, cell.input.cues)
+        classes = classes_of(cell, dataset)
+        model = checkpoint_of(cell, [dataset.classes[c] for c in classes], context)
+        manifest = manifest_for_cell(cell, dataset, classes, context)
+        what = Evaluation(
+            model=model,
+            sample=cell.sample,
+            annotation=cell.annotation,
+            shots=cell.shots,
+            class_indices=tuple(classes),
+            method=method,
+            deranged=cell.input.class_names == "deranged",
+            seed=cell.episode_seed,
+            fold=cell.fold,
+            protocol=get_protocol(cell.protocol),
+        )
+        return Setting(
+            what=what,
+            episodes=list(manifest.episodes),
+            cues=cues,
+            features=features,
+            priors=None if features is None else priors_of(cell, dataset, cues, features, context),
+            provenance={**provenance(context, features, dataset), "manifest_hash": manifest.hash()},
+        )
+
+    def made(self) -> dict[str, int]:
+        """How much had to be computed that was not in the feature cache."""
+        encoded = 0 if self.features is None else self.features.encoded + self.features.texts_encoded
+        return {"images_encoded": encoded, "priors_computed": 0 if self.priors is None else self.priors.computed}

@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -20,13 +21,10 @@ from PIL import Image
 from cluster.execution.context import WorkContext
 from cluster.execution.inputs import (
     CHECKPOINT,
-    checkpoint_of,
-    classes_of,
+    Setting,
     features_of,
     keep_for,
-    manifest_for_cell,
     open_cells_dataset,
-    priors_of,
     provenance,
     training_pools_of,
 )
@@ -38,15 +36,12 @@ from cluster.storage.sync import Sync
 from diffup.config import parse_annotation, support_kinds
 from diffup.episodes.cue_source import CueSource
 from diffup.episodes.episode import Episode
-from diffup.episodes.protocols import get_protocol
 from diffup.episodes.sampling import held_out_classes
 from diffup.errors import UserError
-from diffup.evaluation.adapter import load_method
-from diffup.evaluation.encode import FeatureCache
-from diffup.evaluation.evaluate import Evaluation, evaluate, predict
+from diffup.evaluation.evaluate import batches, evaluate, predict, triples
 from diffup.evaluation.metrics import fb_iou, miou, undefined
 from diffup.evaluation.panels import panel, shown_episodes
-from diffup.evaluation.priors import PriorSource
+from diffup.evaluation.priors import PriorSource, Triple
 from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_to_dict
 from diffup.models.card import versions
 from diffup.models.flops import method_cost
@@ -79,7 +74,7 @@ def execute(cell: AnyCell, context: WorkContext) -> Outcome:
     torch.set_num_threads(context.threads)
     with peak_memory(context.device) as peak:
         if isinstance(cell, Cell):
-            setting = _Setting.of(cell, context)
+            setting = Setting.of(cell, context)
             outcome = _concluded(cell, context, setting, [_part(context, setting, 0, cell.episodes)])
         else:
             started = time.perf_counter()
@@ -98,11 +93,11 @@ def evaluate_part(cell: Cell, context: WorkContext, start: int, end: int) -> Par
     """
     torch.set_num_threads(context.threads)
     with peak_memory(context.device) as peak:
-        part = _part(context, _Setting.of(cell, context), start, end)
+        part = _part(context, Setting.of(cell, context), start, end)
     return Part(part.episodes, {**part.provenance, PEAK: dataclasses.asdict(peak)}, part.seconds)
 
 
-def _part(context: WorkContext, setting: _Setting, start: int, end: int) -> Part:
+def _part(context: WorkContext, setting: Setting, start: int, end: int) -> Part:
     before = setting.made()
     began = time.perf_counter()
     table = evaluate(
@@ -121,11 +116,11 @@ def conclude(cell: Cell, context: WorkContext, parts: list[Part]) -> Outcome:
         UserError: they are not all of its episodes.
     """
     with peak_memory(context.device) as peak:
-        outcome = _concluded(cell, context, _Setting.of(cell, context), parts)
+        outcome = _concluded(cell, context, Setting.of(cell, context), parts)
     return _measured(outcome, context, [peak, *(Peak(**part.provenance.get(PEAK, {})) for part in parts)])
 
 
-def _concluded(cell: Cell, context: WorkContext, setting: _Setting, parts: list[Part]) -> Outcome:
+def _concluded(cell: Cell, context: WorkContext, setting: Setting, parts: list[Part]) -> Outcome:
     table = pd.concat([part.episodes for part in parts], ignore_index=True) if len(parts) > 1 else parts[0].episodes
     if list(table["episode"]) != [episode.index for episode in setting.episodes]:
         raise ValueError(f"cell {cell.key()}: its parts are not its {len(setting.episodes)} episodes")
@@ -144,7 +139,7 @@ def _concluded(cell: Cell, context: WorkContext, setting: _Setting, parts: list[
     return Outcome(metrics, table, facts, panels, reasons)
 
 
-def _panels(context: WorkContext, setting: _Setting, episodes: list[Episode]) -> dict[str, Image.Image]:
+def _panels(context: WorkContext, setting: Setting, episodes: list[Episode]) -> dict[str, Image.Image]:
     made: dict[str, Image.Image] = {}
     for start in range(0, len(episodes), context.batch_size):
         chunk = episodes[start : start + context.batch_size]
@@ -154,7 +149,7 @@ def _panels(context: WorkContext, setting: _Setting, episodes: list[Episode]) ->
     return made
 
 
-def _cost(cell: Cell, setting: _Setting) -> dict[str, float]:
+def _cost(cell: Cell, setting: Setting) -> dict[str, float]:
     """Costs of an episode by architecture; those of a foreign method are unknown."""
     if setting.what.method is not None:
         return {}
@@ -175,56 +170,97 @@ def _measured(outcome: Outcome, context: WorkContext, peaks: list[Peak]) -> Outc
     return outcome
 
 
-CELLS = Work(execute, evaluate_part, conclude)
+def execute_together(cells: Sequence[Cell], context: WorkContext) -> list[tuple[Cell, Outcome | Exception]]:
+    """Evaluate cells in one pass over their episodes: what they share is read, encoded and matched once.
+
+    Counts are those of `execute`: each cell has its own batches, and on a CPU neither an image's features nor a pair's
+    maps depend on what else is computed. A cell that raises ends alone. Shared seconds count in equal parts, forward
+    passes for the first cell that needs them, and the peak of memory is that of the pass.
+
+    Returns:
+        each cell with its outcome or its error.
+    """
+    torch.set_num_threads(context.threads)
+    ended: list[tuple[Cell, Outcome | Exception]] = []
+    with peak_memory(context.device) as peak:
+        running, sources = list[_Pass](), dict[Any, PriorSource | None]()
+        for cell in cells:
+            try:
+                setting = Setting.of(cell, context)
+            except Exception as error:
+                ended.append((cell, error))
+                continue
+            shared = sources.setdefault((id(setting.features), cell.input.cues), setting.priors)
+            running.append(_Pass(cell, replace(setting, priors=shared), context.batch_size))
+        while running:
+            _prepare(running)
+            for each in running.copy():
+                found: Outcome | Exception | None
+                try:
+                    found = each.step(context)
+                except Exception as error:
+                    found = error
+                if found is not None:
+                    running.remove(each)
+                    ended.append((each.cell, found))
+    for _, outcome in ended:
+        if isinstance(outcome, Outcome):
+            _measured(outcome, context, [peak])
+    return ended
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Setting:
-    """Everything that evaluating a cell's episodes takes."""
+class _Pass:
+    """One cell on its way through its episodes."""
 
-    what: Evaluation
-    episodes: list[Episode]
-    cues: CueSource
-    features: FeatureCache | None
-    priors: PriorSource | None
-    provenance: dict[str, Any]
-
-    @staticmethod
-    def of(cell: Cell, context: WorkContext) -> _Setting:
-        dataset, features, method = open_cells_dataset(cell, context), None, None
-        if cell.sample.method == "adapter":  # a foreign method encodes for itself
-            method = load_method(cell.sample.function, cell.sample.function_version)
-        else:
-            features = features_of(cell, dataset, context)
-        cues = CueSource(dataset, cell.input.cues)
-        classes = classes_of(cell, dataset)
-        model = checkpoint_of(cell, [dataset.classes[c] for c in classes], context)
-        manifest = manifest_for_cell(cell, dataset, classes, context)
-        what = Evaluation(
-            model=model,
-            sample=cell.sample,
-            annotation=cell.annotation,
-            shots=cell.shots,
-            class_indices=tuple(classes),
-            method=method,
-            deranged=cell.input.class_names == "deranged",
-            seed=cell.episode_seed,
-            fold=cell.fold,
-            protocol=get_protocol(cell.protocol),
+    def __init__(self, cell: Cell, setting: Setting, batch_size: int) -> None:
+        self.cell, self.setting, self.batch_size = cell, setting, batch_size
+        self.batches = batches(
+            setting.what, setting.episodes, setting.cues, setting.features, batch_size=batch_size, priors=setting.priors
         )
-        return _Setting(
-            what=what,
-            episodes=list(manifest.episodes),
-            cues=cues,
-            features=features,
-            priors=None if features is None else priors_of(cell, dataset, cues, features, context),
-            provenance={**provenance(context, features, dataset), "manifest_hash": manifest.hash()},
-        )
+        self.rows: list[dict[str, Any]] = []
+        self.seconds, self.made = 0.0, dict.fromkeys(setting.made(), 0)
 
-    def made(self) -> dict[str, int]:
-        """How much had to be computed that was not in the feature cache."""
-        encoded = 0 if self.features is None else self.features.encoded + self.features.texts_encoded
-        return {"images_encoded": encoded, "priors_computed": 0 if self.priors is None else self.priors.computed}
+    def triples(self) -> list[Triple]:
+        """What its next batch reads."""
+        start, method = len(self.rows), self.cell.sample.method
+        if self.setting.priors is None or method == "prototype":
+            return []
+        chunk = self.setting.episodes[start : start + self.batch_size]
+        return [triple for episode in chunk for triple in triples(self.setting.what, episode)]
+
+    def count(self, began: float, before: dict[str, int], shared_by: int = 1) -> None:
+        """Add what was done since."""
+        self.seconds += (time.perf_counter() - began) / shared_by
+        self.made = {name: self.made[name] + now - before[name] for name, now in self.setting.made().items()}
+
+    def step(self, context: WorkContext) -> Outcome | None:
+        """Its next batch, or after the last one its outcome."""
+        began, before = time.perf_counter(), self.setting.made()
+        batch = next(self.batches, None)
+        self.count(began, before)
+        if batch is not None:
+            self.rows += batch
+            return None
+        part = Part(pd.DataFrame(self.rows), {**self.setting.provenance, **self.made}, self.seconds)
+        return _concluded(self.cell, context, self.setting, [part])
+
+
+def _prepare(running: list[_Pass]) -> None:
+    """Compute the prior maps of all next batches together; where that fails, each cell meets its own error."""
+    by_source: dict[int, list[_Pass]] = {}
+    for each in running:
+        by_source.setdefault(id(each.setting.priors), []).append(each)
+    for group in by_source.values():
+        if len(group) == 1 or (priors := group[0].setting.priors) is None:
+            continue
+        began, before = time.perf_counter(), group[0].setting.made()
+        with suppress(Exception):
+            priors.prepare(triple for each in group for triple in each.triples())
+        for place, each in enumerate(group):
+            each.count(began, before if place == 0 else each.setting.made(), len(group))
+
+
+CELLS = Work(execute, evaluate_part, conclude, execute_together)
 
 
 def _train(cell: TrainingCell, context: WorkContext) -> Outcome:

@@ -3,21 +3,24 @@ launches are running.
 
 A trial gets several small cells at once, as many as take about `BUNDLE` seconds by the mean of the cells so far, since
 starting a trial costs more than running such a cell. Each cell of a trial still fails alone; when a worker dies, those
-that it had not finished are scheduled again, one per trial.
+that it had not finished are scheduled again, one per trial. Where cells are evaluated in passes, a trial gets those of
+one pass (`cluster.execution.work_units.pass_of`), but no more than leaves every worker something to do.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from cluster.execution.progress import Progress
-from cluster.execution.work_units import WorkUnit
+from cluster.execution.work_units import WorkUnit, pass_of
 from cluster.execution.worker import AGAIN, ATTEMPTS, ELSEWHERE, FINISHED, LOOK, PART, REFUSALS
 from cluster.storage.backend import Backend
 from cluster.storage.leases import held
@@ -26,6 +29,7 @@ from diffup.grid.cell import Cell, TrainingCell
 
 BUNDLE = 5.0  # seconds of work that a trial should have at least
 MOST = 32  # units per trial
+SEEN = 1000  # units that wait among which those of a pass are looked for
 LOSSES = 20  # nodes that may be lost while they run a unit
 SMOOTHING = 8  # number of units that the running mean of seconds is over
 
@@ -69,6 +73,7 @@ class CellSearcher(Searcher):
         max_concurrent: int = 0,
         stopping: Callable[[], bool] = lambda: False,
         nodes: Callable[[], set[str]] = set,
+        passes: bool = False,
     ) -> None:
         """Args:
         units: in order.
@@ -79,11 +84,12 @@ class CellSearcher(Searcher):
         max_concurrent: the same as a limit; 0: none.
         stopping: whether nothing more is to start.
         nodes: the cluster's nodes that are alive; the death of a worker with its node doesn't count as the unit's.
+        passes: whether workers evaluate the cells of a pass together.
         """
         super().__init__()
         self._progress, self._store, self._leases = progress, store, leases
         self._workers, self._limit, self._stopping = max(1, workers), max_concurrent, stopping
-        self._nodes = nodes
+        self._nodes, self._passes = nodes, passes
         self._state = _State(waiting={unit.name: unit for unit in units})
         self._state.untrained = {unit.cell.key() for unit in units if isinstance(unit.cell, TrainingCell)}
         self.dropped: list[str] = []
@@ -111,10 +117,9 @@ class CellSearcher(Searcher):
             if self._ready(unit):
                 del state.again[name]
                 return [unit]
-        bundle: list[WorkUnit] = []
-        for unit in state.waiting.values():
-            if not self._ready(unit):
-                continue
+        ready = (unit for unit in state.waiting.values() if self._ready(unit))
+        bundle = self._pass(list(islice(ready, SEEN))) if self._passes else []
+        for unit in [] if bundle else filter(self._ready, state.waiting.values()):
             if bundle and not _alike(bundle[0], unit):
                 break
             bundle.append(unit)
@@ -123,6 +128,17 @@ class CellSearcher(Searcher):
         for unit in bundle:
             del state.waiting[unit.name]
         return bundle
+
+    def _pass(self, ready: Sequence[WorkUnit]) -> list[WorkUnit]:
+        """Units of the first pass that there is, or the share of it that is one worker's."""
+        passes: dict[object, list[WorkUnit]] = {}
+        for unit in ready:
+            if (found := pass_of(unit)) is not None:
+                passes.setdefault(found, []).append(unit)
+        if not passes:
+            return []
+        mates, sharing = next(iter(passes.values())), math.ceil(self._workers / len(passes))
+        return mates[: min(MOST, math.ceil(len(mates) / sharing))]
 
     def _size(self) -> int:
         """Work units a trial: `BUNDLE` seconds of work, but no more than leaves every worker something to do."""

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from cluster.execution.context import WorkContext
+from cluster.execution.context import KEEPS_NO_FEATURES, WorkContext
 from cluster.execution.progress import Progress
 from cluster.execution.scheduler import CellSearcher
 from cluster.execution.work_units import work_units
@@ -119,6 +119,8 @@ def run_trials(
             workers=given.workers,
             max_concurrent=context.max_concurrent,
             stopping=stopping,
+            passes=context.cache in KEEPS_NO_FEATURES
+            and (context.work is None or context.work.execute_together is not None),
             nodes=lambda: {str(node["NodeID"]) for node in ray.nodes() if node["Alive"]},
         )
         samples = 10 * len(plan.todo) + 1000  # more than all units and their retries

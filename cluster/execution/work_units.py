@@ -63,6 +63,19 @@ class Part:
     seconds: float
 
 
+def pass_of(unit: WorkUnit) -> tuple[object, ...] | None:
+    """Units of equal passes share queries, images and backbone, so that one pass over the episodes serves them all;
+    None for what shares nothing: trainings, parts of cells, foreign methods."""
+    cell = unit.cell
+    if not isinstance(cell, Cell) or not unit.whole or cell.sample.method == "adapter":
+        return None
+    held_out = (cell.hold_out, cell.train_seed) if cell.classes == "held_out" else ()
+    return (
+        cell.dataset, cell.dataset_hash, cell.protocol, cell.fold, cell.episode_seed, cell.classes, held_out,
+        cell.tested, cell.backbone, cell.weights, cell.input.encoder,
+    )  # fmt: skip
+
+
 def work_units(cells: Iterable[AnyCell], shard_episodes: int, batch_size: int) -> Iterator[WorkUnit]:
     """Cells in order, long ones split.
 

@@ -12,7 +12,7 @@ import errno
 import platform
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from typing import Any
 from ray import tune
 
 from cluster.code_version import code_hash
-from cluster.execution.context import WorkContext
-from cluster.execution.work_units import WorkUnit, bring_parts, forget_parts, ranges, read_part, write_part
+from cluster.execution.context import KEEPS_NO_FEATURES, WorkContext
+from cluster.execution.work_units import WorkUnit, bring_parts, forget_parts, pass_of, ranges, read_part, write_part
 from cluster.options import Work
 from cluster.storage.atomic import check_writable, now
 from cluster.storage.backend import RemoteError
@@ -56,7 +56,8 @@ class CellTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Nothing is loaded here: `cluster.execution.inputs` caches backbones and features per process."""
         self.context: WorkContext = config["context"]
-        self.left = list(config["units"])
+        self.left: list[WorkUnit] = list(config["units"])
+        self.ended: list[dict[str, Any]] = []
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next units in the same process."""
@@ -64,13 +65,18 @@ class CellTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run the next unit."""
-        unit, began = self.left.pop(0), time.monotonic()
-        if complaint := unfit(self.context):
-            done = _later(unit.cell.key(), complaint)
-        else:
-            done = run_unit(unit, self.context)
-        return {**done, "unit": unit.name, "took": time.monotonic() - began, "done": not self.left}
+        """Report the next unit that has ended; units of one pass are run at once."""
+        if not self.ended:
+            count = len(self.left) if in_one_pass(self.left, self.context) else 1
+            units, self.left, began = self.left[:count], self.left[count:], time.monotonic()
+            if complaint := unfit(self.context):
+                time.sleep(PAUSE)
+                done = [_later(unit.cell.key(), complaint) for unit in units]
+            else:
+                done = run_units(units, self.context)
+            took = (time.monotonic() - began) / count
+            self.ended = [{**each, "unit": unit.name, "took": took} for unit, each in zip(units, done, strict=True)]
+        return {**self.ended.pop(0), "done": not self.left and not self.ended}
 
 
 _fit: set[tuple[Path, str]] = set()  # results and launches that this process has checked
@@ -99,34 +105,58 @@ def unfit(context: WorkContext, patience: float = 10.0) -> str:
 
 def _later(key: str, why: str) -> dict[str, Any]:
     """The outcome of a unit that could not start."""
-    time.sleep(PAUSE)
     return {"key": key, "status": AGAIN, "error": why}
 
 
+def in_one_pass(units: Sequence[WorkUnit], context: WorkContext) -> bool:
+    """Whether units are evaluated together: whole cells of one pass (`cluster.execution.work_units.pass_of`), where no
+    cache on disk keeps what they share."""
+    if len(units) < 2 or context.cache not in KEEPS_NO_FEATURES or work_of(context).execute_together is None:
+        return False
+    return len({pass_of(unit) for unit in units}) == 1 and pass_of(units[0]) is not None
+
+
 def run_unit(unit: WorkUnit, context: WorkContext) -> dict[str, Any]:
-    """Run a unit under its lease and record the outcome.
+    """`run_units` of one."""
+    return run_units([unit], context)[0]
+
+
+def run_units(units: Sequence[WorkUnit], context: WorkContext) -> list[dict[str, Any]]:
+    """Run units under their leases, several of them in one pass, and record each one's outcome.
 
     Args:
-        unit: a cell or a part of one.
+        units: a cell, a part of one, or cells that are `in_one_pass`.
         context: of the launch.
 
     Returns:
-        ``key``, ``status``, and ``headline`` and ``episodes``, or ``error``. The status is ``"finished"``,
-        ``"failed"``, ``"part"`` (other parts of the cell are still missing), ``"elsewhere"`` (another launch runs it)
-        or ``"again"`` (nothing was started: the storage is unavailable).
+        for each unit ``key``, ``status``, and ``headline`` and ``episodes``, or ``error``. The status is
+        ``"finished"``, ``"failed"``, ``"part"`` (other parts of the cell are still missing), ``"elsewhere"`` (another
+        launch runs it) or ``"again"`` (nothing was started: the storage is unavailable).
     """
-    store, key = context.store, unit.cell.key()
-    try:
-        lease = acquire(store.leases, unit.name, context.launch)
-    except OSError as error:
-        return _later(key, f"{type(error).__name__}: {error}")
-    if lease is None:
-        return {"key": key, "status": ELSEWHERE}
-    try:
-        with system_metrics(context.tracking if context.system_metrics else None):
-            return _run(unit, context, store)
-    finally:
-        lease.release()
+    store, started = context.store, now()
+    ended: dict[str, dict[str, Any]] = {}
+    with contextlib.ExitStack() as leases:
+        for unit in units:
+            key = unit.cell.key()
+            try:
+                lease = acquire(store.leases, unit.name, context.launch)
+                if lease is None:
+                    ended[unit.name] = {"key": key, "status": ELSEWHERE}
+                    continue
+                leases.callback(lease.release)
+                if (before := _before(unit.cell, context, store)) is not None:
+                    ended[unit.name] = before
+            except OSError as error:
+                ended[unit.name] = _later(key, f"{type(error).__name__}: {error}")
+        todo = [unit for unit in units if unit.name not in ended]
+        with system_metrics(context.tracking if context.system_metrics and todo else None):
+            if len(todo) > 1:
+                ended |= _run_together(todo, context, store, started)
+            else:
+                ended |= {unit.name: _run(unit, context, store, started) for unit in todo}
+    if any(done["status"] == AGAIN for done in ended.values()):
+        time.sleep(PAUSE)
+    return [ended[unit.name] for unit in units]
 
 
 def run_in_turn(unit: WorkUnit, context: WorkContext, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
@@ -143,20 +173,26 @@ def run_in_turn(unit: WorkUnit, context: WorkContext, stopping: Callable[[], boo
             time.sleep(LOOK)
 
 
-def _run(unit: WorkUnit, context: WorkContext, store: Store) -> dict[str, Any]:
-    tracking, started, cell, key = context.tracking, now(), unit.cell, unit.cell.key()
-    try:
-        store.update([key], checkpoint=cell.checkpoint if isinstance(cell, Cell) else "")
+def _before(cell: AnyCell, context: WorkContext, store: Store) -> dict[str, Any] | None:
+    """The outcome of a cell that is finished: by another launch, or by this one before a worker died.
+
+    Raises:
+        OSError: the storage is unavailable.
+    """
+    key = cell.key()
+    store.update([key], checkpoint=cell.checkpoint if isinstance(cell, Cell) else "")
+    before = store.read(key)
+    if before.status == "damaged":
+        store.forget_result(key)
         before = store.read(key)
-        if before.status == "damaged":
-            store.forget_result(key)
-            before = store.read(key)
-        if before.status == "finished":
-            store.publish(key)
-    except OSError as error:
-        return _later(key, f"{type(error).__name__}: {error}")
-    if before.status == "finished":  # by another launch, or by this one before a worker died
-        return _finished(key, before, store, cell, tracking)
+    if before.status != "finished":
+        return None
+    store.publish(key)
+    return _finished(key, before, store, cell, context.tracking)
+
+
+def _run(unit: WorkUnit, context: WorkContext, store: Store, started: str) -> dict[str, Any]:
+    cell, key = unit.cell, unit.cell.key()
     try:
         store.write_cell(cell)
         if unit.whole:
@@ -166,37 +202,73 @@ def _run(unit: WorkUnit, context: WorkContext, store: Store) -> dict[str, Any]:
             if done is None:
                 return {"key": key, "status": PART, "episodes": unit.end - unit.start}
             outcome, batch_size = done
-        made_by = {
-            **outcome.provenance,
-            "code_hash": code_hash(),
-            "git_commit": context.git_commit,
-            "versions": versions(PACKAGES),
-            "host": platform.node(),
-            "batch_size": batch_size,
-        }
-        if loaded := made_by.get("weights_hash"):
-            store.pin_weights(cell.backbone, cell.weights, loaded)
-        store.write_result(
-            cell,
-            metrics={name: float(value) for name, value in outcome.metrics.items()},
-            provenance=made_by,
-            started=started,
-            undefined=getattr(outcome, "undefined", None),
-            episodes=outcome.episodes,
-            panels=outcome.panels,
-        )
-        store.publish(key)
-        if not unit.whole:
-            forget_parts(store, key)
+        return _keep(unit, outcome, batch_size, context, store, started)
     except Exception as error:
-        message, trace = f"{type(error).__name__}: {error}", traceback.format_exc()
-        with contextlib.suppress(OSError):  # such as a full disk; then the cell is simply not finished
-            store.write_error(cell, message, trace, passing=passes(error))
-            store.publish(key)
-        if tracking is not None:
-            log_failure(tracking, cell, message, trace, started)
-        return {"key": key, "status": FAILED, "error": message}
-    return _finished(key, store.read(key), store, cell, tracking)
+        return _failed(cell, error, context, store, started)
+
+
+def _run_together(
+    units: Sequence[WorkUnit], context: WorkContext, store: Store, started: str
+) -> dict[str, dict[str, Any]]:
+    """Run cells in one pass; those that a GPU's memory was too small for run once more, alone."""
+    together = work_of(context).execute_together
+    assert together is not None
+    by_key, ended = {unit.cell.key(): unit for unit in units}, dict[str, dict[str, Any]]()
+    for cell, outcome in together([unit.cell for unit in units], context):
+        unit = by_key[cell.key()]
+        if isinstance(outcome, Exception) and _full(outcome):
+            ended[unit.name] = _run(unit, context, store, started)
+        elif isinstance(outcome, Exception):
+            ended[unit.name] = _failed(cell, outcome, context, store, started)
+        else:
+            try:
+                store.write_cell(cell)
+                ended[unit.name] = _keep(unit, outcome, context.batch_size, context, store, started)
+            except Exception as error:
+                ended[unit.name] = _failed(cell, error, context, store, started)
+    return ended
+
+
+def _keep(
+    unit: WorkUnit, outcome: Any, batch_size: int, context: WorkContext, store: Store, started: str
+) -> dict[str, Any]:
+    """Write a result."""
+    cell, key = unit.cell, unit.cell.key()
+    made_by = {
+        **outcome.provenance,
+        "code_hash": code_hash(),
+        "git_commit": context.git_commit,
+        "versions": versions(PACKAGES),
+        "host": platform.node(),
+        "batch_size": batch_size,
+    }
+    if loaded := made_by.get("weights_hash"):
+        store.pin_weights(cell.backbone, cell.weights, loaded)
+    store.write_result(
+        cell,
+        metrics={name: float(value) for name, value in outcome.metrics.items()},
+        provenance=made_by,
+        started=started,
+        undefined=getattr(outcome, "undefined", None),
+        episodes=outcome.episodes,
+        panels=outcome.panels,
+    )
+    store.publish(key)
+    if not unit.whole:
+        forget_parts(store, key)
+    return _finished(key, store.read(key), store, cell, context.tracking)
+
+
+def _failed(cell: AnyCell, error: Exception, context: WorkContext, store: Store, started: str) -> dict[str, Any]:
+    """Record an error."""
+    key, message = cell.key(), f"{type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error))
+    with contextlib.suppress(OSError):  # such as a full disk; then the cell is simply not finished
+        store.write_error(cell, message, trace, passing=passes(error))
+        store.publish(key)
+    if context.tracking is not None:
+        log_failure(context.tracking, cell, message, trace, started)
+    return {"key": key, "status": FAILED, "error": message}
 
 
 def work_of(context: WorkContext) -> Work:
@@ -232,10 +304,14 @@ def _in_memory(cell: AnyCell, context: WorkContext, do: Callable[..., Any], *ran
         try:
             return do(cell, context, *range), context.batch_size
         except Exception as error:
-            full = type(error).__name__ == "OutOfMemoryError"
-            if not full or isinstance(cell, TrainingCell) or context.batch_size < 2:
+            if not _full(error) or isinstance(cell, TrainingCell) or context.batch_size < 2:
                 raise
             context = replace(context, batch_size=context.batch_size // 2)
+
+
+def _full(error: Exception) -> bool:
+    """Whether a GPU's memory was too small."""
+    return type(error).__name__ == "OutOfMemoryError"
 
 
 def _evaluate_part(unit: WorkUnit, context: WorkContext, store: Store) -> tuple[Any, int] | None:

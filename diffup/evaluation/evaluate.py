@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -260,31 +260,39 @@ def evaluate(
     with extra("platform"):
         import pandas as pd
     rows: list[dict[str, Any]] = []
+    with tqdm(total=len(episodes), desc="evaluate", unit="episode", disable=not progress) as bar:
+        for batch in batches(what, episodes, cues, features, batch_size=batch_size, priors=priors):
+            rows += batch
+            bar.update(len(batch))
+    return pd.DataFrame(rows)
+
+
+def batches(
+    what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache | None, *,
+    batch_size: int, priors: PriorSource | None = None,
+) -> Iterator[list[dict[str, Any]]]:  # fmt: skip
+    """The rows of `evaluate`, which see, a batch at a time."""
     if priors is None and features is not None:
         priors = PriorSource(cues, features)
-    with tqdm(total=len(episodes), desc="evaluate", unit="episode", disable=not progress) as bar:
-        for start in range(0, len(episodes), batch_size):
-            chunk = episodes[start : start + batch_size]
-            began = time.perf_counter()
-            short = [e.index for e in chunk if len(e.supports) < what.shots]
-            if short:
-                raise UserError(f"episode {short[0]} has fewer than {what.shots} supports; rebuild the manifest")
-            predictions = predict(what, chunk, cues, features, priors)
-            for episode, prediction in zip(chunk, predictions, strict=True):
-                height, width = prediction.probability.shape
-                truth = nearest(cues.dataset.mask(episode.query, episode.class_index), (height, width))
-                rows.append(
-                    {
-                        "episode": episode.index,
-                        "class_id": episode.class_index,
-                        "class_name": cues.dataset.classes[episode.class_index],
-                        "query": episode.query,
-                        "supports": list(episode.supports[: what.shots]),
-                        **score(prediction, truth, what.sample.threshold),
-                    }
-                )
-            seconds = (time.perf_counter() - began) / len(chunk)
-            for row in rows[start:]:
-                row["seconds"] = seconds
-            bar.update(len(chunk))
-    return pd.DataFrame(rows)
+    for start in range(0, len(episodes), batch_size):
+        chunk = episodes[start : start + batch_size]
+        began = time.perf_counter()
+        short = [e.index for e in chunk if len(e.supports) < what.shots]
+        if short:
+            raise UserError(f"episode {short[0]} has fewer than {what.shots} supports; rebuild the manifest")
+        rows = []
+        for episode, prediction in zip(chunk, predict(what, chunk, cues, features, priors), strict=True):
+            height, width = prediction.probability.shape
+            truth = nearest(cues.dataset.mask(episode.query, episode.class_index), (height, width))
+            rows.append(
+                {
+                    "episode": episode.index,
+                    "class_id": episode.class_index,
+                    "class_name": cues.dataset.classes[episode.class_index],
+                    "query": episode.query,
+                    "supports": list(episode.supports[: what.shots]),
+                    **score(prediction, truth, what.sample.threshold),
+                }
+            )
+        seconds = (time.perf_counter() - began) / len(chunk)
+        yield [{**row, "seconds": seconds} for row in rows]

@@ -31,6 +31,7 @@ ID_DIGITS = 24
 GPU_PAIRS = 64  # pairs of images at a time
 STAGES_BYTES, GPU_STAGES_BYTES = 256 << 20, 2 << 30  # of images' features in float32 that are kept
 BOXES_BYTES = 64 << 20  # of settled boxes that are kept
+AHEAD_BYTES = 256 << 20  # of maps that were computed before they are asked for
 
 Pair = tuple[str, str, int]  # query, support, class
 
@@ -81,6 +82,7 @@ class PriorSource:
         self._boxes: ByteLRU[tuple[str, int], Tensor] = ByteLRU(BOXES_BYTES, lambda weights: nbytes([weights]))
         limit = GPU_STAGES_BYTES if self._on_gpu else STAGES_BYTES
         self._stages: ByteLRU[str, list[Tensor]] = ByteLRU(limit, nbytes)
+        self._ahead: ByteLRU[Triple, Tensor] = ByteLRU(AHEAD_BYTES, lambda maps: nbytes([maps]))
 
     def batch(self, rows: Sequence[Sequence[Triple]]) -> Batch:
         """The maps of a batch of episodes, each given by its K cues.
@@ -98,15 +100,21 @@ class PriorSource:
 
     def get(self, triples: Iterable[Triple]) -> dict[Triple, Tensor]:
         """Maps [S, P, h, w] in [0, 1] of each triple."""
-        found, absent = {}, []
-        for triple in dict.fromkeys(triples):
-            store = self.stores[triple.kind == "text"]
-            row = store.get(triple.key) if store is not None else None
-            if row is None:
-                absent.append(triple)
-            else:
-                found[triple] = row[PRIOR]
-        return found | dict(self.compute(absent))
+        wanted = list(dict.fromkeys(triples))
+        found = {triple: maps for triple in wanted if (maps := self._known(triple)) is not None}
+        return found | dict(self.compute(triple for triple in wanted if triple not in found))
+
+    def prepare(self, triples: Iterable[Triple]) -> None:
+        """Compute maps that several evaluations are about to `get`, all annotations of a pair at once."""
+        for triple, maps in self.compute(triple for triple in set(triples) if self._known(triple) is None):
+            self._ahead.put(triple, maps.clone())  # on a GPU it is a view of all that were computed with it
+
+    def _known(self, triple: Triple) -> Tensor | None:
+        if (maps := self._ahead.get(triple)) is not None:
+            return maps
+        store = self.stores[triple.kind == "text"]
+        row = store.get(triple.key) if store is not None else None
+        return None if row is None else row[PRIOR]
 
     @torch.inference_mode()
     def compute(self, triples: Iterable[Triple]) -> Iterator[tuple[Triple, Tensor]]:
