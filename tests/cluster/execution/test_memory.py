@@ -16,8 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.execution import memory
-from cluster.execution import inputs
+from cluster.execution import inputs, memory
 from cluster.execution import run_cell as work
 from cluster.execution.memory import peak_memory
 from cluster.execution.run_cell import Outcome, Part, WorkContext
