@@ -254,7 +254,7 @@ def _prepare(running: list[_Pass]) -> None:
         if len(group) == 1 or (priors := group[0].setting.priors) is None:
             continue
         began, before = time.perf_counter(), group[0].setting.made()
-        with suppress(Exception):
+        with suppress(Exception):  # not lost: a cell computes what is missing, and raises there
             priors.prepare(triple for each in group for triple in each.triples())
         for place, each in enumerate(group):
             each.count(began, before if place == 0 else each.setting.made(), len(group))

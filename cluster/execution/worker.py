@@ -202,9 +202,10 @@ def _run(unit: WorkUnit, context: WorkContext, store: Store, started: str) -> di
             if done is None:
                 return {"key": key, "status": PART, "episodes": unit.end - unit.start}
             outcome, batch_size = done
-        return _keep(unit, outcome, batch_size, context, store, started)
+        _keep(unit, outcome, batch_size, context, store, started)
     except Exception as error:
         return _failed(cell, error, context, store, started)
+    return _finished(key, store.read(key), store, cell, context.tracking)
 
 
 def _run_together(
@@ -223,15 +224,16 @@ def _run_together(
         else:
             try:
                 store.write_cell(cell)
-                ended[unit.name] = _keep(unit, outcome, context.batch_size, context, store, started)
+                _keep(unit, outcome, context.batch_size, context, store, started)
             except Exception as error:
                 ended[unit.name] = _failed(cell, error, context, store, started)
+            else:
+                found = store.read(cell.key())
+                ended[unit.name] = _finished(cell.key(), found, store, cell, context.tracking)
     return ended
 
 
-def _keep(
-    unit: WorkUnit, outcome: Any, batch_size: int, context: WorkContext, store: Store, started: str
-) -> dict[str, Any]:
+def _keep(unit: WorkUnit, outcome: Any, batch_size: int, context: WorkContext, store: Store, started: str) -> None:
     """Write a result."""
     cell, key = unit.cell, unit.cell.key()
     made_by = {
@@ -256,7 +258,6 @@ def _keep(
     store.publish(key)
     if not unit.whole:
         forget_parts(store, key)
-    return _finished(key, store.read(key), store, cell, context.tracking)
 
 
 def _failed(cell: AnyCell, error: Exception, context: WorkContext, store: Store, started: str) -> dict[str, Any]:
