@@ -30,7 +30,8 @@ from diffup.config import EncoderConfig, InputConfig, SampleConfig
 from diffup.episodes.cues import cue_weights
 from diffup.errors import UserError
 from diffup.evaluation.encode import Encoder
-from diffup.evaluation.evaluate import episode_noise, upsample
+from diffup.evaluation.evaluate import episode_noise
+from diffup.evaluation.scoring import upsample
 from diffup.files import as_path
 from diffup.models.batch import Episodes, Features
 from diffup.models.checkpoint import CONFIG, find_checkpoint, load_checkpoint, save_checkpoint

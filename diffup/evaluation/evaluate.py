@@ -1,23 +1,20 @@
 """Evaluation: every episode of a manifest segmented, scored at the protocol's resolution, one table row each.
 
-Only counts are kept (intersections, unions, histograms of pixels). All figures are computed from them later, also how
-well the model's own estimates of quality (predicted IoU, standard deviation, probabilities) separate right from wrong.
-Letters: B batch · K supports · R decoder grid · H W a query's own size.
+Only counts are kept (intersections, unions, histograms of pixels; `diffup.evaluation.scoring`). All figures are
+computed from them later, also how well the model's own estimates of quality (predicted IoU, standard deviation,
+probabilities) separate right from wrong.
+Letters: B batch · K supports · R decoder grid.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -28,8 +25,8 @@ from diffup.episodes.protocols import PROTOCOLS, Protocol, nearest
 from diffup.errors import UserError, extra
 from diffup.evaluation.adapter import Method, ask
 from diffup.evaluation.encode import FeatureCache
-from diffup.evaluation.metrics import MARGIN_BINS, PROB_BINS, STD_BINS, STD_RANGE, counts
 from diffup.evaluation.priors import PriorSource, Triple
+from diffup.evaluation.scoring import Predicted, Prediction, score, upsample, upsampled
 from diffup.models.baft import chosen_maps, prior_mean
 from diffup.models.batch import Episodes
 from diffup.models.diffup import DiffUpNet, prototype
@@ -63,23 +60,6 @@ class Evaluation:
     seed: int = 0
     fold: int = 0
     protocol: Protocol = PROTOCOLS["paired"]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One segmented episode at the size that the protocol scores at, its query's original size under ``paired``.
-
-    Attributes:
-        probability, variance: [H, W]; variance is None for training-free methods.
-        predicted_iou: DQM's estimate, nan for training-free methods.
-        prior: the prior mean of the same priors, [H, W] in [0, 1]: the rival of `variance` as a sign of wrong pixels;
-            None for training-free methods.
-    """
-
-    probability: Tensor
-    variance: Tensor | None
-    predicted_iou: float
-    prior: Tensor | None = None
 
 
 def episode_noise(seed: int, fold: int, index: int, grid: int) -> Tensor:
@@ -130,7 +110,6 @@ def gather(rows: Sequence[Sequence[Triple]], cues: CueSource, features: FeatureC
     )
 
 
-@torch.inference_mode()
 def predict(
     what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache | None,
     priors: PriorSource | None = None,
@@ -140,13 +119,22 @@ def predict(
     `priors` gives prior maps, by default computed from `features`. A foreign method needs neither, and gives its own
     probabilities at the query's original size, which are resized.
     """
+    found = segment(what, episodes, cues, features, priors)
+    return [prediction for predicted in found for prediction in predicted]
+
+
+@torch.inference_mode()
+def segment(
+    what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache | None,
+    priors: PriorSource | None = None,
+) -> list[Predicted]:  # fmt: skip
+    """As `predict`, on the device: the batch as a whole on a GPU, episode by episode on a CPU."""
     if what.method is not None:
-        return [_foreign(what, what.method, episode, cues) for episode in episodes]
+        return [Predicted.of(_foreign(what, what.method, episode, cues)) for episode in episodes]
     assert features is not None
     rows = [triples(what, episode) for episode in episodes]
-    ious = [float("nan")] * len(episodes)
-    variances: Tensor | None = None
-    means: Tensor | None = None
+    others: list[Tensor] = []  # maps beside the logits, on the grids that they come on
+    ious = torch.full((len(episodes),), float("nan"))
     if what.model is None and what.sample.method == "prototype":
         visual = [[cue for cue in row if cue.kind != "text"] for row in rows]
         if not all(visual):
@@ -160,16 +148,20 @@ def predict(
             grid = what.model.config.decoder_grid
             noise = torch.stack([episode_noise(what.seed, what.fold, e.index, grid) for e in episodes])
             result = what.model.segment_priors(batch, what.sample, noise)
-            logits, variances, ious = result.logits, result.variance, result.predicted_iou.tolist()
+            logits, ious = result.logits, result.predicted_iou
             means = prior_mean(chosen_maps(batch.prior_BKSPhw, what.model.config.prior_maps))
-    sizes = [query.size for query in features.get([episode.query for episode in episodes])]
-    out = []
-    for i, size in enumerate(what.protocol.label_size(cues.dataset.name, size) for size in sizes):
-        probability = torch.sigmoid(upsample(logits[i], size))
-        variance = None if variances is None else upsample(variances[i], size)
-        mean = None if means is None else upsample(means[i], size)
-        out.append(Prediction(probability, variance, float(ious[i]), mean))
-    return out
+            others = [result.variance, means]
+    own = (query.size for query in features.get([episode.query for episode in episodes]))
+    sizes = [what.protocol.label_size(cues.dataset.name, size) for size in own]
+    part = 1 if logits.device.type == "cpu" else len(episodes)
+    chunks = [slice(start, start + part) for start in range(0, len(episodes), part)]
+    return [Predicted(_scored_at([logits, *others], sizes, chunk), sizes[chunk], ious[chunk]) for chunk in chunks]
+
+
+def _scored_at(maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]], chunk: slice) -> Tensor:
+    """Some episodes' logits and other maps, upsampled; the logits as probabilities, [B, X, H, W]."""
+    logits, *others = (upsampled(map_BRR[chunk, None], sizes[chunk]) for map_BRR in maps)
+    return torch.cat([torch.sigmoid(logits), *others], dim=1)
 
 
 def _foreign(what: Evaluation, method: Method, episode: Episode, cues: CueSource) -> Prediction:
@@ -179,53 +171,6 @@ def _foreign(what: Evaluation, method: Method, episode: Episode, cues: CueSource
     size = what.protocol.label_size(cues.dataset.name, (height, width))
     map_HW = torch.from_numpy(probability)
     return Prediction(map_HW if size == (height, width) else upsample(map_HW, size), None, float("nan"))
-
-
-def upsample(map_RR: Tensor, size: tuple[int, int]) -> Tensor:
-    """A map at another size (H, W), bilinear."""
-    return F.interpolate(map_RR[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-
-
-def score(prediction: Prediction, truth_HW: NDArray[np.uint8], threshold: float) -> dict[str, Any]:
-    """Counts of one episode: intersections, unions and histograms; pixels of 255 are ignored. Columns: `evaluate`."""
-    probability_HW = prediction.probability.numpy()
-    mask_HW = probability_HW > threshold
-    inter_fg, union_fg, inter_bg, union_bg = counts(mask_HW, truth_HW)
-    row: dict[str, Any] = {
-        "inter_fg": inter_fg,
-        "union_fg": union_fg,
-        "inter_bg": inter_bg,
-        "union_bg": union_bg,
-        "predicted_iou": prediction.predicted_iou,
-        "fg_probability": float(probability_HW[mask_HW].mean(dtype=np.float64)) if mask_HW.any() else 0.0,
-    }
-    valid = truth_HW != 255
-    probability, truth = probability_HW[valid], truth_HW[valid] == 1
-    wrong = mask_HW[valid] != truth
-    level = _level(probability * PROB_BINS, PROB_BINS)
-    row["prob_count"], row["prob_positive"] = _histogram(level, truth, PROB_BINS)
-    row["prob_sum"] = np.bincount(level, weights=probability, minlength=PROB_BINS).round(2).tolist()
-    row["std_count"] = row["std_wrong"] = [0] * STD_BINS
-    row["margin_count"] = row["margin_wrong"] = [0] * MARGIN_BINS
-    if prediction.variance is not None:
-        low, high = STD_RANGE
-        ratio = np.log(prediction.variance.numpy()[valid].clip(min=low**2) / low**2)
-        level = _level(ratio * (STD_BINS / (2 * math.log(high / low))), STD_BINS)
-        row["std_count"], row["std_wrong"] = _histogram(level, wrong, STD_BINS)
-    if prediction.prior is not None:
-        level = _level(np.abs(prediction.prior.numpy()[valid] - 0.5) * (2 * MARGIN_BINS), MARGIN_BINS)
-        row["margin_count"], row["margin_wrong"] = _histogram(level, wrong, MARGIN_BINS)
-    return row
-
-
-def _level(scaled: NDArray[np.floating[Any]], bins: int) -> NDArray[np.intp]:
-    return np.minimum(scaled.astype(np.intp), bins - 1)
-
-
-def _histogram(level: NDArray[np.intp], hits: NDArray[np.bool_], bins: int) -> tuple[list[int], list[int]]:
-    """Pixels of each level, and how many of them are hits."""
-    misses, hit = np.bincount(level + bins * hits, minlength=2 * bins).reshape(2, bins)
-    return (misses + hit).tolist(), hit.tolist()
 
 
 def evaluate(
@@ -280,19 +225,22 @@ def batches(
         short = [e.index for e in chunk if len(e.supports) < what.shots]
         if short:
             raise UserError(f"episode {short[0]} has fewer than {what.shots} supports; rebuild the manifest")
-        rows = []
-        for episode, prediction in zip(chunk, predict(what, chunk, cues, features, priors), strict=True):
-            height, width = prediction.probability.shape
-            truth = nearest(cues.dataset.mask(episode.query, episode.class_index), (height, width))
-            rows.append(
-                {
-                    "episode": episode.index,
-                    "class_id": episode.class_index,
-                    "class_name": cues.dataset.classes[episode.class_index],
-                    "query": episode.query,
-                    "supports": list(episode.supports[: what.shots]),
-                    **score(prediction, truth, what.sample.threshold),
-                }
-            )
+        counted: list[dict[str, Any]] = []
+        for predicted in segment(what, chunk, cues, features, priors):
+            asked = chunk[len(counted) : len(counted) + len(predicted.sizes)]
+            truths = [cues.dataset.mask(episode.query, episode.class_index) for episode in asked]
+            resized = [nearest(truth, size) for truth, size in zip(truths, predicted.sizes, strict=True)]
+            counted += score(predicted, resized, what.sample.threshold)
         seconds = (time.perf_counter() - began) / len(chunk)
-        yield [{**row, "seconds": seconds} for row in rows]
+        yield [
+            {
+                "episode": episode.index,
+                "class_id": episode.class_index,
+                "class_name": cues.dataset.classes[episode.class_index],
+                "query": episode.query,
+                "supports": list(episode.supports[: what.shots]),
+                **counts,
+                "seconds": seconds,
+            }
+            for episode, counts in zip(chunk, counted, strict=True)
+        ]

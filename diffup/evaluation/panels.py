@@ -14,8 +14,9 @@ from diffup.config import parse_annotation, support_kinds
 from diffup.episodes.cue_source import CueSource
 from diffup.episodes.episode import Episode
 from diffup.episodes.protocols import nearest
-from diffup.evaluation.evaluate import Evaluation, Prediction
+from diffup.evaluation.evaluate import Evaluation
 from diffup.evaluation.metrics import counts, episode_ious, ranked
+from diffup.evaluation.scoring import Prediction
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -40,17 +40,18 @@ def min_max(maps: Tensor) -> Tensor:
     return torch.where(span > EPS, (maps - low) / span.clamp_min(EPS), torch.full_like(maps, 0.5))
 
 
-def _spread(affinity: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation over the last two dimensions: backbones differ most in the spread of their cosines."""
-    variance, mean = torch.var_mean(affinity, dim=(-2, -1), keepdim=True)
-    return mean, variance.sqrt().clamp_min(EPS)
+def _standardise(affinity_BLM: Tensor, temperature: float) -> Tensor:
+    """Subtract the mean over the last two dimensions and divide by the deviation times a temperature, in place:
+    backbones differ most in the spread of their cosines."""
+    affinity_BLM.sub_(affinity_BLM.mean((-2, -1), keepdim=True))
+    free = affinity_BLM.shape[-2] * affinity_BLM.shape[-1] - 1
+    std = torch.linalg.vector_norm(affinity_BLM, dim=(-2, -1), keepdim=True).div_(free**0.5)
+    return affinity_BLM.div_(std.clamp_min_(EPS).mul_(temperature))
 
 
 def self_affinity(features_BLC: Tensor) -> Tensor:
     """Row-stochastic affinity of an image's positions, [B, L, L], from L2-normalised features."""
-    cosine = features_BLC @ features_BLC.transpose(1, 2)
-    _, std = _spread(cosine)
-    return (cosine / (std * PROPAGATE)).softmax(dim=-1)
+    return _standardise(features_BLC @ features_BLC.transpose(1, 2), PROPAGATE).softmax(dim=-1)
 
 
 def self_affinities(stages: list[Tensor]) -> list[Tensor]:
@@ -130,63 +131,53 @@ def visual_priors(
     for query_BChw, affinity_BLL, support_BKChw in zip(query, alike, supports, strict=True):
         query_BLC = rearrange(query_BChw, "b c h w -> b (h w) c")
         support_BKLC = rearrange(support_BKChw, "b k c h w -> b k (h w) c")
-        matched = _match(query_BLC, support_BKLC, balanced)
-        for (sides_BKM2, _), matched_BK3L, stages in zip(balanced, matched, found, strict=True):
-            contrast_BK1L = _contrast(query_BLC, support_BKLC, sides_BKM2)[:, :, None]
-            maps_BKPL = torch.cat([matched_BK3L[:, :, :1], contrast_BK1L, matched_BK3L[:, :, 1:]], dim=2)
+        for maps_BKPL, stages in zip(_match(query_BLC, support_BKLC, balanced), found, strict=True):
             both = _stack(rearrange(maps_BKPL, "b k p l -> b (k p) l"), affinity_BLL, height)
             stages.append(rearrange(both, "b (r k p) h w -> b k (r p) h w", r=2, k=shots))
     return [min_max(torch.stack(stages, dim=2)) for stages in found]
 
 
-def _contrast(query_BLC: Tensor, support_BKLC: Tensor, sides_BKM2: Tensor) -> Tensor:
-    """Cosine to the foreground prototype minus cosine to the background prototype, [B, K, L]."""
-    if support_BKLC.shape[0] * support_BKLC.shape[1] == 1:
-        # The order of the factors decides the last bit on a CPU: results in stores and checkpoints rest on both forms.
-        prototypes_BK2C = (support_BKLC.mT @ sides_BKM2).mT
-    else:
-        prototypes_BK2C = torch.einsum("bklt,bklc->bktc", sides_BKM2, support_BKLC)
-    to_fg, to_bg = torch.einsum("blc,bktc->tbkl", query_BLC, normalize(prototypes_BK2C, dim=-1))
-    return to_fg - to_bg
-
-
 def _match(query_BLC: Tensor, support_BKLC: Tensor, balanced: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Max-cosine, sharp and soft assembled maps of every pair, [B, K, 3, L] for each annotation.
+    """Max-cosine, contrast to prototypes, sharp and soft assembled maps of pairs, [B, K, 4, L] for each annotation.
 
-    The L × L affinities of a few pairs at a time: memory stays bounded at any K, and on a CPU they stay in cache.
+    The L × L affinities of a few pairs at a time: memory stays bounded at any K, and on a CPU they stay in cache. The
+    cosine to a prototype is the weighted mean of the cosines to its positions, divided by the prototype's length.
     """
     batch, shots, positions = support_BKLC.shape[:3]
     pairs = batch * shots
     support = support_BKLC.flatten(0, 1)
     votes = [(sides.flatten(0, 1), hollow.flatten(0, 1)) for sides, hollow in balanced]
-    found = [query_BLC.new_empty(pairs, 3, positions) for _ in balanced]
+    found = [query_BLC.new_empty(pairs, 4, positions) for _ in balanced]
     chunk = max(1, (GPU_BYTES if query_BLC.is_cuda else CPU_BYTES) // (4 * positions * positions))
     owners = torch.arange(pairs, device=query_BLC.device) // shots
     for start in range(0, pairs, chunk):
         part = slice(start, start + chunk)
-        cosine = torch.bmm(query_BLC[owners[part]], support[part].transpose(1, 2))
-        for maps, (_, hollow) in zip(found, votes, strict=True):
+        query = query_BLC[part] if shots == 1 else query_BLC[owners[part]]
+        cosine = torch.bmm(query, support[part].transpose(1, 2))
+        for maps, (sides, hollow) in zip(found, votes, strict=True):
             maps[part, 0] = (cosine - hollow[part, None]).amax(-1)
-        mean, std = _spread(cosine)
+            lengths = torch.linalg.vector_norm(sides[part] @ support[part], dim=-1, keepdim=True)
+            to_fg, to_bg = ((sides[part] @ cosine.mT) / lengths.clamp_min(EPS)).unbind(1)
+            torch.sub(to_fg, to_bg, out=maps[part, 1])
         # exp is the costly part: the sharp weights are the square of the soft ones.
-        weights = cosine.sub_(mean).div_(std * SOFT).clamp_max_(40.0).exp_()
-        for row in (2, 1):
+        weights = _standardise(cosine, SOFT).clamp_max_(40.0).exp_()
+        for row in (3, 2):
             for maps, (sides, _) in zip(found, votes, strict=True):
-                fg_vote, bg_vote = (weights @ sides[part]).unbind(-1)
-                maps[part, row] = fg_vote / (fg_vote + bg_vote).clamp_min(1e-20)
+                fg_vote, bg_vote = (sides[part] @ weights.mT).unbind(1)
+                torch.div(fg_vote, (fg_vote + bg_vote).clamp_min_(1e-20), out=maps[part, row])
             weights = weights.square_()
-    return [maps.view(batch, shots, 3, positions) for maps in found]
+    return [maps.view(batch, shots, 4, positions) for maps in found]
 
 
 def _balanced(foreground: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sides of equal mass [..., L, 2], and what to take off a position's cosine for max-cosine [..., L].
+    """Both sides of equal mass [..., 2, L], and what to take off a position's cosine for max-cosine [..., L].
 
     A position counts for max-cosine if at least half of it, or the best it gets for tiny objects, is foreground.
     """
     foreground = foreground / foreground.sum(-1, keepdim=True).clamp_min(EPS)
     background = background / background.sum(-1, keepdim=True).clamp_min(EPS)
     hollow = 2.0 * (foreground < 0.5 * foreground.amax(-1, keepdim=True).clamp_min(EPS))
-    return torch.stack([foreground, background], dim=-1), hollow
+    return torch.stack([foreground, background], dim=-2), hollow
 
 
 def text_priors(alike: list[Tensor], similarity_BNhw: Tensor, target_B: Tensor) -> Tensor:

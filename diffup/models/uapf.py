@@ -39,6 +39,12 @@ def logit(probability: Tensor) -> Tensor:
     return torch.logit(probability.clamp(EDGE, 1 - EDGE))
 
 
+def deviation(maps: Tensor, dim: int, correction: int = 0) -> Tensor:
+    """`torch.std` over one dimension, which on a CPU is many times slower."""
+    squares = (maps - maps.mean(dim, keepdim=True)).square().sum(dim)
+    return (squares / (maps.shape[dim] - correction)).clamp_min(1e-12).sqrt()
+
+
 def zeroed(layer: Layer) -> Layer:
     """A layer whose weight and bias start at zero."""
     for parameter in layer.parameters():
@@ -90,15 +96,14 @@ class UAPF(nn.Module):
         if not self.learned:
             base_BKhw = min_max(reduce(prior_BKSPhw, "b k s p h w -> b k h w", "mean"))
             mean = min_max(base_BKhw.mean(1))
-            spread = prior_BKSPhw.flatten(1, 3).var(dim=1, unbiased=False)
-            return mean, spread + 1e-3
+            return mean, deviation(prior_BKSPhw.flatten(1, 3), 1).square() + 1e-3
         weight_BKPhw = self.map_weights()[kind_BK][..., None, None]
         base_BKhw = min_max((weight_BKPhw * prior_BKSPhw.mean(2)).sum(2))  # a product would be rounded under autocast
         read = self.read_stage(rearrange(prior_BKSPhw, "b k s p h w -> (b k s) p h w"))
         read = rearrange(read, "(bk s) c h w -> bk s c h w", bk=batch * cues)
         cue_NC11 = self.cue_embedding(kind_BK.reshape(-1))[:, :, None, None]
         statistics = self._statistics(prior_BKSPhw, base_BKhw)
-        pooled = torch.cat([read.mean(1) + cue_NC11, read.std(1, unbiased=False), statistics], dim=1)
+        pooled = torch.cat([read.mean(1) + cue_NC11, deviation(read, 1), statistics], dim=1)
         hidden = self.mix(pooled)
         shift, factor = (
             rearrange(layer(features), "(b k) 1 h w -> b k h w", k=cues)
@@ -118,5 +123,5 @@ class UAPF(nn.Module):
         """What a cue says and how sure it is: mean, distance to the other cues' mean, margin, spread of the maps."""
         cues = base_BKhw.shape[1]
         others = (base_BKhw.sum(1, keepdim=True) - base_BKhw) / max(cues - 1, 1) if cues > 1 else base_BKhw
-        spread = prior_BKSPhw.flatten(2, 3).std(2)
+        spread = deviation(prior_BKSPhw.flatten(2, 3), 2, correction=1)
         return torch.stack([base_BKhw, base_BKhw - others, (2 * base_BKhw - 1).abs(), spread], dim=2).flatten(0, 1)

@@ -44,7 +44,7 @@ class SCM(nn.Module):
 
     def forward(self, features_BCHW: Tensor, condition_BXHW: Tensor) -> Tensor:
         scale, shift = self.out(self.body(condition_BXHW)).chunk(2, dim=1)
-        return features_BCHW * (1 + scale) + shift
+        return torch.addcmul(features_BCHW + shift, features_BCHW, scale)
 
 
 class QualityHead(nn.Module):
@@ -73,7 +73,8 @@ class QualityHead(nn.Module):
         self, x_BHW: Tensor, estimate_BHW: Tensor, mean_BHW: Tensor, variance_BHW: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Logits of the error map [B, H, W] and of the IoU [B]."""
-        features = self.body(torch.stack([x_BHW, estimate_BHW, mean_BHW, variance_BHW.log()], dim=1))
+        stacked = torch.stack([x_BHW, estimate_BHW, mean_BHW, variance_BHW.log()], dim=1)
+        features = self.body(stacked.contiguous(memory_format=torch.channels_last))
         error_BHW = self.error(features).squeeze(1)
         mask_BHW = (estimate_BHW > 0.5).float()
         soft = estimate_BHW / estimate_BHW.sum((1, 2), keepdim=True).clamp_min(1e-6)
@@ -125,9 +126,9 @@ class Block(nn.Module):
             hidden = self.scm(hidden, _resize(condition, size))
         if self.error is not None:
             scale, shift = self.error(_resize(error_BHW[:, None], size)).chunk(2, dim=1)
-            hidden = hidden * (1 + scale) + shift
+            hidden = torch.addcmul(hidden + shift, hidden, scale)
         scale, shift = rearrange(self.film(vector_BX), "b c -> b c 1 1").chunk(2, dim=1)
-        hidden = F.gelu(hidden * (1 + scale) + shift)
+        hidden = F.gelu(torch.addcmul(hidden + shift, hidden, scale))
         return self.skip(features_BCHW) + self.second(hidden)
 
 
@@ -189,6 +190,7 @@ class UQDD(nn.Module):
         condition = torch.stack(maps, dim=1)
         if self.config.query_infos:
             condition = torch.cat([condition, infos_BXHW], dim=1)
+        condition = condition.contiguous(memory_format=torch.channels_last)
         error_map = torch.sigmoid(error_BHW).detach()
         vector = time_features(t_B)
         if self.config.dqm_iou:

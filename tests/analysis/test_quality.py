@@ -19,8 +19,8 @@ from analysis.results import load_results
 from analysis.stats import EpisodeCounts, episode_multiplicities
 from analysis.tables.scores import studies
 from analysis.tables.table import Number
-from diffup.evaluation.evaluate import Prediction, score
 from diffup.evaluation.metrics import STD_BINS, counts, episode_ious
+from diffup.evaluation.scoring import Predicted, Prediction, score
 from diffup.grid.cell import Cell
 from diffup.training.losses import batch_iou
 from tests.helpers.stores import BETTER, HOME, cell, episodes, write_cell
@@ -70,7 +70,7 @@ def test_auroc_of_histograms_is_that_of_the_pixels() -> None:
     assert np.isnan(auroc(np.ones((1, 4)), np.zeros((1, 4)))).all()
 
     prediction, truth = _predictions(1)[0]
-    row = score(prediction, truth, 0.5)
+    [row] = score(Predicted.of(prediction), [truth], 0.5)
     assert prediction.variance is not None and prediction.prior is not None
     valid = truth != 255
     bad = ((prediction.probability.numpy() > 0.5) != (truth == 1))[valid]
@@ -89,13 +89,13 @@ def test_score_counts_valid_pixels_and_takes_extremes() -> None:
     """Ignored pixels are in no bin; probabilities of 1 and deviations beyond the range are in the last ones."""
     truth = np.array([[1, 1, 0, 255]], np.uint8)
     probability, variance = torch.tensor([[1.0, 0.2, 0.0, 0.9]]), torch.tensor([[0.0, 9.0, 0.04, 0.04]])
-    row = score(Prediction(probability, variance, 0.5, probability), truth, 0.5)
+    [row] = score(Predicted.of(Prediction(probability, variance, 0.5, probability)), [truth], 0.5)
     assert sum(row["prob_count"]) == sum(row["std_count"]) == sum(row["margin_count"]) == 3
     assert row["prob_count"][-1] == row["prob_positive"][-1] == 1 and row["prob_sum"][-1] == 1.0
     assert row["std_count"][0] == 1 and row["std_wrong"][-1] == 1 and sum(row["std_wrong"]) == 1
     assert row["margin_count"][-1] == 2 and sum(row["margin_wrong"]) == 1
     assert row["fg_probability"] == pytest.approx(0.95)
-    empty = score(Prediction(torch.zeros(1, 4), None, float("nan")), truth, 0.5)
+    [empty] = score(Predicted.of(Prediction(torch.zeros(1, 4), None, float("nan"))), [truth], 0.5)
     assert empty["fg_probability"] == 0.0 and sum(empty["std_count"]) == 0 and len(empty["std_count"]) == STD_BINS
 
 
@@ -126,7 +126,7 @@ def _with_estimates(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """The made-up episodes with columns of quality: a predicted IoU near the truth, a rival farther from it."""
     rng = np.random.default_rng(seed)
     iou = table["inter_fg"] / table["union_fg"]
-    rows = [score(prediction, truth, 0.5) for prediction, truth in _predictions(8, seed)]
+    rows = [score(Predicted.of(prediction), [truth], 0.5)[0] for prediction, truth in _predictions(8, seed)]
     picked = pd.DataFrame([rows[i % len(rows)] for i in range(len(table))])
     picked = picked.drop(columns=["inter_fg", "union_fg", "inter_bg", "union_bg", "predicted_iou"])
     picked["predicted_iou"] = np.clip(iou + rng.normal(0, 0.05, len(table)) + 0.03, 0, 1)

@@ -26,7 +26,8 @@ from diffup.episodes.cue_source import CueSource
 from diffup.episodes.episode import Episode
 from diffup.episodes.sampling import paired_episodes
 from diffup.evaluation.encode import Encoder, FeatureCache
-from diffup.evaluation.evaluate import Evaluation, Prediction, evaluate, predict
+from diffup.evaluation.evaluate import Evaluation, evaluate, predict
+from diffup.evaluation.scoring import Predicted, Prediction
 from diffup.grid.cell import TrainingCell
 from diffup.models.diffup import DiffUpNet
 from tests.helpers.toy import ToyBackbone, ToyDataset
@@ -152,9 +153,9 @@ def test_other_truths_change_the_score_and_not_a_byte_of_the_prediction(monkeypa
     honest_score = evaluation.score
     said: list[list[str]] = []
 
-    def recorded(prediction: Prediction, truth: NDArray[np.uint8], threshold: float) -> dict[str, Any]:
-        said[-1].append(digest(prediction))
-        return honest_score(prediction, truth, threshold)
+    def recorded(predicted: Predicted, truths: list[NDArray[np.uint8]], threshold: float) -> list[dict[str, Any]]:
+        said[-1].extend(digest(prediction) for prediction in predicted)
+        return honest_score(predicted, truths, threshold)
 
     monkeypatch.setattr(evaluation, "score", recorded)
     tables = []
@@ -263,5 +264,5 @@ def test_any_backbone_goes_the_whole_way(name: str) -> None:
     assert float(first.prior.std()) > 0.05
     assert float(first.probability.min()) >= 0 and float(first.probability.max()) <= 1
     assert float(first.variance.min()) > 0 and 0 <= first.predicted_iou <= 1
-    row = evaluation.score(first, ToyDataset().mask(episode.query, episode.class_index), 0.5)
+    [row] = evaluation.score(Predicted.of(first), [ToyDataset().mask(episode.query, episode.class_index)], 0.5)
     assert row["inter_bg"] + row["union_fg"] == SHAPE[0] * SHAPE[1]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from diffup.evaluation.evaluate import Prediction
 from diffup.evaluation.metrics import episode_ious, ranked
 from diffup.evaluation.panels import GAP, HEAD, SHARED, SIDE, panel, shown_episodes
+from diffup.evaluation.scoring import Prediction
 from tests.diffup.evaluation.test_train_evaluate import checkpoint, evaluation, manifest, setting
 
 __all__ = ["checkpoint"]
