@@ -186,7 +186,8 @@ class DiffUp:
         batch_size = whole(batch_size, "batch_size", 1)
         named = [(image, f"images[{i}]") for i, image in enumerate(images)]
         chunks = (named[start : start + batch_size] for start in range(0, len(named), batch_size))
-        return [found for chunk in chunks for found in self.encoder.encode([to_rgb(*each) for each in chunk])]
+        encoded = (self.encoder.encode([to_rgb(*each) for each in chunk]) for chunk in chunks)
+        return [features.to("cpu") for made in encoded for features in made]
 
     def segment(
         self, query: AnyImage | Features, cues: Sequence[Cue], *, steps: int = 2, samples: int = 1, seed: int = 0
@@ -244,13 +245,13 @@ class DiffUp:
             made.append(self.net.segment_priors(batch, SampleConfig(steps=steps), noise))
         results = []
         for i, query in enumerate(episodes.query):
-            drawn = torch.stack([torch.sigmoid(upsample(one.logits[i], query.size)) for one in made])
+            drawn = torch.stack([torch.sigmoid(upsample(one.logits[i], query.size)) for one in made]).cpu()
             probability = drawn.mean(0).numpy()
             results.append(
                 Result(
                     mask=probability > THRESHOLD,
                     probability=probability,
-                    variance=upsample(made[0].variance[i], query.size).numpy(),
+                    variance=upsample(made[0].variance[i], query.size).cpu().numpy(),
                     predicted_iou=float(torch.stack([one.predicted_iou[i] for one in made]).mean()),
                     spread=drawn.std(0, correction=0).numpy() if samples > 1 else None,
                 )

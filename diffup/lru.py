@@ -18,15 +18,21 @@ class ByteLRU(Generic[K, V]):
     Args:
         limit_bytes: of all values together.
         size: bytes of a value.
+        evicted: gets what no longer fits.
     """
 
-    def __init__(self, limit_bytes: int, size: Callable[[V], int]) -> None:
+    def __init__(
+        self, limit_bytes: int, size: Callable[[V], int], evicted: Callable[[K, V], object] = lambda key, value: None
+    ) -> None:
         self.limit, self.bytes = limit_bytes, 0
-        self._size = size
+        self._size, self._evicted = size, evicted
         self._kept: OrderedDict[K, V] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._kept
 
     def get(self, key: K) -> V | None:
         """The value, which counts as used now; None if it is not kept."""
@@ -41,8 +47,9 @@ class ByteLRU(Generic[K, V]):
         self._kept[key] = value
         self.bytes += self._size(value)
         while self.bytes > self.limit and len(self._kept) > 1:
-            _, oldest = self._kept.popitem(last=False)
-            self.bytes -= self._size(oldest)
+            oldest, dropped = self._kept.popitem(last=False)
+            self.bytes -= self._size(dropped)
+            self._evicted(oldest, dropped)
         return value
 
 

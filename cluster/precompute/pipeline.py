@@ -178,7 +178,7 @@ class PrecomputeWorker:
             assert of.text is not None
             store = of.text.make(self.cache.root, encoder.reader)
             texts = [text for batch in batches for text in encoder.encode_text(pixels[batch], ids[batch])]
-            rows = {"text": torch.stack(texts)}
+            rows = {"text": torch.stack(texts).cpu()}
         return {**self._write(store, ids, rows), "failed": failed}
 
     def _match(self, task: dict[str, Any]) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class PrecomputeWorker:
             spec, identity = of.text_priors, features.encoder.identity
         priors = priors_of(cell, dataset, CueSource(dataset, cell.input.cues), features, self.context)
         made = list(priors.compute(Triple(*triple) for triple in task["triples"]))
-        rows = {PRIOR: torch.stack([maps for _, maps in made])}
+        rows = {PRIOR: torch.stack([maps for _, maps in made]).cpu()}
         return self._write(spec.make(self.cache.root, identity), [triple.key for triple, _ in made], rows)
 
     def _write(self, store: ShardStore, ids: list[str], rows: dict[str, torch.Tensor]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from diffup.models.batch import Features
 INFO_GRID = 40  # side of the low-resolution RGB that query infos are computed from
 STAGES = ("stage0", "stage1", "stage2")  # names of a stored row's tensors; beside them rgb, size, and apart text
 GPU_BATCH = 32
+HOST_BYTES, DEVICE_BYTES = 4 << 30, 8 << 30  # of features that are kept in memory
 NAMES_BYTES = 16 << 20  # of embedded class names that are kept
 
 
@@ -90,7 +91,7 @@ class Encoder:
             UserError: features that are not finite.
         """
         pixels_B3SS = stacked(squares, self.device)
-        rgb = resized(pixels_B3SS, INFO_GRID).cpu()
+        rgb = resized(pixels_B3SS, INFO_GRID)
         stages = [self._finished(stage, self.backbone, names) for stage in self.backbone.stages(pixels_B3SS)]
         return [
             Features(tuple(stage[i].clone() for stage in stages), None, rgb[i].clone(), square.size, self.visual)
@@ -118,7 +119,7 @@ class Encoder:
         maps = maps_BChw if maps_BChw.shape[-2:] == (grid, grid) else resized(maps_BChw.float(), grid)
         maps = maps.float()
         _check_finite(maps, model, "features", names)
-        return F.normalize(maps, dim=1).to(getattr(torch, self.config.feature_dtype)).cpu()
+        return F.normalize(maps, dim=1).to(getattr(torch, self.config.feature_dtype))
 
     @torch.inference_mode()
     def embed_names(self, names: Sequence[str]) -> Tensor:
@@ -159,7 +160,8 @@ class FeatureCache:
     Args:
         encoder: makes what is not there.
         read: an image [H, W, 3] by its id.
-        limit_bytes: of features kept in memory; mapped ones don't count.
+        limit_bytes: of features kept in the host's memory; mapped ones don't count.
+        device_bytes: of those kept on a GPU, from which the least recently used move to the host's memory.
         visual, text: stores of the encoder's features without text, and of its dense text embeddings; only read.
         pixels: store of squares as `Encoder.square` makes them; only read.
 
@@ -173,7 +175,8 @@ class FeatureCache:
         encoder: Encoder,
         read: Callable[[str], NDArray[np.uint8]],
         *,
-        limit_bytes: int = 4 << 30,
+        limit_bytes: int = HOST_BYTES,
+        device_bytes: int = DEVICE_BYTES,
         visual: ShardStore | None = None,
         text: ShardStore | None = None,
         pixels: ShardStore | None = None,
@@ -181,16 +184,28 @@ class FeatureCache:
         self.encoder, self.read = encoder, read
         self.stores, self.pixels = (visual, text), pixels
         self._kept: ByteLRU[str, Features] = ByteLRU(limit_bytes, Features.nbytes)
+        self._on_device: ByteLRU[str, Features] | None = None
+        if torch.device(encoder.device).type != "cpu":
+            self._on_device = ByteLRU(
+                device_bytes, Features.nbytes, lambda key, old: self._kept.put(key, old.to("cpu"))
+            )
         self.encoded = self.texts_encoded = 0
 
     def get(self, image_ids: Sequence[str]) -> list[Features]:
         """Features of `image_ids`, in order; an id may repeat."""
-        kept = ((image_id, self._kept.get(image_id)) for image_id in dict.fromkeys(image_ids))
+        kept = ((image_id, self._known(image_id)) for image_id in dict.fromkeys(image_ids))
         found = {image_id: features for image_id, features in kept if features is not None}
         missing = [image_id for image_id in dict.fromkeys(image_ids) if image_id not in found]
         for start in range(0, len(missing), self.encoder.batch):
             found |= self._make(missing[start : start + self.encoder.batch])
         return [found[image_id] for image_id in image_ids]
+
+    def _known(self, image_id: str) -> Features | None:
+        if self._on_device is None:
+            return self._kept.get(image_id)
+        if (found := self._on_device.get(image_id)) is None and (kept := self._kept.get(image_id)) is not None:
+            return self._on_device.put(image_id, kept.to(self.encoder.device))
+        return found
 
     def _make(self, image_ids: Sequence[str]) -> dict[str, Features]:
         visual_store, text_store = self.stores
@@ -206,9 +221,10 @@ class FeatureCache:
             texts |= zip(absent, encoder.encode_text([squares[i] for i in absent], absent), strict=True)
             self.texts_encoded += len(absent)
         made = {i: replace(visual[i], text=texts.get(i), made_by=encoder.identity) for i in image_ids}
+        into = self._kept if self._on_device is None else self._on_device
         for image_id, features in made.items():
             if image_id not in mapped:
-                self._kept.put(image_id, features)
+                into.put(image_id, features)
         return made
 
     def _squares(self, image_ids: Sequence[str]) -> dict[str, Square]:
@@ -223,9 +239,9 @@ def _rows(store: ShardStore | None, image_ids: Sequence[str]) -> dict[str, dict[
 
 def to_rows(features: Sequence[Features]) -> dict[str, Tensor]:
     """Features without text as rows of a `ShardStore`."""
-    rows = {name: torch.stack([f.stages[s] for f in features]) for s, name in enumerate(STAGES)}
+    rows = {name: torch.stack([f.stages[s] for f in features]).cpu() for s, name in enumerate(STAGES)}
     sizes = torch.tensor([f.size for f in features], dtype=torch.int64)
-    return rows | {"rgb": torch.stack([f.rgb for f in features]), "size": sizes}
+    return rows | {"rgb": torch.stack([f.rgb for f in features]).cpu(), "size": sizes}
 
 
 def from_row(row: Mapping[str, Tensor], made_by: str) -> Features:

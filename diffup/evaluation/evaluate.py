@@ -95,6 +95,11 @@ def triples(what: Evaluation, episode: Episode) -> list[Triple]:
     return cues
 
 
+def reads_priors(what: Evaluation) -> bool:
+    """Whether the method reads prior maps."""
+    return what.method is None and what.sample.method != "prototype"
+
+
 def gather(rows: Sequence[Sequence[Triple]], cues: CueSource, features: FeatureCache) -> Episodes:
     """Features and cues of a batch of episodes, each given by its visual cues. Reads no query mask."""
     found = iter(features.get([image for row in rows for image in (row[0].query, *(cue.support for cue in row))]))
@@ -214,24 +219,37 @@ def evaluate(
 
 def batches(
     what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache | None, *,
-    batch_size: int, priors: PriorSource | None = None,
+    batch_size: int, priors: PriorSource | None = None, window: int | None = None,
 ) -> Iterator[list[dict[str, Any]]]:  # fmt: skip
-    """The rows of `evaluate`, which see, a batch at a time."""
+    """The rows of `evaluate`, which see, a batch at a time.
+
+    Args:
+        window: number of episodes whose prior maps are computed together, so that a query's affinities are computed
+            once; None: as many as memory has room for; 0: the caller prepares them.
+    """
+    if short := [e.index for e in episodes if len(e.supports) < what.shots]:
+        raise UserError(f"episode {short[0]} has fewer than {what.shots} supports; rebuild the manifest")
     if priors is None and features is not None:
         priors = PriorSource(cues, features)
+    if priors is None or not reads_priors(what):
+        window = 0
+    elif window is None and episodes:
+        window = max(batch_size, priors.window(len(triples(what, episodes[0]))) // batch_size * batch_size)
+    shared = 0.0
     for start in range(0, len(episodes), batch_size):
         chunk = episodes[start : start + batch_size]
+        if window and start % window == 0 and priors is not None:
+            began, ahead = time.perf_counter(), episodes[start : start + window]
+            priors.prepare(triple for episode in ahead for triple in triples(what, episode))
+            shared = (time.perf_counter() - began) / len(ahead)
         began = time.perf_counter()
-        short = [e.index for e in chunk if len(e.supports) < what.shots]
-        if short:
-            raise UserError(f"episode {short[0]} has fewer than {what.shots} supports; rebuild the manifest")
         counted: list[dict[str, Any]] = []
         for predicted in segment(what, chunk, cues, features, priors):
             asked = chunk[len(counted) : len(counted) + len(predicted.sizes)]
             truths = [cues.dataset.mask(episode.query, episode.class_index) for episode in asked]
             resized = [nearest(truth, size) for truth, size in zip(truths, predicted.sizes, strict=True)]
             counted += score(predicted, resized, what.sample.threshold)
-        seconds = (time.perf_counter() - began) / len(chunk)
+        seconds = shared + (time.perf_counter() - began) / len(chunk)
         yield [
             {
                 "episode": episode.index,

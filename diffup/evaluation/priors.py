@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -20,18 +21,18 @@ from torch import Tensor
 from diffup.config import CUES
 from diffup.episodes.cue_source import CueSource
 from diffup.errors import UserError
-from diffup.evaluation.encode import FeatureCache
+from diffup.evaluation.encode import STAGES, FeatureCache
 from diffup.evaluation.shards import ShardStore
 from diffup.lru import ByteLRU, nbytes
-from diffup.models.baft import self_affinities, settle_boxes, text_priors, visual_priors
+from diffup.models.baft import MAPS, self_affinities, settle_boxes, text_priors, visual_priors
 from diffup.models.batch import Batch
 
 PRIOR = "prior"  # name of a stored row's only tensor
 ID_DIGITS = 24
 GPU_PAIRS = 64  # pairs of images at a time
-STAGES_BYTES, GPU_STAGES_BYTES = 256 << 20, 2 << 30  # of images' features in float32 that are kept
+STAGES_BYTES = 256 << 20  # of images' features in float32 that are kept
 BOXES_BYTES = 64 << 20  # of settled boxes that are kept
-AHEAD_BYTES = 256 << 20  # of maps that were computed before they are asked for
+AHEAD_BYTES, GPU_AHEAD_BYTES = 256 << 20, 2 << 30  # of maps that were computed before they are asked for
 
 Pair = tuple[str, str, int]  # query, support, class
 
@@ -66,23 +67,26 @@ class PriorSource:
         cues: annotations of supports.
         features: of the encoder.
         visual, text: stores of maps of visual cues and of text; only read.
+        pairs: pairs of images at a time; None: one on a CPU, many on a GPU.
 
     Attributes:
         computed: number of triples computed so far.
     """
 
     def __init__(
-        self, cues: CueSource, features: FeatureCache, visual: ShardStore | None = None, text: ShardStore | None = None
-    ) -> None:
+        self, cues: CueSource, features: FeatureCache, visual: ShardStore | None = None, text: ShardStore | None = None,
+        *, pairs: int | None = None,
+    ) -> None:  # fmt: skip
         self.cues, self.features = cues, features
         self.stores = {True: text, False: visual}
         self.computed = 0
         self._device = torch.device(features.encoder.device)
-        self._on_gpu = self._device.type != "cpu"
+        on_gpu = self._device.type != "cpu"
+        self.pairs = pairs or (GPU_PAIRS if on_gpu else 1)
         self._boxes: ByteLRU[tuple[str, int], Tensor] = ByteLRU(BOXES_BYTES, lambda weights: nbytes([weights]))
-        limit = GPU_STAGES_BYTES if self._on_gpu else STAGES_BYTES
-        self._stages: ByteLRU[str, list[Tensor]] = ByteLRU(limit, nbytes)
-        self._ahead: ByteLRU[Triple, Tensor] = ByteLRU(AHEAD_BYTES, lambda maps: nbytes([maps]))
+        self._stages: ByteLRU[str, list[Tensor]] = ByteLRU(STAGES_BYTES, nbytes)
+        ahead = GPU_AHEAD_BYTES if on_gpu else AHEAD_BYTES
+        self._ahead: ByteLRU[Triple, Tensor] = ByteLRU(ahead, lambda maps: maps.numel() * maps.element_size())
 
     def batch(self, rows: Sequence[Sequence[Triple]]) -> Batch:
         """The maps of a batch of episodes, each given by its K cues.
@@ -92,8 +96,9 @@ class PriorSource:
         """
         found = self.get(triple for row in rows for triple in row)
         queries = self.features.get([row[0].query for row in rows])
+        maps = torch.stack([found[triple] for row in rows for triple in row])
         return Batch(
-            prior_BKSPhw=torch.stack([torch.stack([found[triple] for triple in row]) for row in rows]),
+            prior_BKSPhw=maps.view(len(rows), -1, *maps.shape[1:]),
             kind_BK=torch.tensor([[CUES.index(triple.kind) for triple in row] for row in rows]),
             rgb_B3RR=torch.stack([query.rgb for query in queries]),
         )
@@ -104,53 +109,72 @@ class PriorSource:
         found = {triple: maps for triple in wanted if (maps := self._known(triple)) is not None}
         return found | dict(self.compute(triple for triple in wanted if triple not in found))
 
+    def window(self, triples: int) -> int:
+        """For how many episodes of so many triples the maps of `prepare` are kept."""
+        grid = self.features.encoder.config.feature_grid
+        return max(1, self._ahead.limit // (max(1, triples) * len(STAGES) * MAPS * grid**2 * 4))
+
     def prepare(self, triples: Iterable[Triple]) -> None:
-        """Compute maps that several evaluations are about to `get`, all annotations of a pair at once."""
-        for triple, maps in self.compute(triple for triple in set(triples) if self._known(triple) is None):
-            self._ahead.put(triple, maps.clone())  # on a GPU it is a view of all that were computed with it
+        """Compute maps that evaluations are about to `get`: a query's affinities once, its pairs once for all kinds.
+
+        Where that fails, those who `get` them meet the error.
+        """
+        wanted = dict.fromkeys(triples)
+        for text in (False, True):
+            store, of_kind = self.stores[text], [t for t in wanted if (t.kind == "text") == text]
+            stored = {t.key for t in of_kind} - set(store.missing(t.key for t in of_kind)) if store else set[str]()
+            lacking = (t for t in of_kind if t not in self._ahead and t.key not in stored)
+            with suppress(Exception):
+                for triple, maps in self.compute(lacking):
+                    self._ahead.put(triple, maps)
 
     def _known(self, triple: Triple) -> Tensor | None:
         if (maps := self._ahead.get(triple)) is not None:
             return maps
         store = self.stores[triple.kind == "text"]
         row = store.get(triple.key) if store is not None else None
-        return None if row is None else row[PRIOR]
+        return None if row is None else row[PRIOR].to(self._device)
 
     @torch.inference_mode()
     def compute(self, triples: Iterable[Triple]) -> Iterator[tuple[Triple, Tensor]]:
-        """The maps of each triple, on the CPU; all annotations of a pair of images are computed together."""
+        """The maps of each triple, on the device; all annotations of a pair of images are computed together."""
         computed_for: tuple[str, ...] = ()
         for kinds, pairs in self._chunks(triples):
             queries = tuple(dict.fromkeys(query for query, _, _ in pairs))
             if queries != computed_for:  # consecutive pairs often share their query
                 stages = self._stacked(queries)
                 computed_for, affinities = queries, self_affinities(stages)
-            rows = slice(None) if len(queries) == len(pairs) else [queries.index(query) for query, _, _ in pairs]
-            query, alike = [stage[rows] for stage in stages], [affinity[rows] for affinity in affinities]
+            query, alike = stages, affinities
+            if len(queries) < len(pairs):
+                rows = torch.tensor([queries.index(query) for query, _, _ in pairs]).to(self._device)
+                query, alike = [stage[rows] for stage in stages], [affinity[rows] for affinity in affinities]
             if kinds == ("text",):
                 made = [self._text(pairs, alike)]
             else:
                 supports = [stage[:, None] for stage in self._stacked([support for _, support, _ in pairs])]
-                weights = [torch.stack([self._weights(s, c, kind) for _, s, c in pairs])[:, None] for kind in kinds]
+                weights = [self._weights([(s, c) for _, s, c in pairs], kind)[:, None] for kind in kinds]
                 made = visual_priors(query, alike, supports, weights)
             self.computed += len(kinds) * len(pairs)
             for kind, maps_B1SPhw in zip(kinds, made, strict=True):
-                for pair, maps_1SPhw in zip(pairs, maps_B1SPhw.cpu(), strict=True):
+                for pair, maps_1SPhw in zip(pairs, maps_B1SPhw, strict=True):
                     yield Triple(*pair, kind), maps_1SPhw[0]
 
     def _chunks(self, triples: Iterable[Triple]) -> Iterator[tuple[tuple[str, ...], list[Pair]]]:
         """Pairs that are computed together, and the kinds of annotation that all of them have."""
         by_pair = groupby(sorted(triples), key=lambda t: (t.query, t.support, t.class_index))
         pairs = [(tuple(triple.kind for triple in group), pair) for pair, group in by_pair]
-        if not self._on_gpu:
+        if self.pairs == 1:
             yield from ((kinds, [pair]) for kinds, pair in pairs)
             return
         for kinds, group in groupby(sorted(pairs), key=lambda item: item[0]):
             same = [pair for _, pair in group]
-            yield from ((kinds, same[start : start + GPU_PAIRS]) for start in range(0, len(same), GPU_PAIRS))
+            yield from ((kinds, same[start : start + self.pairs]) for start in range(0, len(same), self.pairs))
 
     def _stacked(self, image_ids: Sequence[str]) -> list[Tensor]:
-        """Stage features of images in float32, S × [B, C, h, w]."""
+        """Stage features of images on the device, S × [B, C, h, w]; on a CPU in float32."""
+        if self.pairs > 1:
+            every = zip(*(features.stages for features in self.features.get(image_ids)), strict=True)
+            return [torch.stack([stage.to(self._device) for stage in stages]) for stages in every]
         found = {image_id: self._stages.get(image_id) for image_id in dict.fromkeys(image_ids)}
         missing = [image_id for image_id, stages in found.items() if stages is None]
         for image_id, features in zip(missing, self.features.get(missing), strict=True):
@@ -158,18 +182,20 @@ class PriorSource:
             found[image_id] = self._stages.put(image_id, stages)
         return [torch.stack(stage) for stage in zip(*(found[i] or () for i in image_ids), strict=True)]
 
-    def _weights(self, support: str, class_index: int, kind: str) -> Tensor:
-        """Foreground and background weights of a support, [2, h, w]; boxes settled, once each."""
+    def _weights(self, supports: Sequence[tuple[str, int]], kind: str) -> Tensor:
+        """Foreground and background weights of supports, each with its class, [B, 2, h, w]; boxes settled, once each."""
         grid = self.features.encoder.config.feature_grid
-        weights = self.cues.weights(support, class_index, kind, grid).to(self._device)
+        drawn = {of: self.cues.weights(*of, kind, grid) for of in supports if kind != "box" or of not in self._boxes}
         if kind != "box":
-            return weights
-        key = (support, class_index)
-        if (known := self._boxes.get(key)) is None:
-            stages = [stage[:, None] for stage in self._stacked([support])]
-            boxed = torch.ones(1, 1, dtype=torch.bool, device=self._device)
-            known = self._boxes.put(key, settle_boxes(stages, weights[None, None], boxed)[0, 0])
-        return known
+            return torch.stack([drawn[of] for of in supports]).to(self._device)
+        settled: dict[tuple[str, int], Tensor] = {}
+        for start in range(0, len(drawn), self.pairs):
+            part = list(drawn)[start : start + self.pairs]
+            stages = [stage[:, None].float() for stage in self._stacked([support for support, _ in part])]
+            weights = torch.stack([drawn[of] for of in part])[:, None].to(self._device)
+            boxes = settle_boxes(stages, weights, torch.ones(len(part), 1, dtype=torch.bool))[:, 0]
+            settled |= {of: self._boxes.put(of, box.clone()) for of, box in zip(part, boxes, strict=True)}
+        return torch.stack([settled[of] if of in settled else self._boxes.get(of) for of in supports])  # type: ignore[misc]
 
     def _text(self, pairs: Sequence[Pair], alike: list[Tensor]) -> Tensor:
         """Maps of text cues, [B, 1, S, P, h, w]."""

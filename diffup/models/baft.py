@@ -49,9 +49,23 @@ def _standardise(affinity_BLM: Tensor, temperature: float) -> Tensor:
     return affinity_BLM.div_(std.clamp_min_(EPS).mul_(temperature))
 
 
+def _cosines(one_BLC: Tensor, other_BMC: Tensor) -> Tensor:
+    """Products of L2-normalised features, [B, L, M] in float32.
+
+    TF32 holds all that float16 does, so that with float16 features a GPU's tensor cores lose nothing.
+    """
+    exact = one_BLC.is_cuda and one_BLC.dtype == other_BMC.dtype == torch.float16
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = before or exact
+        return torch.bmm(one_BLC.float(), other_BMC.float().mT)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
 def self_affinity(features_BLC: Tensor) -> Tensor:
     """Row-stochastic affinity of an image's positions, [B, L, L], from L2-normalised features."""
-    return _standardise(features_BLC @ features_BLC.transpose(1, 2), PROPAGATE).softmax(dim=-1)
+    return _standardise(_cosines(features_BLC, features_BLC), PROPAGATE).softmax(dim=-1)
 
 
 def self_affinities(stages: list[Tensor]) -> list[Tensor]:
@@ -80,7 +94,7 @@ def settle_boxes(supports: list[Tensor], weights_BK2hw: Tensor, boxed_BK: Tensor
     Args:
         supports: S stages [B, K, C, h, w], L2-normalised over C.
         weights_BK2hw: foreground and background weight of each position in [0, 1].
-        boxed_BK: which cues are boxes; others come back unchanged.
+        boxed_BK: which cues are boxes, on the CPU; others come back unchanged.
 
     Returns:
         The weights, [B, K, 2, h, w].
@@ -117,7 +131,7 @@ def visual_priors(
     single pair (B = K = 1) do not depend on how many annotations there are, to the byte.
 
     Args:
-        query: S stages [B, C, h, w], L2-normalised over C, float32.
+        query: S stages [B, C, h, w], L2-normalised over C, float32 or (on a GPU) float16.
         alike: the query's `self_affinity` at each stage, [B, L, L].
         supports: S stages [B, K, C, h, w], as `query`.
         annotations: foreground and background weight of each support position in [0, 1], [B, K, 2, h, w] each.
@@ -147,16 +161,16 @@ def _match(query_BLC: Tensor, support_BKLC: Tensor, balanced: list[tuple[Tensor,
     pairs = batch * shots
     support = support_BKLC.flatten(0, 1)
     votes = [(sides.flatten(0, 1), hollow.flatten(0, 1)) for sides, hollow in balanced]
-    found = [query_BLC.new_empty(pairs, 4, positions) for _ in balanced]
+    found = [sides.new_empty(pairs, 4, positions) for sides, _ in votes]
     chunk = max(1, (GPU_BYTES if query_BLC.is_cuda else CPU_BYTES) // (4 * positions * positions))
     owners = torch.arange(pairs, device=query_BLC.device) // shots
     for start in range(0, pairs, chunk):
         part = slice(start, start + chunk)
         query = query_BLC[part] if shots == 1 else query_BLC[owners[part]]
-        cosine = torch.bmm(query, support[part].transpose(1, 2))
+        cosine = _cosines(query, support[part])
         for maps, (sides, hollow) in zip(found, votes, strict=True):
             maps[part, 0] = (cosine - hollow[part, None]).amax(-1)
-            lengths = torch.linalg.vector_norm(sides[part] @ support[part], dim=-1, keepdim=True)
+            lengths = torch.linalg.vector_norm(sides[part] @ support[part].float(), dim=-1, keepdim=True)
             to_fg, to_bg = ((sides[part] @ cosine.mT) / lengths.clamp_min(EPS)).unbind(1)
             torch.sub(to_fg, to_bg, out=maps[part, 1])
         # exp is the costly part: the sharp weights are the square of the soft ones.

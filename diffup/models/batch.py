@@ -6,8 +6,9 @@ h w feature grid · R side of the RGB image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 
@@ -30,8 +31,14 @@ class Features:
     made_by: str = ""
 
     def nbytes(self) -> int:
+        """Bytes of the tensors."""
         tensors = [*self.stages, self.rgb] + ([] if self.text is None else [self.text])
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def to(self, device: str | torch.device) -> Features:
+        """The same on a device."""
+        stages, text = tuple(stage.to(device) for stage in self.stages), self.text
+        return replace(self, stages=stages, text=None if text is None else text.to(device), rgb=self.rgb.to(device))
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Episodes:
         kinds: the K cue kinds of each episode.
         names: text embeddings [N, D] of the class names the user gave, or None without a text cue.
         targets: index of each episode's class in `names`.
-        device: where priors are computed; they come back to the CPU.
+        device: where priors are computed.
     """
 
     query: list[Features]

@@ -59,7 +59,7 @@ def _stages(episodes: Episodes) -> tuple[list[Tensor], list[Tensor]]:
 def _settled(episodes: Episodes, supports: list[Tensor]) -> Tensor:
     """The supports' weights, boxes settled by `settle_boxes`."""
     weights = episodes.weights_BK2hw.to(episodes.device)
-    boxed = torch.tensor([[kind == "box" for kind in row] for row in episodes.kinds], device=weights.device)
+    boxed = torch.tensor([[kind == "box" for kind in row] for row in episodes.kinds])
     return settle_boxes(supports, weights, boxed)
 
 
@@ -85,7 +85,7 @@ def priors(episodes: Episodes) -> Batch:
     if not parts:
         raise ValueError("an episode needs at least one cue")
     rgb = torch.stack([features.rgb for features in episodes.query])
-    return Batch(torch.cat([part.cpu() for part in parts], dim=1), torch.cat(kinds, dim=1), rgb)
+    return Batch(torch.cat(parts, dim=1), torch.cat(kinds, dim=1), rgb)
 
 
 @torch.inference_mode()
@@ -94,7 +94,7 @@ def prototype(episodes: Episodes) -> Tensor:
     query, supports = _stages(episodes)
     assert supports, "it has no text form"
     middle = len(query) // 2
-    return prototype_contrast(query[middle], supports[middle], _settled(episodes, supports)).cpu()
+    return prototype_contrast(query[middle], supports[middle], _settled(episodes, supports))
 
 
 class DiffUpNet(nn.Module):
@@ -144,7 +144,7 @@ class DiffUpNet(nn.Module):
 
     @torch.inference_mode()
     def segment_priors(self, batch: Batch, sample: SampleConfig, noise_BRR: Tensor) -> Segmentation:
-        """Segment a batch from its prior maps; results come back to the CPU.
+        """Segment a batch from its prior maps, on the model's device.
 
         Args:
             batch: from `priors`, with all maps; those of ``config.prior_maps`` are read.
@@ -155,6 +155,5 @@ class DiffUpNet(nn.Module):
         device = next(self.parameters()).device
         read = chosen_maps(batch.prior_BKSPhw, self.config.prior_maps)
         mean, variance = self.fuse(read.to(device), batch.kind_BK.to(device))
-        infos = self.infos(batch.rgb_B3RR).to(device)
-        made = self.sample(mean, variance, infos, noise_BRR.to(device), sample)
-        return Segmentation(made.logits.cpu(), made.mean.cpu(), made.variance.cpu(), made.predicted_iou.cpu())
+        infos = self.infos(batch.rgb_B3RR.to(device))
+        return self.sample(mean, variance, infos, noise_BRR.to(device), sample)
