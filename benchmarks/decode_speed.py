@@ -82,7 +82,7 @@ class Photographs:
 def network() -> DiffUpNet:
     """The default decoder, untrained: its time does not depend on its weights."""
     torch.manual_seed(0)
-    return DiffUpNet(ModelConfig()).eval()
+    return DiffUpNet(ModelConfig()).to(memory_format=torch.channels_last).eval()
 
 
 def task(net: DiffUpNet, shots: int) -> Evaluation:

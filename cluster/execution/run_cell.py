@@ -38,7 +38,7 @@ from diffup.episodes.cue_source import CueSource
 from diffup.episodes.episode import Episode
 from diffup.episodes.sampling import held_out_classes
 from diffup.errors import UserError
-from diffup.evaluation.evaluate import batches, evaluate, predict, triples
+from diffup.evaluation.evaluate import batches, evaluate, predict, reads_priors, triples
 from diffup.evaluation.metrics import fb_iou, miou, undefined
 from diffup.evaluation.panels import panel, shown_episodes
 from diffup.evaluation.priors import PriorSource, Triple
@@ -215,8 +215,9 @@ def _ends(
             continue
         shared = sources.setdefault((id(setting.features), cell.input.cues), setting.priors)
         running.append(_Pass(cell, replace(setting, priors=shared), context, start, end))
+    prepared: dict[int, int] = {}
     while running:
-        _prepare(running)
+        _prepare(running, prepared)
         for each in running.copy():
             made: Outcome | Part | Exception | None
             try:
@@ -236,18 +237,17 @@ class _Pass:
         self.episodes = setting.episodes[start : end or None]
         self.batches = batches(
             setting.what, self.episodes, setting.cues, setting.features, batch_size=context.batch_size,
-            priors=setting.priors,
+            priors=setting.priors, window=0,
         )  # fmt: skip
         self.rows: list[dict[str, Any]] = []
         self.seconds, self.made = 0.0, dict.fromkeys(setting.made(), 0)
 
-    def triples(self) -> list[Triple]:
-        """What its next batch reads."""
-        start, method = len(self.rows), self.cell.sample.method
-        if self.setting.priors is None or method == "prototype":
+    def triples(self, count: int) -> list[Triple]:
+        """What its next episodes read."""
+        if not reads_priors(self.setting.what):
             return []
-        chunk = self.episodes[start : start + self.context.batch_size]
-        return [triple for episode in chunk for triple in triples(self.setting.what, episode)]
+        ahead = self.episodes[len(self.rows) : len(self.rows) + count]
+        return [triple for episode in ahead for triple in triples(self.setting.what, episode)]
 
     def count(self, began: float, before: dict[str, int], shared_by: int = 1) -> None:
         """Add what was done since."""
@@ -266,19 +266,28 @@ class _Pass:
         return _concluded(self.cell, self.context, self.setting, [part]) if self.whole else part
 
 
-def _prepare(running: list[_Pass]) -> None:
-    """Compute the prior maps of all next batches together; where that fails, each cell meets its own error."""
+def _prepare(running: list[_Pass], prepared: dict[int, int]) -> None:
+    """Compute the prior maps of as many episodes as memory has room for, once for all cells.
+
+    Args:
+        running: cells at the same episode.
+        prepared: by source of prior maps, the episode up to which they are there.
+    """
     by_source: dict[int, list[_Pass]] = {}
     for each in running:
         by_source.setdefault(id(each.setting.priors), []).append(each)
-    for group in by_source.values():
-        if len(group) == 1 or (priors := group[0].setting.priors) is None:
+    for source, group in by_source.items():
+        place, priors = len(group[0].rows), group[0].setting.priors
+        if priors is None or place < prepared.get(source, 0):
             continue
+        batch = group[0].context.batch_size
+        of_one = {triple for each in group for triple in each.triples(1)}
+        window = max(batch, priors.window(len(of_one)) // batch * batch)
+        prepared[source] = place + window
         began, before = time.perf_counter(), group[0].setting.made()
-        with suppress(Exception):  # not lost: a cell computes what is missing, and raises there
-            priors.prepare(triple for each in group for triple in each.triples())
-        for place, each in enumerate(group):
-            each.count(began, before if place == 0 else each.setting.made(), len(group))
+        priors.prepare(triple for each in group for triple in each.triples(window))
+        for number, each in enumerate(group):
+            each.count(began, before if number == 0 else each.setting.made(), len(group))
 
 
 CELLS = Work(execute, evaluate_part, conclude, execute_together)

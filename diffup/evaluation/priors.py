@@ -183,7 +183,7 @@ class PriorSource:
         return [torch.stack(stage) for stage in zip(*(found[i] or () for i in image_ids), strict=True)]
 
     def _weights(self, supports: Sequence[tuple[str, int]], kind: str) -> Tensor:
-        """Foreground and background weights of supports, each with its class, [B, 2, h, w]; boxes settled, once each."""
+        """Foreground and background weights of supports, each with its class, [B, 2, h, w]; boxes settled."""
         grid = self.features.encoder.config.feature_grid
         drawn = {of: self.cues.weights(*of, kind, grid) for of in supports if kind != "box" or of not in self._boxes}
         if kind != "box":

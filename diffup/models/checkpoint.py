@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -52,7 +53,7 @@ def load_checkpoint(folder: Path) -> DiffUpNet:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"checkpoint {folder} cannot be read: {error}. Train it again (--force)") from error
-    return model.eval()
+    return model.to(memory_format=torch.channels_last).eval()
 
 
 def find_checkpoint(path_or_hub_id: str | Path) -> Path:
