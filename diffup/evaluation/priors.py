@@ -180,6 +180,8 @@ class PriorSource:
         for image_id, features in zip(missing, self.features.get(missing), strict=True):
             stages = [stage.to(self._device).float() for stage in features.stages]
             found[image_id] = self._stages.put(image_id, stages)
+        if len(image_ids) == 1:
+            return [stage[None] for stage in found[image_ids[0]] or ()]
         return [torch.stack(stage) for stage in zip(*(found[i] or () for i in image_ids), strict=True)]
 
     def _weights(self, supports: Sequence[tuple[str, int]], kind: str) -> Tensor:

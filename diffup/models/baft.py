@@ -70,7 +70,12 @@ def self_affinity(features_BLC: Tensor) -> Tensor:
 
 def self_affinities(stages: list[Tensor]) -> list[Tensor]:
     """`self_affinity` of S stages [B, C, h, w]."""
-    return [self_affinity(rearrange(stage, "b c h w -> b (h w) c")) for stage in stages]
+    return [self_affinity(_positions(stage)) for stage in stages]
+
+
+def _positions(stage: Tensor) -> Tensor:
+    """[..., C, h, w] as [..., L, C]."""
+    return stage.flatten(-2).mT
 
 
 def propagate(affinity_BLL: Tensor, maps_BXL: Tensor) -> Tensor:
@@ -79,8 +84,7 @@ def propagate(affinity_BLL: Tensor, maps_BXL: Tensor) -> Tensor:
 
 
 def _stack(maps_BXL: Tensor, affinity_BLL: Tensor, height: int) -> Tensor:
-    maps = torch.cat([maps_BXL, propagate(affinity_BLL, maps_BXL)], dim=1)
-    return rearrange(maps, "b x (h w) -> b x h w", h=height)
+    return torch.cat([maps_BXL, propagate(affinity_BLL, maps_BXL)], dim=1).unflatten(-1, (height, -1))
 
 
 def settle_boxes(supports: list[Tensor], weights_BK2hw: Tensor, boxed_BK: Tensor) -> Tensor:
@@ -102,7 +106,7 @@ def settle_boxes(supports: list[Tensor], weights_BK2hw: Tensor, boxed_BK: Tensor
     if not bool(boxed_BK.any()):
         return weights_BK2hw
     inside_NL, outside_NL = weights_BK2hw[boxed_BK].flatten(2).unbind(1)
-    stages = [rearrange(stage, "b k c h w -> b k (h w) c")[boxed_BK] for stage in supports]
+    stages = [_positions(stage)[boxed_BK] for stage in supports]
     alike = [self_affinity(features_NLC) for features_NLC in stages]
     fg_NL, bg_NL = inside_NL, outside_NL
     for _ in range(BOX_ROUNDS):
@@ -143,10 +147,9 @@ def visual_priors(
     balanced = [_balanced(*weights.flatten(3).unbind(2)) for weights in annotations]
     found: list[list[Tensor]] = [[] for _ in annotations]
     for query_BChw, affinity_BLL, support_BKChw in zip(query, alike, supports, strict=True):
-        query_BLC = rearrange(query_BChw, "b c h w -> b (h w) c")
-        support_BKLC = rearrange(support_BKChw, "b k c h w -> b k (h w) c")
-        for maps_BKPL, stages in zip(_match(query_BLC, support_BKLC, balanced), found, strict=True):
-            both = _stack(rearrange(maps_BKPL, "b k p l -> b (k p) l"), affinity_BLL, height)
+        matched = _match(_positions(query_BChw), _positions(support_BKChw), balanced)
+        for maps_BKPL, stages in zip(matched, found, strict=True):
+            both = _stack(maps_BKPL.flatten(1, 2), affinity_BLL, height)
             stages.append(rearrange(both, "b (r k p) h w -> b k (r p) h w", r=2, k=shots))
     return [min_max(torch.stack(stages, dim=2)) for stages in found]
 
@@ -206,7 +209,7 @@ def text_priors(alike: list[Tensor], similarity_BNhw: Tensor, target_B: Tensor) 
         [B, 1, S, P, h, w] in [0, 1], P = `MAPS`: contrast to the mean of the other names, margin to the best other
         name, and two softmax temperatures; then the same propagated by each stage's self-affinity.
     """
-    similarity_BNL = rearrange(similarity_BNhw, "b n h w -> b n (h w)")
+    similarity_BNL = similarity_BNhw.flatten(2)
     batch, names, _ = similarity_BNL.shape
     index = target_B.view(batch, 1, 1).expand(-1, 1, similarity_BNL.shape[-1])
     target_BL = similarity_BNL.gather(1, index).squeeze(1)
