@@ -133,10 +133,11 @@ def segment(
     what: Evaluation, episodes: Sequence[Episode], cues: CueSource, features: FeatureCache | None,
     priors: PriorSource | None = None,
 ) -> list[Predicted]:  # fmt: skip
-    """As `predict`, on the device: the batch as a whole on a GPU, episode by episode on a CPU."""
+    """As `predict`, on the device: the batch as a whole where `priors` does several pairs of images at a time."""
     if what.method is not None:
         return [Predicted.of(_foreign(what, what.method, episode, cues)) for episode in episodes]
     assert features is not None
+    priors = priors or PriorSource(cues, features)
     rows = [triples(what, episode) for episode in episodes]
     others: list[Tensor] = []  # maps beside the logits, on the grids that they come on
     ious = torch.full((len(episodes),), float("nan"))
@@ -146,7 +147,7 @@ def segment(
             raise UserError("the prototype baseline needs a visual cue; it has no text form")
         logits = logit(prototype(gather(visual, cues, features)))
     else:
-        batch = (priors or PriorSource(cues, features)).batch(rows)
+        batch = priors.batch(rows)
         if what.model is None:
             logits = logit(prior_mean(batch.prior_BKSPhw))
         else:
@@ -158,7 +159,7 @@ def segment(
             others = [result.variance, means]
     own = (query.size for query in features.get([episode.query for episode in episodes]))
     sizes = [what.protocol.label_size(cues.dataset.name, size) for size in own]
-    part = 1 if logits.device.type == "cpu" else len(episodes)
+    part = len(episodes) if priors.pairs > 1 else 1
     chunks = [slice(start, start + part) for start in range(0, len(episodes), part)]
     return [Predicted(_scored_at([logits, *others], sizes, chunk), sizes[chunk], ious[chunk]) for chunk in chunks]
 

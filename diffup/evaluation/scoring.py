@@ -86,9 +86,14 @@ def upsampled(maps_BXRR: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
     """Maps at sizes (H, W) of their own, bilinear, padded to the largest, [B, X, H, W]."""
     sides = []
     for axis in (0, 1):
-        largest, grid = max(size[axis] for size in sizes), maps_BXRR.shape[axis - 2]
-        rows = [F.pad(_weights(size[axis], grid), (0, 0, 0, largest - size[axis])) for size in sizes]
-        sides.append(torch.stack(rows)[:, None].to(maps_BXRR.device, non_blocking=True))
+        lengths, grid = [size[axis] for size in sizes], maps_BXRR.shape[axis - 2]
+        different = sorted(set(lengths))
+        if len(different) == 1:
+            sides.append(_weights(different[0], grid).to(maps_BXRR.device))
+            continue
+        rows = [F.pad(_weights(length, grid), (0, 0, 0, different[-1] - length)) for length in different]
+        owners = torch.tensor([different.index(length) for length in lengths])
+        sides.append(torch.stack(rows).to(maps_BXRR.device)[owners.to(maps_BXRR.device), None])
     return sides[0] @ maps_BXRR @ sides[1].mT
 
 
@@ -109,7 +114,7 @@ def score(predicted: Predicted, truths: Sequence[NDArray[np.uint8]], threshold: 
     batch, kinds, height, width = maps_BXHW.shape
     truth_BHW = _categories(truths, predicted.sizes, (height, width)).to(maps_BXHW.device, non_blocking=True)
     probability_BHW = maps_BXHW[:, 0]
-    side_BHW = (truth_BHW * 2 + (probability_BHW > threshold)).int()
+    side_BHW = torch.add(probability_BHW > threshold, truth_BHW, alpha=2).int()
     scaled = [(PROB_BINS, probability_BHW * PROB_BINS)]
     if kinds > 1:
         low, high = STD_RANGE

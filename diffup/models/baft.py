@@ -37,7 +37,7 @@ def min_max(maps: Tensor) -> Tensor:
     """
     low = maps.amin(dim=(-2, -1), keepdim=True)
     span = maps.amax(dim=(-2, -1), keepdim=True) - low
-    return torch.where(span > EPS, (maps - low) / span.clamp_min(EPS), torch.full_like(maps, 0.5))
+    return torch.where(span > EPS, (maps - low) / span.clamp_min(EPS), 0.5)
 
 
 def _standardise(affinity_BLM: Tensor, temperature: float) -> Tensor:

@@ -6,7 +6,6 @@ Letters: B batch · K cues · S stages · P prior maps · h w feature grid · R 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -134,11 +133,13 @@ class DiffUpNet(nn.Module):
         if self.config.one_step:
             x, begin_B, steps = torch.zeros_like(x), torch.ones_like(begin_B), 1
         estimate = mean_BRR
-        for now, after in pairwise(torch.linspace(1, 0, steps + 1, device=mean_BRR.device)):
-            t_B, s_B = now * begin_B, after * begin_B
+        t_B = begin_B
+        for left in reversed(range(steps)):
             logits, _, _ = self.uqdd(x, t_B, estimate, mean_BRR, variance_BRR, infos_BXRR, sample.strength)
             estimate = torch.sigmoid(logits)
-            x = self.schedule.ddim_step(x, estimate, t_B, s_B, mean_BRR)
+            if left:
+                s_B = left / steps * begin_B
+                x, t_B = self.schedule.ddim_step(x, estimate, t_B, s_B, mean_BRR), s_B
         _, iou = self.uqdd.quality(self.schedule.encode(estimate), estimate, mean_BRR, variance_BRR)
         return Segmentation(logits, mean_BRR, variance_BRR, torch.sigmoid(iou))
 

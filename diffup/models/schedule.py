@@ -38,23 +38,18 @@ class Schedule:
 
     def encode(self, mask: Tensor) -> Tensor:
         """Mask or probability in [0, 1] to ±b."""
-        return (2 * mask - 1) * self.bit_scale
-
-    def _centre(self, prior_Bhw: Tensor) -> Tensor:
-        if self.kind == "prior_centred":
-            return self.encode(prior_Bhw)
-        return torch.zeros_like(prior_Bhw)
+        return (mask - 0.5) * (2 * self.bit_scale)
 
     def diffuse(self, mask_Bhw: Tensor, t_B: Tensor, noise_Bhw: Tensor, prior_Bhw: Tensor) -> Tensor:
         """x_t of a mask in [0, 1] at times `t_B`, [B, h, w]."""
         alpha = self.alpha_bar(t_B).view(-1, 1, 1)
-        centre = self._centre(prior_Bhw)
-        return alpha.sqrt() * self.encode(mask_Bhw) + (1 - alpha.sqrt()) * centre + (1 - alpha).sqrt() * noise_Bhw
+        x = alpha.sqrt() * self.encode(mask_Bhw) + (1 - alpha).sqrt() * noise_Bhw
+        return x + (1 - alpha.sqrt()) * self.encode(prior_Bhw) if self.kind == "prior_centred" else x
 
     def ddim_step(self, x_Bhw: Tensor, clean_Bhw: Tensor, t_B: Tensor, s_B: Tensor, prior_Bhw: Tensor) -> Tensor:
         """From x_t and the predicted mask (in [0, 1]) to x_s, s < t, without fresh noise."""
-        alpha = self.alpha_bar(t_B).view(-1, 1, 1)
-        centre = self._centre(prior_Bhw)
-        signal = alpha.sqrt() * self.encode(clean_Bhw) + (1 - alpha.sqrt()) * centre
-        noise = (x_Bhw - signal) / (1 - alpha).sqrt()
-        return self.diffuse(clean_Bhw, s_B, noise, prior_Bhw)
+        now, after = (self.alpha_bar(time_B).view(-1, 1, 1) for time_B in (t_B, s_B))
+        kept = ((1 - after) / (1 - now)).sqrt()  # of x_t, by its noise
+        moved = after.sqrt() - kept * now.sqrt()
+        x = kept * x_Bhw + moved * self.encode(clean_Bhw)
+        return x + (1 - kept - moved) * self.encode(prior_Bhw) if self.kind == "prior_centred" else x

@@ -36,13 +36,13 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 def logit(probability: Tensor) -> Tensor:
     """Logit of a probability clamped away from 0 and 1."""
-    return torch.logit(probability.clamp(EDGE, 1 - EDGE))
+    return torch.logit(probability, EDGE)
 
 
 def deviation(maps: Tensor, dim: int, correction: int = 0) -> Tensor:
     """`torch.std` over one dimension, which on a CPU is many times slower."""
-    squares = (maps - maps.mean(dim, keepdim=True)).square().sum(dim)
-    return (squares / (maps.shape[dim] - correction)).clamp_min(1e-12).sqrt()
+    norm = torch.linalg.vector_norm(maps - maps.mean(dim, keepdim=True), dim=dim)
+    return norm / (maps.shape[dim] - correction) ** 0.5
 
 
 def zeroed(layer: Layer) -> Layer:
@@ -113,10 +113,11 @@ class UAPF(nn.Module):
         fixed = value_BKhw.detach()
         log_variance = torch.log(fixed * (1 - fixed) + DOUBT) + factor
         precision = torch.exp(-log_variance.clamp(*LOG_VARIANCE_RANGE))
-        weight = precision / precision.sum(1, keepdim=True)
+        total = precision.sum(1)
+        weight = precision / total[:, None]
         mean = (weight * value_BKhw).sum(1)
         disagreement = (weight * (value_BKhw - mean[:, None]) ** 2).sum(1)
-        return min_max(mean), 1 / precision.sum(1) + disagreement
+        return min_max(mean), 1 / total + disagreement
 
     @staticmethod
     def _statistics(prior_BKSPhw: Tensor, base_BKhw: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ reads, are ours and are written where they are made.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +24,14 @@ TIME_FEATURES = 32
 IOU_STATISTICS = 7  # see `QualityHead.forward`
 
 
+@lru_cache(maxsize=8)
+def _frequencies(device: torch.device) -> Tensor:
+    return torch.exp(torch.linspace(0, math.log(1000.0), TIME_FEATURES // 2)).to(device)
+
+
 def time_features(t_B: Tensor) -> Tensor:
     """Sinusoidal features of t in [0, 1], [B, TIME_FEATURES]."""
-    frequency = torch.exp(torch.linspace(0, math.log(1000.0), TIME_FEATURES // 2, device=t_B.device))
-    angle = t_B[:, None] * frequency
+    angle = t_B[:, None] * _frequencies(t_B.device)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
@@ -76,33 +81,41 @@ class QualityHead(nn.Module):
         stacked = torch.stack([x_BHW, estimate_BHW, mean_BHW, variance_BHW.log()], dim=1)
         features = self.body(stacked.contiguous(memory_format=torch.channels_last))
         error_BHW = self.error(features).squeeze(1)
+        positions = estimate_BHW[0].numel()
         mask_BHW = (estimate_BHW > 0.5).float()
-        soft = estimate_BHW / estimate_BHW.sum((1, 2), keepdim=True).clamp_min(1e-6)
-        hard = mask_BHW / mask_BHW.sum((1, 2), keepdim=True).clamp_min(1.0)
-        wrong_BHW = torch.sigmoid(error_BHW).detach()
-        by_error = logit(expected_iou(mask_BHW, mask_BHW + (1 - 2 * mask_BHW) * wrong_BHW))
-        by_itself = logit(expected_iou(mask_BHW, estimate_BHW))
+        maps = [mask_BHW, estimate_BHW, mean_BHW, variance_BHW, torch.sigmoid(error_BHW).detach()]
+        weights = torch.stack([torch.ones_like(mask_BHW), mask_BHW, estimate_BHW], dim=1).flatten(2)
+        sums = torch.bmm(weights[:, :2], torch.stack(maps, dim=1).flatten(2).mT)  # in all, and inside the mask
+        (size, sure, _, _, wrong), (_, sure_in, mean_in, variance_in, wrong_in) = (
+            row.unbind(1) for row in sums.unbind(1)
+        )
+        hits, missed = torch.stack([size - wrong_in, sure_in]), torch.stack([wrong - wrong_in, sure - sure_in])
+        by_error, by_itself = logit(expected_iou(size, hits, missed))
+        sure_at, mean_at, variance_at = torch.stack([sure_in, mean_in, variance_in]) / size.clamp_min(1.0)
         statistics = [
-            estimate_BHW.mean((1, 2)),
+            sure / positions,
             by_error,
             by_itself,
-            logit((estimate_BHW * hard).sum((1, 2))),
-            logit((mean_BHW * hard).sum((1, 2))),
-            (variance_BHW * hard).sum((1, 2)).clamp_min(1e-4).log(),
-            (mask_BHW.mean((1, 2)) + 1e-3).log(),
+            logit(sure_at),
+            logit(mean_at),
+            variance_at.clamp_min(1e-4).log(),
+            (size / positions + 1e-3).log(),
         ]
-        inside = torch.einsum("bchw,bhw->bc", features, soft)
+        inside = torch.bmm(features.flatten(2), weights[:, 2:].mT).squeeze(2) / sure.clamp_min(1e-6)[:, None]
         pooled = torch.cat([features.mean((2, 3)), features.amax((2, 3)), inside, torch.stack(statistics, 1)], dim=1)
-        return error_BHW, (by_error + by_itself) / 2 + self.iou(pooled).squeeze(1)
+        return error_BHW, by_error.lerp(by_itself, 0.5) + self.iou(pooled).squeeze(1)
 
 
-def expected_iou(mask_BHW: Tensor, probability_BHW: Tensor) -> Tensor:
-    """IoU of a binary mask to be expected where each pixel is foreground with its probability, [B].
+def expected_iou(size: Tensor, hits: Tensor, missed: Tensor) -> Tensor:
+    """IoU of a binary mask to be expected where each pixel is foreground with its probability.
 
     The ratio of the expectations of intersection and union.
+
+    Args:
+        size: pixels of the mask.
+        hits, missed: sum of the probabilities inside and outside of it.
     """
-    both = (mask_BHW * probability_BHW).sum((1, 2))
-    return both / (mask_BHW.sum((1, 2)) + ((1 - mask_BHW) * probability_BHW).sum((1, 2))).clamp_min(1.0)
+    return hits / (size + missed).clamp_min(1.0)
 
 
 class Block(nn.Module):
@@ -119,23 +132,29 @@ class Block(nn.Module):
         self.error = zeroed(nn.Conv2d(1, 2 * outputs, 3, padding=1)) if config.dqm_error else None
         self.film = zeroed(nn.Linear(TIME_FEATURES + int(config.dqm_iou), 2 * outputs))
 
-    def forward(self, features_BCHW: Tensor, condition: Tensor, error_BHW: Tensor, vector_BX: Tensor) -> Tensor:
+    def forward(self, features_BCHW: Tensor, condition: Sizes, error: Sizes, vector_BX: Tensor) -> Tensor:
         hidden = self.norm(self.first(features_BCHW))
         size = hidden.shape[-2:]
         if self.scm is not None:
-            hidden = self.scm(hidden, _resize(condition, size))
+            hidden = self.scm(hidden, condition[size])
         if self.error is not None:
-            scale, shift = self.error(_resize(error_BHW[:, None], size)).chunk(2, dim=1)
+            scale, shift = self.error(error[size]).chunk(2, dim=1)
             hidden = torch.addcmul(hidden + shift, hidden, scale)
         scale, shift = rearrange(self.film(vector_BX), "b c -> b c 1 1").chunk(2, dim=1)
         hidden = F.gelu(torch.addcmul(hidden + shift, hidden, scale))
         return self.skip(features_BCHW) + self.second(hidden)
 
 
-def _resize(maps_BXHW: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
-    if maps_BXHW.shape[-2:] == size:
-        return maps_BXHW
-    return F.adaptive_avg_pool2d(maps_BXHW, (size[0], size[1]))
+class Sizes(dict[torch.Size, Tensor]):
+    """Maps [B, X, H, W] at the sizes of the blocks, each averaged once."""
+
+    def __init__(self, maps_BXHW: Tensor) -> None:
+        super().__init__({maps_BXHW.shape[-2:]: maps_BXHW})
+        self._whole = maps_BXHW
+
+    def __missing__(self, size: torch.Size) -> Tensor:
+        self[size] = F.adaptive_avg_pool2d(self._whole, (size[0], size[1]))
+        return self[size]
 
 
 class UQDD(nn.Module):
@@ -191,7 +210,7 @@ class UQDD(nn.Module):
         if self.config.query_infos:
             condition = torch.cat([condition, infos_BXHW], dim=1)
         condition = condition.contiguous(memory_format=torch.channels_last)
-        error_map = torch.sigmoid(error_BHW).detach()
+        conditions, error_map = Sizes(condition), Sizes(torch.sigmoid(error_BHW).detach()[:, None])
         vector = time_features(t_B)
         if self.config.dqm_iou:
             vector = torch.cat([vector, torch.sigmoid(iou_B).detach()[:, None]], dim=1)
@@ -199,14 +218,14 @@ class UQDD(nn.Module):
         hidden = self.stem(torch.cat([x_BHW[:, None], condition], dim=1))
         skips = []
         for level, block in enumerate(self.encoder):
-            hidden = block(F.avg_pool2d(hidden, 2) if level else hidden, condition, error_map, vector)
+            hidden = block(F.avg_pool2d(hidden, 2) if level else hidden, conditions, error_map, vector)
             skips.append(hidden)
-        hidden = self.middle(hidden, condition, error_map, vector)
+        hidden = self.middle(hidden, conditions, error_map, vector)
         for block in self.decoder:
             skip = skips.pop()
             if hidden.shape[-2:] != skip.shape[-2:]:
                 hidden = F.interpolate(hidden, size=skip.shape[-2:], mode="nearest")
-            hidden = block(torch.cat([hidden, skip], dim=1), condition, error_map, vector)
+            hidden = block(torch.cat([hidden, skip], dim=1), conditions, error_map, vector)
         change = self.out(hidden).squeeze(1)
         if not self.config.residual:
             return strength * change, error_BHW, iou_B

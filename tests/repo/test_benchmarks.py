@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import accelerator
 from benchmarks.decode_speed import main
+from benchmarks.operators import counted
 
 
 def test_decode_speed_prints_every_line_with_its_bar(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,3 +56,13 @@ def test_the_accelerators_benchmark_says_that_there_is_none(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert accelerator.main(SMALL) == 2 and "no CUDA GPU" in capsys.readouterr().err
+
+
+def test_few_operators_a_triple_and_an_episode() -> None:
+    """What a GPU would launch at 64 episodes a batch, and no more at 5 shots for the same number of pairs."""
+    matching, decoding = counted(64)
+    assert matching.total() <= 3 * 64
+    assert decoding.total() <= 10 * 64
+    assert decoding["conv2d"] > 50, "the decoder was not counted"
+    more, _ = counted(13, shots=5, pairs=64)
+    assert more.total() <= 3 * 13 * 5

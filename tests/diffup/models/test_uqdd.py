@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from diffup.config import ModelConfig
 from diffup.models.uapf import logit
@@ -50,18 +51,24 @@ def test_a_bound_is_the_largest_correction_and_strength_scales_it(strength: floa
     torch.testing.assert_close(bounded, strength * 0.75 * torch.tanh(free / strength / 0.75), atol=1e-4, rtol=1e-4)
 
 
+def expected(mask: Tensor, probability: Tensor) -> Tensor:
+    """`expected_iou` of maps [B, H, W]."""
+    inside, outside = (mask * probability).sum((1, 2)), ((1 - mask) * probability).sum((1, 2))
+    return expected_iou(mask.sum((1, 2)), inside, outside)
+
+
 def test_expected_iou_is_the_mean_iou_of_drawn_truths() -> None:
     probability = inputs(1)["estimate_BHW"]
     mask = (probability > 0.6).float()
     truth = (torch.rand(4000, SIDE, SIDE, generator=torch.Generator().manual_seed(1)) < probability).float()
     drawn = (mask * truth).sum((1, 2)) / torch.maximum(mask, truth).sum((1, 2))
-    assert expected_iou(mask, probability).item() == pytest.approx(drawn.mean().item(), abs=0.002)
+    assert expected(mask, probability).item() == pytest.approx(drawn.mean().item(), abs=0.002)
 
 
 def test_expected_iou_of_a_sure_mask_is_one_and_of_an_empty_one_zero() -> None:
     mask = torch.zeros(2, SIDE, SIDE)
     mask[0, 2:9, 3:7] = 1
-    torch.testing.assert_close(expected_iou(mask, mask), torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(expected(mask, mask), torch.tensor([1.0, 0.0]))
 
 
 def test_an_untrained_judge_expects_what_errors_and_probabilities_say() -> None:
@@ -69,8 +76,8 @@ def test_an_untrained_judge_expects_what_errors_and_probabilities_say() -> None:
     head, estimate = QualityHead(), given["estimate_BHW"]
     error, iou = head(given["x_BHW"], estimate, given["mean_BHW"], given["variance_BHW"])
     mask, wrong = (estimate > 0.5).float(), torch.sigmoid(error)
-    by_error = logit(expected_iou(mask, torch.where(mask > 0, 1 - wrong, wrong)))
-    torch.testing.assert_close(iou, (by_error + logit(expected_iou(mask, estimate))) / 2)
+    by_error = logit(expected(mask, torch.where(mask > 0, 1 - wrong, wrong)))
+    torch.testing.assert_close(iou, (by_error + logit(expected(mask, estimate))) / 2)
 
 
 def test_judge_is_finite_on_an_empty_and_on_a_full_mask() -> None:
