@@ -15,14 +15,15 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.decode_speed import GivenFeatures, Photographs, episodes, network, task
-from diffup.config import InputConfig
+from benchmarks.decode_speed import GivenFeatures, Photographs, episodes, task
+from diffup.config import InputConfig, ModelConfig
 from diffup.episodes.cue_source import CueSource
 from diffup.evaluation.evaluate import batches, triples
 from diffup.evaluation.priors import PriorSource
 from diffup.models import baft
+from diffup.models.diffup import DiffUpNet
 
-CHANNELS = (64, 128, 256)  # their number changes no operator
+CHANNELS = (32, 64, 96)  # their number and the decoder's width change no operator
 NOTHING = {
     "chunk", "contiguous", "detach", "detach_", "empty", "expand", "flatten", "item", "lift_fresh", "mT", "new_empty",
     "permute", "reshape", "resolve_conj", "resolve_neg", "select", "slice", "split", "squeeze", "t", "to", "transpose",
@@ -53,13 +54,13 @@ def _copies(event: Any) -> bool:
 
 def counted(batch: int, shots: int = 1, pairs: int | None = None) -> tuple[Counter[str], Counter[str]]:
     """Operators of a batch's prior maps, and of all else from prior maps to counts."""
-    dataset = Photographs(4 * batch)
+    dataset = Photographs(2 * batch + shots)
     config = InputConfig(feature_grid=20)
     features = GivenFeatures(dataset.image_ids, CHANNELS, config)
     cues = CueSource(dataset, config)  # type: ignore[arg-type]
     source = PriorSource(cues, features, pairs=pairs or batch)  # type: ignore[arg-type]
     baft.CPU_BYTES = baft.GPU_BYTES
-    what, asked = task(network(), shots), episodes(dataset, batch, shots)
+    what, asked = task(DiffUpNet(ModelConfig(width=8)).eval(), shots), episodes(dataset, batch, shots)
     wanted = [triple for episode in asked for triple in triples(what, episode)]
     for triple in wanted:
         cues.weights(triple.support, triple.class_index, triple.kind, config.feature_grid)
