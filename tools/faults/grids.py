@@ -12,7 +12,7 @@ from pathlib import Path
 from tools.faults.lab import ROOT, Lab
 from tools.faults.work import LOG
 
-SCRIPT = ROOT / "benchmarks" / "faults" / "grid.py"
+SCRIPT = ROOT / "tools" / "faults" / "grid.py"
 HUNG = "hung"
 TELLING = ("error", "exception", "warning", "failed", "interrupt", "killed")
 NOISE = ("View run ", "View experiment ")  # MLflow's
