@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -170,53 +170,74 @@ def _measured(outcome: Outcome, context: WorkContext, peaks: list[Peak]) -> Outc
     return outcome
 
 
-def execute_together(cells: Sequence[Cell], context: WorkContext) -> list[tuple[Cell, Outcome | Exception]]:
+def execute_together(
+    cells: Sequence[Cell], context: WorkContext, start: int = 0, end: int = 0
+) -> Iterator[tuple[Cell, Outcome | Part | Exception]]:
     """Evaluate cells in one pass over their episodes: what they share is read, encoded and matched once.
 
     Counts are those of `execute`: each cell has its own batches, and on a CPU neither an image's features nor a pair's
     maps depend on what else is computed. A cell that raises ends alone. Shared seconds count in equal parts, forward
-    passes for the first cell that needs them, and the peak of memory is that of the pass.
+    passes for the first cell that needs them, and the peak of memory is that of the pass so far.
 
-    Returns:
-        each cell with its outcome or its error.
+    Args:
+        cells: of one pass (`cluster.execution.work_units.pass_of`).
+        context: of the launch.
+        start, end: the episodes; an `end` of 0: all.
+
+    Yields:
+        each cell as it ends, with its error, or its outcome, or its part where `end` is given.
     """
     torch.set_num_threads(context.threads)
-    ended: list[tuple[Cell, Outcome | Exception]] = []
-    with peak_memory(context.device) as peak:
-        running, sources = list[_Pass](), dict[Any, PriorSource | None]()
-        for cell in cells:
+    ends, highest = _ends(cells, context, start, end), Peak()
+    while True:
+        with peak_memory(context.device) as peak:  # up to the next end, without what its reader does
+            found = next(ends, None)
+        if found is None:
+            return
+        highest = Peak(max(highest.memory_mb, peak.memory_mb), max(highest.gpu_memory_mb, peak.gpu_memory_mb))
+        cell, made = found
+        if isinstance(made, Outcome):
+            _measured(made, context, [highest])
+        elif isinstance(made, Part):
+            made.provenance[PEAK] = dataclasses.asdict(highest)
+        yield cell, made
+
+
+def _ends(
+    cells: Sequence[Cell], context: WorkContext, start: int, end: int
+) -> Iterator[tuple[Cell, Outcome | Part | Exception]]:
+    running, sources = list[_Pass](), dict[Any, PriorSource | None]()
+    for cell in cells:
+        try:
+            setting = Setting.of(cell, context)
+        except Exception as error:
+            yield cell, error
+            continue
+        shared = sources.setdefault((id(setting.features), cell.input.cues), setting.priors)
+        running.append(_Pass(cell, replace(setting, priors=shared), context, start, end))
+    while running:
+        _prepare(running)
+        for each in running.copy():
+            made: Outcome | Part | Exception | None
             try:
-                setting = Setting.of(cell, context)
+                made = each.step()
             except Exception as error:
-                ended.append((cell, error))
-                continue
-            shared = sources.setdefault((id(setting.features), cell.input.cues), setting.priors)
-            running.append(_Pass(cell, replace(setting, priors=shared), context.batch_size))
-        while running:
-            _prepare(running)
-            for each in running.copy():
-                found: Outcome | Exception | None
-                try:
-                    found = each.step(context)
-                except Exception as error:
-                    found = error
-                if found is not None:
-                    running.remove(each)
-                    ended.append((each.cell, found))
-    for _, outcome in ended:
-        if isinstance(outcome, Outcome):
-            _measured(outcome, context, [peak])
-    return ended
+                made = error
+            if made is not None:
+                running.remove(each)
+                yield each.cell, made
 
 
 class _Pass:
-    """One cell on its way through its episodes."""
+    """One cell on its way through its episodes, or through some of them."""
 
-    def __init__(self, cell: Cell, setting: Setting, batch_size: int) -> None:
-        self.cell, self.setting, self.batch_size = cell, setting, batch_size
+    def __init__(self, cell: Cell, setting: Setting, context: WorkContext, start: int, end: int) -> None:
+        self.cell, self.setting, self.context, self.whole = cell, setting, context, not end
+        self.episodes = setting.episodes[start : end or None]
         self.batches = batches(
-            setting.what, setting.episodes, setting.cues, setting.features, batch_size=batch_size, priors=setting.priors
-        )
+            setting.what, self.episodes, setting.cues, setting.features, batch_size=context.batch_size,
+            priors=setting.priors,
+        )  # fmt: skip
         self.rows: list[dict[str, Any]] = []
         self.seconds, self.made = 0.0, dict.fromkeys(setting.made(), 0)
 
@@ -225,7 +246,7 @@ class _Pass:
         start, method = len(self.rows), self.cell.sample.method
         if self.setting.priors is None or method == "prototype":
             return []
-        chunk = self.setting.episodes[start : start + self.batch_size]
+        chunk = self.episodes[start : start + self.context.batch_size]
         return [triple for episode in chunk for triple in triples(self.setting.what, episode)]
 
     def count(self, began: float, before: dict[str, int], shared_by: int = 1) -> None:
@@ -233,8 +254,8 @@ class _Pass:
         self.seconds += (time.perf_counter() - began) / shared_by
         self.made = {name: self.made[name] + now - before[name] for name, now in self.setting.made().items()}
 
-    def step(self, context: WorkContext) -> Outcome | None:
-        """Its next batch, or after the last one its outcome."""
+    def step(self) -> Outcome | Part | None:
+        """Its next batch, or after the last one its outcome or part."""
         began, before = time.perf_counter(), self.setting.made()
         batch = next(self.batches, None)
         self.count(began, before)
@@ -242,7 +263,7 @@ class _Pass:
             self.rows += batch
             return None
         part = Part(pd.DataFrame(self.rows), {**self.setting.provenance, **self.made}, self.seconds)
-        return _concluded(self.cell, context, self.setting, [part])
+        return _concluded(self.cell, self.context, self.setting, [part]) if self.whole else part
 
 
 def _prepare(running: list[_Pass]) -> None:

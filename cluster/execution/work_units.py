@@ -25,6 +25,8 @@ from diffup.grid.cell import AnyCell, Cell, TrainingCell
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cluster.execution.context import WorkContext
+
 
 @dataclass(frozen=True)
 class WorkUnit:
@@ -64,15 +66,15 @@ class Part:
 
 
 def pass_of(unit: WorkUnit) -> tuple[object, ...] | None:
-    """Units of equal passes share queries, images and backbone, so that one pass over the episodes serves them all;
-    None for what shares nothing: trainings, parts of cells, foreign methods."""
+    """Units of equal passes share queries, images and backbone, so that one pass over the episodes, or over the same
+    range of them, serves them all; None for what shares nothing: trainings, foreign methods."""
     cell = unit.cell
-    if not isinstance(cell, Cell) or not unit.whole or cell.sample.method == "adapter":
+    if not isinstance(cell, Cell) or cell.sample.method == "adapter":
         return None
     held_out = (cell.hold_out, cell.train_seed) if cell.classes == "held_out" else ()
     return (
         cell.dataset, cell.dataset_hash, cell.protocol, cell.fold, cell.episode_seed, cell.classes, held_out,
-        cell.tested, cell.backbone, cell.weights, cell.input.encoder,
+        cell.tested, cell.backbone, cell.weights, cell.input.encoder, unit.start, unit.end,
     )  # fmt: skip
 
 
@@ -94,24 +96,20 @@ def work_units(cells: Iterable[AnyCell], shard_episodes: int, batch_size: int) -
             yield WorkUnit(cell, start, min(start + step, cell.episodes))
 
 
-def ranges(cell: Cell, shard_episodes: int, batch_size: int) -> list[tuple[int, int]]:
-    """The units of one cell as ranges of episodes."""
-    return [(unit.start, unit.end) for unit in work_units([cell], shard_episodes, batch_size)]
-
-
 def _paths(store: Store, unit: WorkUnit) -> tuple[Path, Path]:
     folder = store.folder(unit.cell.key()) / PARTS
     return folder / f"{unit.start}-{unit.end}.parquet", folder / f"{unit.start}-{unit.end}.json"
 
 
-def write_part(store: Store, unit: WorkUnit, part: Part, how: dict[str, Any]) -> None:
-    """Keep an evaluated part.
+def _how(context: WorkContext) -> dict[str, Any]:
+    """What must be the same in all parts of a cell."""
+    how = {"batch_size": context.batch_size, "device": context.device, "threads": context.threads}
+    return {**how, "code_hash": code_hash()}
 
-    Args:
-        part: its rows and provenance.
-        how: settings that must be the same in all parts of a cell.
-    """
-    data, facts = _paths(store, unit)
+
+def write_part(unit: WorkUnit, part: Part, context: WorkContext) -> None:
+    """Keep an evaluated part."""
+    store, (data, facts) = context.store, _paths(context.store, unit)
     buffer = io.BytesIO()
     part.episodes.to_parquet(buffer, index=False)
     content = buffer.getvalue()
@@ -121,32 +119,38 @@ def write_part(store: Store, unit: WorkUnit, part: Part, how: dict[str, Any]) ->
         "sha256": hashlib.sha256(content).hexdigest(),
         "provenance": part.provenance,
         "seconds": part.seconds,
-        "how": {**how, "code_hash": code_hash()},
+        "how": _how(context),
     }
     write_atomically(facts, to_json(document))
     store.sync.upload(*(path.relative_to(store.root).as_posix() for path in (data, facts)))
 
 
-def bring_parts(store: Store, key: str) -> None:
-    """Download the parts of a cell that others have evaluated.
+def parts_of(units: Iterable[WorkUnit], context: WorkContext) -> list[Part] | None:
+    """Parts of one cell that are kept, also those that others have evaluated; None if one of them is not there,
+    damaged, or made in another way.
 
     Raises:
         OSError: the object store can't be used.
     """
-    store.sync.download(f"{key}/{PARTS}/", last=".json")
+    found, store = list[Part](), context.store
+    for place, unit in enumerate(units):
+        if not place:
+            store.sync.download(f"{unit.cell.key()}/{PARTS}/", last=".json")
+        part = _read_part(store, unit, _how(context))
+        if part is None:
+            return None
+        found.append(part)
+    return found
 
 
-def read_part(store: Store, unit: WorkUnit, how: dict[str, Any]) -> Part | None:
-    """A part that is kept; None if it is not there, damaged, or made in another way."""
+def _read_part(store: Store, unit: WorkUnit, how: dict[str, Any]) -> Part | None:
     import pandas as pd
 
     data, facts = _paths(store, unit)
     try:
         document = json.loads(facts.read_bytes())
         content = data.read_bytes()
-        if document["how"] != {**how, "code_hash": code_hash()}:
-            return None
-        if hashlib.sha256(content).hexdigest() != document["sha256"]:
+        if document["how"] != how or hashlib.sha256(content).hexdigest() != document["sha256"]:
             return None
         return Part(pd.read_parquet(io.BytesIO(content)), document["provenance"], float(document["seconds"]))
     except (OSError, ValueError, KeyError, TypeError):

@@ -12,8 +12,9 @@ import errno
 import platform
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from ray import tune
 
 from cluster.code_version import code_hash
 from cluster.execution.context import KEEPS_NO_FEATURES, WorkContext
-from cluster.execution.work_units import WorkUnit, bring_parts, forget_parts, pass_of, ranges, read_part, write_part
+from cluster.execution.work_units import WorkUnit, forget_parts, parts_of, pass_of, work_units, write_part
 from cluster.options import Work
 from cluster.storage.atomic import check_writable, now
 from cluster.storage.backend import RemoteError
 from cluster.storage.layout import LAUNCHES
-from cluster.storage.leases import acquire
+from cluster.storage.leases import Lease, acquire
 from cluster.storage.record import Record
 from cluster.storage.results import Store
 from cluster.tracking.export import log_cell, log_failure
@@ -55,9 +56,7 @@ class CellTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Nothing is loaded here: `cluster.execution.inputs` caches backbones and features per process."""
-        self.context: WorkContext = config["context"]
-        self.left: list[WorkUnit] = list(config["units"])
-        self.ended: list[dict[str, Any]] = []
+        self.results = _results(config["units"], config["context"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next units in the same process."""
@@ -65,18 +64,32 @@ class CellTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        """Report the next unit that has ended; units of one pass are run at once."""
-        if not self.ended:
-            count = len(self.left) if in_one_pass(self.left, self.context) else 1
-            units, self.left, began = self.left[:count], self.left[count:], time.monotonic()
-            if complaint := unfit(self.context):
-                time.sleep(PAUSE)
-                done = [_later(unit.cell.key(), complaint) for unit in units]
-            else:
-                done = run_units(units, self.context)
-            took = (time.monotonic() - began) / count
-            self.ended = [{**each, "unit": unit.name, "took": took} for unit, each in zip(units, done, strict=True)]
-        return {**self.ended.pop(0), "done": not self.left and not self.ended}
+        """Report the next unit that has ended."""
+        result = next(self.results)
+        if result["done"]:
+            self.results.close()
+        return result
+
+    def cleanup(self) -> None:
+        """Give back the leases of what has not ended."""
+        self.results.close()
+
+
+def _results(units: Sequence[WorkUnit], context: WorkContext) -> Generator[dict[str, Any]]:
+    """What a trial reports of each of its units as it ends; those of one pass are run at once."""
+    left = list(units)
+    while left:
+        count, began = len(left) if in_one_pass(left, context) else 1, time.monotonic()
+        units, left = left[:count], left[count:]
+        if complaint := unfit(context):
+            time.sleep(PAUSE)
+            ends = ((unit, _later(unit.cell.key(), complaint)) for unit in units)
+        else:
+            ends = run_units(units, context)
+        with contextlib.closing(ends):
+            for number, (unit, outcome) in enumerate(ends, 1):
+                took = (time.monotonic() - began) / count
+                yield {**outcome, "unit": unit.name, "took": took, "done": number == count and not left}
 
 
 _fit: set[tuple[Path, str]] = set()  # results and launches that this process has checked
@@ -109,54 +122,62 @@ def _later(key: str, why: str) -> dict[str, Any]:
 
 
 def in_one_pass(units: Sequence[WorkUnit], context: WorkContext) -> bool:
-    """Whether units are evaluated together: whole cells of one pass (`cluster.execution.work_units.pass_of`), where no
-    cache on disk keeps what they share."""
+    """Whether units are evaluated together: those of one pass (`cluster.execution.work_units.pass_of`), where no cache
+    on disk keeps what they share."""
     if len(units) < 2 or context.cache not in KEEPS_NO_FEATURES or work_of(context).execute_together is None:
         return False
     return len({pass_of(unit) for unit in units}) == 1 and pass_of(units[0]) is not None
 
 
 def run_unit(unit: WorkUnit, context: WorkContext) -> dict[str, Any]:
-    """`run_units` of one."""
-    return run_units([unit], context)[0]
+    """The outcome of one unit, see `run_units`."""
+    ((_, outcome),) = run_units([unit], context)
+    return outcome
 
 
-def run_units(units: Sequence[WorkUnit], context: WorkContext) -> list[dict[str, Any]]:
-    """Run units under their leases, several of them in one pass, and record each one's outcome.
+def run_units(units: Sequence[WorkUnit], context: WorkContext) -> Generator[tuple[WorkUnit, dict[str, Any]]]:
+    """Run units under their leases, several of them in one pass, and record each one's outcome as it ends.
 
     Args:
-        units: a cell, a part of one, or cells that are `in_one_pass`.
+        units: a cell, a part of one, or units that are `in_one_pass`.
         context: of the launch.
 
-    Returns:
-        for each unit ``key``, ``status``, and ``headline`` and ``episodes``, or ``error``. The status is
-        ``"finished"``, ``"failed"``, ``"part"`` (other parts of the cell are still missing), ``"elsewhere"`` (another
-        launch runs it) or ``"again"`` (nothing was started: the storage is unavailable).
+    Yields:
+        each unit, when it is recorded and its lease released, with ``key``, ``status``, and ``headline`` and
+        ``episodes``, or ``error``. The status is ``"finished"``, ``"failed"``, ``"part"`` (other parts of the cell are
+        still missing), ``"elsewhere"`` (another launch runs it) or ``"again"`` (nothing was started: the storage is
+        unavailable).
     """
-    store, started = context.store, now()
-    ended: dict[str, dict[str, Any]] = {}
-    with contextlib.ExitStack() as leases:
+    store, started, leases = context.store, now(), dict[str, Lease]()
+    todo, ended, later = list[WorkUnit](), list[tuple[WorkUnit, Any]](), list[tuple[WorkUnit, Any]]()
+    try:
         for unit in units:
             key = unit.cell.key()
             try:
                 lease = acquire(store.leases, unit.name, context.launch)
                 if lease is None:
-                    ended[unit.name] = {"key": key, "status": ELSEWHERE}
+                    ended.append((unit, {"key": key, "status": ELSEWHERE}))
                     continue
-                leases.callback(lease.release)
-                if (before := _before(unit.cell, context, store)) is not None:
-                    ended[unit.name] = before
+                leases[unit.name] = lease
+                before = _before(unit.cell, context, store)
             except OSError as error:
-                ended[unit.name] = _later(key, f"{type(error).__name__}: {error}")
-        todo = [unit for unit in units if unit.name not in ended]
-        with system_metrics(context.tracking if context.system_metrics and todo else None):
-            if len(todo) > 1:
-                ended |= _run_together(todo, context, store, started)
+                later.append((unit, _later(key, f"{type(error).__name__}: {error}")))
+                continue
+            if before is None:
+                todo.append(unit)
             else:
-                ended |= {unit.name: _run(unit, context, store, started) for unit in todo}
-    if any(done["status"] == AGAIN for done in ended.values()):
+                ended.append((unit, before))
+        with system_metrics(context.tracking if context.system_metrics and todo else None):
+            for unit, outcome in chain(ended, _run(todo, context, store, started)):
+                if unit.name in leases:
+                    leases.pop(unit.name).release()
+                yield unit, outcome
+    finally:
+        for lease in leases.values():
+            lease.release()
+    if later:
         time.sleep(PAUSE)
-    return [ended[unit.name] for unit in units]
+    yield from later
 
 
 def run_in_turn(unit: WorkUnit, context: WorkContext, stopping: Callable[[], bool] = lambda: False) -> dict[str, Any]:
@@ -191,46 +212,55 @@ def _before(cell: AnyCell, context: WorkContext, store: Store) -> dict[str, Any]
     return _finished(key, before, store, cell, context.tracking)
 
 
-def _run(unit: WorkUnit, context: WorkContext, store: Store, started: str) -> dict[str, Any]:
-    cell, key = unit.cell, unit.cell.key()
-    try:
-        store.write_cell(cell)
-        if unit.whole:
-            outcome, batch_size = _in_memory(cell, context, work_of(context).execute)
+def _run(
+    units: Sequence[WorkUnit], context: WorkContext, store: Store, started: str
+) -> Iterator[tuple[WorkUnit, dict[str, Any]]]:
+    """Run what is missing of units, several of them in one pass, and record each as it ends; those that a GPU's memory
+    was too small for are run once more, alone."""
+    left = dict[str, WorkUnit]()
+    for unit in units:
+        try:
+            store.write_cell(unit.cell)
+            missing = unit.whole or parts_of([unit], context) is None
+        except Exception as error:
+            yield unit, _failed(unit.cell, error, context, store, started)
+            continue
+        if missing:
+            left[unit.cell.key()] = unit
         else:
-            done = _evaluate_part(unit, context, store)
-            if done is None:
+            yield unit, _recorded(unit, None, context.batch_size, context, store, started)
+    together = work_of(context).execute_together
+    if len(left) > 1:
+        assert together is not None
+        for cell, made in together([unit.cell for unit in left.values()], context, units[0].start, units[0].end):
+            if not (isinstance(made, Exception) and _full(made)):
+                unit = left.pop(cell.key())
+                yield unit, _recorded(unit, made, context.batch_size, context, store, started)
+    for unit in left.values():
+        yield unit, _recorded(unit, *_alone(unit, context), context, store, started)
+
+
+def _recorded(
+    unit: WorkUnit, made: Any, batch_size: int, context: WorkContext, store: Store, started: str
+) -> dict[str, Any]:
+    """Write the result, part (None: it is there) or error that a unit has made, and after its last part the cell's."""
+    cell, key = unit.cell, unit.cell.key()
+    if isinstance(made, Exception):
+        return _failed(cell, made, context, store, started)
+    try:
+        if not unit.whole:
+            if made is not None:
+                write_part(unit, made, context)
+            parts = parts_of(work_units([cell], context.shard_episodes, context.batch_size), context)
+            if parts is None:
                 return {"key": key, "status": PART, "episodes": unit.end - unit.start}
-            outcome, batch_size = done
-        _keep(unit, outcome, batch_size, context, store, started)
+            conclude = work_of(context).conclude
+            assert conclude is not None
+            made = conclude(cell, replace(context, batch_size=batch_size), parts)
+        _keep(unit, made, batch_size, context, store, started)
     except Exception as error:
         return _failed(cell, error, context, store, started)
     return _finished(key, store.read(key), store, cell, context.tracking)
-
-
-def _run_together(
-    units: Sequence[WorkUnit], context: WorkContext, store: Store, started: str
-) -> dict[str, dict[str, Any]]:
-    """Run cells in one pass; those that a GPU's memory was too small for run once more, alone."""
-    together = work_of(context).execute_together
-    assert together is not None
-    by_key, ended = {unit.cell.key(): unit for unit in units}, dict[str, dict[str, Any]]()
-    for cell, outcome in together([unit.cell for unit in units], context):
-        unit = by_key[cell.key()]
-        if isinstance(outcome, Exception) and _full(outcome):
-            ended[unit.name] = _run(unit, context, store, started)
-        elif isinstance(outcome, Exception):
-            ended[unit.name] = _failed(cell, outcome, context, store, started)
-        else:
-            try:
-                store.write_cell(cell)
-                _keep(unit, outcome, context.batch_size, context, store, started)
-            except Exception as error:
-                ended[unit.name] = _failed(cell, error, context, store, started)
-            else:
-                found = store.read(cell.key())
-                ended[unit.name] = _finished(cell.key(), found, store, cell, context.tracking)
-    return ended
 
 
 def _keep(unit: WorkUnit, outcome: Any, batch_size: int, context: WorkContext, store: Store, started: str) -> None:
@@ -299,36 +329,21 @@ def _finished(key: str, record: Record, store: Store, cell: AnyCell, tracking: T
     return {"key": key, "status": FINISHED, "headline": headline, "episodes": episodes}
 
 
-def _in_memory(cell: AnyCell, context: WorkContext, do: Callable[..., Any], *range: int) -> tuple[Any, int]:
-    """Do the work; where a GPU runs out of memory, with half the batch (never identity for an evaluation cell)."""
+def _alone(unit: WorkUnit, context: WorkContext) -> tuple[Any, int]:
+    """What a unit makes, or its error, and the batch size: half of it (never identity for an evaluation cell) where a
+    GPU runs out of memory."""
+    work, range = work_of(context), () if unit.whole else (unit.start, unit.end)
+    do = work.execute if unit.whole else work.evaluate_part
+    assert do is not None
     while True:
         try:
-            return do(cell, context, *range), context.batch_size
+            return do(unit.cell, context, *range), context.batch_size
         except Exception as error:
-            if not _full(error) or isinstance(cell, TrainingCell) or context.batch_size < 2:
-                raise
+            if not _full(error) or isinstance(unit.cell, TrainingCell) or context.batch_size < 2:
+                return error, context.batch_size
             context = replace(context, batch_size=context.batch_size // 2)
 
 
 def _full(error: Exception) -> bool:
     """Whether a GPU's memory was too small."""
     return type(error).__name__ == "OutOfMemoryError"
-
-
-def _evaluate_part(unit: WorkUnit, context: WorkContext, store: Store) -> tuple[Any, int] | None:
-    """Evaluate a part, unless it is there; if it was the last, the outcome of the whole cell and the batch size."""
-    work, cell, batch_size = work_of(context), unit.cell, context.batch_size
-    assert isinstance(cell, Cell) and work.evaluate_part and work.conclude
-    how = {"batch_size": batch_size, "device": context.device, "threads": context.threads}
-    bring_parts(store, cell.key())
-    if read_part(store, unit, how) is None:
-        part, batch_size = _in_memory(cell, context, work.evaluate_part, unit.start, unit.end)
-        write_part(store, unit, part, how)
-        bring_parts(store, cell.key())
-    parts = []
-    for start, end in ranges(cell, context.shard_episodes, context.batch_size):
-        found = read_part(store, WorkUnit(cell, start, end), how)
-        if found is None:
-            return None
-        parts.append(found)
-    return work.conclude(cell, replace(context, batch_size=batch_size), parts), batch_size

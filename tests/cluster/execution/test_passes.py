@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import pytest
 from cluster.execution import inputs as opened
 from cluster.execution import run_cell, worker
 from cluster.execution.context import WorkContext
-from cluster.execution.run_cell import Outcome, execute, execute_together
-from cluster.execution.work_units import WorkUnit, pass_of
+from cluster.execution.run_cell import Outcome, Part, execute, execute_together
+from cluster.execution.work_units import WorkUnit, parts_of, pass_of, work_units, write_part
+from cluster.options import Work
 from cluster.storage.leases import acquire, held
 from diffup.config import InputConfig, ModelConfig, TrainConfig
 from diffup.evaluation import evaluate
@@ -58,9 +60,22 @@ def cells() -> list[Cell]:
     return made + of(tasks((1,), ("mask",)), sample=PROTOTYPE)
 
 
-def table(outcome: Outcome | Exception) -> pd.DataFrame:
-    assert isinstance(outcome, Outcome) and outcome.episodes is not None, outcome
+def run(units: Sequence[WorkUnit], of: WorkContext) -> dict[str, str]:
+    """The status of each unit by its name."""
+    return {unit.name: outcome["status"] for unit, outcome in worker.run_units(units, of)}
+
+
+def work(together: Callable[..., Any]) -> Work:
+    return dataclasses.replace(run_cell.CELLS, execute_together=together)
+
+
+def table(outcome: Outcome | Part | Exception) -> pd.DataFrame:
+    assert not isinstance(outcome, Exception) and outcome.episodes is not None, outcome
     return outcome.episodes[COUNTS]
+
+
+def read_table(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "episodes.parquet")[COUNTS]
 
 
 def test_a_pass_gives_the_counts_of_each_cell_alone_and_computes_what_is_shared_once(
@@ -81,7 +96,7 @@ def test_a_pass_gives_the_counts_of_each_cell_alone_and_computes_what_is_shared_
             yield triple, maps
 
     monkeypatch.setattr(PriorSource, "compute", compute)
-    together = execute_together(grid, context(tmp_path))
+    together = list(execute_together(grid, context(tmp_path)))
     assert sorted(cell.key() for cell, _ in together) == sorted(alone)
     for cell, outcome in together:
         pd.testing.assert_frame_equal(table(outcome), table(alone[cell.key()]))
@@ -108,10 +123,7 @@ def test_a_cell_that_raises_in_the_middle_ends_alone(tmp_path: Path, monkeypatch
     monkeypatch.setattr(run_cell, "batches", batches)
     units = [WorkUnit(cell) for cell in grid]
     assert worker.in_one_pass(units, context(tmp_path))
-    done = worker.run_units(units, context(tmp_path))
-    status = {outcome["key"]: outcome["status"] for outcome in done}
-    assert status == {cell.key(): "failed" if cell == bad else "finished" for cell in grid}
-    assert [outcome["key"] for outcome in done] == [cell.key() for cell in grid]
+    assert run(units, context(tmp_path)) == {cell.key(): "failed" if cell == bad else "finished" for cell in grid}
     store = context(tmp_path).store
     for cell in grid:
         if cell != bad:
@@ -131,15 +143,12 @@ def test_what_is_finished_or_run_elsewhere_is_left_out_of_a_pass(
     assert lease is not None
     ran: list[str] = []
 
-    def together(found: list[Cell], context: WorkContext) -> Any:
+    def together(found: list[Cell], *how: Any) -> Any:
         ran.extend(cell.key() for cell in found)
-        return execute_together(found, context)
+        return execute_together(found, *how)
 
-    done = worker.run_units(
-        [WorkUnit(cell) for cell in grid],
-        dataclasses.replace(of, work=dataclasses.replace(run_cell.CELLS, execute_together=together)),
-    )
-    assert [outcome["status"] for outcome in done] == ["finished", "elsewhere", *["finished"] * (len(grid) - 2)]
+    done = run([WorkUnit(cell) for cell in grid], dataclasses.replace(of, work=work(together)))
+    assert [done[cell.key()] for cell in grid] == ["finished", "elsewhere", *["finished"] * (len(grid) - 2)]
     assert ran == [cell.key() for cell in grid[2:]]
     lease.release()
 
@@ -150,12 +159,140 @@ def test_memory_that_is_too_small_for_a_pass_is_tried_cell_by_cell(tmp_path: Pat
 
     grid = [cell for cell in cells() if not cell.checkpoint]
 
-    def together(found: list[Cell], context: WorkContext) -> Any:
-        return [(cell, OutOfMemoryError("full")) for cell in found]
+    def together(found: list[Cell], *how: Any) -> Any:
+        return iter([(cell, OutOfMemoryError("full")) for cell in found])
 
-    work = dataclasses.replace(run_cell.CELLS, execute_together=together)
-    done = worker.run_units([WorkUnit(cell) for cell in grid], context(tmp_path, work=work))
-    assert [outcome["status"] for outcome in done] == ["finished"] * len(grid)
+    done = run([WorkUnit(cell) for cell in grid], context(tmp_path, work=work(together)))
+    assert done == {cell.key(): "finished" for cell in grid}
+
+
+def test_parts_of_one_range_in_one_pass_merge_to_what_one_unit_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = context(tmp_path, shard_episodes=4)
+    execute(TRAINED, of)
+    grid = cells()
+    expected = {cell.key(): table(made) for cell, made in execute_together(grid, of)}
+    asked, honest = Counter[Any](), PriorSource.compute
+
+    def compute(self: PriorSource, triples: Any) -> Any:
+        for triple, maps in honest(self, triples):
+            asked[triple] += 1
+            yield triple, maps
+
+    for start, end in ((0, 4), (4, 8), (8, 10)):
+        opened._features.cache_clear()
+        asked.clear()
+        units = [WorkUnit(cell, start, end) for cell in grid]
+        assert worker.in_one_pass(units, of)
+        with monkeypatch.context() as patch:
+            patch.setattr(PriorSource, "compute", compute)
+            patch.setattr(run_cell, "_panels", lambda *what: {})  # of all episodes, when a cell is concluded
+            done = run(units, of)
+        assert set(done.values()) == {"finished" if end == 10 else "part"}
+        assert set(asked.values()) == {1}
+    for cell in grid:
+        found = of.store.folder(cell.key())
+        pd.testing.assert_frame_equal(read_table(found), expected[cell.key()])
+        assert not (found / "parts").exists()
+        memory = of.store.read(cell.key()).metrics["peak_memory_mb"]
+        assert memory is not None and memory > 1
+
+
+def test_a_part_that_is_there_is_not_evaluated_again_and_one_that_raises_fails_its_cell_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = [cell for cell in cells() if not cell.checkpoint]
+    there, bad = grid[0], grid[1]
+    ran: list[tuple[str, int, int]] = []
+
+    def together(found: list[Cell], context: WorkContext, start: int, end: int) -> Iterator[Any]:
+        ran.extend((cell.key(), start, end) for cell in found)
+        for cell, made in execute_together(found, context, start, end):
+            yield cell, ValueError("on purpose") if (cell, start) == (bad, 4) else made
+
+    of = context(tmp_path, shard_episodes=4, work=work(together))
+    expected = {cell.key(): table(execute(cell, of)) for cell in grid}
+    first = WorkUnit(there, 0, 4)
+    write_part(first, run_cell.evaluate_part(there, of, 0, 4), of)
+    assert run([WorkUnit(cell, 0, 4) for cell in grid], of) == {f"{cell.key()}@0": "part" for cell in grid}
+    assert ran == [(cell.key(), 0, 4) for cell in grid[1:]]
+    other = dataclasses.replace(of, batch_size=2)
+    assert parts_of([first], of) is not None and parts_of([first], other) is None
+    run([WorkUnit(cell, 8, 10) for cell in grid], of)
+    done = run([WorkUnit(cell, 4, 8) for cell in grid], of)
+    assert done == {f"{cell.key()}@4": "failed" if cell == bad else "finished" for cell in grid}
+    for cell in grid:
+        if cell != bad:
+            pd.testing.assert_frame_equal(read_table(of.store.folder(cell.key())), expected[cell.key()])
+    assert of.store.read(bad.key()).status == "failed"
+    del ran[:]
+    assert set(run(list(work_units([bad], 4, 4)), dataclasses.replace(of, work=None)).values()) == {"part", "finished"}
+    pd.testing.assert_frame_equal(read_table(of.store.folder(bad.key())), expected[bad.key()])
+
+
+def test_a_part_too_large_for_memory_is_tried_alone_with_half_the_batch(tmp_path: Path) -> None:
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    grid, batches_tried = [cell for cell in cells() if not cell.checkpoint][:3], []
+
+    def together(found: list[Cell], *how: Any) -> Iterator[Any]:
+        for cell, made in execute_together(found, *how):
+            yield cell, OutOfMemoryError("full") if cell == grid[0] else made
+
+    def alone(cell: Cell, context: WorkContext, *range: int) -> Any:
+        batches_tried.append((cell, context.batch_size))
+        if context.batch_size > 2:
+            raise OutOfMemoryError("full")
+        return run_cell.evaluate_part(cell, context, *range)
+
+    of = context(tmp_path, shard_episodes=8, work=dataclasses.replace(work(together), evaluate_part=alone))
+    for start, end in ((0, 8), (8, 10)):
+        run([WorkUnit(cell, start, end) for cell in grid], of)
+    assert batches_tried == [(grid[0], 4), (grid[0], 2)] * 2
+    assert {of.store.read(cell.key()).status for cell in grid} == {"finished"}
+    assert of.store.read(grid[0].key()).result["provenance"]["batch_size"] == 2
+
+
+def test_a_result_of_a_pass_is_written_as_its_cell_ends_and_found_after_its_worker_died(tmp_path: Path) -> None:
+    grid = [cell for cell in cells() if not cell.checkpoint]
+    begun: list[list[str]] = []
+
+    def together(found: list[Cell], *how: Any) -> Iterator[Any]:
+        begun.append([cell.key() for cell in found])
+        yield from execute_together(found, *how)
+
+    of, units = context(tmp_path, work=work(together)), [WorkUnit(cell) for cell in grid]
+    running = worker.run_units(units, of)
+    first, second = next(running)[0], next(running)[0]
+    assert {key for key in of.store.cell_keys() if of.store.read(key).status == "finished"} == {first.name, second.name}
+    assert held(of.store.leases) == {unit.name for unit in units} - {first.name, second.name}
+    running.close()  # what a worker that is stopped does; a killed one keeps its leases, which its launch may take
+    assert not held(of.store.leases)
+    assert set(run(units, of).values()) == {"finished"}
+    assert begun[1] == [unit.name for unit in units if unit not in (first, second)]
+
+
+def test_a_worker_reports_each_unit_of_a_pass_once_as_it_ends(tmp_path: Path) -> None:
+    grid = [cell for cell in cells() if not cell.checkpoint]
+    of, units = context(tmp_path), [WorkUnit(cell) for cell in grid]
+    note = tmp_path / "launches" / "test.json"
+    note.parent.mkdir()
+    note.write_text("{}")
+    trial = worker.CellTrial.__new__(worker.CellTrial)
+    trial.setup({"units": units, "context": of})
+    first = trial.step()
+    assert not first["done"] and held(of.store.leases) == {unit.name for unit in units} - {first["unit"]}
+    trial.cleanup()
+    assert not held(of.store.leases)
+    trial.reset_config({"units": units, "context": of})
+    results = [trial.step()]
+    while not results[-1]["done"]:
+        results.append(trial.step())
+    assert results[0]["unit"] == first["unit"], "it is finished"
+    assert sorted(result["unit"] for result in results) == sorted(unit.name for unit in units)
+    assert {result["status"] for result in results} == {"finished"} and not held(of.store.leases)
 
 
 def test_what_makes_a_pass() -> None:
@@ -170,7 +307,9 @@ def test_what_makes_a_pass() -> None:
         dataclasses.replace(first, input=dataclasses.replace(INPUT, input_size=64)),
     ]
     assert len({pass_of(WorkUnit(cell)) for cell in [first, *others]}) == 5
-    assert pass_of(WorkUnit(TRAINED)) is None and pass_of(WorkUnit(first, 0, 5)) is None
+    assert pass_of(WorkUnit(TRAINED)) is None
+    ranges = [(0, 0), (0, 4), (4, 8), (0, 8)]
+    assert len({pass_of(WorkUnit(cell, *part)) for part in ranges for cell in cells()}) == len(ranges)
     features = dataclasses.replace(context(Path("x")), cache="features")
     assert worker.in_one_pass(grid, context(Path("x"))) and not worker.in_one_pass(grid, features)
     assert not worker.in_one_pass(grid[:1], context(Path("x")))
