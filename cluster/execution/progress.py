@@ -84,7 +84,7 @@ class Progress(tune.Callback):
     def end(self, trial: str, result: dict[str, Any]) -> None:
         """A unit ended, as `cluster.execution.worker.run_unit` says."""
         key, status = str(result["key"]), result.get("status")
-        took = time.monotonic() - self._running.pop(trial, time.monotonic())
+        took = float(result.get("took", time.monotonic() - self._running.pop(trial, time.monotonic())))
         self._seconds[key] = self._seconds.get(key, 0.0) + took
         what = describe(self._cells[key])
         if status == PART:

@@ -130,14 +130,14 @@ class CellSearcher(Searcher):
         return bundle
 
     def _pass(self, ready: Sequence[WorkUnit]) -> list[WorkUnit]:
-        """Units of the first pass that there is, or the share of it that is one worker's."""
+        """Units of the first unit's pass, or the share of it that is one worker's."""
         passes: dict[object, list[WorkUnit]] = {}
         for unit in ready:
-            if (found := pass_of(unit)) is not None:
-                passes.setdefault(found, []).append(unit)
-        if not passes:
+            passes.setdefault(pass_of(unit), []).append(unit)
+        if not ready or pass_of(ready[0]) is None:  # such as a training, which others wait for
             return []
-        mates, sharing = next(iter(passes.values())), math.ceil(self._workers / len(passes))
+        passes.pop(None, None)
+        mates, sharing = passes[pass_of(ready[0])], math.ceil(self._workers / len(passes))
         return mates[: min(MOST, math.ceil(len(mates) / sharing))]
 
     def _size(self) -> int:
@@ -190,7 +190,7 @@ class CellSearcher(Searcher):
         self._state.stalled = False
         if not left or self._stopping():
             return
-        first, *others = left  # the others were not even begun
+        first, *others = left  # the others were not even begun, or are of its pass
         lost = bool(before - self._nodes())
         attempts, most = (self._state.refused, LOSSES) if lost else (self._state.attempts, ATTEMPTS)
         attempts[first.name] = attempts.get(first.name, 0) + 1

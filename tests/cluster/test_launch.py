@@ -137,9 +137,10 @@ def test_running_again_does_nothing_and_is_quick(finished: Path) -> None:
     assert runs(finished) == runs_before
 
 
-def test_a_failing_cell_fails_alone_and_so_does_one_whose_worker_dies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache", ["auto", "none"])
+def test_a_failing_cell_fails_alone_and_so_does_one_whose_worker_dies(cache: str, tmp_path: Path) -> None:
     results = tmp_path / "results"
-    what = ("--variants", "diffup,fails,greedy,dies", "--select", "backbone=resnet18")
+    what = ("--variants", "diffup,fails,greedy,dies", "--select", "backbone=resnet18", "--cache", cache)
     done = launch(results, *what)
     assert done.returncode == 1, done.stdout + done.stderr
     store = Store(results)
@@ -152,8 +153,11 @@ def test_a_failing_cell_fails_alone_and_so_does_one_whose_worker_dies(tmp_path: 
         ("dies", "failed"): 2,
     }
     times = Counter(key for key, _ in executions(results))
-    by_variant = {(store.read_cell(key)["variant"], count) for key, count in times.items()}
-    assert by_variant >= {("fails", 1), ("dies", 3), ("greedy", 3)}  # greedy: batches of 8, 4, 2
+    by_variant: dict[str, set[int]] = {}
+    for key, count in times.items():
+        by_variant.setdefault(store.read_cell(key)["variant"], set()).add(count)
+    tries = {3, 4} if cache == "none" else {3}  # greedy: batches of 8, 4, 2; a pass may have begun either once before
+    assert by_variant["fails"] == {1} and by_variant["dies"] <= tries and by_variant["greedy"] <= tries
     greedy = [key for key in store.cell_keys() if store.read_cell(key)["variant"] == "greedy"]
     assert {store.read(key).result["provenance"]["batch_size"] for key in greedy} == {2}
     parents, children = runs(results)

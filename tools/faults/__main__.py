@@ -23,7 +23,7 @@ from typing import Any
 
 from cluster.planning.preflight import git_commit
 from cluster.storage.atomic import to_json, write_atomically
-from tools.faults.grids import Grid, arguments_of
+from tools.faults.grids import FUSED, Grid, arguments_of
 from tools.faults.inject import KINDS
 from tools.faults.lab import Lab, laboratory
 from tools.faults.network import INSTALL, possible
@@ -43,6 +43,7 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     made.add_argument("--kinds", default=",".join(KINDS), metavar="K[:N],…", help="kinds, with a number of their own")
     made.add_argument("--seed", type=int, default=0, metavar="N")
     made.add_argument("--grid", choices=("fake", "quickstart-slice"), default="fake")
+    made.add_argument("--fused", action="store_true", help="cells run in passes, long ones in parts")
     made.add_argument("--select", default="", metavar="K=V,…", help=f"part of the grid (of the quickstart: {SELECT})")
     made.add_argument("--smaller", default=SMALLER, help="part of that part, run before a shard is damaged")
     made.add_argument("--episodes", type=int, default=40, metavar="N", help="of the quickstart (%(default)s)")
@@ -118,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for kind, why in left_out.items():
         print(f"not run: {kind}: {why}", flush=True)
     path, before = out / "faults.jsonl", read_records(out / "faults.jsonl")
-    if any(record["grid"] != args.grid for record in before):
+    name, fused = (f"{args.grid}, fused", FUSED) if args.fused else (args.grid, ())
+    if any(record["grid"] != name for record in before):
         print(f"error: {path} holds injections into another grid; give another --out", file=sys.stderr)
         return 2
     done = {record["id"] for record in before if record["outcome"] != MISSED}
@@ -130,10 +132,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     todo = [case for case in cases if case.name not in done]
     print(f"{len(cases)} injections, {len(cases) - len(todo)} done before", flush=True)
-    grid = Grid(name=args.grid, which="fake", arguments=("--select", args.select))
+    grid = Grid(name=name, which="fake", arguments=("--select", args.select, *fused))
     if args.grid == "quickstart-slice":
         whole, smaller = arguments_of(args.select or SELECT, args.smaller, args.episodes)
-        grid = Grid(name=args.grid, which="quickstart", arguments=whole, smaller=smaller)
+        grid = Grid(name=name, which="quickstart", arguments=(*whole, *fused), smaller=(*smaller, *fused))
     try:
         if todo:
             with laboratory(
@@ -148,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; the same command does the rest", file=sys.stderr)
         return 130
     records = read_records(path)
-    text = markdown(records, left_out, machine(isolated=isolated, workers=args.workers, cpus=args.cpus, grid=args.grid))
+    text = markdown(records, left_out, machine(isolated=isolated, workers=args.workers, cpus=args.cpus, grid=name))
     write_atomically(out / "faults.md", text.encode())
     print(text)
     return 1 if any(record["outcome"] == FAILED for record in records) else 0

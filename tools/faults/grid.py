@@ -1,6 +1,6 @@
 """The grids under test, as scripts like any other: ``tools/faults/grid.py fake|quickstart NAME --results DIR``.
 
-``fake`` has 2 training and 24 evaluation cells of fake work (`tools.faults.work`) that log their executions;
+``fake`` has 2 training and 28 evaluation cells of fake work (`tools.faults.work`) that log their executions;
 ``quickstart`` is ``experiments/quickstart.py`` with its own options. Both under a name that is the MLflow experiment.
 """
 
@@ -25,7 +25,8 @@ BACKBONES = ("resnet18", "resnet34")
 
 
 def grid(episodes: int) -> list[AnyCell]:
-    """2 training cells; for each 2 backbones × (1, 5 shots × mask, box; 1-shot scribble); the prior mean besides."""
+    """2 training cells; for each 2 backbones × (1, 5 shots × mask, box; 1-shot scribble); the prior mean besides, and
+    once more on another fold with twice the episodes."""
     backbones = [Backbone(name=name, weights="random:0") for name in BACKBONES]
     cells: list[AnyCell] = []
     for variant in ("diffup", "one_step"):
@@ -36,7 +37,9 @@ def grid(episodes: int) -> list[AnyCell]:
             *evaluation_cells(DATA, 0, backbones, what, config=INPUT, episodes=episodes, trained=trained),
         ]
     what = tasks((1, 5), ("mask",))
-    return cells + evaluation_cells(DATA, 0, backbones, what, config=INPUT, episodes=episodes, sample=PRIOR_MEAN)
+    for fold, count in enumerate((episodes, 2 * episodes)):
+        cells += evaluation_cells(DATA, fold, backbones, what, config=INPUT, episodes=count, sample=PRIOR_MEAN)
+    return cells
 
 
 @dataclass(frozen=True, kw_only=True)

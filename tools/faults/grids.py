@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.storage.layout import PARTS
 from tools.faults.lab import ROOT, Lab
 from tools.faults.work import LOG
 
+FUSED = ("--cache", "none", "--batch-size", "4", "--shard-episodes", "20")  # the longest cells have 40
 SCRIPT = ROOT / "tools" / "faults" / "grid.py"
 HUNG = "hung"
 TELLING = ("error", "exception", "warning", "failed", "interrupt", "killed")
@@ -72,17 +74,19 @@ class Place:
         return Driver(process=process, log=log, began=time.monotonic())
 
     def executions(self) -> list[tuple[str, str, int]]:
-        """Key, ``start`` or ``end``, and nanoseconds of each line in the log; none for real work, which keeps none."""
+        """Unit, ``start`` or ``end``, and nanoseconds of each line in the log; none for real work, which keeps none."""
         log = self.folder / LOG
         lines = log.read_text().splitlines() if log.exists() else []
-        return [(key, what, int(stamp)) for key, _, _, what, stamp in (line.split() for line in lines)]
+        return [(unit, what, int(stamp)) for unit, _, _, what, stamp in (line.split() for line in lines)]
 
     def results_now(self) -> dict[str, int]:
         """When each cell's ``result.json`` was written, in nanoseconds, by key."""
-        times = {}
-        for path in self.results.glob("*/result.json"):
-            times[path.parent.name] = path.stat().st_mtime_ns
-        return times
+        return {path.parent.name: path.stat().st_mtime_ns for path in self.results.glob("*/result.json")}
+
+    def parts_now(self) -> dict[str, int]:
+        """When each part that is kept of an unfinished cell was written, by unit."""
+        found = {path: path.stat().st_mtime_ns for path in self.results.glob(f"*/{PARTS}/*.json")}
+        return {f"{path.parent.parent.name}@{path.name.partition('-')[0]}": time for path, time in found.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

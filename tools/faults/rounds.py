@@ -195,7 +195,7 @@ class _Run:
         return Hit(target=target)
 
     def _launch(self, *more: str) -> None:
-        self.snapshots.append(self.place.results_now())
+        self.snapshots.append(self.place.results_now() | self.place.parts_now())
         self._ended(self.place.start(*more))
 
     def _ended(self, driver: Driver) -> None:
@@ -245,7 +245,7 @@ class _Run:
             "outcome": FAILED if problems else survived,
             "problems": problems,
             "runs": statuses,
-            "lost_executions": lost(place, len(reference.keys) + len(self.spared)),
+            "lost_executions": lost(place, self.spared),
             "left_behind": left_behind(place.results),
             "said": self.said,
         }

@@ -58,30 +58,35 @@ def store_problems(place: Place, expected: Iterable[str]) -> list[str]:
 
 
 def repeated(place: Place, snapshots: list[dict[str, int]], damaged: Iterable[str]) -> list[str]:
-    """No execution began after its cell had been finished, and no finished result was written anew.
+    """No execution began after its cell had been finished or its part kept, and no finished result was written anew.
 
     Args:
         place: where.
-        snapshots: `Place.results_now` before each launch but the first, oldest first.
+        snapshots: `Place.results_now` and `Place.parts_now` before each launch but the first, oldest first.
         damaged: cells that were damaged on purpose.
     """
     spared, now = set(damaged), place.results_now()
     problems = []
     for snapshot in snapshots:
         for key in sorted(set(snapshot) - spared):
-            if now.get(key) != snapshot[key]:
+            if "@" not in key and now.get(key) != snapshot[key]:  # parts go when their cell is finished
                 problems.append(f"cell {key} was finished, and its result.json was written again or is gone")
     finished = {**now, **{key: stamp for snapshot in reversed(snapshots) for key, stamp in snapshot.items()}}
-    for key, what, stamp in place.executions():
-        if what == "start" and key not in spared and stamp > finished.get(key, stamp):
-            problems.append(f"cell {key} began {(stamp - finished[key]) / 1e9:.2f} s after it was finished")
+    for unit, what, stamp in place.executions():
+        key = unit.partition("@")[0]
+        if what == "end" or key in spared:
+            continue
+        for name in dict.fromkeys((key, unit)):
+            if stamp > finished.get(name, stamp):
+                problems.append(f"{unit} began {(stamp - finished[name]) / 1e9:.2f} s after {name} was finished")
     return list(dict.fromkeys(problems))
 
 
-def lost(place: Place, cells: int) -> int:
-    """Executions beyond one for each cell: work that a fault threw away."""
-    starts = sum(what == "start" for _, what, _ in place.executions())
-    return max(0, starts - cells)
+def lost(place: Place, damaged: Iterable[str]) -> int:
+    """Executions beyond one for each unit: work that a fault threw away, without that of cells damaged on purpose."""
+    starts = Counter(unit for unit, what, _ in place.executions() if what == "start")
+    spared = set(damaged)
+    return sum(count - 1 - (unit.partition("@")[0] in spared) for unit, count in starts.items() if count > 1)
 
 
 def run_problems(place: Place, expected: Iterable[str]) -> tuple[list[str], dict[str, int]]:

@@ -255,23 +255,31 @@ def test_a_part_too_large_for_memory_is_tried_alone_with_half_the_batch(tmp_path
     assert of.store.read(grid[0].key()).result["provenance"]["batch_size"] == 2
 
 
-def test_a_result_of_a_pass_is_written_as_its_cell_ends_and_found_after_its_worker_died(tmp_path: Path) -> None:
-    grid = [cell for cell in cells() if not cell.checkpoint]
-    begun: list[list[str]] = []
+def test_a_result_of_a_pass_is_written_as_its_cell_ends_and_found_after_its_worker_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = [cell for cell in cells() if not cell.checkpoint]
+    short = [dataclasses.replace(cell, episodes=4) for cell in long[:2]]
+    evaluated, honest = Counter[int](), evaluate.batches
 
-    def together(found: list[Cell], *how: Any) -> Iterator[Any]:
-        begun.append([cell.key() for cell in found])
-        yield from execute_together(found, *how)
+    def batches(what: Any, episodes: Sequence[Any], *args: Any, **more: Any) -> Any:
+        for batch in honest(what, episodes, *args, **more):
+            evaluated[len(episodes)] += len(batch)
+            yield batch
 
-    of, units = context(tmp_path, work=work(together)), [WorkUnit(cell) for cell in grid]
+    monkeypatch.setattr(run_cell, "batches", batches)
+    of, units = context(tmp_path), [WorkUnit(cell) for cell in [*long, *short]]
+    ended, going_on = {cell.key() for cell in short}, {cell.key() for cell in long}
     running = worker.run_units(units, of)
-    first, second = next(running)[0], next(running)[0]
-    assert {key for key in of.store.cell_keys() if of.store.read(key).status == "finished"} == {first.name, second.name}
-    assert held(of.store.leases) == {unit.name for unit in units} - {first.name, second.name}
+    assert {next(running)[0].name, next(running)[0].name} == ended
+    assert evaluated == {4: 2 * 4, 10: len(long) * 8}, "the long cells have a batch to go"
+    assert {key for key in of.store.cell_keys() if of.store.read(key).status == "finished"} == ended
+    assert held(of.store.leases) == going_on
     running.close()  # what a worker that is stopped does; a killed one keeps its leases, which its launch may take
     assert not held(of.store.leases)
+    evaluated.clear()
     assert set(run(units, of).values()) == {"finished"}
-    assert begun[1] == [unit.name for unit in units if unit not in (first, second)]
+    assert evaluated == {10: len(long) * 10}
 
 
 def test_a_worker_reports_each_unit_of_a_pass_once_as_it_ends(tmp_path: Path) -> None:

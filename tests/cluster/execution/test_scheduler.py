@@ -37,13 +37,15 @@ FREE = evaluation_cells(DATA, 0, BACKBONES, tasks((1, 2, 3, 5), ("mask",)), samp
 class Hands:
     """A searcher, and a Tune that runs what it is given as told."""
 
-    def __init__(self, cells: list[AnyCell], root: Path, workers: int = 1, limit: int = 0) -> None:
+    def __init__(
+        self, cells: list[AnyCell], root: Path, workers: int = 1, limit: int = 0, shard: int = 0, passes: bool = False
+    ) -> None:
         self.store = Store(root)
         self.progress = Progress(cells, {}, workers, self.store)
         self.leases = Folder(root)
         self.searcher = CellSearcher(
-            list(work_units(cells, 0, 8)), progress=self.progress, store=self.store, leases=self.leases,
-            workers=workers, max_concurrent=limit,
+            list(work_units(cells, shard, 8)), progress=self.progress, store=self.store, leases=self.leases,
+            workers=workers, max_concurrent=limit, passes=passes,
         )  # fmt: skip
         self.count = 0
 
@@ -124,6 +126,23 @@ def test_a_dead_workers_pieces_come_again_one_by_one_and_at_last_fail_alone(tmp_
     assert sorted(seen) == sorted([bad.name] * 2 + [unit.name for unit in others])
     assert hands.progress.failed == [bad.name]
     run_all(hands)
+
+
+def test_a_trial_gets_a_pass_or_a_workers_share_of_it_but_never_ahead_of_a_training(tmp_path: Path) -> None:
+    cells: list[AnyCell] = [TRAINED, *FREE, *NEEDY]
+    one = run_all(Hands(cells, tmp_path, passes=True))
+    assert one[0] == [TRAINED.key()] and sorted(len(trial) for trial in one[1:]) == [8, 8]
+    by_key = {cell.key(): cell for cell in cells}
+    assert all(len({by_key[name].backbone for name in trial}) == 1 for trial in one)
+    shared = run_all(Hands(cells, tmp_path, workers=3, passes=True))
+    assert {len(trial) for trial in shared[1:3]} == {4}  # two passes, three workers: half a pass for each
+    assert sorted(name for trial in shared for name in trial) == sorted(by_key)
+
+
+def test_parts_of_one_range_go_to_one_trial(tmp_path: Path) -> None:
+    trials = run_all(Hands(list(FREE), tmp_path, shard=48, passes=True))
+    assert len(trials) == 2 * 3 and {len(trial) for trial in trials} == {4}
+    assert all(len({name.partition("@")[2] for name in trial}) == 1 for trial in trials)
 
 
 def test_what_another_driver_is_at_waits_and_what_it_finished_is_counted(
