@@ -22,10 +22,14 @@ from cluster.closing import close_killed, conclude, log_finished, log_missing, r
 from cluster.code_version import code_hash
 from cluster.execution.session import ray_session, running_cluster
 from cluster.execution.signals import Stop, stoppable
-from cluster.options import Cache, Options, Work
-from cluster.planning.estimate import choose_cache, disk, evaluation_share
+from cluster.options import Options, Work
+from cluster.planning.cache import Choice, choose_cache, disk
+from cluster.planning.counts import IMAGES, TESTED
+from cluster.planning.estimate import evaluation_share
+from cluster.planning.forecast import forecast, in_words
 from cluster.planning.plan import Plan, make_plan, render
 from cluster.planning.preflight import check_feasible, check_workers, git_commit, preflight
+from cluster.planning.rates import read_rates
 from cluster.storage.atomic import now, to_json, write_atomically
 from cluster.storage.layout import LAUNCHES, TUNE
 from cluster.storage.leases import acquire, held
@@ -81,13 +85,13 @@ def launch(
     cells = select(cells, options.select)
     if options.dry_run:
         with store.read_only() as seen:
-            plan = _planned(name, cells, seen, options, datasets, check=work is None)
-            if plan.todo:
-                print(_disk_line(plan.todo, options.cache), flush=True)
+            plan, images = _planned(name, cells, seen, options, datasets, check=work is None)
+        if plan.todo and work is None:
+            _print_costs(plan, options, store.root, images)
         return DONE
     store.sync.check_access()
     store.update()
-    plan = _planned(name, cells, store, options, datasets, check=work is None)
+    plan, images = _planned(name, cells, store, options, datasets, check=work is None)
     if not plan.todo:
         close_killed(store, held(store.leases))
         log_missing(plan, store, uri)
@@ -95,6 +99,7 @@ def launch(
     check_workers(plan.todo, options.train_workers)
     if options.cache == "pixels":
         choose_cache(options.cache, plan.todo, gpu=False)
+    read_rates(options.rates)
     paths = preflight(plan.todo, datasets, options.weights_dir)
     store.make_writable()
     features = None if options.cache == "none" else (options.features or store.root / "features").absolute()
@@ -131,7 +136,7 @@ def launch(
                 git_commit=commit,
                 work=work,
             )
-            code = _run(name, cells, plan, context, stop)
+            code = _run(name, cells, plan, context, stop, images)
             if opened is not None and context.tracking is None:
                 log_finished(make_plan(cells, store), store, opened)
                 note = store.root / LAUNCHES / f"{launch_name}.json"
@@ -143,8 +148,8 @@ def launch(
 
 def _planned(
     name: str, cells: Sequence[AnyCell], store: Store, options: Options, datasets: dict[str, Path], *, check: bool
-) -> Plan:
-    """The plan, printed.
+) -> tuple[Plan, dict[str, int]]:
+    """The plan, printed, and the number of images by data set, of those that are here.
 
     Raises:
         UserError: `check` is set, and the plan has cells that can't run.
@@ -159,7 +164,8 @@ def _planned(
         past=[Store(path.absolute()) for path in options.past],
     )
     workers = options.workers or options.max_concurrent or os.cpu_count() or 1
-    print(render(plan, name, workers=workers, details=options.dry_run), flush=True)
+    rated = options.dry_run and check
+    print(render(plan, name, workers=workers, details=options.dry_run, rated=rated), flush=True)
     for damaged in plan.damaged:
         print(f"warning: {damaged.why}; cell {damaged.key} is made again", file=sys.stderr)
     if check:
@@ -169,19 +175,52 @@ def _planned(
                 print(f"  not checked: {len(unchecked)} cells: {what}", flush=True)
         if found.wrong:
             raise found.error()
-    return plan
+        return plan, found.images
+    return plan, {}
 
 
-def _disk_line(cells: Sequence[AnyCell], asked: Cache) -> str:
-    """What the cache will take, on this machine."""
-    chosen, most = choose_cache(asked, cells, gpu=any(Path("/dev").glob("nvidia[0-9]*"))), disk(cells)
+def _print_costs(plan: Plan, options: Options, root: Path, images: dict[str, int]) -> None:
+    """What a plan takes: time, by rates where no past cell tells it, and disk.
+
+    Raises:
+        UserError: of the file of rates.
+    """
+    rates, gpus = read_rates(options.rates), _gpus()
+    on_gpu = rates.device == "cuda" or (gpus > 0 and options.rates is None)
+    chosen = _chosen(plan.todo, options, gpu=on_gpu, root=root, images=images)
+    if not plan.seconds:
+        cores = os.cpu_count() or 1
+        workers = options.workers or options.max_concurrent or (max(1, gpus) if rates.device == "cuda" else cores)
+        known, tested = {**IMAGES, **images}, {**images, **TESTED}
+        made = forecast(plan.todo, rates, chosen.cache, images=known, tested=tested)
+        print(in_words(made, plan.todo, rates, workers=workers, cores=cores, gpu=gpus > 0), flush=True)
+    print(_disk_line(plan.todo, chosen, images), flush=True)
+
+
+def _gpus() -> int:
+    """NVIDIA GPUs of this machine; asking torch would load it."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+def _chosen(cells: Sequence[AnyCell], options: Options, *, gpu: bool, root: Path, images: dict[str, int]) -> Choice:
+    """What is kept on disk, by the rates of the device that cells run on."""
+    rates, place = read_rates(options.rates), (options.features or root).absolute()
+    free = shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.exists())).free
+    known = rates if (rates.device == "cuda") == gpu else None if gpu else read_rates()
+    return choose_cache(options.cache, cells, gpu=gpu, room=free, rates=known, images={**IMAGES, **images})
+
+
+def _disk_line(cells: Sequence[AnyCell], chosen: Choice, images: dict[str, int]) -> str:
+    """What the cache will take, and why it is that one."""
+    most = disk(cells, {**IMAGES, **images}, {**images, **TESTED})
     rest = "" if most.complete else ", without the training images of data sets that are not available locally"
     features = f"at most {format_size(most.features)} of features and {format_size(most.priors)} of prior maps{rest}"
-    if chosen == "none":
-        return f"  cache: none; features would be {features}"
-    if chosen == "pixels":
-        return f"  cache: pixels, about {format_size(most.pixels)} of photographs; features would be {features}"
-    return f"  cache: features, {features}"
+    if chosen.cache == "none":
+        return f"  cache: none ({chosen.why}); features would be {features}"
+    if chosen.cache == "pixels":
+        pixels = f"about {format_size(most.pixels)} of photographs"
+        return f"  cache: pixels, {pixels} ({chosen.why}); features would be {features}"
+    return f"  cache: features, {features} ({chosen.why})"
 
 
 def _forced(cells: Sequence[AnyCell], selection: str) -> frozenset[str]:
@@ -190,7 +229,9 @@ def _forced(cells: Sequence[AnyCell], selection: str) -> frozenset[str]:
     return frozenset(cell.key() for cell in cells if not isinstance(cell, spared))
 
 
-def _run(name: str, cells: Sequence[AnyCell], plan: Plan, context: WorkContext, stop: Stop) -> int:
+def _run(
+    name: str, cells: Sequence[AnyCell], plan: Plan, context: WorkContext, stop: Stop, images: dict[str, int]
+) -> int:
     from cluster.execution.tuner import GaveUp, resources, run_trials
 
     store, tracking = context.store, context.tracking
@@ -215,9 +256,9 @@ def _run(name: str, cells: Sequence[AnyCell], plan: Plan, context: WorkContext, 
         given = resources(context)
         context = replace(context, device=given.device)
         if context.features is not None and context.work is None:
-            room = shutil.disk_usage(store.root).free
-            chosen = choose_cache(context.cache, plan.todo, gpu=given.device == "cuda", room=room)
-            context = replace(context, cache=chosen)
+            chosen = _chosen(plan.todo, context, gpu=given.device == "cuda", root=store.root, images=images)
+            print(_disk_line(plan.todo, chosen, images), flush=True)
+            context = replace(context, cache=chosen.cache)
             from cluster.precompute.stage import precompute  # loads torch
 
             stage = precompute(plan.todo, context, given, stop.begun)

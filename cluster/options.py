@@ -86,6 +86,7 @@ Names = Annotated[tuple[str, ...], *option("A,B,…", names)]
 Numbers = Annotated[tuple[int, ...], *option("0,1,…", numbers)]
 NumbersOrNone = Annotated[tuple[int, ...] | None, *option("0,1,…", numbers, default=False)]
 NamesOrNone = Annotated[tuple[str, ...] | None, *option("A,B,…", names, default=False)]
+File = Annotated[Path | None, *option("FILE", Path, default=False)]
 Folder = Annotated[Path | None, *option("DIR", folder, default=False)]
 Count = Annotated[int, *option("N", _count)]
 CountOrAuto = Annotated[int, *option("N", _count, default=False)]
@@ -128,8 +129,8 @@ class Options:
     features: Folder = None
     """folder of the cache (default: in the results)"""
     cache: Annotated[Cache, tyro.conf.arg(help_behavior_hint="")] = "auto"
-    """kept on disk for all cells: features and prior maps, or the resized photographs (auto: features up to 20 GB and
-    on a CPU, else pixels where the cells' input is rounded to 8 bits)"""
+    """kept on disk for all cells: features and prior maps, or the resized photographs (auto: features up to 20 GB where
+    they are read faster than made again, else pixels where the cells' input is rounded to 8 bits)"""
     features_limit: Annotated[int, *option("SIZE", parse_size, default=False)] = 0
     """of the whole cache, such as 200GB (default: what the disk has room for)"""
     past: Annotated[
@@ -138,6 +139,9 @@ class Options:
         tyro.conf.arg(help_behavior_hint="(repeatable)"),
     ] = ()
     """other results to estimate time from"""
+    rates: File = None
+    """of a machine, as python -m benchmarks.accelerator --out FILE writes them, to estimate time from where no cell has
+    finished (default: a CPU's)"""
     workers: CountOrAuto = 0
     """number of workers that the estimate of a dry run assumes (default: CPUs of this machine)"""
     system_metrics: bool = False

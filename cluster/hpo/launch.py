@@ -19,7 +19,7 @@ from diffup.errors import UserError
 from diffup.grid.axes import select
 from diffup.grid.cell import AnyCell
 
-UNUSED = ("force", "verify", "past", "workers", "gpus_per_trial", "shard_episodes", "train_workers")
+UNUSED = ("force", "verify", "past", "rates", "workers", "gpus_per_trial", "shard_episodes", "train_workers")
 DONE, SOME_FAILED = 0, 1
 
 

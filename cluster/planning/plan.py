@@ -178,7 +178,7 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def render(plan: Plan, name: str, *, workers: int = 0, details: bool = False) -> str:
+def render(plan: Plan, name: str, *, workers: int = 0, details: bool = False, rated: bool = False) -> str:
     """The plan in words.
 
     Args:
@@ -186,6 +186,7 @@ def render(plan: Plan, name: str, *, workers: int = 0, details: bool = False) ->
         name: of the grid.
         workers: also say how long it takes on so many.
         details: also list the cells to run.
+        rated: whether an estimate from rates follows where past cells give none.
     """
     kinds = Counter(resource_class(cell) for cell in plan.todo)
     total = len(plan.todo) + len(plan.left_out)
@@ -207,7 +208,7 @@ def render(plan: Plan, name: str, *, workers: int = 0, details: bool = False) ->
         if workers:
             line += f": {clock(wall_seconds(plan.todo, plan.seconds, workers))} on {workers} workers"
         lines.append(line)
-    elif plan.todo:
+    elif plan.todo and not rated:
         lines.append("  no estimate of time: no cell has finished in this results directory (--past DIR names another)")
     skipped = [left for left in plan.left_out if left.status != "finished"]
     lines += _listed([f"  {left.status}: {left.cell.key()} {describe(left.cell)}: {left.reason}" for left in skipped])

@@ -31,10 +31,12 @@ class Feasible:
     Attributes:
         wrong: cells that can't run, by reason.
         unchecked: cells that could not be checked here, by what is not available.
+        images: number of images by data set, of those that are here.
     """
 
     wrong: dict[str, list[AnyCell]] = field(default_factory=dict)
     unchecked: dict[str, list[AnyCell]] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -88,6 +90,8 @@ def check_feasible(
             found.unchecked.setdefault(f"data set {cell.dataset} is not available", []).append(cell)
             continue
         reason = dataset if isinstance(dataset, str) else reasons.of(cell, dataset)
+        if not isinstance(dataset, str):
+            found.images[cell.dataset] = len(dataset.image_ids)
         adapted = isinstance(cell, Cell) and cell.sample.method == "adapter"
         if not reason and not adapted:
             reason = weights(cell.backbone, cell.weights)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,10 @@ from cluster.execution import scheduler as order
 from cluster.execution.progress import Progress
 from cluster.execution.scheduler import CellSearcher
 from cluster.execution.work_units import WorkUnit, work_units
-from cluster.options import Cache
-from cluster.planning.estimate import Past, choose_cache, disk, gpu_share, wall_seconds
+from cluster.planning.estimate import Past, gpu_share, wall_seconds
 from cluster.storage.backend import Folder
 from cluster.storage.leases import acquire
 from cluster.storage.results import Store
-from diffup.errors import UserError
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.training.recipes import Recipe
@@ -213,49 +210,6 @@ def test_share_of_a_gpu_by_what_cells_took() -> None:
 
     assert [gpu_share(past(mb), 80_000) for mb in (0, 70_000, 30_000, 9_000, 10)] == [1.0, 1.0, 0.5, 1 / 7, 1 / 8]
     assert gpu_share([], 80_000) == gpu_share(past(100), 0) == 1.0
-
-
-def test_disk_counts_each_image_once_a_backbone_and_each_triple_once() -> None:
-    one = disk(FREE[:1], {"fake": 10**9})
-    per_image = 20 * 20 * (128 + 256 + 512) * 2 + 3 * 40 * 40 * 4  # ResNet-18's last three levels in half precision
-    assert (one.features, one.priors) == (200 * per_image, 100 * 3 * 8 * 20 * 20 * 4)
-    nested = disk([cell for cell in FREE if cell.backbone == "resnet18"], {"fake": 10**9})
-    assert (nested.features, nested.priors) == (600 * per_image, 5 * one.priors)
-    assert disk(FREE[:1], {"fake": 7}).features == 7 * per_image
-    assert disk([*FREE, *NEEDY], {}).complete and not disk([TRAINED], {}).complete
-
-
-def test_pixels_are_counted_once_for_all_backbones_where_they_are_rounded() -> None:
-    assert disk(FREE, {}).pixels == 0
-    rounded = [replace(cell, input=replace(cell.input, pixel_dtype="uint8")) for cell in FREE]
-    most = max(cell.episodes * (1 + cell.shots) for cell in rounded)
-    side = rounded[0].input.input_size
-    assert disk(rounded, {}).pixels == most * 3 * side**2
-    few = disk(rounded, {}, {"fake": 50}).pixels
-    assert 0 < few <= 50 * 3 * side**2 and few > disk(rounded, {}, {"fake": 10}).pixels
-
-
-@pytest.mark.parametrize(
-    ("asked", "gpu", "plain", "rounded"),
-    [
-        ("auto", False, "features", "features"),
-        ("auto", True, "features", "pixels"),
-        ("features", True, "features", "features"),
-        ("none", True, "none", "none"),
-    ],
-)
-def test_what_is_kept_on_disk(asked: Cache, gpu: bool, plain: Cache, rounded: Cache) -> None:
-    cells = [replace(cell, input=replace(cell.input, pixel_dtype="uint8")) for cell in FREE]
-    assert choose_cache(asked, FREE, gpu=gpu) == choose_cache(asked, FREE, gpu=gpu, room=0) == plain
-    assert choose_cache(asked, cells, gpu=gpu) == rounded
-    assert choose_cache("auto", cells, gpu=False, room=0) == choose_cache("pixels", cells, gpu=False) == "pixels"
-    many = [replace(cell, episodes=10**6) for cell in cells]
-    assert choose_cache("auto", many, gpu=False) == "pixels"
-
-
-def test_pixels_that_no_cell_reads_are_refused() -> None:
-    with pytest.raises(UserError, match="no cell that is to be evaluated rounds its input"):
-        choose_cache("pixels", FREE, gpu=False)
 
 
 def test_a_piece_that_could_not_begin_waits_for_another_turn(
