@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import diffup.evaluation.evaluate as evaluation
+import diffup.evaluation.scoring as scoring
 from cluster.execution.run_cell import WorkContext, execute
 from diffup.backbones.load import Backbone, load_backbone
 from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
@@ -150,7 +151,7 @@ def test_other_truths_change_the_score_and_not_a_byte_of_the_prediction(monkeypa
     asked = [episode for episode in asked if episode.query not in supports]
     assert asked
     queries = {episode.query for episode in asked}
-    honest_score = evaluation.score
+    honest_score = scoring.score
     said: list[list[str]] = []
 
     def recorded(predicted: Predicted, truths: list[NDArray[np.uint8]], threshold: float) -> list[dict[str, Any]]:
@@ -264,5 +265,5 @@ def test_any_backbone_goes_the_whole_way(name: str) -> None:
     assert float(first.prior.std()) > 0.05
     assert float(first.probability.min()) >= 0 and float(first.probability.max()) <= 1
     assert float(first.variance.min()) > 0 and 0 <= first.predicted_iou <= 1
-    [row] = evaluation.score(Predicted.of(first), [ToyDataset().mask(episode.query, episode.class_index)], 0.5)
+    [row] = scoring.score(Predicted.of(first), [ToyDataset().mask(episode.query, episode.class_index)], 0.5)
     assert row["inter_bg"] + row["union_fg"] == SHAPE[0] * SHAPE[1]

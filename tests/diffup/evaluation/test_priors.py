@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,12 +73,26 @@ def test_text_maps_are_those_of_a_batch() -> None:
 def test_many_pairs_at_a_time_are_the_maps_of_one_at_a_time() -> None:
     """As on a GPU."""
     asked = [*wanted(), *(t for e in episodes() for t in triples(task("text", 0), e))]
-    one, many = PriorSource(*sources(text=True)), PriorSource(*sources(text=True))
-    many._on_gpu = True
+    one, many = PriorSource(*sources(text=True)), PriorSource(*sources(text=True), pairs=7)
     expected, found = one.get(asked), many.get(asked)
     assert found.keys() == expected.keys() and many.computed == one.computed == len(set(asked))
     for triple, maps in found.items():
         torch.testing.assert_close(maps, expected[triple], rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("annotation", ["mask", "box", "mask+text"])
+def test_a_batch_upsampled_and_counted_as_a_whole_has_the_counts_of_its_episodes(annotation: str) -> None:
+    """As on a GPU."""
+    cues, features = sources(text=True)
+    tables = [
+        evaluate(task(annotation, 2), episodes(), cues, features, priors=PriorSource(cues, features, pairs=pairs))
+        for pairs in (1, 7)
+    ]
+    for name in ("inter_fg", "union_fg", "inter_bg", "union_bg"):
+        away = (tables[0][name] - tables[1][name]).abs().sum()
+        assert away <= 1e-4 * tables[0][name].sum(), name
+    for name in ("prob_count", "prob_positive", "prob_sum"):
+        np.testing.assert_allclose(np.stack(tables[0][name]).sum(1), np.stack(tables[1][name]).sum(1), rtol=1e-4)
 
 
 def test_a_triples_bytes_do_not_depend_on_its_company() -> None:
