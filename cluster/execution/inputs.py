@@ -46,6 +46,12 @@ CHECKPOINT = "checkpoint"
 DRAWN = "drawn"  # folder of drawn training steps in the result store; not a cell
 
 
+def set_up(context: WorkContext) -> None:
+    """Set what torch computes with in this process: threads, and products in float32 proper rather than in TF32."""
+    torch.set_num_threads(context.threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def open_cells_dataset(cell: AnyCell, context: WorkContext) -> Dataset:
     """The cell's data set, as it was when the cell was planned.
 
@@ -132,7 +138,7 @@ def sources(cell: AnyCell, fingerprint: str, device: str) -> Sources:
     where = {
         "dataset": cell.dataset, "fingerprint": fingerprint, "size": given.input_size, "grid": given.feature_grid,
         "dtype": given.feature_dtype, "device": device.partition(":")[0], "code": encoding_hash(),
-        "pixels": given.pixel_dtype,
+        "pixels": given.pixel_dtype, "precision": given.precision,
     }  # fmt: skip
     visual = where | {"backbone": cell.backbone, "weights": cell.weights}
     drawn = visual | {"boxes": given.boxes, "scribble_width": given.scribble_width, "method": code_hash()}

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
-import torch
 from PIL import Image
 
 from cluster.execution.context import WorkContext
@@ -26,6 +25,7 @@ from cluster.execution.inputs import (
     keep_for,
     open_cells_dataset,
     provenance,
+    set_up,
     training_pools_of,
 )
 from cluster.execution.memory import Peak, peak_memory
@@ -71,7 +71,7 @@ def execute(cell: AnyCell, context: WorkContext) -> Outcome:
     Raises:
         UserError: data, weights or checkpoint are missing or not those the cell names.
     """
-    torch.set_num_threads(context.threads)
+    set_up(context)
     with peak_memory(context.device) as peak:
         if isinstance(cell, Cell):
             setting = Setting.of(cell, context)
@@ -91,7 +91,7 @@ def evaluate_part(cell: Cell, context: WorkContext, start: int, end: int) -> Par
     Raises:
         UserError: data, weights or checkpoint are missing or not those the cell names.
     """
-    torch.set_num_threads(context.threads)
+    set_up(context)
     with peak_memory(context.device) as peak:
         part = _part(context, Setting.of(cell, context), start, end)
     return Part(part.episodes, {**part.provenance, PEAK: dataclasses.asdict(peak)}, part.seconds)
@@ -187,7 +187,7 @@ def execute_together(
     Yields:
         each cell as it ends, with its error, or its outcome, or its part where `end` is given.
     """
-    torch.set_num_threads(context.threads)
+    set_up(context)
     ends, highest = _ends(cells, context, start, end), Peak()
     while True:
         with peak_memory(context.device) as peak:  # up to the next end, without what its reader does

@@ -24,7 +24,7 @@ import ray
 import torch
 
 from cluster.execution.context import WorkContext
-from cluster.execution.inputs import features_of, open_cells_dataset, priors_of, sources
+from cluster.execution.inputs import features_of, open_cells_dataset, priors_of, set_up, sources
 from cluster.execution.worker import passes
 from cluster.precompute.tasks import Inputs
 from cluster.storage.feature_cache import PIXELS, TEXT_PRIORS, VISUAL, push
@@ -116,7 +116,7 @@ class PrecomputeWorker:
         assert context.features is not None
         self.context, self.cache = context, context.store.sync.below(FEATURES, context.features)
         self.limit, self._held, self._counted = limit_bytes, 0, float("-inf")
-        torch.set_num_threads(self.context.threads)
+        set_up(self.context)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """One task in, its figures out."""

@@ -191,6 +191,8 @@ def load_backbone(
         if normalisation is None:
             _check_normalisation(name, path, features.mean, features.std)
     mean, std = normalisation or (features.mean, features.std)
+    if torch.device(device).type == "cuda":  # whose tensor cores want it; on a CPU it would change the last bits
+        features = features.to(memory_format=torch.channels_last)
     return Backbone(name, identity, features.to(device), mean, std, source)
 
 

@@ -60,6 +60,8 @@ class Encoder:
         self._names: ByteLRU[tuple[str, ...], Tensor] = ByteLRU(NAMES_BYTES, lambda names: nbytes([names]))
         size, grid, dtype = config.input_size, config.feature_grid, config.feature_dtype
         on = f"at {size} px{' in 8 bits' if config.pixel_dtype == 'uint8' else ''} on a {grid}-grid in {dtype}"
+        if config.precision != "float32":
+            on += f", computed in {config.precision}"
         self.visual = f"{backbone.name} [{backbone.loaded_hash}] {on}"
         self.reader = f"{text_model.name} [{text_model.loaded_hash}] {on}" if text_model is not None else ""
         text = f", text by {text_model.name} [{text_model.loaded_hash}]" if text_model is not None else ""
@@ -90,9 +92,11 @@ class Encoder:
         Raises:
             UserError: features that are not finite.
         """
-        pixels_B3SS = stacked(squares, self.device)
+        pixels_B3SS = self._stacked(squares)
         rgb = resized(pixels_B3SS, INFO_GRID)
-        stages = [self._finished(stage, self.backbone, names) for stage in self.backbone.stages(pixels_B3SS)]
+        with self._autocast():
+            maps = self.backbone.stages(pixels_B3SS)
+        stages = [self._finished(stage, self.backbone, names) for stage in maps]
         return [
             Features(tuple(stage[i].clone() for stage in stages), None, rgb[i].clone(), square.size, self.visual)
             for i, square in enumerate(squares)
@@ -105,8 +109,19 @@ class Encoder:
         Raises:
             UserError: there is no text model, or embeddings that are not finite.
         """
-        model, pixels_B3SS = self._reader(), stacked(squares, self.device)
-        return [text.clone() for text in self._finished(model.dense_text(pixels_B3SS), model, names)]
+        model = self._reader()
+        with self._autocast():
+            maps = model.dense_text(self._stacked(squares))
+        return [text.clone() for text in self._finished(maps, model, names)]
+
+    def _stacked(self, squares: Sequence[Square]) -> Tensor:
+        pixels_B3SS = stacked(squares, self.device)
+        return pixels_B3SS.contiguous(memory_format=torch.channels_last) if pixels_B3SS.is_cuda else pixels_B3SS
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            torch.device(self.device).type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
+        )
 
     def _reader(self) -> Backbone:
         if self.text_model is None:
