@@ -42,8 +42,7 @@ def conclude(name: str, plan: Plan, unfinished: list[str], dropped: list[str], p
         words.append(f"{len(progress.failed)} failed")
     if dropped:
         words.append(f"{len(dropped)} not run because their training failed")
-    rate = f", {progress.episodes / progress.seconds:.0f} episodes/s" if progress.episodes else ""
-    print(f"{'; '.join(words)} ({progress.seconds:.0f} s{rate})", flush=True)
+    print(f"{'; '.join(words)} ({', '.join([f'{progress.seconds:.0f} s', *progress.speed()])})", flush=True)
 
 
 def failures(store: Store, cells: Sequence[AnyCell]) -> list[str]:

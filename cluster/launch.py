@@ -273,7 +273,8 @@ def _run(
         counts = {
             "cells_finished": len(plan.todo) - len(unfinished) + plan.count("finished"),
             "cells_failed": len(progress.failed) + plan.count("failed"),
-            "episodes_per_s": progress.episodes / max(progress.seconds, 1e-9),
+            **{f"{name}_per_s": rate for name, rate in progress.rates().items()},
+            "busy_share": progress.busy_share(),
             "seconds": progress.seconds,
         }
         conclude(name, plan, unfinished, dropped, progress)

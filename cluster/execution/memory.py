@@ -1,11 +1,13 @@
-"""Peak memory of a cell, rather than of the process that has run others before it."""
+"""What a cell took: its own peak memory, not of cells that the process ran before, and how busy the device was."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import resource
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,36 +18,66 @@ import torch
 PROCESS = Path("/proc/self")
 RESET_PEAK = "5"  # written to clear_refs, see proc(5)
 INTERVAL = 0.05  # seconds between samples where the kernel's own peak can't be reset
+GPU_INTERVAL = 0.25
 MB = 2**20
 
 
 @dataclass
-class Peak:
-    """Peak memory in MB within `peak_memory`: resident in the process, and reserved by torch on the GPU."""
+class Took:
+    """What ran within `measured` took.
+
+    Attributes:
+        memory_mb, gpu_memory_mb: peak in MB: resident in the process, and reserved by torch on the GPU.
+        seconds: in all.
+        busy_seconds: of them, those in which the device computed: a GPU by its own account, else the process's share
+            of its threads; 0 where a GPU can't be asked (without ``nvidia-ml-py``).
+    """
 
     memory_mb: float = 0.0
     gpu_memory_mb: float = 0.0
+    seconds: float = 0.0
+    busy_seconds: float = 0.0
+
+    def __add__(self, other: Took) -> Took:
+        """One after the other, or side by side."""
+        memory = max(self.memory_mb, other.memory_mb), max(self.gpu_memory_mb, other.gpu_memory_mb)
+        return Took(*memory, self.seconds + other.seconds, self.busy_seconds + other.busy_seconds)
+
+    def metrics(self, device: str) -> dict[str, float]:
+        """As a cell's result has them."""
+        found = {"peak_memory_mb": self.memory_mb}
+        if device.startswith("cuda"):
+            found["peak_gpu_memory_mb"] = self.gpu_memory_mb
+        if self.busy_seconds:
+            found["busy_share"] = min(1.0, self.busy_seconds / self.seconds)
+        return found
 
 
 @contextmanager
-def peak_memory(device: str) -> Iterator[Peak]:
-    """Measure the peak memory of what runs within; torch's unused GPU memory is given back before and after.
+def measured(device: str, threads: int) -> Iterator[Took]:
+    """Measure what runs within; torch's unused GPU memory is given back before and after.
 
     On Linux this is the kernel's own peak of the resident set, else the largest of samples; where neither is known
     (macOS), that of the process's lifetime.
 
     Args:
         device: where the work runs; a GPU is looked at only if it is one.
+        threads: that the work has on a CPU.
     """
-    peak, cuda = Peak(), device.startswith("cuda")
+    peak, cuda = Took(), device.startswith("cuda")
+    began, busy = time.perf_counter(), time.process_time()
+    shares = _gpu_shares(device) if cuda else contextlib.nullcontext(list[float]())
     if cuda:
         give_back()
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        with _resident(peak):
+        with _resident(peak), shares as sampled:
             yield peak
     finally:
+        peak.seconds = time.perf_counter() - began
+        peak.busy_seconds = (time.process_time() - busy) / threads
         if cuda:
+            peak.busy_seconds = peak.seconds * sum(sampled) / max(1, len(sampled))
             peak.gpu_memory_mb = torch.cuda.max_memory_reserved(device) / MB
             give_back()
 
@@ -57,7 +89,26 @@ def give_back() -> None:
 
 
 @contextmanager
-def _resident(peak: Peak) -> Iterator[None]:
+def _gpu_shares(device: str) -> Iterator[list[float]]:
+    """The share of time in which a kernel ran, by NVML, a few times a second."""
+    shares, ended = list[float](), threading.Event()
+
+    def sample() -> None:
+        with contextlib.suppress(Exception):  # no NVML, or not for this device: nothing is known
+            while not ended.wait(GPU_INTERVAL):
+                shares.append(torch.cuda.utilization(device) / 100)
+
+    sampler = threading.Thread(target=sample, name="utilisation", daemon=True)
+    sampler.start()
+    try:
+        yield shares
+    finally:
+        ended.set()
+        sampler.join()
+
+
+@contextmanager
+def _resident(peak: Took) -> Iterator[None]:
     try:
         (PROCESS / "clear_refs").write_text(RESET_PEAK)
         reset = True

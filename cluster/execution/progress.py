@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from cluster.storage.results import Store
 from diffup.grid.axes import describe
 from diffup.grid.cell import AnyCell, Cell
 
+RATES = ("episodes", "images", "triples")
 SIGN_OF_LIFE = 30.0  # seconds of silence before one line about what runs
 DIED = "its worker process died {} times (out of memory, or the node was lost)"
 
@@ -27,7 +29,7 @@ class Progress(tune.Callback):
 
     Attributes:
         finished, failed: keys of cells that ended here or, finished, elsewhere.
-        episodes: number of episodes evaluated so far.
+        done: number of ``"episodes"``, ``"images"`` and ``"triples"`` evaluated, encoded and matched in cells so far.
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class Progress(tune.Callback):
         self.failed: list[str] = []
         self.crashed: dict[str, str] = {}
         self._told: set[str] = set()
-        self.episodes = 0
+        self.done: Counter[str] = Counter()
+        self._busy: list[float] = []
         self.stopped = False
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -88,7 +91,7 @@ class Progress(tune.Callback):
         self._seconds[key] = self._seconds.get(key, 0.0) + took
         what = describe(self._cells[key])
         if status == PART:
-            self.episodes += int(result["episodes"])
+            self.done["episodes"] += int(result["episodes"])
             self.say(f"{what}: {result['episodes']} of {self._episodes(key)} episodes in {took:.1f} s")
         elif status in (ELSEWHERE, AGAIN):
             self._seconds.pop(key, None)
@@ -98,7 +101,8 @@ class Progress(tune.Callback):
         elif status == FAILED:
             self.fail(key, str(result.get("error", "no reason given")))
         elif self._finish(key):
-            self.episodes += int(result["episodes"])
+            self.done.update({name: int(result.get(name, 0)) for name in RATES})
+            self._busy += [float(result["busy"])] if result.get("busy") else []
             self.say(f"{what}: {result['headline']} in {took:.1f} s")
 
     def _finish(self, key: str) -> bool:
@@ -154,6 +158,19 @@ class Progress(tune.Callback):
         """Seconds since the launch began to run cells."""
         return time.monotonic() - self._began
 
+    def rates(self) -> dict[str, float]:
+        """Episodes, images and triples per second of the launch, those of finished cells."""
+        return {name: self.done[name] / max(self.seconds, 1e-9) for name in RATES if self.done[name]}
+
+    def speed(self) -> list[str]:
+        """Rates and busy share in words."""
+        words = [f"{rate:.0f} {name}/s" for name, rate in self.rates().items() if rate >= 0.5]
+        return words + ([f"{100 * self.busy_share():.0f} % busy"] if self.busy_share() else [])
+
+    def busy_share(self) -> float:
+        """How much of the time the devices computed, on average over finished cells; 0: unknown."""
+        return sum(self._busy) / len(self._busy) if self._busy else 0.0
+
     def eta(self) -> float | None:
         """Seconds to go, from past cells scaled to what this launch takes, or from its own mean."""
         seconds, cells = self._to_come
@@ -171,8 +188,7 @@ class Progress(tune.Callback):
         facts = [f"{len(self._running)} running"]
         if self.failed:
             facts.append(f"{len(self.failed)} failed")
-        if self.episodes:
-            facts.append(f"{self.episodes / self.seconds:.0f} episodes/s")
+        facts += self.speed()
         if eta is not None and ended < len(self._cells):
             facts.append(f"ETA {clock(eta)}")
         line = f"[{ended:{width}d}/{len(self._cells)} {clock(self.seconds)}] {what}  ({', '.join(facts)})"

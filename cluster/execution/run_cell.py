@@ -28,7 +28,7 @@ from cluster.execution.inputs import (
     set_up,
     training_pools_of,
 )
-from cluster.execution.memory import Peak, peak_memory
+from cluster.execution.memory import Took, measured
 from cluster.execution.work_units import Part
 from cluster.options import Work
 from cluster.storage.layout import STATE
@@ -49,7 +49,7 @@ from diffup.training.distributed import ProcessGroup
 from diffup.training.sampler import EpisodeSampler
 from diffup.training.trainer import train
 
-PEAK = "peak"  # of a part, in its provenance
+TOOK = "took"  # of a part, in its provenance
 
 __all__ = ["Outcome", "Part", "WorkContext", "conclude", "evaluate_part", "execute"]
 
@@ -72,7 +72,7 @@ def execute(cell: AnyCell, context: WorkContext) -> Outcome:
         UserError: data, weights or checkpoint are missing or not those the cell names.
     """
     set_up(context)
-    with peak_memory(context.device) as peak:
+    with measured(context.device, context.threads) as took:
         if isinstance(cell, Cell):
             setting = Setting.of(cell, context)
             outcome = _concluded(cell, context, setting, [_part(context, setting, 0, cell.episodes)])
@@ -80,7 +80,7 @@ def execute(cell: AnyCell, context: WorkContext) -> Outcome:
             started = time.perf_counter()
             outcome = _train(cell, context)
             outcome.metrics.setdefault("seconds", time.perf_counter() - started)
-    return _measured(outcome, context, [peak])
+    return _measured(outcome, context, took)
 
 
 def evaluate_part(cell: Cell, context: WorkContext, start: int, end: int) -> Part:
@@ -92,9 +92,9 @@ def evaluate_part(cell: Cell, context: WorkContext, start: int, end: int) -> Par
         UserError: data, weights or checkpoint are missing or not those the cell names.
     """
     set_up(context)
-    with peak_memory(context.device) as peak:
+    with measured(context.device, context.threads) as took:
         part = _part(context, Setting.of(cell, context), start, end)
-    return Part(part.episodes, {**part.provenance, PEAK: dataclasses.asdict(peak)}, part.seconds)
+    return Part(part.episodes, {**part.provenance, TOOK: dataclasses.asdict(took)}, part.seconds)
 
 
 def _part(context: WorkContext, setting: Setting, start: int, end: int) -> Part:
@@ -115,9 +115,9 @@ def conclude(cell: Cell, context: WorkContext, parts: list[Part]) -> Outcome:
     Raises:
         UserError: they are not all of its episodes.
     """
-    with peak_memory(context.device) as peak:
+    with measured(context.device, context.threads) as took:
         outcome = _concluded(cell, context, Setting.of(cell, context), parts)
-    return _measured(outcome, context, [peak, *(Peak(**part.provenance.get(PEAK, {})) for part in parts)])
+    return _measured(outcome, context, sum((Took(**part.provenance.get(TOOK, {})) for part in parts), took))
 
 
 def _concluded(cell: Cell, context: WorkContext, setting: Setting, parts: list[Part]) -> Outcome:
@@ -162,11 +162,9 @@ def _cost(cell: Cell, setting: Setting) -> dict[str, float]:
         return {}
 
 
-def _measured(outcome: Outcome, context: WorkContext, peaks: list[Peak]) -> Outcome:
-    """With the largest of the peaks, one for each worker that ran a part of the cell."""
-    outcome.metrics["peak_memory_mb"] = max(peak.memory_mb for peak in peaks)
-    if context.device.startswith("cuda"):
-        outcome.metrics["peak_gpu_memory_mb"] = max(peak.gpu_memory_mb for peak in peaks)
+def _measured(outcome: Outcome, context: WorkContext, took: Took) -> Outcome:
+    """With what all that ran for the cell took."""
+    outcome.metrics.update(took.metrics(context.device))
     return outcome
 
 
@@ -177,7 +175,7 @@ def execute_together(
 
     Counts are those of `execute`: each cell has its own batches, and on a CPU neither an image's features nor a pair's
     maps depend on what else is computed. A cell that raises ends alone. Shared seconds count in equal parts, forward
-    passes for the first cell that needs them, and the peak of memory is that of the pass so far.
+    passes for the first cell that needs them; memory and busy share are those of the pass so far.
 
     Args:
         cells: of one pass (`cluster.execution.work_units.pass_of`).
@@ -188,18 +186,18 @@ def execute_together(
         each cell as it ends, with its error, or its outcome, or its part where `end` is given.
     """
     set_up(context)
-    ends, highest = _ends(cells, context, start, end), Peak()
+    ends, so_far = _ends(cells, context, start, end), Took()
     while True:
-        with peak_memory(context.device) as peak:  # up to the next end, without what its reader does
+        with measured(context.device, context.threads) as took:  # up to the next end, without what its reader does
             found = next(ends, None)
         if found is None:
             return
-        highest = Peak(max(highest.memory_mb, peak.memory_mb), max(highest.gpu_memory_mb, peak.gpu_memory_mb))
+        so_far += took
         cell, made = found
         if isinstance(made, Outcome):
-            _measured(made, context, [highest])
+            _measured(made, context, so_far)
         elif isinstance(made, Part):
-            made.provenance[PEAK] = dataclasses.asdict(highest)
+            made.provenance[TOOK] = dataclasses.asdict(so_far)
         yield cell, made
 
 

@@ -319,14 +319,15 @@ def passes(error: Exception) -> bool:
 def _finished(key: str, record: Record, store: Store, cell: AnyCell, tracking: Tracking | None) -> dict[str, Any]:
     if tracking is not None:
         log_cell(tracking, store, cell, record)
-    metrics, evaluated = record.metrics, isinstance(cell, Cell)
-    known = metrics.get("miou" if evaluated else "loss")
-    figure = "undefined" if known is None else f"{known:.1f}" if evaluated else f"{known:.4f}"
-    headline = f"{'mIoU' if evaluated else 'loss'} {figure}"
-    if warnings := record.result.get("provenance", {}).get("warnings"):
+    metrics, made = record.metrics, record.result.get("provenance", {})
+    name, digits = ("mIoU", 1) if isinstance(cell, Cell) else ("loss", 4)
+    known = metrics.get(name.lower())
+    headline = f"{name} {'undefined' if known is None else f'{known:.{digits}f}'}"
+    if warnings := made.get("warnings"):
         headline += f"; warning: {'; '.join(warnings)}"
-    episodes = cell.episodes if isinstance(cell, Cell) else 0
-    return {"key": key, "status": FINISHED, "headline": headline, "episodes": episodes}
+    did = {"images": made.get("images_encoded", 0), "triples": made.get("priors_computed", 0)}
+    did |= {"episodes": cell.episodes if isinstance(cell, Cell) else 0, "busy": metrics.get("busy_share", 0.0)}
+    return {"key": key, "status": FINISHED, "headline": headline, **did}
 
 
 def _alone(unit: WorkUnit, context: WorkContext) -> tuple[Any, int]:

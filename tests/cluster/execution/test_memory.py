@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from cluster.execution import inputs, memory
 from cluster.execution import run_cell as work
-from cluster.execution.memory import peak_memory
+from cluster.execution.memory import Took, measured
 from cluster.execution.run_cell import Outcome, Part, WorkContext
 from cluster.planning.estimate import Past, amount, evaluation_share
 from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
@@ -52,9 +52,9 @@ from tests.cluster.execution.test_memory import LARGE, resident, use
 if sys.argv[1] == "samples":  # as where /proc/self/clear_refs can't be written
     memory.RESET_PEAK, memory.INTERVAL = "no such command", 0.0
 before = resident()
-with memory.peak_memory("cpu") as large:
+with memory.measured("cpu", 1) as large:
     use(LARGE)
-with memory.peak_memory("cpu") as small:
+with memory.measured("cpu", 1) as small:
     use(1)
 print(before, large.memory_mb, small.memory_mb, large.gpu_memory_mb)
 """
@@ -73,7 +73,7 @@ def test_a_small_cell_after_a_large_one_has_a_small_peak(by: str) -> None:
 
 def test_without_proc_it_is_the_lifetimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "PROCESS", tmp_path)
-    with peak_memory("cpu") as peak:
+    with measured("cpu", 1) as peak:
         use(1)
     assert peak.memory_mb > 1
 
@@ -107,7 +107,7 @@ class FakeGPU:
 def test_a_gpus_peak_is_a_cells_and_its_cache_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, peaks = FakeGPU(monkeypatch), []
     for megabytes in (6000, 500, 800):
-        with peak_memory("cuda:0") as peak:
+        with measured("cuda:0", 1) as peak:
             gpu.run(megabytes)
         assert gpu.kept == 0, "nothing stays for another process to miss"
         peaks.append(peak.gpu_memory_mb)
@@ -116,7 +116,7 @@ def test_a_gpus_peak_is_a_cells_and_its_cache_is_given_back(monkeypatch: pytest.
 
 def test_a_cell_that_fails_gives_its_memory_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = FakeGPU(monkeypatch)
-    with pytest.raises(RuntimeError, match="out of memory"), peak_memory("cuda"):
+    with pytest.raises(RuntimeError, match="out of memory"), measured("cuda", 1):
         gpu.run(6000)
         raise RuntimeError("out of memory")
     assert gpu.kept == 0
@@ -124,7 +124,7 @@ def test_a_cell_that_fails_gives_its_memory_back_too(monkeypatch: pytest.MonkeyP
 
 def test_a_cpu_asks_nothing_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = FakeGPU(monkeypatch)
-    with peak_memory("cpu"):
+    with measured("cpu", 1):
         pass
     assert not gpu.calls
 
@@ -161,7 +161,7 @@ def test_work_measures_each_cell_and_the_largest_of_its_parts(tmp_path: Path, mo
 def test_a_real_gpus_peak_is_a_cells() -> None:
     peaks = []
     for megabytes in (1000, 10):
-        with peak_memory("cuda") as peak:
+        with measured("cuda", 1) as peak:
             torch.empty(megabytes << 20, dtype=torch.uint8, device="cuda")
         peaks.append(peak.gpu_memory_mb)
         assert torch.cuda.memory_reserved() < 100 << 20
@@ -185,3 +185,21 @@ def test_the_share_depends_on_evaluation_alone_and_fits(known: list[tuple[bool, 
     assert share == evaluation_share([each for each in cells if isinstance(each[0], Cell)], 80_000)
     peak = max((cost.gpu_memory_mb for cell, cost in cells if isinstance(cell, Cell)), default=0.0)
     assert share in [1 / k for k in range(1, 9)] and (share == 1.0 or share * 80_000 >= 1.25 * peak)
+
+
+def test_what_runs_in_parts_is_added_up() -> None:
+    """The highest peak, all seconds, and the share of them in which the device computed."""
+    both = Took(10, 0, seconds=2, busy_seconds=1) + Took(30, 0, seconds=2, busy_seconds=2)
+    assert both.metrics("cpu") == {"peak_memory_mb": 30, "busy_share": 0.75}
+    assert "busy_share" not in Took(1, 2, seconds=3).metrics("cuda:0")
+
+
+def test_a_process_that_sleeps_is_not_busy() -> None:
+    with measured("cpu", 1) as idle:
+        time.sleep(0.3)
+    with measured("cpu", 1) as busy:
+        until = time.process_time() + 0.3
+        while time.process_time() < until:
+            pass
+    assert idle.metrics("cpu").get("busy_share", 0) < 0.5
+    assert busy.busy_seconds == pytest.approx(0.3, abs=0.1)
