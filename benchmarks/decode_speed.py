@@ -52,7 +52,7 @@ SIDE = 400
 class Photographs:
     """Made-up photographs of two classes, a bright ellipse on noise each, all drawn before anything is timed."""
 
-    name, classes, folds = "made up", ("one", "two"), ((0, 1),)
+    name, fingerprint, classes, folds = "made up", "", ("one", "two"), ((0, 1),)
 
     def __init__(self, count: int) -> None:
         self.image_ids = tuple(f"{number % 2}_{number}" for number in range(count))

@@ -34,6 +34,12 @@ def main(study: Study[Any], benchmark: Callable[[Any], int]) -> int:
 
 
 def launched(name: str, asked: BenchmarkOptions, results: Path, *more: str) -> float:
+    """`run_grid` of a benchmark with these options."""
+    given = ("--dataset", asked.dataset, "--weights-dir", str(asked.run.weights_dir), "--episodes", str(asked.episodes))
+    return run_grid(name, results, *given, *more)
+
+
+def run_grid(name: str, results: Path, *words: str) -> float:
     """Run the grid of ``benchmarks.<name>`` in a process of its own, from the repository's root.
 
     Returns:
@@ -42,10 +48,7 @@ def launched(name: str, asked: BenchmarkOptions, results: Path, *more: str) -> f
     Raises:
         subprocess.CalledProcessError: it did not finish its cells.
     """
-    command = [
-        sys.executable, "-m", f"benchmarks.{name}", "--grid", "--dataset", asked.dataset, "--weights-dir",
-        str(asked.run.weights_dir), "--episodes", str(asked.episodes), "--results", str(results), *more,
-    ]  # fmt: skip
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--grid", "--results", str(results), *words]
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=sys.stderr, cwd=Path(__file__).resolve().parent.parent)
     return time.perf_counter() - began

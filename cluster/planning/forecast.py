@@ -82,7 +82,8 @@ def forecast(
         images, tested: number of images by data set, where it is known; of them, those that episodes are drawn from.
     """
     made = Forecast()
-    found, trainings = passes(cells), [cell for cell in cells if isinstance(cell, TrainingCell)]
+    found = passes(cells, on_disk=cache == "features")
+    trainings = [cell for cell in cells if isinstance(cell, TrainingCell)]
     known = {place: shape for place in {*(each.place for each in found), *map(place_of, trainings)}
              if (shape := _channels(place)) is not None}  # fmt: skip
     if cache == "features":

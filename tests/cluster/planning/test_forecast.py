@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -116,6 +116,12 @@ def test_text_is_read_once_a_query_by_the_companion() -> None:
     )
     expected = 100 * (1 + 68.59 / 16.68) + 100 * (10 + 0.1) + 100 * 2.5
     assert seconds("pixels", [*cells]) == pytest.approx((100, 0, 0, expected))
+    both = evaluation_cells(
+        DATA, 0, [RESNET], [*TASKS, (2, "mask+text")], config=INPUT, episodes=100, trained=TRAINED, companion=CLIP
+    )
+    images = {cache: forecast(both, RATES, cache).counts[PARTS[1]] for cache in get_args(Cache)[1:]}
+    assert images == {"features": 300 + 100, "pixels": 600 + 100, "none": 600 + 100}  # text cells hold more features
+    assert forecast(both, RATES, "features").counts[PARTS[2]] == 400 + 100
 
 
 def test_the_plan_says_that_rates_are_not_cells() -> None:
