@@ -36,7 +36,7 @@ from PIL import Image
 
 from benchmarks.decode_speed import Photographs, episodes, machine, network, task
 from benchmarks.measure import PRECISIONS, Bench, Row, reading_disk, table, threads_of_torch
-from cluster.execution.memory import peak_memory
+from cluster.execution.memory import measured
 from cluster.planning.cache import disk
 from cluster.planning.forecast import PARTS, STEPS, duration, forecast
 from cluster.planning.rates import ANNOTATIONS, FORMAT, SUPPORTS, rates_of
@@ -185,7 +185,7 @@ def training(
 
     pools = {c: dataset.pool(c) for c in (0, 1)}
     sampler = EpisodeSampler(cues, features, pools, 0, 0, recipe.model, recipe.train, keep)
-    with peak_memory(bench.device) as peak, contextlib.suppress(_Enough):
+    with measured(bench.device, bench.threads) as peak, contextlib.suppress(_Enough):
         train(sampler, folder, facts={}, progress=False, report=report, device=bench.device)
     per_s = recipe.train.episodes / statistics.median(np.diff(ends))
     bench.add(Row(what="training, prior maps at hand", precision="float32", per_s=per_s, unit="episode",

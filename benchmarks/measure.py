@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from cluster.execution.memory import Peak, peak_memory
+from cluster.execution.memory import Took, measured
 
 PRECISIONS = ("float32", "bfloat16")
 DISK_BYTES = 256 << 20
@@ -78,7 +78,7 @@ class Bench:
             threads: of the CPU, for work that is not of the device; 0: it is.
             best: the fastest call counts, as of a limit.
         """
-        with peak_memory(self.device) as peak, in_precision(self.device, precision):
+        with measured(self.device, self.threads) as peak, in_precision(self.device, precision):
             self.call(work)  # warm-up
             taken, began, used = list[float](), time.perf_counter(), time.process_time()
             while not taken or time.perf_counter() - began < self.seconds:
@@ -96,7 +96,7 @@ class Bench:
         self.rows.append(row)
         print(f"{row.what}, {row.precision or '-'}: {row.per_s:.4g} {row.unit}/s", file=sys.stderr, flush=True)
 
-    def peak_mb(self, peak: Peak) -> float:
+    def peak_mb(self, peak: Took) -> float:
         """Memory of the device."""
         return peak.gpu_memory_mb if self.cuda else peak.memory_mb
 
