@@ -211,7 +211,7 @@ def papers_grid(document: dict[str, Any]) -> list[str]:
     return lines
 
 
-def measured(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
+def everything(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     """Everything, as a file of rates without its provenance."""
     config = InputConfig(input_size=args.size, feature_grid=args.grid, pixel_dtype="uint8")
     for precision in PRECISIONS:
@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "benchmarks.accelerator", *(sys.argv[1:] if argv is None else argv)])
     began, bench = time.perf_counter(), Bench(device, args.seconds, args.threads)
     with threads_of_torch(args.threads):
-        found = measured(bench, args)
+        found = everything(bench, args)
     hardware = torch.cuda.get_device_name() if cuda else machine().partition(", load")[0]
     document = {
         "format": FORMAT, "device": device, "hardware": hardware, "host": machine(), "threads": args.threads,
