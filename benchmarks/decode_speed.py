@@ -188,6 +188,9 @@ class GivenFeatures:
         """As `FeatureCache.get`."""
         return [self._kept[image_id] for image_id in image_ids]
 
+    def ahead(self, image_ids: object) -> None:
+        """There is nothing to read."""
+
 
 def _measure_memory(channels: Sequence[int], config: InputConfig, batch: int, threads: int) -> float:
     torch.set_num_threads(threads)

@@ -23,7 +23,7 @@ from cluster.execution.context import WorkContext
 from cluster.storage.feature_cache import PIXELS, PRIORS, TEXT, TEXT_PRIORS, VISUAL, Spec, pull
 from cluster.storage.layout import FEATURES
 from diffup.backbones.load import Backbone, load_backbone
-from diffup.config import EncoderConfig
+from diffup.config import CueConfig, EncoderConfig
 from diffup.data.class_names import overlap
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.episodes.cue_source import CueSource
@@ -75,6 +75,11 @@ def open_cells_dataset(cell: AnyCell, context: WorkContext) -> Dataset:
 @lru_cache(maxsize=4)
 def _open(path: str) -> Dataset:
     return open_dataset(path)
+
+
+@lru_cache(maxsize=2)
+def _cues(path: str, fingerprint: str, config: CueConfig) -> CueSource:
+    return CueSource(_open(path), config)
 
 
 @lru_cache(maxsize=3)
@@ -309,7 +314,7 @@ class Setting:
             method = load_method(cell.sample.function, cell.sample.function_version)
         else:
             features = features_of(cell, dataset, context)
-        cues = CueSource(dataset, cell.input.cues)
+        cues = _cues(context.datasets[cell.dataset], dataset.fingerprint, cell.input.cues)
         classes = classes_of(cell, dataset)
         model = checkpoint_of(cell, [dataset.classes[c] for c in classes], context)
         manifest = manifest_for_cell(cell, dataset, classes, context)

@@ -12,6 +12,7 @@ from diffup.config import CueConfig
 from diffup.data.dataset import Dataset
 from diffup.episodes.annotations import annotate
 from diffup.episodes.cues import cue_weights
+from diffup.episodes.protocols import nearest
 from diffup.errors import UserError
 from diffup.lru import ByteLRU, nbytes
 
@@ -28,7 +29,8 @@ class CueSource:
     Args:
         dataset: what is annotated.
         config: how.
-        limit_bytes: of the weights that are kept, and of the truths; those used least recently are made again.
+        limit_bytes: of the weights that are kept, of the truths, and of the labels; those used least recently are made
+            again.
     """
 
     def __init__(self, dataset: Dataset, config: CueConfig, *, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -37,6 +39,9 @@ class CueSource:
             limit_bytes, lambda tensor: nbytes([tensor])
         )
         self._truths: ByteLRU[tuple[str, int, int], tuple[Tensor, Tensor]] = ByteLRU(limit_bytes, nbytes)
+        self._labels: ByteLRU[tuple[str, int, tuple[int, int]], NDArray[np.uint8]] = ByteLRU(
+            limit_bytes, lambda label: label.nbytes
+        )
 
     def annotation(self, image_id: str, class_index: int, kind: str) -> NDArray[np.uint8]:
         """The annotation drawn for a support, [H, W]: 0 background, 1 foreground, 2 unknown."""
@@ -63,6 +68,13 @@ class CueSource:
         except UserError as error:
             name = self.dataset.classes[class_index]
             raise UserError(f"{self.dataset.name}, image {image_id}, class {name!r}: {error}") from error
+
+    def label(self, image_id: str, class_index: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+        """A query's mask at the size (H, W) that predictions are scored at: 0 background, 1 foreground, 255 ignored."""
+        key = (image_id, class_index, size)
+        if (known := self._labels.get(key)) is not None:
+            return known
+        return self._labels.put(key, nearest(self.dataset.mask(image_id, class_index), size))
 
     def truth(self, image_id: str, class_index: int, grid: int) -> tuple[Tensor, Tensor]:
         """A query's mask for a loss: share of foreground among valid pixels, and share of valid pixels, [R, R] each."""

@@ -5,7 +5,8 @@ Letters: B batch · S side of the input · C channels · D image-text dimensions
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +28,8 @@ from diffup.models.batch import Features
 INFO_GRID = 40  # side of the low-resolution RGB that query infos are computed from
 STAGES = ("stage0", "stage1", "stage2")  # names of a stored row's tensors; beside them rgb, size, and apart text
 GPU_BATCH = 32
+GPU_READERS = 4  # threads that read images for one GPU
+AHEAD_IMAGES = 512  # that are read before they are asked for, at most
 HOST_BYTES, DEVICE_BYTES = 4 << 30, 8 << 30  # of features that are kept in memory
 NAMES_BYTES = 16 << 20  # of embedded class names that are kept
 
@@ -179,6 +182,7 @@ class FeatureCache:
         device_bytes: of those kept on a GPU, from which the least recently used move to the host's memory.
         visual, text: stores of the encoder's features without text, and of its dense text embeddings; only read.
         pixels: store of squares as `Encoder.square` makes them; only read.
+        readers: threads that read images while a device computes; None: some on a GPU, none on a CPU.
 
     Attributes:
         encoded: number of forward passes of the backbone so far.
@@ -195,12 +199,17 @@ class FeatureCache:
         visual: ShardStore | None = None,
         text: ShardStore | None = None,
         pixels: ShardStore | None = None,
+        readers: int | None = None,
     ) -> None:
         self.encoder, self.read = encoder, read
+        on_gpu = torch.device(encoder.device).type != "cpu"
+        readers = GPU_READERS * on_gpu if readers is None else readers
+        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="reader") if readers else None
+        self._coming: dict[str, Future[Square]] = {}
         self.stores, self.pixels = (visual, text), pixels
         self._kept: ByteLRU[str, Features] = ByteLRU(limit_bytes, Features.nbytes)
         self._on_device: ByteLRU[str, Features] | None = None
-        if torch.device(encoder.device).type != "cpu":
+        if on_gpu:
             self._on_device = ByteLRU(
                 device_bytes, Features.nbytes, lambda key, old: self._kept.put(key, old.to("cpu"))
             )
@@ -214,6 +223,21 @@ class FeatureCache:
         for start in range(0, len(missing), self.encoder.batch):
             found |= self._make(missing[start : start + self.encoder.batch])
         return [found[image_id] for image_id in image_ids]
+
+    def ahead(self, image_ids: Iterable[str]) -> None:
+        """Begin to read images that `get` will be asked for next; what can't be read is met there."""
+        if self._readers is None:
+            return
+        for image_id in dict.fromkeys(image_ids):
+            if len(self._coming) >= AHEAD_IMAGES:  # one that nobody asked for
+                self._coming.pop(next(iter(self._coming))).cancel()
+            known = image_id in self._kept or (self._on_device is not None and image_id in self._on_device)
+            if not known and image_id not in self._coming and not self._stored(image_id):
+                self._coming[image_id] = self._readers.submit(self._square, image_id)
+
+    def _stored(self, image_id: str) -> bool:
+        store = self.stores[0]
+        return store is not None and not store.missing([image_id])
 
     def _known(self, image_id: str) -> Features | None:
         if self._on_device is None:
@@ -243,8 +267,15 @@ class FeatureCache:
         return made
 
     def _squares(self, image_ids: Sequence[str]) -> dict[str, Square]:
-        kept = {i: from_pixels(row) for i, row in _rows(self.pixels, image_ids).items()}
-        return {i: kept[i] if i in kept else self.encoder.square(self.read(i)) for i in image_ids}
+        coming = {i: self._coming.pop(i) for i in image_ids if i in self._coming}
+        return {i: coming[i].result() if i in coming else self._square(i) for i in image_ids}
+
+    def _square(self, image_id: str) -> Square:
+        row = self.pixels.get(image_id) if self.pixels is not None else None
+        if row is None:
+            return self.encoder.square(self.read(image_id))
+        kept = from_pixels(row)
+        return replace(kept, pixels=kept.pixels.clone()) if self._readers else kept  # read from the file here and now
 
 
 def _rows(store: ShardStore | None, image_ids: Sequence[str]) -> dict[str, dict[str, Tensor]]:

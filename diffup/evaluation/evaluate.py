@@ -21,7 +21,7 @@ from tqdm import tqdm
 from diffup.config import SampleConfig, parse_annotation, support_kinds
 from diffup.episodes.cue_source import CueSource
 from diffup.episodes.episode import Episode
-from diffup.episodes.protocols import PROTOCOLS, Protocol, nearest
+from diffup.episodes.protocols import PROTOCOLS, Protocol
 from diffup.errors import UserError, extra
 from diffup.evaluation.adapter import Method, ask
 from diffup.evaluation.encode import FeatureCache
@@ -247,9 +247,11 @@ def batches(
         counted: list[dict[str, Any]] = []
         for predicted in segment(what, chunk, cues, features, priors):
             asked = chunk[len(counted) : len(counted) + len(predicted.sizes)]
-            truths = [cues.dataset.mask(episode.query, episode.class_index) for episode in asked]
-            resized = [nearest(truth, size) for truth, size in zip(truths, predicted.sizes, strict=True)]
-            counted += score(predicted, resized, what.sample.threshold)
+            truths = [
+                cues.label(episode.query, episode.class_index, size)
+                for episode, size in zip(asked, predicted.sizes, strict=True)
+            ]
+            counted += score(predicted, truths, what.sample.threshold)
         seconds = shared + (time.perf_counter() - began) / len(chunk)
         yield [
             {

@@ -38,8 +38,10 @@ def square(image_HW3: NDArray[np.uint8], side: int, dtype: str) -> Square:
 
 
 def stacked(squares: Sequence[Square], device: str | torch.device) -> Tensor:
-    """Squares as a batch in [0, 1], [B, 3, S, S] in float32 on a device."""
-    pixels = torch.stack([square.pixels for square in squares]).to(device)
+    """Squares as a batch in [0, 1], [B, 3, S, S] in float32 on a device, to a GPU by way of pinned memory."""
+    pixels = torch.stack([square.pixels for square in squares])
+    pixels = pixels.pin_memory() if torch.device(device).type == "cuda" else pixels
+    pixels = pixels.to(device, non_blocking=True)
     return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
 
 

@@ -60,6 +60,11 @@ class Triple:
         return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
 
 
+def _images(chunks: Sequence[tuple[tuple[str, ...], list[Pair]]]) -> Iterator[str]:
+    """Queries and supports."""
+    return (image for _, pairs in chunks for query, support, _ in pairs for image in (query, support) if image)
+
+
 class PriorSource:
     """Prior maps of triples of one data set and encoder, from shards where they have them.
 
@@ -139,7 +144,9 @@ class PriorSource:
     def compute(self, triples: Iterable[Triple]) -> Iterator[tuple[Triple, Tensor]]:
         """The maps of each triple, on the device; all annotations of a pair of images are computed together."""
         computed_for: tuple[str, ...] = ()
-        for kinds, pairs in self._chunks(triples):
+        chunks = list(self._chunks(triples))
+        for number, (kinds, pairs) in enumerate(chunks):
+            self.features.ahead(_images(chunks[number : number + 3]))
             queries = tuple(dict.fromkeys(query for query, _, _ in pairs))
             if queries != computed_for:  # consecutive pairs often share their query
                 stages = self._stacked(queries)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,24 @@ def test_rounding_is_told_from_none() -> None:
     assert encoder().identity != encoder(replace(ROUNDED, pixel_dtype="float32")).identity
     with pytest.raises(UserError, match="pixel_dtype must be one of float32, uint8"):
         InputConfig(pixel_dtype="float16")
+
+
+def test_readers_read_each_image_once_ahead_and_change_nothing() -> None:
+    """An image that can't be read is an error where it is asked for."""
+    read: Counter[str] = Counter()
+
+    def counted(image_id: str) -> NDArray[np.uint8]:
+        read[image_id] += 1
+        if image_id == "nowhere":
+            raise UserError("no such image")
+        return IMAGES[image_id]
+
+    wanted = list(IMAGES)
+    plain, ahead = FeatureCache(encoder(), IMAGES.__getitem__), FeatureCache(encoder(), counted, readers=2)
+    ahead.ahead([*wanted, *wanted, "nowhere"])
+    for mine, expected in zip(ahead.get(wanted), plain.get(wanted), strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(mine.stages, expected.stages, strict=True))
+    ahead.ahead(wanted)
+    assert read == Counter([*wanted, "nowhere"])
+    with pytest.raises(UserError, match="no such image"):
+        ahead.get(["nowhere"])
