@@ -32,14 +32,17 @@ from diffup.training import recipes
 NAME = "determinism"
 BACKBONES = ("resnet50", "mobilenetv2_100", "deit_tiny_patch16_224")
 FOLDS, KINDS = (0, 1), tasks((1, 5), ("mask", "scribble"))
-RECIPE = recipes.msrc15()
+RECIPE = recipes.msrc15().changed(input={"pixel_dtype": "uint8"})
 BATCH = "10"  # parts of 100 episodes are then whole batches
 HOW = ("--batch-size", BATCH)
 COUNTS = ["episode", "class_id", "query", "inter_fg", "union_fg", "inter_bg", "union_bg"]
-WAYS = {
-    "2 workers, no shards": ("--cache", "none"),
-    "2 workers, shards": (),
-    "2 workers, shards, parts of 100": ("--shard-episodes", "100"),
+PARTS = ("--shard-episodes", "100")
+WAYS = {  # those without features on disk evaluate cells together, in passes
+    "2 workers, features on disk": ("--cache", "features"),
+    "2 workers, features on disk, parts of 100": ("--cache", "features", *PARTS),
+    "2 workers, pixels on disk": ("--cache", "pixels"),
+    "2 workers, pixels on disk, parts of 100": ("--cache", "pixels", *PARTS),
+    "2 workers, nothing on disk": ("--cache", "none"),
 }
 
 
@@ -50,16 +53,19 @@ class Determinism(launches.BenchmarkOptions):
     episodes: Count = 120
     dtype: Literal["float16", "float32"] = "float32"
     """of features"""
+    steps: Count = RECIPE.train.steps
+    """of training"""
 
 
 def build(args: Determinism) -> Grid:
     """The training cells and the 24 evaluation cells."""
     data = open_data(args.dataset, shots=5)
     backbones = [named_backbone(name, weights_dir=args.run.weights_dir) for name in BACKBONES]
+    recipe = RECIPE.changed(train={"steps": args.steps})
     config = dataclasses.replace(RECIPE.input, feature_dtype=args.dtype)
     cells: list[AnyCell] = []
     for fold in FOLDS:
-        trained = training_cell(data, fold, backbones[0], RECIPE)
+        trained = training_cell(data, fold, backbones[0], recipe)
         cells += [
             trained,
             *evaluation_cells(data, fold, backbones, KINDS, config=config, episodes=args.episodes, trained=trained),
@@ -95,15 +101,19 @@ def benchmark(args: Determinism) -> int:
     print(
         f"{len(evaluated)} cells of {args.episodes} episodes, batches of {BATCH}, 1 thread a worker, code {code_hash()}"
     )
-    launches.take(args.trained, args.out / "serial", cells)
-    began = time.perf_counter()
-    expected = serial(args, args.out / "serial", cells, {name: str(path) for name, path in datasets.items()})
-    print(f"in one process, without Ray: {time.perf_counter() - began:.0f} s", flush=True)
-    code = 0
+    folders = {way: args.out / way.replace(", ", "-").replace(" ", "-") for way in WAYS}
+    first, trained, code = next(iter(folders.values())), args.trained, 0
+    steps, expected = ("--steps", str(args.steps)), dict[str, pd.DataFrame]()
     for way, more in WAYS.items():
-        results = args.out / way.replace(", ", "-").replace(" ", "-")
-        launches.take(args.trained, results, cells)
-        seconds = launches.launched(NAME, args, results, *HOW, "--dtype", "float32", *more)
+        results = folders[way]
+        launches.take(trained, results, cells)
+        seconds = launches.launched(NAME, args, results, *HOW, *steps, "--dtype", "float32", *more)
+        trained = trained or first
+        if not expected:
+            launches.take(trained, args.out / "serial", cells)
+            began = time.perf_counter()
+            expected = serial(args, args.out / "serial", cells, {name: str(path) for name, path in datasets.items()})
+            print(f"in one process, without Ray: {time.perf_counter() - began:.0f} s", flush=True)
         found = {cell.key(): pd.read_parquet(results / cell.key() / "episodes.parquet") for cell in evaluated}
         rows = sum((found[key][COUNTS] != table[COUNTS]).any(axis=1).sum() for key, table in expected.items())
         total = sum(len(table) for table in expected.values())
@@ -113,8 +123,8 @@ def benchmark(args: Determinism) -> int:
     others, _ = build(half)
     results = args.out / "float16"
     launches.take(args.trained, results, others)
-    launches.launched(NAME, args, results, *HOW, "--dtype", "float16")
-    full, store = Store(args.out / "2-workers-shards"), Store(results)
+    launches.launched(NAME, args, results, *HOW, *steps, "--dtype", "float16")
+    full, store = Store(first), Store(results)
     pairs = zip(evaluated, [cell for cell in others if isinstance(cell, Cell)], strict=True)
     apart = [abs(full.read(a.key()).metrics["miou"] - store.read(b.key()).metrics["miou"]) for a, b in pairs]
     mean = sum(apart) / len(apart)

@@ -133,6 +133,10 @@ class Options:
     they are read faster than made again, else pixels where the cells' input is rounded to 8 bits)"""
     features_limit: Annotated[int, *option("SIZE", parse_size, default=False)] = 0
     """of the whole cache, such as 200GB (default: what the disk has room for)"""
+    memory: Annotated[int, *option("SIZE", parse_size, default=False)] = 4 << 30
+    """of features that a worker keeps in the host's memory (default: 4 GiB)"""
+    gpu_memory: Annotated[int, *option("SIZE", parse_size, default=False)] = 8 << 30
+    """of features that a worker keeps on its GPU (default: 8 GiB)"""
     past: Annotated[
         tuple[Annotated[Path, *option("DIR", folder)], ...],
         tyro.conf.UseAppendAction,

@@ -91,12 +91,12 @@ def _backbone(name: str, weights: str, weights_dir: Path | None, device: str) ->
 @lru_cache(maxsize=2)
 def _features(
     dataset_path: str, backbone: str, weights: str, reader: tuple[str, str], config: EncoderConfig,
-    weights_dir: Path | None, device: str,
+    weights_dir: Path | None, device: str, memory: tuple[int, int],
 ) -> FeatureCache:  # fmt: skip
     visual = _backbone(backbone, weights, weights_dir, device)
     text_model = _backbone(*reader, weights_dir, device) if reader[0] else None
     encoder = Encoder(visual, config, text_model, device)
-    return FeatureCache(encoder, _open(dataset_path).image)
+    return FeatureCache(encoder, _open(dataset_path).image, limit_bytes=memory[0], device_bytes=memory[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,8 @@ def features_of(cell: AnyCell, dataset: Dataset, context: WorkContext) -> Featur
     """Features of the cell's data set by its backbone: read from the feature cache, and encoded where missing, from its
     pixels where it has these."""
     of = sources(cell, dataset.fingerprint, context.device)
-    path, where = context.datasets[cell.dataset], (context.weights_dir, context.device)
+    path, memory = context.datasets[cell.dataset], (context.memory, context.gpu_memory)
+    where = (context.weights_dir, context.device, memory)
     found = _features(path, cell.backbone, cell.weights, of.reader, of.config, *where)
     root, encoder = context.features, found.encoder
     # Asked each time: another cell's stage may have added some.
