@@ -33,15 +33,15 @@ NAME = "determinism"
 BACKBONES = ("resnet50", "mobilenetv2_100", "deit_tiny_patch16_224")
 FOLDS, KINDS = (0, 1), tasks((1, 5), ("mask", "scribble"))
 RECIPE = recipes.msrc15().changed(input={"pixel_dtype": "uint8"})
-BATCH = "10"  # parts of 100 episodes are then whole batches
+BATCH = "10"  # parts are then whole batches
 HOW = ("--batch-size", BATCH)
 COUNTS = ["episode", "class_id", "query", "inter_fg", "union_fg", "inter_bg", "union_bg"]
-PARTS = ("--shard-episodes", "100")
+PARTS = ("--shard-episodes", "20")
 WAYS = {  # those without features on disk evaluate cells together, in passes
     "2 workers, features on disk": ("--cache", "features"),
-    "2 workers, features on disk, parts of 100": ("--cache", "features", *PARTS),
+    "2 workers, features on disk, parts of 20": ("--cache", "features", *PARTS),
     "2 workers, pixels on disk": ("--cache", "pixels"),
-    "2 workers, pixels on disk, parts of 100": ("--cache", "pixels", *PARTS),
+    "2 workers, pixels on disk, parts of 20": ("--cache", "pixels", *PARTS),
     "2 workers, nothing on disk": ("--cache", "none"),
 }
 
@@ -50,7 +50,7 @@ WAYS = {  # those without features on disk evaluate cells together, in passes
 class Determinism(launches.BenchmarkOptions):
     """Options of this benchmark."""
 
-    episodes: Count = 120
+    episodes: Count = 40
     dtype: Literal["float16", "float32"] = "float32"
     """of features"""
     steps: Count = RECIPE.train.steps
