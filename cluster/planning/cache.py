@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.options import Cache
 from cluster.planning.architectures import SIDE, architecture
-from cluster.planning.counts import IMAGES, TESTED, Place, passes, place_of, squares
+from cluster.planning.counts import IMAGES, TESTED, Place, keeps_pixels, passes, place_of, squares
 from cluster.planning.rates import Rates
 from cluster.storage.sizes import format_size
 from diffup.config import PRIOR_MAPS
@@ -25,8 +26,9 @@ class Disk:
 
     Attributes:
         features, priors: that shards of features and of prior maps take at most.
-        pixels: that photographs rounded to 8 bits take, as many as episodes draw on average if all are equally likely;
-            photographs for training are not kept.
+        pixels: that photographs rounded to 8 bits take: of those that are tested, as many as episodes draw on average
+            if all are equally likely; of those that are trained on, all where a training draws them often
+            (`cluster.planning.counts.keeps_pixels`).
         complete: whether all backbones are known.
     """
 
@@ -73,7 +75,15 @@ def disk(cells: Sequence[AnyCell], images: Mapping[str, int] = IMAGES, tested: M
             continue
         features += min(count, images.get(place.dataset, count)) * one
     priors = sum(sum(each.triples.values()) * STAGES * len(PRIOR_MAPS) * each.place.grid**2 * 4 for each in found)
-    pixels = sum(count * 3 * side**2 for (_, side), count in squares(found, tested).items())
+    kept = squares(found, tested)
+    trained = {
+        (cell.dataset, cell.input.input_size)
+        for cell in cells
+        if isinstance(cell, TrainingCell) and keeps_pixels(cell, images.get(cell.dataset, sys.maxsize))
+    }
+    for name, side in trained:
+        kept[name, side] = kept.get((name, side), 0) + images[name] - tested.get(name, 0)
+    pixels = sum(count * 3 * side**2 for (_, side), count in kept.items())
     return Disk(features=features, priors=priors, pixels=pixels, complete=complete)
 
 

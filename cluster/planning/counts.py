@@ -21,6 +21,7 @@ IMAGES = {"pascal5i": 10582 + 1449, "coco20i": 82783 + 40504}
 TESTED = {"pascal5i": 1449, "coco20i": 40504}  # of them, those that episodes are drawn from
 DTYPE_BYTES = {"float16": 2, "float32": 4}
 INFO_BYTES = 3 * 40 * 40 * 4
+OFTEN = 8  # times that a training draws an image on average, for it to be kept
 KEPT_BYTES = 4 << 30  # of features in a worker's memory, as `diffup.evaluation.encode.FeatureCache` keeps them
 
 
@@ -131,6 +132,12 @@ def encoded(draws: int, of: int | None, feature_bytes: int) -> int:
 def steps_drawn(cell: TrainingCell) -> int:
     """Training steps that are drawn; the others repeat these."""
     return min(cell.train.draws or cell.train.steps, cell.train.steps)
+
+
+def keeps_pixels(cell: TrainingCell, images: int) -> bool:
+    """Whether a training draws its images so often that they are kept as pixels; else it reads the photographs."""
+    draws = steps_drawn(cell) * cell.train.episodes * (1 + mean_shots(cell))
+    return cell.input.pixel_dtype == "uint8" and draws >= OFTEN * images
 
 
 def mean_shots(cell: TrainingCell) -> float:

@@ -21,6 +21,7 @@ from cluster.execution.inputs import (
     sources,
     training_pools_of,
 )
+from cluster.planning.counts import keeps_pixels
 from cluster.storage.feature_cache import PIXELS, TEXT, VISUAL, Spec, absent
 from cluster.storage.results import cell_document
 from cluster.storage.sync import Sync
@@ -98,10 +99,12 @@ def inputs_of(cells: Iterable[AnyCell], context: WorkContext, warn: Callable[[st
         try:
             dataset = open_cells_dataset(cell, context)
             of = sources(cell, dataset.fingerprint, context.device)
-            if isinstance(cell, TrainingCell) and context.cache == "pixels":
-                continue  # it reads a small part of the images that it may draw
             if isinstance(cell, TrainingCell):
                 images = [image for pool in training_pools_of(cell, dataset, context).values() for image in pool]
+                if context.cache == "pixels":
+                    if keeps_pixels(cell, len(set(images))):
+                        add(of.pixels, cell, images)
+                    continue
                 add(of.visual, cell, images)
                 add(of.text, cell, images)
                 continue

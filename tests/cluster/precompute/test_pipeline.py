@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cluster.__main__ import main as command
 from cluster.execution import inputs as opened
 from cluster.execution.run_cell import WorkContext, execute
+from cluster.planning.counts import keeps_pixels
 from cluster.precompute.pipeline import PrecomputeWorker
 from cluster.precompute.tasks import inputs_of, missing
 from cluster.storage import feature_cache as stores
@@ -139,6 +140,17 @@ def test_a_training_reads_its_base_classes_alone(tmp_path: Path) -> None:
     trained = training_cell(DATA, 0, TOY, Recipe(input=INPUT, train=TrainConfig(cue_weights=(1.0, 0.0, 0.0, 0.0))))
     (part,) = inputs_of([trained], context(tmp_path))
     assert {int(str(image).split("_")[0]) for image in part.items} == set(ToyDataset().base_classes(0))
+
+
+@pytest.mark.parametrize(("steps", "kept"), [(1, False), (400, True)])
+def test_pixels_of_images_that_a_training_draws_often_are_kept(tmp_path: Path, steps: int, kept: bool) -> None:
+    rounded = dataclasses.replace(INPUT, pixel_dtype="uint8")
+    recipe = Recipe(input=rounded, train=TrainConfig(steps=steps, episodes=8, cue_weights=(1.0, 0.0, 0.0, 0.0)))
+    trained = training_cell(DATA, 0, TOY, recipe)
+    parts = inputs_of([trained], dataclasses.replace(context(tmp_path), cache="pixels"))
+    assert [part.spec.kind for part in parts] == [stores.PIXELS] * kept
+    plain = dataclasses.replace(trained, input=INPUT)
+    assert not keeps_pixels(plain, 1), "only rounded ones are kept"
 
 
 def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
