@@ -145,7 +145,7 @@ def test_a_training_reads_its_base_classes_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("steps", "kept"), [(1, False), (400, True)])
 def test_pixels_of_images_that_a_training_draws_often_are_kept(tmp_path: Path, steps: int, kept: bool) -> None:
     rounded = dataclasses.replace(INPUT, pixel_dtype="uint8")
-    recipe = Recipe(input=rounded, train=TrainConfig(steps=steps, episodes=8, cue_weights=(1.0, 0.0, 0.0, 0.0)))
+    recipe = Recipe(input=rounded, train=TrainConfig(steps=steps, batch_size=8, cue_weights=(1.0, 0.0, 0.0, 0.0)))
     trained = training_cell(DATA, 0, TOY, recipe)
     parts = inputs_of([trained], dataclasses.replace(context(tmp_path), cache="pixels"))
     assert [part.spec.kind for part in parts] == [stores.PIXELS] * kept
