@@ -30,7 +30,7 @@ def test_decode_speed_prints_every_line_with_its_bar(capsys: pytest.CaptureFixtu
         "encoding two images", "decoding an episode", "decoding an episode", "cold fold", "memory beyond the features",
     ]  # fmt: skip
     assert all(re.search(r"\| (yes|NO) *\|$", line) for line in lines[2:])
-    assert "evaluate.predict" in printed and "torch" in printed.splitlines()[1]
+    assert "evaluate.segment" in printed and "torch" in printed.splitlines()[1]
 
 
 pytestmark = pytest.mark.tools
