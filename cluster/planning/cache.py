@@ -109,7 +109,10 @@ def choose_cache(
     if rates is not None and (slower := _slower(cells, rates, rounded)):
         return Choice(cache="pixels" if rounded else "none", why=slower)
     if not rounded:
-        return Choice(cache="features", why="pixels are kept only where cells round them to 8 bits")
+        why = (
+            "they are read faster than made again" if rates else "pixels are kept only where cells round them to 8 bits"
+        )
+        return Choice(cache="features", why=why)
     if rates is None and gpu:
         return Choice(cache="pixels", why="a GPU is taken to encode faster than a disk reads features")
     most = disk(cells, images)

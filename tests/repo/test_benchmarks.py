@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from benchmarks import accelerator, grid_pass
 from benchmarks.decode_speed import main
-from benchmarks.measure import covered
+from benchmarks.measure import Bench, covered
 from cluster.planning.rates import read_rates
 
 
@@ -72,6 +73,16 @@ def test_the_accelerators_benchmark_says_that_there_is_none(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert accelerator.main(["--device", "cuda", *SMALL]) == 2 and "no CUDA GPU" in capsys.readouterr().err
+
+
+def test_on_a_processor_that_others_use_their_time_does_not_count() -> None:
+    def wait() -> None:
+        time.sleep(0.05)
+
+    alone, shared = Bench("cpu", 0.1, 1), Bench("cpu", 0.1, 1, shared=True)
+    assert alone.measure("waiting", "call", 1, wait) <= 20
+    assert shared.measure("waiting", "call", 1, wait) > 40
+    assert shared.measure("waiting", "call", 1, wait, threads=2) <= 20  # several threads are timed by the clock
 
 
 def test_busy_time_counts_what_runs_at_once_only_once() -> None:
