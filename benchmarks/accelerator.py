@@ -110,7 +110,9 @@ def encoding(
         measure = partial(bench.measure, unit="image", precision=precision, gflops=gflops)
         alone = measure(f"{name}: encoded", count=size, work=partial(encoder.encode_visual, batch))
         peak, busy = bench.rows[-1].peak_mb, bench.rows[-1].busy
-        together = measure(f"{name}: read, resized and encoded", count=len(files), work=both)
+        together = measure(
+            f"{name}: read, resized and encoded", count=len(files), work=both, threads=0 if bench.cuda else 1 + readers
+        )
         rows.append(
             {
                 "backbone": name, "precision": precision, "images_per_s": alone, "overlapped_images_per_s": together,
@@ -179,7 +181,7 @@ def training(
         return held[kind] if kind in held else held.setdefault(kind, make())
 
     def report(step: int, loss: float) -> None:
-        ends.append(time.perf_counter())
+        ends.append(bench.clock())
         if len(ends) > 3 and ends[-1] - ends[0] > bench.seconds:
             raise _Enough
 
@@ -246,6 +248,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--matrix", type=int, help="side of the limit's matrices (8192 on a GPU, else 1024)")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (%(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU (%(default)s, as a worker has)")
+    shared = "others use this CPU: where one thread works, count the processor's seconds in place of the clock's"
+    parser.add_argument("--shared", action="store_true", help=shared)
     parser.add_argument("--out", type=Path, metavar="FILE", help="of the rates, JSON")
     args = parser.parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -255,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cuda = device == "cuda"
     args.batch, args.matrix = args.batch or (32 if cuda else 4), args.matrix or (8192 if cuda else 1024)
     command = shlex.join(["python", "-m", "benchmarks.accelerator", *(sys.argv[1:] if argv is None else argv)])
-    began, bench = time.perf_counter(), Bench(device, args.seconds, args.threads)
+    began, bench = time.perf_counter(), Bench(device, args.seconds, args.threads, shared=args.shared)
     with threads_of_torch(args.threads):
         found = everything(bench, args)
     hardware = torch.cuda.get_device_name() if cuda else machine().partition(", load")[0]

@@ -168,7 +168,7 @@ def benchmark(asked: GridPass) -> int:
     if asked.run.max_concurrent:
         words += ["--max-concurrent", str(asked.run.max_concurrent)]
     trained = asked.out / "trained"
-    launches.run_grid(NAME, trained, *words, "--select", "kind=train")
+    launches.run_grid(NAME, trained, *words, "--select", "kind=train", "--cache", "none")
     rounds = list[dict[str, Any]]()
     stores = dict[str, Store]()
     for number in range(asked.rounds):

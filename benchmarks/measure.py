@@ -48,22 +48,25 @@ class Bench:
         limits: operations per second of a large matrix product, by precision.
     """
 
-    def __init__(self, device: str, seconds: float, threads: int) -> None:
+    def __init__(self, device: str, seconds: float, threads: int, *, shared: bool = False) -> None:
+        """Args: device; seconds and threads of a measurement; whether others use the processor: then work of one thread
+        is timed by its seconds of the processor rather than by the clock."""
         self.device, self.seconds, self.threads = device, seconds, threads
         self.cuda = device == "cuda"
+        self.clock = time.process_time if shared and not self.cuda and threads == 1 else time.perf_counter
         self.rows: list[Row] = []
         self.limits: dict[str, float] = {}
         self.precisions: list[str] = []
 
-    def call(self, work: Callable[[], object]) -> float:
+    def call(self, work: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
         """Seconds of a call, the device's queue empty before and after."""
         if self.cuda:
             torch.cuda.synchronize()
-        began = time.perf_counter()
+        began = clock()
         work()
         if self.cuda:
             torch.cuda.synchronize()
-        return time.perf_counter() - began
+        return clock() - began
 
     def measure(
         self, what: str, unit: str, count: float, work: Callable[[], object], *, precision: str = "",
@@ -75,14 +78,15 @@ class Bench:
             what, unit: for the table.
             precision: that it runs in; ``""``: none.
             gflops: of one item, to compare with the limit.
-            threads: of the CPU, for work that is not of the device; 0: it is.
+            threads: of the CPU, for work that is not of the device, or on several threads; 0: it is of the device.
             best: the fastest call counts, as of a limit.
         """
+        clock = self.clock if threads <= 1 else time.perf_counter
         with measured(self.device, self.threads) as peak, in_precision(self.device, precision):
             self.call(work)  # warm-up
             taken, began, used = list[float](), time.perf_counter(), time.process_time()
             while not taken or time.perf_counter() - began < self.seconds:
-                taken.append(self.call(work))
+                taken.append(self.call(work, clock))
             share = (time.process_time() - used) / (time.perf_counter() - began) / (threads or self.threads)
             busy = self._busy(work) if self.cuda and not threads else share
         per_s = count / (min(taken) if best else statistics.median(taken))

@@ -186,8 +186,7 @@ def _print_costs(plan: Plan, options: Options, root: Path, images: dict[str, int
         UserError: of the file of rates.
     """
     rates, gpus = read_rates(options.rates), _gpus()
-    on_gpu = rates.device == "cuda" or (gpus > 0 and options.rates is None)
-    chosen = _chosen(plan.todo, options, gpu=on_gpu, root=root, images=images)
+    chosen = _chosen(plan.todo, options, gpu=gpus > 0 or rates.device == "cuda", root=root, images=images)
     if not plan.seconds:
         cores = os.cpu_count() or 1
         workers = options.workers or options.max_concurrent or (max(1, gpus) if rates.device == "cuda" else cores)

@@ -209,7 +209,8 @@ def render(plan: Plan, name: str, *, workers: int = 0, details: bool = False, ra
             line += f": {clock(wall_seconds(plan.todo, plan.seconds, workers))} on {workers} workers"
         lines.append(line)
     elif plan.todo and not rated:
-        lines.append("  no estimate of time: no cell has finished in this results directory (--past DIR names another)")
+        where = "in this results directory (--past DIR names another; --dry-run estimates from rates)"
+        lines.append(f"  no estimate of time: no cell has finished {where}")
     skipped = [left for left in plan.left_out if left.status != "finished"]
     lines += _listed([f"  {left.status}: {left.cell.key()} {describe(left.cell)}: {left.reason}" for left in skipped])
     if details:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from benchmarks import accelerator, grid_pass
 from benchmarks.decode_speed import main
-from benchmarks.measure import covered
+from benchmarks.measure import Bench, covered
 from benchmarks.operators import counted
 from cluster.planning.rates import read_rates
 
@@ -83,6 +84,16 @@ def test_few_operators_a_triple_and_an_episode() -> None:
     assert decoding["conv2d"] > 50, "the decoder was not counted"
     more, _ = counted(12, shots=5, pairs=64)
     assert more.total() <= 3 * 12 * 5
+
+
+def test_on_a_processor_that_others_use_their_time_does_not_count() -> None:
+    def wait() -> None:
+        time.sleep(0.05)
+
+    alone, shared = Bench("cpu", 0.1, 1), Bench("cpu", 0.1, 1, shared=True)
+    assert alone.measure("waiting", "call", 1, wait) <= 20
+    assert shared.measure("waiting", "call", 1, wait) > 40
+    assert shared.measure("waiting", "call", 1, wait, threads=2) <= 20  # several threads are timed by the clock
 
 
 def test_busy_time_counts_what_runs_at_once_only_once() -> None:
