@@ -3,9 +3,9 @@
     python -m benchmarks.accelerator --out RATES.json
 
 Photographs read and resized, images encoded (from pixels in memory; and both at once), prior maps, episodes and
-training steps, with ResNet-50 and ViT-B/16 of random weights (the time does not depend on them), in float32 and under
-bfloat16's autocast (left out where a large matrix product is ten times as slow in it: such processors have no
-instructions for it). "Of the limit": of what that product reaches in the same precision. Each measurement repeats its
+training steps, with ResNet-50 and ViT-B/16 of random weights (the time does not depend on them), in float32 and in
+bfloat16 (left out where a large matrix product is ten times as slow in it: such processors have no instructions for
+it); all but encoding is in float32 either way, as in cells. "Of the limit": of what that product reaches in the same precision. Each measurement repeats its
 work for ``--seconds`` and takes the median call. Busy: on a GPU the share of a call's time in which a kernel or a copy
 runs, on a CPU the processor's seconds per thread. The file is what ``--rates`` of a study reads
 (`cluster.planning.rates`). It takes a few minutes.
@@ -25,7 +25,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,8 @@ def encoding(
     bench: Bench, name: str, config: InputConfig, paths: Sequence[Path], read: Callable[..., Square], readers: int
 ) -> list[dict[str, Any]]:
     """Rows of one backbone, as rates."""
-    encoder = Encoder(load_backbone(name, "random:0", device=bench.device), config, None, bench.device)
+    backbone = load_backbone(name, "random:0", device=bench.device)
+    encoder = Encoder(backbone, config, None, bench.device)
     size, gflops = encoder.batch, backbone_cost(name, config.input_size)["encode_gflops"]
     batch = [read(paths[i % len(paths)]) for i in range(size)]
     files = [*paths] * 8 if bench.cuda else paths[:4]
@@ -107,6 +108,7 @@ def encoding(
 
     rows = []
     for precision in bench.precisions:
+        encoder = Encoder(backbone, replace(config, precision=precision), None, bench.device)
         measure = partial(bench.measure, unit="image", precision=precision, gflops=gflops)
         alone = measure(f"{name}: encoded", count=size, work=partial(encoder.encode_visual, batch))
         peak, busy = bench.rows[-1].peak_mb, bench.rows[-1].busy
@@ -132,39 +134,35 @@ def matching(bench: Bench, name: str, cues: CueSource, features: FeatureCache, i
     shared = [Triple(query, mate, 0, "mask") for query in queries for mate in mates[query]]
     annotated = [Triple(t.query, t.support, 0, kind) for t in shared for kind in VISUAL_CUES]
     pair, many = (matching_cost(name, grid, k)["prior_gflops"] for k in (1, SUPPORTS))
-    found: dict[str, Any] = {"channels": sum(stage.shape[0] for stage in features.get(ids[:1])[0].stages)}
-    for precision in bench.precisions:
-        of = found[precision] = {}
-        for key, what, wanted, gflops in (
-            ("distinct", "prior maps, a query each", alone, pair),
-            ("shared", f"prior maps, {SUPPORTS} supports a query", shared, many / SUPPORTS),
-            ("annotated", f"the same × {ANNOTATIONS} annotations", annotated, many / SUPPORTS / ANNOTATIONS),
-        ):
-            source = PriorSource(cues, features)
-            work = partial(source.get, wanted)
-            of[key] = bench.measure(what, "triple", len(wanted), work, precision=precision, gflops=gflops)
-    return found
+    of = dict[str, float]()
+    for key, what, wanted, gflops in (
+        ("distinct", "prior maps, a query each", alone, pair),
+        ("shared", f"prior maps, {SUPPORTS} supports a query", shared, many / SUPPORTS),
+        ("annotated", f"the same × {ANNOTATIONS} annotations", annotated, many / SUPPORTS / ANNOTATIONS),
+    ):
+        work = partial(PriorSource(cues, features).get, wanted)
+        of[key] = bench.measure(what, "triple", len(wanted), work, precision="float32", gflops=gflops)
+    channels = sum(stage.shape[0] for stage in features.get(ids[:1])[0].stages)
+    return {"channels": channels} | dict.fromkeys(bench.precisions, of)
 
 
 def evaluating(
     bench: Bench, cues: CueSource, features: FeatureCache, dataset: Photographs, batch: int
 ) -> dict[str, Any]:
     """Episodes a second: as in a cell, prior maps included, and with prior maps at hand."""
-    net, found = network().to(bench.device), dict[str, Any]()
-    for precision in bench.precisions:
-        found[precision] = []
-        for shots in SHOTS:
-            asked, what = episodes(dataset, batch, shots), task(net, shots)
-            run = partial(evaluate, what, asked, cues, features, batch_size=batch, progress=False)
-            ready = PriorSource(cues, features)
-            ready.prepare(triple for episode in asked for triple in triples(what, episode))
-            cost = decoder_cost(ModelConfig(), SampleConfig(), shots, features.encoder.config.feature_grid)
-            measure = partial(bench.measure, unit="episode", count=batch, precision=precision)
-            whole = measure(f"{shots}-shot episodes", work=run)
-            decoding = measure(f"{shots}-shot episodes, prior maps at hand", work=partial(run, priors=ready),
-                               gflops=cost["decode_gflops"])  # fmt: skip
-            found[precision].append({"shots": shots, "as_in_a_cell": whole, "decoding": decoding})
-    return found
+    net, found = network().to(bench.device), list[dict[str, float]]()
+    for shots in SHOTS:
+        asked, what = episodes(dataset, batch, shots), task(net, shots)
+        run = partial(evaluate, what, asked, cues, features, batch_size=batch, progress=False)
+        ready = PriorSource(cues, features)
+        ready.prepare(triple for episode in asked for triple in triples(what, episode))
+        cost = decoder_cost(ModelConfig(), SampleConfig(), shots, features.encoder.config.feature_grid)
+        measure = partial(bench.measure, unit="episode", count=batch, precision="float32")
+        whole = measure(f"{shots}-shot episodes", work=run)
+        decoding = measure(f"{shots}-shot episodes, prior maps at hand", work=partial(run, priors=ready),
+                           gflops=cost["decode_gflops"])  # fmt: skip
+        found.append({"shots": shots, "as_in_a_cell": whole, "decoding": decoding})
+    return dict.fromkeys(bench.precisions, found)
 
 
 class _Enough(Exception):

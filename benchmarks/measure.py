@@ -7,10 +7,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -32,11 +31,6 @@ class Row:
     busy: float | None
     peak_mb: float
     of_limit: float | None = None
-
-
-def in_precision(device: str, precision: str) -> AbstractContextManager[Any]:
-    """The context that work of a precision runs in."""
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 class Bench:
@@ -82,7 +76,7 @@ class Bench:
             best: the fastest call counts, as of a limit.
         """
         clock = self.clock if threads <= 1 else time.perf_counter
-        with measured(self.device, self.threads) as peak, in_precision(self.device, precision):
+        with measured(self.device, self.threads) as peak:
             self.call(work)  # warm-up
             taken, began, used = list[float](), time.perf_counter(), time.process_time()
             while not taken or time.perf_counter() - began < self.seconds:
