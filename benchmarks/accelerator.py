@@ -5,10 +5,10 @@
 Photographs read and resized, images encoded (from pixels in memory; and both at once), prior maps, episodes and
 training steps, with ResNet-50 and ViT-B/16 of random weights (the time does not depend on them), in float32 and in
 bfloat16 (left out where a large matrix product is ten times as slow in it: such processors have no instructions for
-it); all but encoding is in float32 either way, as in cells. "Of the limit": of what that product reaches in the same precision. Each measurement repeats its
-work for ``--seconds`` and takes the median call. Busy: on a GPU the share of a call's time in which a kernel or a copy
-runs, on a CPU the processor's seconds per thread. The file is what ``--rates`` of a study reads
-(`cluster.planning.rates`). It takes a few minutes.
+it); all but encoding is in float32 either way, as in cells. "Of the limit": of what that product reaches in the same
+precision. Each measurement repeats its work for ``--seconds`` and takes the median call. Busy: on a GPU the share of a
+call's time in which a kernel or a copy runs, on a CPU the processor's seconds per thread. The file is what ``--rates``
+of a study reads (`cluster.planning.rates`). It takes a few minutes.
 """
 
 from __future__ import annotations
