@@ -188,6 +188,8 @@ class GivenFeatures:
         """As `FeatureCache.get`."""
         return [self._kept[image_id] for image_id in image_ids]
 
+    outlines = get
+
     def ahead(self, image_ids: object) -> None:
         """There is nothing to read."""
 

@@ -30,6 +30,7 @@ STAGES = ("stage0", "stage1", "stage2")  # names of a stored row's tensors; besi
 GPU_BATCH = 32
 GPU_READERS = 4  # threads that read images for one GPU
 AHEAD_IMAGES = 512  # that are read before they are asked for, at most
+OUTLINES_BYTES = 256 << 20  # of images at low resolution that are kept
 HOST_BYTES, DEVICE_BYTES = 4 << 30, 8 << 30  # of features that are kept in memory
 NAMES_BYTES = 16 << 20  # of embedded class names that are kept
 
@@ -208,6 +209,7 @@ class FeatureCache:
         self._coming: dict[str, Future[Square]] = {}
         self.stores, self.pixels = (visual, text), pixels
         self._kept: ByteLRU[str, Features] = ByteLRU(limit_bytes, Features.nbytes)
+        self._outlines: ByteLRU[str, Features] = ByteLRU(OUTLINES_BYTES, Features.nbytes)
         self._on_device: ByteLRU[str, Features] | None = None
         if on_gpu:
             self._on_device = ByteLRU(
@@ -223,6 +225,17 @@ class FeatureCache:
         for start in range(0, len(missing), self.encoder.batch):
             found |= self._make(missing[start : start + self.encoder.batch])
         return [found[image_id] for image_id in image_ids]
+
+    def outlines(self, image_ids: Sequence[str]) -> list[Features]:
+        """The features without stages and text: image at low resolution and size, which are kept for longer."""
+        kept = ((image_id, self._outlines.get(image_id)) for image_id in dict.fromkeys(image_ids))
+        found = {image_id: outline for image_id, outline in kept if outline is not None}
+        lacking = [image_id for image_id in dict.fromkeys(image_ids) if image_id not in found]
+        found |= {i: self._outline(i, features) for i, features in zip(lacking, self.get(lacking), strict=True)}
+        return [found[image_id] for image_id in image_ids]
+
+    def _outline(self, image_id: str, features: Features) -> Features:
+        return self._outlines.put(image_id, replace(features, stages=(), text=None))
 
     def ahead(self, image_ids: Iterable[str]) -> None:
         """Begin to read images that `get` will be asked for next; what can't be read is met there."""
@@ -264,6 +277,7 @@ class FeatureCache:
         for image_id, features in made.items():
             if image_id not in mapped:
                 into.put(image_id, features)
+                self._outline(image_id, features)
         return made
 
     def _squares(self, image_ids: Sequence[str]) -> dict[str, Square]:

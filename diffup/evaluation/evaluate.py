@@ -157,7 +157,7 @@ def segment(
             logits, ious = result.logits, result.predicted_iou
             means = prior_mean(chosen_maps(batch.prior_BKSPhw, what.model.config.prior_maps))
             others = [result.variance, means]
-    own = (query.size for query in features.get([episode.query for episode in episodes]))
+    own = (query.size for query in features.outlines([episode.query for episode in episodes]))
     sizes = [what.protocol.label_size(cues.dataset.name, size) for size in own]
     part = len(episodes) if priors.pairs > 1 else 1
     chunks = [slice(start, start + part) for start in range(0, len(episodes), part)]

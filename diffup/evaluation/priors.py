@@ -100,7 +100,7 @@ class PriorSource:
             UserError: a support does not show the class, or a text cue without a text model.
         """
         found = self.get(triple for row in rows for triple in row)
-        queries = self.features.get([row[0].query for row in rows])
+        queries = self.features.outlines([row[0].query for row in rows])
         maps = torch.stack([found[triple] for row in rows for triple in row])
         return Batch(
             prior_BKSPhw=maps.view(len(rows), -1, *maps.shape[1:]),

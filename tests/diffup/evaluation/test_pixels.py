@@ -114,3 +114,15 @@ def test_readers_read_each_image_once_ahead_and_change_nothing() -> None:
     assert read == Counter([*wanted, "nowhere"])
     with pytest.raises(UserError, match="no such image"):
         ahead.get(["nowhere"])
+
+
+def test_a_querys_size_and_low_resolution_outlive_its_features() -> None:
+    """Memory for one image's features: nothing is encoded again for what episodes ask of a query at the end."""
+    toy = encoder()
+    features = FeatureCache(toy, IMAGES.__getitem__, limit_bytes=1)
+    whole = features.get(list(IMAGES))
+    assert features.encoded == len(IMAGES)
+    for outline, each in zip(features.outlines(list(IMAGES) * 2), whole * 2, strict=True):
+        assert outline.size == each.size and torch.equal(outline.rgb, each.rgb) and outline.stages == ()
+    assert features.encoded == len(IMAGES)
+    assert FeatureCache(toy, IMAGES.__getitem__).outlines(["im1"])[0].size == SIZES[1]
