@@ -24,6 +24,7 @@ from diffup.errors import UserError
 
 RESAMPLES = 2000
 LEVEL = 0.95
+ALPHA = 0.05  # 1 - LEVEL is a little more in floating point
 COUNTED = 10  # draws beyond 0 whose share is a p-value; with fewer, the tail is estimated
 INTER_FG, UNION_FG, INTER_BG, UNION_BG = range(4)
 

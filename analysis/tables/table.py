@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.stats import LEVEL, Estimate, average, holm
+from analysis.stats import ALPHA, Estimate, average, holm
 from diffup.errors import UserError
 
 UNDECIDED = None
@@ -75,7 +75,7 @@ def to_number(by_seed: Sequence[Estimate], keys: Sequence[str], episodes: int, *
 
 
 def differs(gaps: Sequence[Number | None]) -> list[bool | None]:
-    """Which of several paired differences exclude 0 together: p-value below 1 - `LEVEL` after Holm's correction.
+    """Which of several paired differences exclude 0 together: p-value below `ALPHA` after Holm's correction.
 
     Args:
         gaps: what is compared in one table or group. None, a pair that can't be compared, differs and doesn't count.
@@ -86,8 +86,8 @@ def differs(gaps: Sequence[Number | None]) -> list[bool | None]:
     adjusted = holm([float("nan") if gap is None else gap.p for gap in gaps])
     verdicts: list[bool | None] = []
     for gap, p in zip(gaps, adjusted):
-        known = gap is None or not p >= 1 - LEVEL or gap.p > gap.least_p
-        verdicts.append(not p >= 1 - LEVEL if known else UNDECIDED)
+        known = gap is None or not p >= ALPHA or gap.p > gap.least_p
+        verdicts.append(not p >= ALPHA if known else UNDECIDED)
     return verdicts
 
 

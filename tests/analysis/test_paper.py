@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from analysis.build import collect
@@ -145,6 +145,7 @@ def test_what_cannot_be_decided_is_not_marked_and_says_so(tmp_path: Path) -> Non
 
 
 @given(st.lists(st.floats(1e-9, 1), min_size=1, max_size=8))
+@example([0.05])
 def test_claims_and_bold_marks_share_one_correction(p_values: list[float]) -> None:
     """What is above the level after Holm's correction differs neither for a claim nor for a mark."""
     gaps = [Number(value=5.0, low=1.0, high=9.0, difference=True, p=p) for p in p_values]
