@@ -170,10 +170,6 @@ def _categories(
     return torch.from_numpy(padded_BHW)
 
 
-def _level(scaled: Tensor, bins: int) -> Tensor:
-    return scaled.long().clamp_(0, bins - 1)
-
-
 def _tally(index: Tensor, size: int, weights: Tensor | None = None) -> Tensor:
     """How often each number below `size` occurs, or the sum of its weights."""
     if index.device.type == "cpu":
