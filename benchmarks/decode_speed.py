@@ -184,7 +184,7 @@ class GivenFeatures:
             for image_id in image_ids
         }
 
-    def get(self, image_ids: Sequence[str]) -> list[Features]:
+    def get(self, image_ids: Sequence[str], *, text: bool = True) -> list[Features]:
         """As `FeatureCache.get`."""
         return [self._kept[image_id] for image_id in image_ids]
 

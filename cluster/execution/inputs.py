@@ -161,10 +161,10 @@ def sources(cell: AnyCell, fingerprint: str, device: str) -> Sources:
     )
 
 
-def features_of(cell: AnyCell, dataset: Dataset, context: WorkContext) -> FeatureCache:
+def features_of(cell: AnyCell, dataset: Dataset, context: WorkContext, beside: AnyCell | None = None) -> FeatureCache:
     """Features of the cell's data set by its backbone: read from the feature cache, and encoded where missing, from its
-    pixels where it has these."""
-    of = sources(cell, dataset.fingerprint, context.device)
+    pixels where it has these; those of `beside`, a cell of the same pass that reads text, serve as well."""
+    of = sources(cell if beside is None or reads_text(cell) else beside, dataset.fingerprint, context.device)
     path, memory = context.datasets[cell.dataset], (context.memory, context.gpu_memory)
     where = (context.weights_dir, context.device, memory)
     found = _features(path, cell.backbone, cell.weights, of.reader, of.config, *where)
@@ -234,13 +234,15 @@ def training_pools_of(cell: TrainingCell, dataset: Dataset, context: WorkContext
     return {c: ids for c, ids in pools.items() if c not in held_out}
 
 
-def provenance(context: WorkContext, features: FeatureCache | None, dataset: Dataset) -> dict[str, Any]:
+def provenance(
+    context: WorkContext, features: FeatureCache | None, dataset: Dataset, text: bool = True
+) -> dict[str, Any]:
     """What a result records of how it was made."""
     visual = features.encoder.backbone if features is not None else None
-    text = features.encoder.text_model if features is not None else None
+    reader = features.encoder.text_model if features is not None and text else None
     return {
         "weights_hash": visual.loaded_hash if visual is not None else "",
-        "text_weights_hash": text.loaded_hash if text is not None else "",
+        "text_weights_hash": reader.loaded_hash if reader is not None else "",
         "dataset_fingerprint": dataset.fingerprint,
         "device": context.device,
         "threads": torch.get_num_threads(),
@@ -309,12 +311,12 @@ class Setting:
     provenance: dict[str, Any]
 
     @staticmethod
-    def of(cell: Cell, context: WorkContext) -> Setting:
+    def of(cell: Cell, context: WorkContext, beside: Cell | None = None) -> Setting:
         dataset, features, method = open_cells_dataset(cell, context), None, None
         if cell.sample.method == "adapter":  # a foreign method encodes for itself
             method = load_method(cell.sample.function, cell.sample.function_version)
         else:
-            features = features_of(cell, dataset, context)
+            features = features_of(cell, dataset, context, beside)
         cues = _cues(context.datasets[cell.dataset], dataset.fingerprint, cell.input.cues)
         classes = classes_of(cell, dataset)
         model = checkpoint_of(cell, [dataset.classes[c] for c in classes], context)
@@ -337,7 +339,7 @@ class Setting:
             cues=cues,
             features=features,
             priors=None if features is None else priors_of(cell, dataset, cues, features, context),
-            provenance={**provenance(context, features, dataset), "manifest_hash": manifest.hash()},
+            provenance={**provenance(context, features, dataset, reads_text(cell)), "manifest_hash": manifest.hash()},
         )
 
     def made(self) -> dict[str, int]:

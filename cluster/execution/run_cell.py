@@ -25,6 +25,7 @@ from cluster.execution.inputs import (
     keep_for,
     open_cells_dataset,
     provenance,
+    reads_text,
     set_up,
     training_pools_of,
 )
@@ -205,12 +206,14 @@ def _ends(
     cells: Sequence[Cell], context: WorkContext, start: int, end: int
 ) -> Iterator[tuple[Cell, Outcome | Part | Exception]]:
     running, sources = list[_Pass](), dict[Any, PriorSource | None]()
-    for cell in cells:
+    beside: Cell | None = None
+    for cell in sorted(cells, key=lambda cell: not reads_text(cell)):  # the others share the features of these
         try:
-            setting = Setting.of(cell, context)
+            setting = Setting.of(cell, context, beside)
         except Exception as error:
             yield cell, error
             continue
+        beside = beside or (cell if reads_text(cell) else None)
         shared = sources.setdefault((id(setting.features), cell.input.cues), setting.priors)
         running.append(_Pass(cell, replace(setting, priors=shared), context, start, end))
     prepared: dict[int, int] = {}

@@ -12,7 +12,7 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,9 +72,10 @@ def pass_of(unit: WorkUnit) -> tuple[object, ...] | None:
     if not isinstance(cell, Cell) or cell.sample.method == "adapter":
         return None
     held_out = (cell.hold_out, cell.train_seed) if cell.classes == "held_out" else ()
+    encoder = replace(cell.input.encoder, companion="", companion_weights="")  # whether text is read too is no matter
     return (
         cell.dataset, cell.dataset_hash, cell.protocol, cell.fold, cell.episode_seed, cell.classes, held_out,
-        cell.tested, cell.backbone, cell.weights, cell.input.encoder, unit.start, unit.end,
+        cell.tested, cell.backbone, cell.weights, encoder, unit.start, unit.end,
     )  # fmt: skip
 
 

@@ -1,8 +1,7 @@
 """What the cells of a plan read and compute, counted as a launch does it and without their data.
 
 Cells that share their episodes and their features form a pass: an image is read, resized and encoded once for all of
-them, and the prior maps of a (query, support, annotation) are computed once. Where no features are kept on disk, cells
-that read text form a pass of their own: their features hold a text model's as well.
+them, and the prior maps of a (query, support, annotation) are computed once.
 """
 
 from __future__ import annotations
@@ -82,20 +81,14 @@ class Pass:
             self.reader = cell.input.companion or cell.backbone
 
 
-def passes(cells: Iterable[AnyCell], *, on_disk: bool = True) -> list[Pass]:
-    """The passes of evaluation cells, foreign methods left out.
-
-    Args:
-        cells: of a plan.
-        on_disk: whether features and prior maps are kept there.
-    """
+def passes(cells: Iterable[AnyCell]) -> list[Pass]:
+    """The passes of evaluation cells, foreign methods left out."""
     found: dict[tuple[Any, ...], Pass] = {}
     for cell in cells:
         if isinstance(cell, Cell) and cell.sample.method != "adapter":
             place, seed = place_of(cell), cell.train_seed if cell.hold_out else 0
             draw = (cell.fold, cell.episode_seed, cell.classes, cell.tested, cell.manifest, seed)
-            apart = not on_disk and "text" in parse_annotation(cell.annotation)
-            found.setdefault((place, draw, apart), Pass(place, draw)).add(cell)
+            found.setdefault((place, draw), Pass(place, draw)).add(cell)
     return list(found.values())
 
 

@@ -82,7 +82,7 @@ def forecast(
         images, tested: number of images by data set, where it is known; of them, those that episodes are drawn from.
     """
     made = Forecast()
-    found = passes(cells, on_disk=cache == "features")
+    found = passes(cells)
     trainings = [cell for cell in cells if isinstance(cell, TrainingCell)]
     known = {place: shape for place in {*(each.place for each in found), *map(place_of, trainings)}
              if (shape := _channels(place)) is not None}  # fmt: skip
@@ -158,7 +158,7 @@ def _evaluate(made: Forecast, each: Pass, rates: Rates, cache: Cache, channels: 
         shared += made.did(ENCODE, number, number * _encode(rates, place.backbone, place.side))
         shared += made.did(ENCODE, texts, texts * _encode(rates, each.reader, place.side)) if texts else 0.0
         if cache == "none" or not each.rounded:
-            shared += made.did(READ, number, number * rates.decode)
+            shared += made.did(READ, number + texts, (number + texts) * rates.decode)
         shared += _match(made, each, rates, channels)
     for cell in each.cells:
         cues = cell.shots + ("text" in parse_annotation(cell.annotation))

@@ -32,6 +32,7 @@ GPU_READERS = 4  # threads that read images for one GPU
 AHEAD_IMAGES = 512  # that are read before they are asked for, at most
 OUTLINES_BYTES = 256 << 20  # of images at low resolution that are kept
 HOST_BYTES, DEVICE_BYTES = 4 << 30, 8 << 30  # of features that are kept in memory
+TEXT_SHARE = 4  # texts are kept up to a quarter of what features are
 NAMES_BYTES = 16 << 20  # of embedded class names that are kept
 
 
@@ -119,8 +120,7 @@ class Encoder:
         return [text.clone() for text in self._finished(maps, model, names)]
 
     def _stacked(self, squares: Sequence[Square]) -> Tensor:
-        pixels_B3SS = stacked(squares, self.device)
-        return pixels_B3SS.contiguous(memory_format=torch.channels_last) if pixels_B3SS.is_cuda else pixels_B3SS
+        return stacked(squares, self.device).contiguous(memory_format=torch.channels_last)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(
@@ -138,7 +138,7 @@ class Encoder:
         maps = maps_BChw if maps_BChw.shape[-2:] == (grid, grid) else resized(maps_BChw.float(), grid)
         maps = maps.float()
         _check_finite(maps, model, "features", names)
-        return F.normalize(maps, dim=1).to(getattr(torch, self.config.feature_dtype))
+        return F.normalize(maps, dim=1).to(getattr(torch, self.config.feature_dtype)).contiguous()
 
     @torch.inference_mode()
     def embed_names(self, names: Sequence[str]) -> Tensor:
@@ -179,7 +179,8 @@ class FeatureCache:
     Args:
         encoder: makes what is not there.
         read: an image [H, W, 3] by its id.
-        limit_bytes: of features kept in the host's memory; mapped ones don't count.
+        limit_bytes: of features kept in the host's memory; mapped ones don't count, and dense text is kept up to a
+            quarter more.
         device_bytes: of those kept on a GPU, from which the least recently used move to the host's memory.
         visual, text: stores of the encoder's features without text, and of its dense text embeddings; only read.
         pixels: store of squares as `Encoder.square` makes them; only read.
@@ -209,6 +210,9 @@ class FeatureCache:
         self._coming: dict[str, Future[Square]] = {}
         self.stores, self.pixels = (visual, text), pixels
         self._kept: ByteLRU[str, Features] = ByteLRU(limit_bytes, Features.nbytes)
+        self._texts: ByteLRU[str, Tensor] = ByteLRU(
+            (device_bytes if on_gpu else limit_bytes) // TEXT_SHARE, lambda text: nbytes([text])
+        )
         self._outlines: ByteLRU[str, Features] = ByteLRU(OUTLINES_BYTES, Features.nbytes)
         self._on_device: ByteLRU[str, Features] | None = None
         if on_gpu:
@@ -217,21 +221,28 @@ class FeatureCache:
             )
         self.encoded = self.texts_encoded = 0
 
-    def get(self, image_ids: Sequence[str]) -> list[Features]:
-        """Features of `image_ids`, in order; an id may repeat."""
-        kept = ((image_id, self._known(image_id)) for image_id in dict.fromkeys(image_ids))
-        found = {image_id: features for image_id, features in kept if features is not None}
-        missing = [image_id for image_id in dict.fromkeys(image_ids) if image_id not in found]
+    def get(self, image_ids: Sequence[str], *, text: bool = True) -> list[Features]:
+        """Features of `image_ids`, in order; an id may repeat.
+
+        Args:
+            text: with dense text embeddings, where the encoder has a text model.
+        """
+        ids, text = list(dict.fromkeys(image_ids)), text and bool(self.encoder.reader)
+        found = {i: features for i in ids if (features := self._known(i)) is not None}
+        texts = {i: dense for i in ids if (dense := self._texts.get(i)) is not None} if text else {}
+        missing = [i for i in ids if i not in found or (text and i not in texts)]
         for start in range(0, len(missing), self.encoder.batch):
-            found |= self._make(missing[start : start + self.encoder.batch])
-        return [found[image_id] for image_id in image_ids]
+            self._make(missing[start : start + self.encoder.batch], found, texts if text else None)
+        return [replace(found[i], text=texts[i]) if text else found[i] for i in image_ids]
 
     def outlines(self, image_ids: Sequence[str]) -> list[Features]:
         """The features without stages and text: image at low resolution and size, which are kept for longer."""
         kept = ((image_id, self._outlines.get(image_id)) for image_id in dict.fromkeys(image_ids))
         found = {image_id: outline for image_id, outline in kept if outline is not None}
         lacking = [image_id for image_id in dict.fromkeys(image_ids) if image_id not in found]
-        found |= {i: self._outline(i, features) for i, features in zip(lacking, self.get(lacking), strict=True)}
+        found |= {
+            i: self._outline(i, features) for i, features in zip(lacking, self.get(lacking, text=False), strict=True)
+        }
         return [found[image_id] for image_id in image_ids]
 
     def _outline(self, image_id: str, features: Features) -> Features:
@@ -259,26 +270,26 @@ class FeatureCache:
             return self._on_device.put(image_id, kept.to(self.encoder.device))
         return found
 
-    def _make(self, image_ids: Sequence[str]) -> dict[str, Features]:
-        visual_store, text_store = self.stores
-        encoder = self.encoder
-        visual = {i: from_row(row, encoder.visual) for i, row in _rows(visual_store, image_ids).items()}
-        texts = {i: row["text"] for i, row in _rows(text_store, image_ids).items()} if encoder.reader else {}
-        mapped = {i for i in visual if not encoder.reader or i in texts}
-        squares = self._squares([i for i in image_ids if i not in mapped])
-        if absent := [i for i in image_ids if i not in visual]:
-            visual |= zip(absent, encoder.encode_visual([squares[i] for i in absent], absent), strict=True)
-            self.encoded += len(absent)
-        if absent := [i for i in image_ids if encoder.reader and i not in texts]:
-            texts |= zip(absent, encoder.encode_text([squares[i] for i in absent], absent), strict=True)
-            self.texts_encoded += len(absent)
-        made = {i: replace(visual[i], text=texts.get(i), made_by=encoder.identity) for i in image_ids}
-        into = self._kept if self._on_device is None else self._on_device
-        for image_id, features in made.items():
-            if image_id not in mapped:
-                into.put(image_id, features)
-                self._outline(image_id, features)
-        return made
+    def _make(self, image_ids: Sequence[str], found: dict[str, Features], texts: dict[str, Tensor] | None) -> None:
+        """Add what is missing in `found`, and in `texts` where given: mapped, else encoded."""
+        encoder, (visual_store, text_store) = self.encoder, self.stores
+        rows = _rows(visual_store, [i for i in image_ids if i not in found])
+        found |= {i: from_row(row, encoder.identity) for i, row in rows.items()}
+        unseen, unread = [i for i in image_ids if i not in found], list[str]()
+        if texts is not None:
+            texts |= {i: row["text"] for i, row in _rows(text_store, [i for i in image_ids if i not in texts]).items()}
+            unread = [i for i in image_ids if i not in texts]
+        squares = self._squares([i for i in image_ids if i in unseen or i in unread])
+        if unseen:
+            into = self._kept if self._on_device is None else self._on_device
+            for i, features in zip(unseen, encoder.encode_visual([squares[i] for i in unseen], unseen), strict=True):
+                found[i] = into.put(i, replace(features, made_by=encoder.identity))
+                self._outline(i, found[i])
+            self.encoded += len(unseen)
+        if texts is not None and unread:
+            for i, dense in zip(unread, encoder.encode_text([squares[i] for i in unread], unread), strict=True):
+                texts[i] = self._texts.put(i, dense)
+            self.texts_encoded += len(unread)
 
     def _squares(self, image_ids: Sequence[str]) -> dict[str, Square]:
         coming = {i: self._coming.pop(i) for i in image_ids if i in self._coming}

@@ -102,7 +102,8 @@ def reads_priors(what: Evaluation) -> bool:
 
 def gather(rows: Sequence[Sequence[Triple]], cues: CueSource, features: FeatureCache) -> Episodes:
     """Features and cues of a batch of episodes, each given by its visual cues. Reads no query mask."""
-    found = iter(features.get([image for row in rows for image in (row[0].query, *(cue.support for cue in row))]))
+    ids = [image for row in rows for image in (row[0].query, *(cue.support for cue in row))]
+    found = iter(features.get(ids, text=False))
     grid = features.encoder.config.feature_grid
     weights = [torch.stack([cues.weights(c.support, c.class_index, c.kind, grid) for c in row]) for row in rows]
     images = [[next(found) for _ in range(1 + len(row))] for row in rows]

@@ -180,11 +180,11 @@ class PriorSource:
     def _stacked(self, image_ids: Sequence[str]) -> list[Tensor]:
         """Stage features of images on the device, S × [B, C, h, w]; on a CPU in float32."""
         if self.pairs > 1:
-            every = zip(*(features.stages for features in self.features.get(image_ids)), strict=True)
+            every = zip(*(features.stages for features in self.features.get(image_ids, text=False)), strict=True)
             return [torch.stack([stage.to(self._device) for stage in stages]) for stages in every]
         found = {image_id: self._stages.get(image_id) for image_id in dict.fromkeys(image_ids)}
         missing = [image_id for image_id, stages in found.items() if stages is None]
-        for image_id, features in zip(missing, self.features.get(missing), strict=True):
+        for image_id, features in zip(missing, self.features.get(missing, text=False), strict=True):
             stages = [stage.to(self._device).float() for stage in features.stages]
             found[image_id] = self._stages.put(image_id, stages)
         if len(image_ids) == 1:

@@ -205,7 +205,7 @@ class EpisodeSampler:
             ids += [ids[1 + i % max(len(picked) - 1, 1)] for i in range(shots + 1 - len(ids))]  # tiny classes repeat
             flips = rng.random(shots + 1) < (0.5 if config.flip else 0.0)
             row_kinds = tuple(VISUAL_CUES[int(k)] for k in rng.choice(3, size=shots, p=visual))
-            found = self.features.get(ids)
+            found = self.features.get(ids[:1], text=text) + self.features.get(ids[1:], text=False)
             found = [flip_features(f) if flip else f for f, flip in zip(found, flips, strict=True)]
             truth, valid = self.cues.truth(ids[0], class_index, self.model.decoder_grid)
             row = [self.cues.weights(i, class_index, kind, grid) for i, kind in zip(ids[1:], row_kinds, strict=True)]

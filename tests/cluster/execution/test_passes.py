@@ -26,9 +26,9 @@ from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, 
 from diffup.grid.cell import Cell
 from diffup.grid.datasets import Data
 from diffup.training.recipes import Recipe
-from tests.helpers.toy import ToyBackbone, ToyDataset
+from tests.helpers.toy import ToyDataset
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "toy")
 DATA = Data(name="toy", fingerprint=ToyDataset.fingerprint, folds=3)
 INPUT = InputConfig(input_size=48, feature_grid=8)
 TOY = Backbone(name="resnet18", weights="random:0")
@@ -39,14 +39,6 @@ RECIPE = Recipe(
     train=TrainConfig(steps=2, batch_size=2, cue_weights=(1.0, 0.0, 0.0, 0.0)),
 )
 TRAINED = training_cell(DATA, 0, TOY, RECIPE)
-
-
-@pytest.fixture(autouse=True)
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = ToyDataset()
-    monkeypatch.setattr(opened, "_open", lambda path: made)
-    monkeypatch.setattr(opened, "_backbone", lambda *where: ToyBackbone())
-    opened._features.cache_clear()
 
 
 def context(root: Path, **more: Any) -> WorkContext:

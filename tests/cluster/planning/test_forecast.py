@@ -120,7 +120,7 @@ def test_text_is_read_once_a_query_by_the_companion() -> None:
         DATA, 0, [RESNET], [*TASKS, (2, "mask+text")], config=INPUT, episodes=100, trained=TRAINED, companion=CLIP
     )
     images = {cache: forecast(both, RATES, cache).counts[PARTS[1]] for cache in get_args(Cache)[1:]}
-    assert images == {"features": 300 + 100, "pixels": 600 + 100, "none": 600 + 100}  # text cells hold more features
+    assert images == {"features": 300 + 100, "pixels": 300 + 100, "none": 300 + 100}
     assert forecast(both, RATES, "features").counts[PARTS[2]] == 400 + 100
 
 

@@ -34,19 +34,11 @@ from diffup.grid.datasets import Data
 from diffup.training.recipes import Recipe
 from tests.helpers.toy import ToyBackbone, ToyDataset
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "toy")
 DATA = Data(name="toy", fingerprint=ToyDataset.fingerprint, folds=3)
 INPUT = InputConfig(input_size=48, feature_grid=8)
 TOY = Backbone(name="resnet18", weights="random:0")
 COUNTS = ["episode", "inter_fg", "union_fg", "inter_bg", "union_bg"]
-
-
-@pytest.fixture(autouse=True)
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = ToyDataset()
-    monkeypatch.setattr(opened, "_open", lambda path: made)
-    monkeypatch.setattr(opened, "_backbone", lambda *where: ToyBackbone())
-    opened._features.cache_clear()
 
 
 def cells(shots: Sequence[int] = (1, 2), annotations: Sequence[str] = ("mask", "box")) -> list[Cell]:

@@ -24,18 +24,10 @@ from diffup.errors import REPORT, UserError
 from diffup.evaluation.shards import ShardStore
 from diffup.grid.cell import cell_from_dict, cell_to_dict
 from tests.cluster.precompute.test_pipeline import cells, context
-from tests.helpers.toy import ToyBackbone, ToyDataset
+from tests.helpers.toy import ToyDataset
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "toy")
 ANY: Any = None
-
-
-@pytest.fixture(autouse=True)
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = ToyDataset()
-    monkeypatch.setattr(opened, "_open", lambda path: made)
-    monkeypatch.setattr(opened, "_backbone", lambda *where: ToyBackbone())
-    opened._features.cache_clear()
 
 
 def prepared(monkeypatch: pytest.MonkeyPatch, error: Exception) -> dict[str, Any]:
