@@ -19,11 +19,15 @@ FEATURE_DTYPES = ("float16", "float32")
 PIXEL_DTYPES = ("float32", "uint8")
 STARTS = ("noise", "prior")
 SCHEDULES = ("self_aligned", "plain", "prior_centred")
-METHODS = ("diffup", "prior_mean", "prototype", "adapter")
+METHODS = ("diffup", "evidence", "prior_mean", "prototype", "adapter")
 PRECISIONS = ("float32", "bfloat16")
 MAP_NAMES = ("max_cosine", "prototype_contrast", "assembled_sharp", "assembled_soft")
 # BAFT's prior maps in their order: each as it is, then each propagated by the query's self-affinity.
 PRIOR_MAPS = (*MAP_NAMES, *(f"propagated_{name}" for name in MAP_NAMES))
+# Beside them log-odds, which are not stretched (`diffup.models.evidence`); the last is the same at each stage.
+EVIDENCE_MAPS = (
+    "odds_sharp", "odds_soft", "propagated_odds", "odds_in_support", "bank_over_background", "objectness", "refined",
+)  # fmt: skip
 ADDED_LATER = "added later"
 
 
@@ -162,12 +166,36 @@ class CueConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputConfig(CueConfig, EncoderConfig):
-    """Both, as a cell holds them: what a model's input is made of. It serves wherever one of the two is asked for."""
+class BankConfig:
+    """Images from outside the episode that stand for whatever else there is (`diffup.models.evidence`).
+
+    Attributes:
+        bank: number of images, of the fold's training images (`diffup.evaluation.bank`); 0: none.
+        bank_positions: positions of each on the feature grid.
+        bank_drop: share of them that each cue leaves out, those that answer its foreground best: for a bank that may
+            show the class.
+    """
+
+    bank: int = added_later(0)
+    bank_positions: int = added_later(20)
+    bank_drop: float = added_later(0.0)
+
+    def __post_init__(self) -> None:
+        _positive(self, "bank_positions")
+        if self.bank < 0 or self.bank == 1:
+            raise UserError(f"{type(self).__name__}.bank must be 0, or 2 or more images, not {self.bank}")
+        if not 0 <= self.bank_drop < 1:
+            raise UserError(f"{type(self).__name__}.bank_drop must be in [0, 1), not {self.bank_drop}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig(BankConfig, CueConfig, EncoderConfig):
+    """All, as a cell holds them: what a model's input is made of. It serves wherever one of them is asked for."""
 
     def __post_init__(self) -> None:
         EncoderConfig.__post_init__(self)
         CueConfig.__post_init__(self)
+        BankConfig.__post_init__(self)
 
     @property
     def encoder(self) -> EncoderConfig:
@@ -178,6 +206,11 @@ class InputConfig(CueConfig, EncoderConfig):
     def cues(self) -> CueConfig:
         """The part that cues depend on."""
         return CueConfig(**{item.name: getattr(self, item.name) for item in fields(CueConfig)})
+
+    @property
+    def negatives(self) -> BankConfig:
+        """The part that the bank depends on; the default without one."""
+        return BankConfig(**{item.name: getattr(self, item.name) for item in fields(BankConfig) if self.bank})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,8 +316,8 @@ class SampleConfig:
     """How a mask is made at test.
 
     Attributes:
-        method: ``"diffup"``, a training-free baseline (``"prior_mean"``, ``"prototype"``), or ``"adapter"``: a foreign
-            method (`diffup.evaluation.adapter`).
+        method: ``"diffup"``, a training-free baseline (``"evidence"``, ``"prior_mean"``, ``"prototype"``), or
+            ``"adapter"``: a foreign method (`diffup.evaluation.adapter`).
         steps: DDIM steps (1-8 are sensible).
         strength: factor of the decoder's correction of the prior. Half of what training asked for was measured to cost
             nothing on held-out classes with the training backbone, and to gain on others (docs/method.md).
@@ -292,6 +325,7 @@ class SampleConfig:
         threshold: probability above which a pixel is foreground.
         function: the foreign method, ``"package.module:name"``.
         function_version: ``"sha256:…"`` of its source file, or a version that its author declares.
+        objectness: of method ``"evidence"``: share of the bank's objectness in the logit.
     """
 
     method: str = "diffup"
@@ -301,6 +335,7 @@ class SampleConfig:
     threshold: float = 0.5
     function: str = added_later("")
     function_version: str = added_later("")
+    objectness: float = added_later(0.0)
 
     def __post_init__(self) -> None:
         _positive(self, "steps", "strength")
@@ -308,6 +343,8 @@ class SampleConfig:
         _one_of(self, "start", STARTS)
         if not 0 < self.threshold < 1:
             raise UserError(f"SampleConfig.threshold must be in (0, 1), not {self.threshold}")
+        if self.objectness and self.method != "evidence":
+            raise UserError(f"SampleConfig.objectness goes with method 'evidence', not {self.method!r}")
         adapted = self.method == "adapter"
         if (bool(self.function), bool(self.function_version)) != (adapted, adapted):
             raise UserError(

@@ -12,6 +12,9 @@ import pandas as pd
 METHODS = {
     "diffup": "DiffUp",
     "one_step": "one-step decoder",
+    "evidence_objects": "evidence, bank, objects",
+    "evidence_bank": "evidence, bank",
+    "evidence": "evidence",
     "prior_mean": "prior mean",
     "prototype": "prototype",
     "wrong_names": "DiffUp, wrong names",

@@ -7,11 +7,10 @@ Consecutive cells of a worker share what they have in common. Features and prior
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,22 +23,16 @@ from cluster.storage.feature_cache import PIXELS, PRIORS, TEXT, TEXT_PRIORS, VIS
 from cluster.storage.layout import FEATURES
 from diffup.backbones.load import Backbone, load_backbone
 from diffup.config import CueConfig, EncoderConfig
-from diffup.data.class_names import overlap
 from diffup.data.dataset import Dataset, open_dataset
 from diffup.episodes.cue_source import CueSource
-from diffup.episodes.episode import Episode, Manifest
+from diffup.episodes.episode import Manifest
 from diffup.episodes.manifest import fitted, listed_manifest, listed_pairs, read_manifest
 from diffup.episodes.protocols import get_protocol
 from diffup.episodes.sampling import held_out_classes, make_manifest, training_pools
 from diffup.errors import UserError
-from diffup.evaluation.adapter import load_method
 from diffup.evaluation.encode import Encoder, FeatureCache
-from diffup.evaluation.evaluate import Evaluation
-from diffup.evaluation.priors import PriorSource
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.grid.datasets import lists_of, manifest_of
-from diffup.models.checkpoint import load_checkpoint
-from diffup.models.diffup import DiffUpNet
 from diffup.training.draw_cache import DrawCache, Keep
 
 CHECKPOINT = "checkpoint"
@@ -78,7 +71,7 @@ def _open(path: str) -> Dataset:
 
 
 @lru_cache(maxsize=2)
-def _cues(path: str, fingerprint: str, config: CueConfig) -> CueSource:
+def cues_of(path: str, fingerprint: str, config: CueConfig) -> CueSource:
     return CueSource(_open(path), config)
 
 
@@ -147,6 +140,9 @@ def sources(cell: AnyCell, fingerprint: str, device: str) -> Sources:
     }  # fmt: skip
     visual = where | {"backbone": cell.backbone, "weights": cell.weights}
     drawn = visual | {"boxes": given.boxes, "scribble_width": given.scribble_width, "method": code_hash()}
+    if given.bank:
+        held_out = (cell.train_seed, hold_out(cell)) if hold_out(cell) else ()
+        drawn["bank"] = (astuple(given.negatives), cell.fold, cell.protocol_hash, cell.lists, held_out)
     spoken = visual | {"reader": reader, "prompts": given.prompts, "method": code_hash()}
     title = (cell.dataset, cell.backbone, given.input_size)
     read = (cell.dataset, reader[0], given.input_size)
@@ -171,11 +167,11 @@ def features_of(cell: AnyCell, dataset: Dataset, context: WorkContext, beside: A
     root, encoder = context.features, found.encoder
     # Asked each time: another cell's stage may have added some.
     if root is not None and context.cache != "pixels":
-        _download(context, of.visual, of.text)
+        download(context, of.visual, of.text)
         text = of.text.open(root, encoder.reader) if of.text else None
         found.stores = (of.visual.open(root, encoder.visual), text)
     if root is not None and context.cache == "pixels" and of.pixels is not None:
-        _download(context, of.pixels)
+        download(context, of.pixels)
         found.pixels = of.pixels.open(root, "")
     return found
 
@@ -183,7 +179,7 @@ def features_of(cell: AnyCell, dataset: Dataset, context: WorkContext, beside: A
 _downloaded: set[Path] = set()  # folders of shards; a launch's workers start after its stage
 
 
-def _download(context: WorkContext, *specs: Spec | None) -> None:
+def download(context: WorkContext, *specs: Spec | None) -> None:
     """Bring shards of an object store here, once per process; those that can't be brought are computed."""
     assert context.features is not None
     cache = context.store.sync.below(FEATURES, context.features)
@@ -194,18 +190,6 @@ def _download(context: WorkContext, *specs: Spec | None) -> None:
                 pull(cache, spec.name)
             except OSError as error:
                 print(f"warning: {spec.name} is not downloaded from {cache.backend}: {error}", file=sys.stderr)
-
-
-def priors_of(
-    cell: Cell, dataset: Dataset, cues: CueSource, features: FeatureCache, context: WorkContext
-) -> PriorSource:
-    """Prior maps for a cell: read from the feature cache, and computed where missing."""
-    if context.features is None or context.cache == "pixels":
-        return PriorSource(cues, features)
-    of, root, encoder = sources(cell, dataset.fingerprint, context.device), context.features, features.encoder
-    _download(context, of.priors, of.text_priors)
-    text = of.text_priors.open(root, encoder.identity) if of.text_priors else None
-    return PriorSource(cues, features, of.priors.open(root, encoder.visual), text)
 
 
 # A training's drawn steps, which neither a variant nor its initial weights change.
@@ -219,14 +203,19 @@ def keep_for(context: WorkContext, *source: object) -> Keep:
     return _draw_cache(context.results).of((code_hash(), context.device, *source))
 
 
-def training_pools_of(cell: TrainingCell, dataset: Dataset, context: WorkContext) -> dict[int, tuple[str, ...]]:
-    """Image ids by class that the cell trains on.
+def hold_out(cell: AnyCell) -> int:
+    """Number of base classes that the cell, or the training that it tests, leaves out."""
+    return cell.train.hold_out if isinstance(cell, TrainingCell) else cell.hold_out
+
+
+def training_pools_of(cell: AnyCell, dataset: Dataset, context: WorkContext) -> dict[int, tuple[str, ...]]:
+    """Image ids by class that the cell trains on, or that its bank is drawn from.
 
     Raises:
         UserError: its training lists have changed.
     """
     protocol = get_protocol(cell.protocol)
-    held_out = held_out_classes(dataset, cell.fold, cell.train.hold_out, cell.train_seed)
+    held_out = held_out_classes(dataset, cell.fold, hold_out(cell), cell.train_seed)
     lists = _lists(cell, context)
     if cell.lists and (found := listed_pairs(cell.dataset, protocol, cell.fold, "trn", lists).hash()) != cell.lists:
         raise UserError(f"{lists} has changed: its training lists are {found}, the cell names {cell.lists}")
@@ -279,70 +268,3 @@ def manifest_for_cell(cell: Cell, dataset: Dataset, classes: Sequence[int], cont
         raise UserError(f"{where}: classes {strange[:5]} are not among those of {cell.dataset}, fold {cell.fold}")
     # One from a file may be longer than what is asked for.
     return fitted(replace(manifest, episodes=manifest.episodes[: cell.episodes]), dataset, protocol, where)
-
-
-def checkpoint_of(cell: Cell, tested: Sequence[str], context: WorkContext) -> DiffUpNet | None:
-    """The cell's checkpoint; one that was trained on a tested class is refused, unless the cell allows it by name."""
-    if not cell.checkpoint:
-        return None
-    folder = context.results / cell.checkpoint / CHECKPOINT
-    facts = json.loads((folder / "config.json").read_text())["facts"]
-    if cell.classes == "held_out":
-        trained = facts["cell"]
-        if (trained["train"].get("hold_out", 0), trained["train_seed"]) != (cell.hold_out, cell.train_seed):
-            raise UserError(f"checkpoint {cell.checkpoint} was trained on classes that cell {cell.key()} holds out")
-    if both := set(overlap(facts["classes"], tested)) - set(cell.seen):
-        raise UserError(
-            f"cell {cell.key()}: checkpoint {cell.checkpoint} was trained on {', '.join(sorted(both))}, which the cell "
-            "tests: that is not few-shot segmentation. Test other classes, or allow these by name (Cell.seen)"
-        )
-    return load_checkpoint(folder).to(context.device)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Everything that evaluating a cell's episodes takes."""
-
-    what: Evaluation
-    episodes: list[Episode]
-    cues: CueSource
-    features: FeatureCache | None
-    priors: PriorSource | None
-    provenance: dict[str, Any]
-
-    @staticmethod
-    def of(cell: Cell, context: WorkContext, beside: Cell | None = None) -> Setting:
-        dataset, features, method = open_cells_dataset(cell, context), None, None
-        if cell.sample.method == "adapter":  # a foreign method encodes for itself
-            method = load_method(cell.sample.function, cell.sample.function_version)
-        else:
-            features = features_of(cell, dataset, context, beside)
-        cues = _cues(context.datasets[cell.dataset], dataset.fingerprint, cell.input.cues)
-        classes = classes_of(cell, dataset)
-        model = checkpoint_of(cell, [dataset.classes[c] for c in classes], context)
-        manifest = manifest_for_cell(cell, dataset, classes, context)
-        what = Evaluation(
-            model=model,
-            sample=cell.sample,
-            annotation=cell.annotation,
-            shots=cell.shots,
-            class_indices=tuple(classes),
-            method=method,
-            deranged=cell.input.class_names == "deranged",
-            seed=cell.episode_seed,
-            fold=cell.fold,
-            protocol=get_protocol(cell.protocol),
-        )
-        return Setting(
-            what=what,
-            episodes=list(manifest.episodes),
-            cues=cues,
-            features=features,
-            priors=None if features is None else priors_of(cell, dataset, cues, features, context),
-            provenance={**provenance(context, features, dataset, reads_text(cell)), "manifest_hash": manifest.hash()},
-        )
-
-    def made(self) -> dict[str, int]:
-        """How much had to be computed that was not in the feature cache."""
-        encoded = 0 if self.features is None else self.features.encoded + self.features.texts_encoded
-        return {"images_encoded": encoded, "priors_computed": 0 if self.priors is None else self.priors.computed}

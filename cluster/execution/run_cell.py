@@ -20,7 +20,6 @@ from PIL import Image
 from cluster.execution.context import WorkContext
 from cluster.execution.inputs import (
     CHECKPOINT,
-    Setting,
     features_of,
     keep_for,
     open_cells_dataset,
@@ -30,6 +29,7 @@ from cluster.execution.inputs import (
     training_pools_of,
 )
 from cluster.execution.memory import Took, measured
+from cluster.execution.setting import Setting, training_bank
 from cluster.execution.work_units import Part
 from cluster.options import Work
 from cluster.storage.layout import STATE
@@ -214,7 +214,7 @@ def _ends(
             yield cell, error
             continue
         beside = beside or (cell if reads_text(cell) else None)
-        shared = sources.setdefault((id(setting.features), cell.input.cues), setting.priors)
+        shared = sources.setdefault((id(setting.features), cell.input.cues, cell.input.negatives), setting.priors)
         running.append(_Pass(cell, replace(setting, priors=shared), context, start, end))
     prepared: dict[int, int] = {}
     while running:
@@ -303,7 +303,8 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     pools = training_pools_of(cell, dataset, context)
     source = (dataset.fingerprint, cell.protocol_hash, cell.lists)
     keep = keep_for(context, *source, features.encoder.identity, cell.input, held_out)
-    sampler = EpisodeSampler(cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train, keep)
+    given = training_bank(cell, dataset, features, cues, context)
+    sampler = EpisodeSampler(cues, features, pools, cell.fold, cell.train_seed, cell.model, cell.train, keep, given)
     before = features.encoded
     sync, state = Sync(context.results, context.remote), f"{cell.key()}/{STATE}"  # errors there cost steps only
     if group.rank == 0:

@@ -12,7 +12,7 @@ from cluster.planning.architectures import SIDE, architecture
 from cluster.planning.counts import IMAGES, TESTED, Place, keeps_pixels, passes, place_of, squares
 from cluster.planning.rates import Rates
 from cluster.storage.sizes import format_size
-from diffup.config import PRIOR_MAPS
+from diffup.config import EVIDENCE_MAPS, PRIOR_MAPS
 from diffup.errors import UserError
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 
@@ -75,7 +75,8 @@ def disk(cells: Sequence[AnyCell], images: Mapping[str, int] = IMAGES, tested: M
             complete = False
             continue
         features += min(count, images.get(place.dataset, count)) * one
-    priors = sum(sum(each.triples.values()) * STAGES * len(PRIOR_MAPS) * each.place.grid**2 * 4 for each in found)
+    maps = STAGES * len((*PRIOR_MAPS, *EVIDENCE_MAPS))
+    priors = sum(sum(each.triples.values()) * maps * each.place.grid**2 * 4 for each in found)
     kept = squares(found, tested)
     trained = {
         (cell.dataset, cell.input.input_size)

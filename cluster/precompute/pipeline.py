@@ -24,7 +24,8 @@ import ray
 import torch
 
 from cluster.execution.context import WorkContext
-from cluster.execution.inputs import features_of, open_cells_dataset, priors_of, set_up, sources
+from cluster.execution.inputs import features_of, open_cells_dataset, set_up, sources
+from cluster.execution.setting import priors_of
 from cluster.execution.worker import passes
 from cluster.precompute.tasks import Inputs
 from cluster.storage.feature_cache import PIXELS, TEXT_PRIORS, VISUAL, push

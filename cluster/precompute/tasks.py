@@ -21,6 +21,7 @@ from cluster.execution.inputs import (
     sources,
     training_pools_of,
 )
+from cluster.execution.setting import bank_of
 from cluster.planning.counts import keeps_pixels
 from cluster.storage.feature_cache import PIXELS, TEXT, VISUAL, Spec, absent
 from cluster.storage.results import cell_document
@@ -108,7 +109,7 @@ def inputs_of(cells: Iterable[AnyCell], context: WorkContext, warn: Callable[[st
                 add(of.visual, cell, images)
                 add(of.text, cell, images)
                 continue
-            classes = classes_of(cell, dataset)
+            classes, bank = classes_of(cell, dataset), bank_of(cell, dataset, context)
             episodes = manifest_for_cell(cell, dataset, classes, context).episodes
         except UserError as error:
             left_out[str(error)] += 1
@@ -119,6 +120,7 @@ def inputs_of(cells: Iterable[AnyCell], context: WorkContext, warn: Callable[[st
         )  # fmt: skip
         cues = [triple for episode in episodes for triple in triples(what, episode)]
         images = [image for cue in cues for image in (cue.query, cue.support) if image]
+        images += bank
         if context.cache == "pixels":
             add(of.pixels, cell, images)
             continue

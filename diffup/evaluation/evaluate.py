@@ -27,7 +27,7 @@ from diffup.evaluation.adapter import Method, ask
 from diffup.evaluation.encode import FeatureCache
 from diffup.evaluation.priors import PriorSource, Triple
 from diffup.evaluation.scoring import Predicted, Prediction, score, upsample, upsampled
-from diffup.models.baft import chosen_maps, prior_mean
+from diffup.models.baft import chosen_maps, evidence_logit, prior_mean
 from diffup.models.batch import Episodes
 from diffup.models.diffup import DiffUpNet, prototype
 from diffup.models.uapf import logit
@@ -150,7 +150,9 @@ def segment(
     else:
         batch = priors.batch(rows)
         if what.model is None:
-            logits = logit(prior_mean(batch.prior_BKSPhw))
+            absolute = what.sample.method == "evidence"
+            asked = what.sample.objectness
+            logits = evidence_logit(batch.odds_BKSEhw, asked) if absolute else logit(prior_mean(batch.prior_BKSPhw))
         else:
             grid = what.model.config.decoder_grid
             noise = torch.stack([episode_noise(what.seed, what.fold, e.index, grid) for e in episodes])

@@ -24,12 +24,13 @@ from diffup.errors import UserError
 from diffup.evaluation.encode import STAGES, FeatureCache
 from diffup.evaluation.shards import ShardStore
 from diffup.lru import ByteLRU, nbytes
-from diffup.models.baft import MAPS, self_affinities, settle_boxes, text_priors, visual_priors
+from diffup.models.baft import EVIDENCE, MAPS, positions, self_affinities, settle_boxes, text_priors, visual_priors
 from diffup.models.batch import Batch
+from diffup.models.evidence import Bank, Negatives
 
 PRIOR = "prior"  # name of a stored row's only tensor
 ID_DIGITS = 24
-GPU_PAIRS = 64  # pairs of images at a time
+GPU_PAIRS = 80  # pairs of images at a time
 STAGES_BYTES = 256 << 20  # of images' features in float32 that are kept
 BOXES_BYTES = 64 << 20  # of settled boxes that are kept
 AHEAD_BYTES, GPU_AHEAD_BYTES = 256 << 20, 2 << 30  # of maps that were computed before they are asked for
@@ -73,6 +74,8 @@ class PriorSource:
         features: of the encoder.
         visual, text: stores of maps of visual cues and of text; only read.
         pairs: pairs of images at a time; None: one on a CPU, many on a GPU.
+        bank: images from outside the episodes, in the same features; None: evidence is from supports alone.
+        drop: share of it that is left out for each cue (`diffup.config.BankConfig`).
 
     Attributes:
         computed: number of triples computed so far.
@@ -80,9 +83,9 @@ class PriorSource:
 
     def __init__(
         self, cues: CueSource, features: FeatureCache, visual: ShardStore | None = None, text: ShardStore | None = None,
-        *, pairs: int | None = None,
+        *, pairs: int | None = None, bank: Bank | None = None, drop: float = 0.0,
     ) -> None:  # fmt: skip
-        self.cues, self.features = cues, features
+        self.cues, self.features, self.bank, self.drop = cues, features, bank, drop
         self.stores = {True: text, False: visual}
         self.computed = 0
         self._device = torch.device(features.encoder.device)
@@ -101,15 +104,16 @@ class PriorSource:
         """
         found = self.get(triple for row in rows for triple in row)
         queries = self.features.outlines([row[0].query for row in rows])
-        maps = torch.stack([found[triple] for row in rows for triple in row])
+        maps = torch.stack([found[triple] for row in rows for triple in row]).unflatten(0, (len(rows), -1))
         return Batch(
-            prior_BKSPhw=maps.view(len(rows), -1, *maps.shape[1:]),
+            prior_BKSPhw=maps[:, :, :, :MAPS].contiguous(),
+            odds_BKSEhw=maps[:, :, :, MAPS:],
             kind_BK=torch.tensor([[CUES.index(triple.kind) for triple in row] for row in rows]),
             rgb_B3RR=torch.stack([query.rgb for query in queries]),
         )
 
     def get(self, triples: Iterable[Triple]) -> dict[Triple, Tensor]:
-        """Maps [S, P, h, w] in [0, 1] of each triple."""
+        """Maps [S, P, h, w] of each triple, see `diffup.models.baft.visual_priors`."""
         wanted = list(dict.fromkeys(triples))
         found = {triple: maps for triple in wanted if (maps := self._known(triple)) is not None}
         return found | dict(self.compute(triple for triple in wanted if triple not in found))
@@ -117,7 +121,7 @@ class PriorSource:
     def window(self, triples: int) -> int:
         """For how many episodes of so many triples the maps of `prepare` are kept."""
         grid = self.features.encoder.config.feature_grid
-        return max(1, self._ahead.limit // (max(1, triples) * len(STAGES) * MAPS * grid**2 * 4))
+        return max(1, self._ahead.limit // (max(1, triples) * len(STAGES) * (MAPS + EVIDENCE) * grid**2 * 4))
 
     def prepare(self, triples: Iterable[Triple]) -> None:
         """Compute maps that evaluations are about to `get`: a query's affinities once, its pairs once for all kinds.
@@ -144,23 +148,28 @@ class PriorSource:
     def compute(self, triples: Iterable[Triple]) -> Iterator[tuple[Triple, Tensor]]:
         """The maps of each triple, on the device; all annotations of a pair of images are computed together."""
         computed_for: tuple[str, ...] = ()
+        negatives: Negatives | None = None
         chunks = list(self._chunks(triples))
         for number, (kinds, pairs) in enumerate(chunks):
             self.features.ahead(_images(chunks[number : number + 3]))
             queries = tuple(dict.fromkeys(query for query, _, _ in pairs))
             if queries != computed_for:  # consecutive pairs often share their query
                 stages = self._stacked(queries)
-                computed_for, affinities = queries, self_affinities(stages)
-            query, alike = stages, affinities
+                computed_for, affinities, negatives = queries, self_affinities(stages), None
+            if negatives is None and self.bank is not None and kinds != ("text",):
+                answers = self.bank.answers([positions(stage) for stage in stages])
+                negatives = Negatives(self.bank, answers, drop=self.drop)
+            query, alike, against = stages, affinities, negatives
             if len(queries) < len(pairs):
                 rows = torch.tensor([queries.index(query) for query, _, _ in pairs]).to(self._device)
                 query, alike = [stage[rows] for stage in stages], [affinity[rows] for affinity in affinities]
+                against = None if negatives is None else negatives.of(rows)
             if kinds == ("text",):
                 made = [self._text(pairs, alike)]
             else:
                 supports = [stage[:, None] for stage in self._stacked([support for _, support, _ in pairs])]
                 weights = [self._weights([(s, c) for _, s, c in pairs], kind)[:, None] for kind in kinds]
-                made = visual_priors(query, alike, supports, weights)
+                made = visual_priors(query, alike, supports, weights, against)
             self.computed += len(kinds) * len(pairs)
             for kind, maps_B1SPhw in zip(kinds, made, strict=True):
                 for pair, maps_1SPhw in zip(pairs, maps_B1SPhw, strict=True):

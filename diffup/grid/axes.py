@@ -22,6 +22,16 @@ from diffup.training.recipes import Recipe
 
 PRIOR_MEAN = SampleConfig(method="prior_mean")
 PROTOTYPE = SampleConfig(method="prototype")
+EVIDENCE = SampleConfig(method="evidence")
+OBJECTNESS = 0.2
+# Training-free methods by their name in tables, with whether they read a bank.
+RIVALS: dict[str, tuple[SampleConfig, bool]] = {
+    "prototype": (PROTOTYPE, False),
+    "prior_mean": (PRIOR_MEAN, False),
+    "evidence": (EVIDENCE, False),
+    "evidence_bank": (EVIDENCE, True),
+    "evidence_objects": (dataclasses.replace(EVIDENCE, objectness=OBJECTNESS), True),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +140,7 @@ def evaluation_cells(
         data, fold: where.
         backbones: test backbones.
         tasks: pairs of shots and annotation.
-        config: of the input; the companion is added where text is read.
+        config: of the input; the companion is added where text is read, and a bank left out where none is.
         episodes: per cell.
         trained: whose checkpoint is used; None for a training-free `sample`.
         variant: name in tables; by default the training cell's, or the method's (an adapter's function).
@@ -151,6 +161,8 @@ def evaluation_cells(
         kept = trained.train.hold_out
         raise UserError(f"held_out is {held_out}, but training cell {trained.key()} holds out {kept} classes")
     name = variant or (trained.variant if trained else sample.function.rpartition(":")[2] or sample.method)
+    if sample.method not in ("diffup", "evidence"):
+        config = dataclasses.replace(config, bank=0)
     cells = []
     for backbone in backbones:
         for shots, annotation in tasks:
@@ -178,6 +190,7 @@ def evaluation_cells(
                     classes="held_out" if held_out else "tested" if tested else "novel",
                     hold_out=held_out,
                     manifest=manifest,
+                    lists=training_lists(data, fold) if config.bank else "",
                     tested=tuple(sorted(tested)),
                     trained_dataset=source,
                     seen=tuple(sorted(seen)),

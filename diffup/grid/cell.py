@@ -134,6 +134,7 @@ class Cell:
         tested: 0-based classes of `dataset`, ascending.
         trained_dataset: the data set of the checkpoint where it is another one.
         seen: names of tested classes that the checkpoint was trained on and that may be so: not few-shot.
+        lists: hash of the list files that name the images of its bank, for a protocol that has such.
     Other fields as in `TrainingCell`.
     """
 
@@ -160,6 +161,7 @@ class Cell:
     tested: tuple[int, ...] = added_later(())
     trained_dataset: str = added_later("")
     seen: tuple[str, ...] = added_later(())
+    lists: str = added_later("")
 
     def __post_init__(self) -> None:
         _check(self)

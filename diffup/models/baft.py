@@ -2,7 +2,8 @@
 
 Letters: B batch · K cues · S stages · P prior maps per cue and stage · C channels · N class names · h w feature grid ·
 L = h·w positions. Nothing that leaves this file depends on a backbone's channel count: every output is a single-channel
-map in [0, 1] on the query grid.
+map on the query grid. The first `MAPS` are stretched to [0, 1], the `EVIDENCE` after them are log-odds
+(`diffup.models.evidence`).
 
 The paper (arXiv 2407.16182) names BAFT and its purpose; its equations are not public. The maps are ours, built from:
 PFENet (max-cosine, arXiv 2008.01449), prototype matching (PANet, arXiv 1908.06391) and PGMA-Net (assembling the support
@@ -18,15 +19,18 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diffup.config import PRIOR_MAPS, map_indices
+from diffup.config import EVIDENCE_MAPS, MAP_NAMES, PRIOR_MAPS, map_indices
+from diffup.models.evidence import Bank, Negatives, bank_evidence, self_ratio, support_evidence, text_log_odds
 
-MAPS = len(PRIOR_MAPS)
+MAPS, EVIDENCE = len(PRIOR_MAPS), len(EVIDENCE_MAPS)
 
 SOFT = 0.5  # temperature of the soft assembled map on z-scored affinities; the sharp one's is half of it
 PROPAGATE = 0.6
 BOX_ROUNDS, BOX_TEMPERATURE = 2, 0.25
 TEXT_SHARP, TEXT_SOFT = 0.02, 0.1  # temperatures on image-text cosines
 EPS = 1e-6
+ASSEMBLED = slice(MAP_NAMES.index("assembled_sharp"), MAP_NAMES.index("assembled_soft") + 1)
+EDGE = 0.02  # of a probability before its logit
 CPU_BYTES, GPU_BYTES = 2 << 20, 256 << 20  # for the affinities that are held at a time
 
 
@@ -70,10 +74,10 @@ def self_affinity(features_BLC: Tensor) -> Tensor:
 
 def self_affinities(stages: list[Tensor]) -> list[Tensor]:
     """`self_affinity` of S stages [B, C, h, w]."""
-    return [self_affinity(_positions(stage)) for stage in stages]
+    return [self_affinity(positions(stage)) for stage in stages]
 
 
-def _positions(stage: Tensor) -> Tensor:
+def positions(stage: Tensor) -> Tensor:
     """[..., C, h, w] as [..., L, C]."""
     return stage.flatten(-2).mT
 
@@ -106,7 +110,7 @@ def settle_boxes(supports: list[Tensor], weights_BK2hw: Tensor, boxed_BK: Tensor
     if not bool(boxed_BK.any()):
         return weights_BK2hw
     inside_NL, outside_NL = weights_BK2hw[boxed_BK].flatten(2).unbind(1)
-    stages = [_positions(stage)[boxed_BK] for stage in supports]
+    stages = [positions(stage)[boxed_BK] for stage in supports]
     alike = [self_affinity(features_NLC) for features_NLC in stages]
     fg_NL, bg_NL = inside_NL, outside_NL
     for _ in range(BOX_ROUNDS):
@@ -125,8 +129,9 @@ def settle_boxes(supports: list[Tensor], weights_BK2hw: Tensor, boxed_BK: Tensor
 
 
 def visual_priors(
-    query: list[Tensor], alike: list[Tensor], supports: list[Tensor], annotations: Sequence[Tensor]
-) -> list[Tensor]:
+    query: list[Tensor], alike: list[Tensor], supports: list[Tensor], annotations: Sequence[Tensor],
+    negatives: Negatives | None = None,
+) -> list[Tensor]:  # fmt: skip
     """Prior maps of K visual cues, for one or more ways to annotate the same supports.
 
     Masks, boxes and scribbles differ only in their two weight maps: what is neither foreground nor background is
@@ -139,33 +144,63 @@ def visual_priors(
         alike: the query's `self_affinity` at each stage, [B, L, L].
         supports: S stages [B, K, C, h, w], as `query`.
         annotations: foreground and background weight of each support position in [0, 1], [B, K, 2, h, w] each.
+        negatives: the queries' answers to a bank of images; without one, evidence is from the supports alone.
 
     Returns:
-        [B, K, S, P, h, w] in [0, 1] for each annotation, P = `MAPS`.
+        [B, K, S, P, h, w] for each annotation, P = `MAPS` in [0, 1] and `EVIDENCE` log-odds.
     """
     shots, height = annotations[0].shape[1], annotations[0].shape[-2]
     balanced = [_balanced(*weights.flatten(3).unbind(2)) for weights in annotations]
     found: list[list[Tensor]] = [[] for _ in annotations]
-    for query_BChw, affinity_BLL, support_BKChw in zip(query, alike, supports, strict=True):
-        matched = _match(_positions(query_BChw), _positions(support_BKChw), balanced)
-        for maps_BKPL, stages in zip(matched, found, strict=True):
+    told: list[list[Tensor]] = [[] for _ in annotations]
+    bank = None if negatives is None else negatives.bank
+    for stage, (query_BChw, affinity_BLL, support_BKChw) in enumerate(zip(query, alike, supports, strict=True)):
+        matched = _match(positions(query_BChw), positions(support_BKChw), balanced, bank, stage)
+        for (maps_BKPL, densities), stages, dense in zip(matched, found, told, strict=True):
             both = _stack(maps_BKPL.flatten(1, 2), affinity_BLL, height)
             stages.append(rearrange(both, "b (r k p) h w -> b k (r p) h w", r=2, k=shots))
-    return [min_max(torch.stack(stages, dim=2)) for stages in found]
+            dense.append(densities)
+    made, affinity_BSLL = [], torch.stack(alike, dim=1)
+    for stages, dense, (sides, _) in zip(found, told, balanced, strict=True):
+        maps = torch.stack(stages, dim=2)
+        if negatives is None:  # a share's logit is the log-odds of its two densities
+            sharp, soft = torch.logit(maps[:, :, :, ASSEMBLED].flatten(-2), EDGE).unbind(3)
+            odds = support_evidence(sharp, soft, affinity_BSLL)
+        else:
+            kept = negatives.kept(supports, sides)
+            odds = bank_evidence(torch.stack(dense, dim=2), affinity_BSLL, negatives, kept)
+        made.append(with_evidence(min_max(maps), odds, affinity_BSLL))
+    return made
 
 
-def _match(query_BLC: Tensor, support_BKLC: Tensor, balanced: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
-    """Max-cosine, contrast to prototypes, sharp and soft assembled maps of pairs, [B, K, 4, L] for each annotation.
+def with_evidence(prior_BKSPhw: Tensor, odds_BKSEL: Tensor, affinity_BSLL: Tensor) -> Tensor:
+    """Prior maps with the evidence beside them, and at last both in one: their logits' mean, refined."""
+    sharp_BKL, soft_BKL = odds_BKSEL[:, :, :, :2].mean(2).unbind(2)
+    prior_BKL = min_max(prior_BKSPhw.mean(dim=(2, 3))).flatten(2)
+    affinity_BLL = affinity_BSLL.mean(1)
+    told_BKL = (torch.logit(prior_BKL, EDGE) + sharp_BKL + soft_BKL) / 3
+    refined_BKL = self_ratio(affinity_BLL, told_BKL)
+    refined_BKS1L = refined_BKL[:, :, None, None].expand(-1, -1, affinity_BSLL.shape[1], -1, -1)
+    every = torch.cat([odds_BKSEL, refined_BKS1L], dim=3).unflatten(-1, prior_BKSPhw.shape[-2:])
+    return torch.cat([prior_BKSPhw, every], dim=3)
+
+
+def _match(
+    query_BLC: Tensor, support_BKLC: Tensor, balanced: list[tuple[Tensor, Tensor]], bank: Bank | None, stage: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Max-cosine, contrast to prototypes, sharp and soft assembled maps of pairs, [B, K, 4, L] for each annotation; and
+    densities among the support's foreground, soft and sharp, and among its background, [B, K, 4, L].
 
     The L × L affinities of a few pairs at a time: memory stays bounded at any K, and on a CPU they stay in cache. The
     cosine to a prototype is the weighted mean of the cosines to its positions, divided by the prototype's length.
     """
-    batch, shots, positions = support_BKLC.shape[:3]
+    batch, shots, places = support_BKLC.shape[:3]
     pairs = batch * shots
     support = support_BKLC.flatten(0, 1)
     votes = [(sides.flatten(0, 1), hollow.flatten(0, 1)) for sides, hollow in balanced]
-    found = [sides.new_empty(pairs, 4, positions) for sides, _ in votes]
-    chunk = max(1, (GPU_BYTES if query_BLC.is_cuda else CPU_BYTES) // (4 * positions * positions))
+    found = [sides.new_empty(pairs, 4, places) for sides, _ in votes]
+    dense = [sides.new_empty(pairs, 4, places) for sides, _ in votes]
+    chunk = max(1, (GPU_BYTES if query_BLC.is_cuda else CPU_BYTES) // (4 * places * places))
     owners = torch.arange(pairs, device=query_BLC.device) // shots
     for start in range(0, pairs, chunk):
         part = slice(start, start + chunk)
@@ -176,6 +211,12 @@ def _match(query_BLC: Tensor, support_BKLC: Tensor, balanced: list[tuple[Tensor,
             lengths = torch.linalg.vector_norm(sides[part] @ support[part].float(), dim=-1, keepdim=True)
             to_fg, to_bg = ((sides[part] @ cosine.mT) / lengths.clamp_min(EPS)).unbind(1)
             torch.sub(to_fg, to_bg, out=maps[part, 1])
+        if bank is not None:
+            weights = bank.weights(cosine.clone(), stage)
+            for row in (0, 1):
+                for densities, (sides, _) in zip(dense, votes, strict=True):
+                    densities[part, row::2] = sides[part] @ weights.mT
+                weights = weights.square_()
         # exp is the costly part: the sharp weights are the square of the soft ones.
         weights = _standardise(cosine, SOFT).clamp_max_(40.0).exp_()
         for row in (3, 2):
@@ -183,7 +224,8 @@ def _match(query_BLC: Tensor, support_BKLC: Tensor, balanced: list[tuple[Tensor,
                 fg_vote, bg_vote = (sides[part] @ weights.mT).unbind(1)
                 torch.div(fg_vote, (fg_vote + bg_vote).clamp_min_(1e-20), out=maps[part, row])
             weights = weights.square_()
-    return [maps.view(batch, shots, 4, positions) for maps in found]
+    shape = (batch, shots, 4, places)
+    return [(maps.view(shape), densities.view(shape)) for maps, densities in zip(found, dense, strict=True)]
 
 
 def _balanced(foreground: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,8 +248,9 @@ def text_priors(alike: list[Tensor], similarity_BNhw: Tensor, target_B: Tensor) 
         target_B: index of the episode's class among the N names.
 
     Returns:
-        [B, 1, S, P, h, w] in [0, 1], P = `MAPS`: contrast to the mean of the other names, margin to the best other
-        name, and two softmax temperatures; then the same propagated by each stage's self-affinity.
+        [B, 1, S, P, h, w], P = `MAPS` in [0, 1] and `EVIDENCE` log-odds: contrast to the mean of the other names,
+        margin to the best other name, and two softmax temperatures; the same propagated by each stage's self-affinity;
+        then the log-odds between the name and the others.
     """
     similarity_BNL = similarity_BNhw.flatten(2)
     batch, names, _ = similarity_BNL.shape
@@ -225,7 +268,11 @@ def text_priors(alike: list[Tensor], similarity_BNhw: Tensor, target_B: Tensor) 
         maps.append(probability if names > 1 else target_BL)
     maps_BXL = torch.stack(maps, dim=1)
     stages = [_stack(maps_BXL, affinity_BLL, similarity_BNhw.shape[-2]) for affinity_BLL in alike]
-    return min_max(torch.stack(stages, dim=1)).unsqueeze(1)
+    prior = min_max(torch.stack(stages, dim=1)).unsqueeze(1)
+    sharp, soft = (text_log_odds(similarity_BNL, target_B, temperature) for temperature in (TEXT_SHARP, TEXT_SOFT))
+    affinity_BSLL = torch.stack(alike, dim=1)
+    sharp, soft = (odds[:, None, None].expand(-1, 1, len(alike), -1) for odds in (sharp, soft))
+    return with_evidence(prior, support_evidence(sharp, soft, affinity_BSLL), affinity_BSLL)
 
 
 def chosen_maps(prior_BKSPhw: Tensor, names: str) -> Tensor:
@@ -237,6 +284,15 @@ def chosen_maps(prior_BKSPhw: Tensor, names: str) -> Tensor:
 def prior_mean(prior_BKSPhw: Tensor) -> Tensor:
     """The untrained fusion to beat: min-max of the mean over cues, stages and maps, [B, h, w]."""
     return min_max(prior_BKSPhw.mean(dim=(1, 2, 3)))
+
+
+def evidence_logit(odds_BKSEhw: Tensor, objectness: float = 0.0) -> Tensor:
+    """The untrained fusion with absolute evidence, [B, h, w]: mean over cues of what each says (`with_evidence`), and a
+    share of objectness; above 0 is foreground."""
+    refined = odds_BKSEhw[:, :, 0, EVIDENCE_MAPS.index("refined")].mean(1)
+    if not objectness:
+        return refined
+    return refined + objectness * odds_BKSEhw[:, :, :, EVIDENCE_MAPS.index("objectness")].mean((1, 2))
 
 
 def prototype_contrast(query_BChw: Tensor, support_BKChw: Tensor, weights_BK2hw: Tensor) -> Tensor:

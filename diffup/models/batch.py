@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from diffup.models.evidence import Bank
+
 
 @dataclass(frozen=True)
 class Features:
@@ -52,6 +54,7 @@ class Episodes:
         names: text embeddings [N, D] of the class names the user gave, or None without a text cue.
         targets: index of each episode's class in `names`.
         device: where priors are computed.
+        bank, allowed_BN, drop: see `diffup.models.evidence.Negatives`.
     """
 
     query: list[Features]
@@ -61,6 +64,9 @@ class Episodes:
     names: Tensor | None = None
     targets: Tensor | None = None
     device: str = "cpu"
+    bank: Bank | None = None
+    allowed_BN: Tensor | None = None
+    drop: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,11 +74,13 @@ class Batch:
     """Episodes as prior maps: all that the trained part reads.
 
     Attributes:
-        prior_BKSPhw: BAFT's maps in [0, 1]; a text cue comes last.
+        prior_BKSPhw: BAFT's maps in [0, 1] (`diffup.config.PRIOR_MAPS`); a text cue comes last.
+        odds_BKSEhw: the log-odds beside them (`diffup.config.EVIDENCE_MAPS`).
         kind_BK: index of each cue's kind in `diffup.config.CUES`.
         rgb_B3RR: the queries at low resolution, in [0, 1].
     """
 
     prior_BKSPhw: Tensor
+    odds_BKSEhw: Tensor
     kind_BK: Tensor
     rgb_B3RR: Tensor

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from diffup.config import CUES, ModelConfig, SampleConfig, map_indices
 from diffup.models.baft import (
+    MAPS,
     chosen_maps,
+    positions,
     prototype_contrast,
     self_affinities,
     settle_boxes,
@@ -21,6 +23,7 @@ from diffup.models.baft import (
     visual_priors,
 )
 from diffup.models.batch import Batch, Episodes
+from diffup.models.evidence import Negatives
 from diffup.models.schedule import Schedule
 from diffup.models.uapf import UAPF
 from diffup.models.uqdd import UQDD, query_infos
@@ -72,7 +75,11 @@ def priors(episodes: Episodes) -> Batch:
     alike = self_affinities(query)
     parts, kinds = [], []
     if supports:
-        parts += visual_priors(query, alike, supports, [_settled(episodes, supports)])
+        negatives = None
+        if episodes.bank is not None:
+            answers = episodes.bank.answers([positions(stage) for stage in query])
+            negatives = Negatives(episodes.bank, answers, episodes.allowed_BN, episodes.drop)
+        parts += visual_priors(query, alike, supports, [_settled(episodes, supports)], negatives)
         kinds.append(torch.tensor([[CUES.index(kind) for kind in row] for row in episodes.kinds]))
     if episodes.names is not None:
         if episodes.targets is None or any(f.text is None for f in episodes.query):
@@ -84,7 +91,8 @@ def priors(episodes: Episodes) -> Batch:
     if not parts:
         raise ValueError("an episode needs at least one cue")
     rgb = torch.stack([features.rgb for features in episodes.query])
-    return Batch(torch.cat(parts, dim=1), torch.cat(kinds, dim=1), rgb)
+    maps = torch.cat(parts, dim=1)
+    return Batch(maps[:, :, :, :MAPS].contiguous(), maps[:, :, :, MAPS:], torch.cat(kinds, dim=1), rgb)
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from diffup.backbones.registry import check_backbone
 from diffup.backbones.shapes import channels
 from diffup.config import EncoderConfig, ModelConfig, SampleConfig
-from diffup.models.baft import MAPS, self_affinities, visual_priors
+from diffup.models.baft import EVIDENCE, MAPS, self_affinities, visual_priors
 from diffup.models.batch import Batch
 from diffup.models.diffup import DiffUpNet
 
@@ -66,7 +66,8 @@ def decoder_cost(model: ModelConfig, sample: SampleConfig, cues: int, grid: int)
         net = DiffUpNet(model).eval()
         side = model.decoder_grid
         kinds = torch.zeros(1, cues, dtype=torch.long)
-        batch = Batch(torch.rand(1, cues, STAGES, MAPS, grid, grid), kinds, torch.rand(1, 3, side, side))
+        prior, odds = (torch.rand(1, cues, STAGES, maps, grid, grid) for maps in (MAPS, EVIDENCE))
+        batch = Batch(prior, odds, kinds, torch.rand(1, 3, side, side))
         with FlopCounterMode(display=False) as counter:
             net.segment_priors(batch, sample, torch.zeros(1, side, side))
     return {"decoder_mparams": _millions(net), "decode_gflops": counter.get_total_flops() / GIGA}

@@ -21,6 +21,7 @@ from torch import Tensor
 from diffup.config import VISUAL_CUES, ModelConfig, TrainConfig
 from diffup.episodes.cue_source import CueSource
 from diffup.errors import UserError
+from diffup.evaluation.bank import GivenBank
 from diffup.evaluation.encode import FeatureCache
 from diffup.models.baft import chosen_maps, min_max
 from diffup.models.batch import Batch, Episodes, Features
@@ -93,7 +94,7 @@ def flip_features(features: Features) -> Features:
 
 def mirrored(drawn: Drawn) -> Drawn:
     """The same episodes with their queries mirrored left to right."""
-    maps = ("prior_BKSPhw", "rgb_B3RR", "truth_BRR", "valid_BRR")
+    maps = ("prior_BKSPhw", "odds_BKSEhw", "rgb_B3RR", "truth_BRR", "valid_BRR")
     return dataclasses.replace(drawn, **{name: getattr(drawn, name).flip(-1) for name in maps})
 
 
@@ -149,19 +150,20 @@ class EpisodeSampler:
         seed: training seed.
         model, config: model and training configuration.
         keep: keeps drawn steps for other trainings of the process (`diffup.training.draw_cache.DrawCache.of` a source
-            that names data set, classes, features and annotations).
+            that names data set, classes, features, annotations and bank).
+        given: the bank of the fold, of whose images an episode takes those that do not show its class.
     """
 
     def __init__(
         self, cues: CueSource, features: FeatureCache, pools: dict[int, tuple[str, ...]], fold: int, seed: int,
-        model: ModelConfig, config: TrainConfig, keep: Keep = afresh,
+        model: ModelConfig, config: TrainConfig, keep: Keep = afresh, given: GivenBank | None = None,
     ) -> None:  # fmt: skip
         usable = {c: ids for c, ids in pools.items() if len(ids) >= 2}
         if not usable:
             raise UserError(f"fold {fold}: no base class has two images to make a training episode of")
         self.cues, self.features, self.pools, self.fold, self.seed = cues, features, usable, fold, seed
         self.model, self.config = model, config
-        self.keep = keep
+        self.keep, self.given = keep, given
         how = (config.episodes, config.max_shots, config.cue_weights, config.flip)
         self.drawn_by = (fold, seed, model.decoder_grid, how)
         self.with_text = features.encoder.text_model is not None and config.cue_weights[3] > 0
@@ -227,8 +229,12 @@ class EpisodeSampler:
             names=encoder.embed_names(names) if text else None,
             targets=torch.tensor(targets),
             device=encoder.device,
+            bank=self.given.bank if self.given else None,
+            allowed_BN=torch.stack([self.given.without[classes[c]] for c in targets]) if self.given else None,
+            drop=self.given.drop if self.given else 0.0,
         )
         with torch.no_grad():
             batch = priors(episodes)
         truth, valid = torch.stack(truths), torch.stack(valids)
-        return Drawn(batch.prior_BKSPhw, batch.kind_BK, batch.rgb_B3RR, truth, valid, torch.tensor([seed]))
+        given = (batch.prior_BKSPhw, batch.odds_BKSEhw, batch.kind_BK, batch.rgb_B3RR)
+        return Drawn(*given, truth, valid, torch.tensor([seed]))

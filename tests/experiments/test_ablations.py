@@ -141,7 +141,7 @@ def test_a_model_reads_its_prior_set_and_nothing_else() -> None:
 
     def segmented(prior: torch.Tensor) -> Segmentation:
         return model.segment_priors(
-            Batch(prior, kind, torch.zeros(1, 3, 16, 16)), SampleConfig(), torch.zeros(1, 16, 16)
+            Batch(prior, prior[:, :, :, :7], kind, torch.zeros(1, 3, 16, 16)), SampleConfig(), torch.zeros(1, 16, 16)
         )
 
     before = segmented(prior)

@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from diffup.config import EVIDENCE_MAPS, PRIOR_MAPS
 from diffup.episodes.cues import cue_weights
 from diffup.models.baft import (
+    EVIDENCE,
     MAPS,
     min_max,
     prior_mean,
@@ -14,6 +16,7 @@ from diffup.models.baft import (
     text_priors,
     visual_priors,
 )
+from diffup.models.evidence import LIMIT
 
 GRID = 12
 
@@ -24,7 +27,7 @@ def features(channels: int, *lead: int, seed: int = 0) -> torch.Tensor:
 
 
 def mapped(query: list[torch.Tensor], supports: list[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
-    """The maps of one annotation, [B, K, 2, h, w]."""
+    """The maps of one annotation, whose weights are [B, K, 2, h, w]."""
     return visual_priors(query, self_affinities(query), supports, [weights])[0]
 
 
@@ -53,9 +56,10 @@ def test_number_and_range_of_maps_do_not_depend_on_the_backbone(channels: tuple[
     supports = [features(c, 2, 3, seed=1) for c in channels]
     weights = torch.rand(2, 3, 2, GRID, GRID)
     maps = mapped(query, supports, weights)
-    assert maps.shape == (2, 3, 3, MAPS, GRID, GRID)
-    assert maps.min() >= 0
-    assert maps.max() <= 1
+    assert maps.shape == (2, 3, 3, MAPS + EVIDENCE, GRID, GRID)
+    assert maps[:, :, :, :MAPS].min() >= 0
+    assert maps[:, :, :, :MAPS].max() <= 1
+    assert maps[:, :, :, MAPS:].abs().max() <= LIMIT
 
 
 def test_rotating_the_feature_space_changes_nothing() -> None:
@@ -74,9 +78,12 @@ def test_rotating_the_feature_space_changes_nothing() -> None:
 def test_every_map_finds_a_planted_object() -> None:
     query, support, weight, truth = planted(32)
     maps = mapped([query], [support], sides(weight))[0, 0, 0]
-    for found in maps:
+    for name, found in zip((*PRIOR_MAPS, *EVIDENCE_MAPS), maps, strict=True):
+        if name in ("bank_over_background", "objectness"):  # without a bank they say nothing
+            assert not found.any()
+            continue
         assert found[truth == 1].mean() > found[truth == 0].mean() + 0.3
-    assert ((prior_mean(maps[None, None, None])[0] > 0.5) == (truth == 1)).float().mean() > 0.95
+    assert ((prior_mean(maps[None, None, None, :MAPS])[0] > 0.5) == (truth == 1)).float().mean() > 0.95
     probability = prototype_contrast(query, support, sides(weight))[0]
     assert ((probability > 0.5) == (truth == 1)).float().mean() > 0.95
 
@@ -105,7 +112,7 @@ def test_balanced_sides_make_a_thin_stroke_count() -> None:
     stroke = torch.zeros_like(weight)
     stroke[..., 7, 3] = 1
     maps = mapped([query], [support], torch.stack([stroke, 1 - weight], dim=2))[0, 0, 0]
-    assert ((prior_mean(maps[None, None, None])[0] > 0.5) == (truth == 1)).float().mean() > 0.9
+    assert ((prior_mean(maps[None, None, None, :MAPS])[0] > 0.5) == (truth == 1)).float().mean() > 0.9
 
 
 def test_text_maps_peak_where_the_named_class_is() -> None:
@@ -114,7 +121,7 @@ def test_text_maps_peak_where_the_named_class_is() -> None:
     query = [torch.ones(1, 4, GRID, GRID) / 2]
     right = text_priors(self_affinities(query), similarity, torch.tensor([1]))
     wrong = text_priors(self_affinities(query), similarity, torch.tensor([0]))
-    assert right.shape == (1, 1, 1, MAPS, GRID, GRID)
+    assert right.shape == (1, 1, 1, MAPS + EVIDENCE, GRID, GRID)
     assert right[0, 0, 0, :4, 4, 4].min() == 1.0
     assert wrong[0, 0, 0, :4, 4, 4].max() == 0.0
 

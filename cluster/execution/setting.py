@@ -1,0 +1,165 @@
+"""What evaluating a cell takes, opened: data set, episodes, cues, features, bank, prior maps and model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from cluster.execution.context import WorkContext
+from cluster.execution.inputs import (
+    CHECKPOINT,
+    classes_of,
+    cues_of,
+    download,
+    features_of,
+    hold_out,
+    manifest_for_cell,
+    open_cells_dataset,
+    provenance,
+    reads_text,
+    sources,
+    training_pools_of,
+)
+from diffup.config import BankConfig
+from diffup.data.class_names import overlap
+from diffup.data.dataset import Dataset
+from diffup.episodes.cue_source import CueSource
+from diffup.episodes.episode import Episode
+from diffup.episodes.protocols import get_protocol
+from diffup.episodes.sampling import held_out_classes
+from diffup.errors import UserError
+from diffup.evaluation.adapter import load_method
+from diffup.evaluation.bank import GivenBank, bank_images, encoded_bank, without
+from diffup.evaluation.encode import FeatureCache
+from diffup.evaluation.evaluate import Evaluation
+from diffup.evaluation.priors import PriorSource
+from diffup.grid.cell import AnyCell, Cell, TrainingCell
+from diffup.models.checkpoint import load_checkpoint
+from diffup.models.diffup import DiffUpNet
+from diffup.models.evidence import Bank
+
+
+def bank_of(cell: AnyCell, dataset: Dataset, context: WorkContext) -> tuple[str, ...]:
+    """Images of the cell's bank, none without one.
+
+    Raises:
+        UserError: see `diffup.evaluation.bank.bank_images`; or its training lists have changed.
+    """
+    if not cell.input.bank:
+        return ()
+    pools = training_pools_of(cell, dataset, context)
+    tested = {*dataset.novel_classes(cell.fold), *held_out_classes(dataset, cell.fold, hold_out(cell), cell.train_seed)}
+    if isinstance(cell, Cell):
+        tested |= set(cell.tested)
+    return bank_images(dataset, pools, tested, get_protocol(cell.protocol), cell.fold, cell.input.bank)
+
+
+@lru_cache(maxsize=2)
+def encoded(
+    images: tuple[str, ...], features: FeatureCache, cues: CueSource, classes: tuple[int, ...], config: BankConfig
+) -> Bank:
+    """A bank in a backbone's features; the last ones are kept for the cells that follow."""
+    return encoded_bank(images, features, cues, classes, config.bank_positions)
+
+
+def known_classes(cell: AnyCell, dataset: Dataset) -> tuple[int, ...]:
+    """Base classes whose labels may be read."""
+    barred = held_out_classes(dataset, cell.fold, hold_out(cell), cell.train_seed)
+    return tuple(c for c in dataset.base_classes(cell.fold) if c not in barred)
+
+
+def training_bank(
+    cell: TrainingCell, dataset: Dataset, features: FeatureCache, cues: CueSource, context: WorkContext
+) -> GivenBank | None:
+    """The bank of a training, None without one."""
+    if not (images := bank_of(cell, dataset, context)):
+        return None
+    known = known_classes(cell, dataset)
+    bank = encoded(images, features, cues, known, cell.input.negatives)
+    return GivenBank(bank, without(dataset, images, known), cell.input.bank_drop)
+
+
+def priors_of(
+    cell: Cell, dataset: Dataset, cues: CueSource, features: FeatureCache, context: WorkContext
+) -> PriorSource:
+    """Prior maps for a cell: read from the feature cache, and computed where missing."""
+    images, bank = bank_of(cell, dataset, context), None
+    if images:
+        bank = encoded(images, features, cues, known_classes(cell, dataset), cell.input.negatives)
+    drop = cell.input.bank_drop
+    if context.features is None or context.cache == "pixels":
+        return PriorSource(cues, features, bank=bank, drop=drop)
+    of, root, encoder = sources(cell, dataset.fingerprint, context.device), context.features, features.encoder
+    download(context, of.priors, of.text_priors)
+    text = of.text_priors.open(root, encoder.identity) if of.text_priors else None
+    return PriorSource(cues, features, of.priors.open(root, encoder.visual), text, bank=bank, drop=drop)
+
+
+def checkpoint_of(cell: Cell, tested: Sequence[str], context: WorkContext) -> DiffUpNet | None:
+    """The cell's checkpoint; one that was trained on a tested class is refused, unless the cell allows it by name."""
+    if not cell.checkpoint:
+        return None
+    folder = context.results / cell.checkpoint / CHECKPOINT
+    facts = json.loads((folder / "config.json").read_text())["facts"]
+    if cell.classes == "held_out":
+        trained = facts["cell"]
+        if (trained["train"].get("hold_out", 0), trained["train_seed"]) != (cell.hold_out, cell.train_seed):
+            raise UserError(f"checkpoint {cell.checkpoint} was trained on classes that cell {cell.key()} holds out")
+    if both := set(overlap(facts["classes"], tested)) - set(cell.seen):
+        raise UserError(
+            f"cell {cell.key()}: checkpoint {cell.checkpoint} was trained on {', '.join(sorted(both))}, which the cell "
+            "tests: that is not few-shot segmentation. Test other classes, or allow these by name (Cell.seen)"
+        )
+    return load_checkpoint(folder).to(context.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Everything that evaluating a cell's episodes takes."""
+
+    what: Evaluation
+    episodes: list[Episode]
+    cues: CueSource
+    features: FeatureCache | None
+    priors: PriorSource | None
+    provenance: dict[str, Any]
+
+    @staticmethod
+    def of(cell: Cell, context: WorkContext, beside: Cell | None = None) -> Setting:
+        dataset, features, method = open_cells_dataset(cell, context), None, None
+        if cell.sample.method == "adapter":  # a foreign method encodes for itself
+            method = load_method(cell.sample.function, cell.sample.function_version)
+        else:
+            features = features_of(cell, dataset, context, beside)
+        cues = cues_of(context.datasets[cell.dataset], dataset.fingerprint, cell.input.cues)
+        classes = classes_of(cell, dataset)
+        model = checkpoint_of(cell, [dataset.classes[c] for c in classes], context)
+        manifest = manifest_for_cell(cell, dataset, classes, context)
+        what = Evaluation(
+            model=model,
+            sample=cell.sample,
+            annotation=cell.annotation,
+            shots=cell.shots,
+            class_indices=tuple(classes),
+            method=method,
+            deranged=cell.input.class_names == "deranged",
+            seed=cell.episode_seed,
+            fold=cell.fold,
+            protocol=get_protocol(cell.protocol),
+        )
+        return Setting(
+            what=what,
+            episodes=list(manifest.episodes),
+            cues=cues,
+            features=features,
+            priors=None if features is None else priors_of(cell, dataset, cues, features, context),
+            provenance={**provenance(context, features, dataset, reads_text(cell)), "manifest_hash": manifest.hash()},
+        )
+
+    def made(self) -> dict[str, int]:
+        """How much had to be computed that was not in the feature cache."""
+        encoded = 0 if self.features is None else self.features.encoded + self.features.texts_encoded
+        return {"images_encoded": encoded, "priors_computed": 0 if self.priors is None else self.priors.computed}

@@ -1,0 +1,109 @@
+"""The bank: images that stand for whatever else there is (`diffup.models.evidence`), and how they are chosen.
+
+They are drawn among a fold's training images, by the protocol's rule for these, without any that shows a class to be
+tested well enough to be tested on. Labels of base classes say where objects are; those of other classes are not read.
+
+Letters: N images · M positions of each · h w feature grid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffup.data.dataset import Dataset
+from diffup.episodes.cue_source import CueSource
+from diffup.episodes.protocols import Protocol
+from diffup.errors import UserError
+from diffup.evaluation.encode import FeatureCache
+from diffup.models.evidence import Bank
+
+BANK_STREAM = 2**33  # keeps the drawing of banks apart from that of episodes and of held-out classes
+SHOWN = 0.5  # share of a position that an object takes for it to count as one
+FEWEST = 2
+
+
+def bank_images(
+    dataset: Dataset,
+    pools: Mapping[int, Sequence[str]],
+    tested: Iterable[int],
+    protocol: Protocol,
+    fold: int,
+    count: int,
+) -> tuple[str, ...]:
+    """Ids of `count` images, or of all there are, in an order of their own: fewer are the first of more.
+
+    Args:
+        dataset: of the cell.
+        pools: image ids by class that may be trained on (`diffup.episodes.sampling.training_pools`).
+        tested: classes whose test images are left out.
+        protocol, fold: of the cell.
+        count: of images.
+
+    Raises:
+        UserError: fewer than two are left.
+    """
+    barred = {image for class_index in tested for image in dataset.eligible(class_index, protocol, "test")}
+    images = sorted({image for pool in pools.values() for image in pool} - barred)
+    if len(images) < FEWEST:
+        raise UserError(
+            f"{dataset.name}, fold {fold}: {len(images)} training images are none to be tested on; a bank needs "
+            f"{FEWEST} at least. Evaluate without one (InputConfig.bank = 0)"
+        )
+    order = np.random.default_rng((fold, BANK_STREAM)).permutation(len(images))
+    return tuple(images[place] for place in order[:count])
+
+
+def encoded_bank(
+    images: Sequence[str], features: FeatureCache, cues: CueSource, classes: Iterable[int], per_image: int
+) -> Bank:
+    """A bank in a backbone's features.
+
+    Args:
+        images: ids.
+        features: of the backbone.
+        cues: labels of the data set.
+        classes: those whose objects are known; of other classes no label is read.
+        per_image: positions of each image, M, drawn by its id; at most all.
+    """
+    grid = features.encoder.config.feature_grid
+    known, rows, objects = set(classes), list[list[Tensor]](), list[Tensor]()
+    for image in images:
+        (encoded,) = features.get([image], text=False)
+        places = _places(image, grid**2, per_image).to(encoded.stages[0].device)
+        rows.append([stage.flatten(1).T[places].float() for stage in encoded.stages])
+        shares = [cues.truth(image, c, grid)[0] for c in sorted(known & cues.dataset.areas[image].keys())]
+        shown = torch.stack(shares).amax(0) >= SHOWN if shares else torch.zeros(grid, grid, dtype=torch.bool)
+        objects.append(shown.flatten().to(places.device)[places])
+    return Bank.of([torch.stack(stage) for stage in zip(*rows, strict=True)], torch.stack(objects))
+
+
+def _places(image: str, positions: int, count: int) -> Tensor:
+    seed = int.from_bytes(hashlib.sha256(f"bank {image}".encode()).digest()[:7], "big")
+    order = np.random.default_rng(seed).permutation(positions)
+    return torch.from_numpy(np.sort(order[:count]))
+
+
+@dataclass(frozen=True)
+class GivenBank:
+    """A bank for training episodes.
+
+    Attributes:
+        bank: itself.
+        without: by class, which images do not show it, [N].
+        drop: see `diffup.config.BankConfig`.
+    """
+
+    bank: Bank
+    without: Mapping[int, Tensor]
+    drop: float = 0.0
+
+
+def without(dataset: Dataset, images: Sequence[str], classes: Iterable[int]) -> dict[int, Tensor]:
+    """By class, which images do not show it, [N]: what a training episode of that class may take for negatives."""
+    return {c: torch.tensor([c not in dataset.areas[image] for image in images]) for c in classes}
