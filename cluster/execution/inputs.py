@@ -142,7 +142,8 @@ def sources(cell: AnyCell, fingerprint: str, device: str) -> Sources:
     drawn = visual | {"boxes": given.boxes, "scribble_width": given.scribble_width, "method": code_hash()}
     if given.bank:
         held_out = (cell.train_seed, hold_out(cell)) if hold_out(cell) else ()
-        drawn["bank"] = (astuple(given.negatives), cell.fold, cell.protocol_hash, cell.lists, held_out)
+        tested = cell.tested if isinstance(cell, Cell) else ()
+        drawn["bank"] = (astuple(given.negatives), cell.fold, cell.protocol_hash, cell.lists, held_out, tested)
     spoken = visual | {"reader": reader, "prompts": given.prompts, "method": code_hash()}
     title = (cell.dataset, cell.backbone, given.input_size)
     read = (cell.dataset, reader[0], given.input_size)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from cluster.execution.context import WorkContext
 from cluster.execution.inputs import (
@@ -42,6 +42,18 @@ from diffup.models.diffup import DiffUpNet
 from diffup.models.evidence import Bank
 
 
+def barred(cell: AnyCell, dataset: Dataset) -> set[int]:
+    """Classes that are tested: no image of a bank shows them to be tested on, and none of their labels is read."""
+    held_out = held_out_classes(dataset, cell.fold, hold_out(cell), cell.train_seed)
+    return {*dataset.novel_classes(cell.fold), *held_out, *(cell.tested if isinstance(cell, Cell) else ())}
+
+
+def known_classes(cell: AnyCell, dataset: Dataset) -> tuple[int, ...]:
+    """Base classes whose labels may be read."""
+    hidden = barred(cell, dataset)
+    return tuple(c for c in dataset.base_classes(cell.fold) if c not in hidden)
+
+
 def bank_of(cell: AnyCell, dataset: Dataset, context: WorkContext) -> tuple[str, ...]:
     """Images of the cell's bank, none without one.
 
@@ -50,25 +62,23 @@ def bank_of(cell: AnyCell, dataset: Dataset, context: WorkContext) -> tuple[str,
     """
     if not cell.input.bank:
         return ()
-    pools = training_pools_of(cell, dataset, context)
-    tested = {*dataset.novel_classes(cell.fold), *held_out_classes(dataset, cell.fold, hold_out(cell), cell.train_seed)}
-    if isinstance(cell, Cell):
-        tested |= set(cell.tested)
-    return bank_images(dataset, pools, tested, get_protocol(cell.protocol), cell.fold, cell.input.bank)
+    hidden = barred(cell, dataset)
+    pools = {c: ids for c, ids in training_pools_of(cell, dataset, context).items() if c not in hidden}
+    return bank_images(dataset, pools, hidden, get_protocol(cell.protocol), cell.fold, cell.input.bank)
 
 
-@lru_cache(maxsize=2)
+_banks: WeakKeyDictionary[FeatureCache, dict[object, Bank]] = WeakKeyDictionary()
+
+
 def encoded(
     images: tuple[str, ...], features: FeatureCache, cues: CueSource, classes: tuple[int, ...], config: BankConfig
 ) -> Bank:
-    """A bank in a backbone's features; the last ones are kept for the cells that follow."""
-    return encoded_bank(images, features, cues, classes, config.bank_positions)
-
-
-def known_classes(cell: AnyCell, dataset: Dataset) -> tuple[int, ...]:
-    """Base classes whose labels may be read."""
-    barred = held_out_classes(dataset, cell.fold, hold_out(cell), cell.train_seed)
-    return tuple(c for c in dataset.base_classes(cell.fold) if c not in barred)
+    """A bank in a backbone's features, kept as long as these."""
+    kept = _banks.setdefault(features, {})
+    key = (images, classes, config.bank_positions)
+    if key not in kept:
+        kept[key] = encoded_bank(images, features, cues, classes, config.bank_positions)
+    return kept[key]
 
 
 def training_bank(

@@ -114,7 +114,7 @@ class Negatives:
         batch, shots = sides_BK2L.shape[:2]
         allowed_BKN = sides_BK2L.new_ones(batch, shots, len(self.bank))
         if self.allowed_BN is not None:
-            allowed_BKN = allowed_BKN * self.allowed_BN[:, None]
+            allowed_BKN = allowed_BKN * self.allowed_BN[:, None].to(allowed_BKN.device)
         if not self.drop:
             return allowed_BKN
         near_BKN = torch.zeros_like(allowed_BKN)

@@ -36,11 +36,6 @@ COUNTS = ["episode", "query", "inter_fg", "union_fg", "inter_bg", "union_bg", "p
 PAIRED = get_protocol("paired")
 
 
-@pytest.fixture(autouse=True)
-def fresh() -> None:
-    setting.encoded.cache_clear()
-
-
 def context(root: Path, **more: Any) -> WorkContext:
     asked = {"cache": "none", **more}
     return WorkContext(results=root, datasets={"toy": "nowhere"}, batch_size=4, launch="test", **asked)
@@ -66,7 +61,6 @@ def test_cells_with_different_banks_in_one_pass_count_as_alone(tmp_path: Path) -
     alone = {}
     for cell in grid:
         opened._features.cache_clear()
-        setting.encoded.cache_clear()
         alone[cell.key()] = table(execute(cell, context(tmp_path)))
     for cell, made in execute_together(grid, context(tmp_path)):
         pd.testing.assert_frame_equal(table(made), alone[cell.key()])
@@ -89,6 +83,17 @@ def test_no_image_of_a_bank_is_tested_on_or_dropped_from_training(fold: int, tmp
     wanted = inputs_of([cell], context(tmp_path, cache="features"))
     (features,) = (part for part in wanted if part.spec.kind == VISUAL)
     assert set(images) <= set(features.items), "it is encoded ahead with the others"
+
+
+def test_classes_that_are_tested_are_hidden_from_a_bank_whatever_the_fold(tmp_path: Path) -> None:
+    """As in a test on another data set than the checkpoint's: a fold's base classes may be among those tested."""
+    cell = next(cell for cell in cells() if cell.variant == "evidence_objects")
+    other = dataclasses.replace(cell, classes="tested", tested=(2, 3))
+    dataset: Any = ToyDataset()
+    assert setting.known_classes(cell, dataset) == (2, 3, 4, 5) and setting.known_classes(other, dataset) == (4, 5)
+    assert {image[0] for image in bank_of(other, dataset, context(tmp_path))} <= {"4", "5"}
+    names = [{part.spec.name for part in inputs_of([c], context(tmp_path, cache="features"))} for c in (cell, other)]
+    assert names[0] ^ names[1], "they don't share prior maps on disk"
 
 
 def test_fewer_images_are_the_first_of_more_and_none_left_is_said() -> None:
@@ -120,7 +125,6 @@ def test_labels_of_novel_classes_and_truths_of_queries_do_not_reach_a_prediction
     monkeypatch.setattr(ToyDataset, "mask", mask)
     opened._features.cache_clear()
     opened.cues_of.cache_clear()
-    setting.encoded.cache_clear()
     poisoned = execute(cell, context(tmp_path))
     opened.cues_of.cache_clear()
     assert poisoned.episodes is not None
