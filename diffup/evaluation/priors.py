@@ -30,7 +30,7 @@ from diffup.models.evidence import Bank, Negatives
 
 PRIOR = "prior"  # name of a stored row's only tensor
 ID_DIGITS = 24
-GPU_PAIRS = 80  # pairs of images at a time
+GPU_PAIRS = 64  # pairs of images at a time
 STAGES_BYTES = 256 << 20  # of images' features in float32 that are kept
 BOXES_BYTES = 64 << 20  # of settled boxes that are kept
 AHEAD_BYTES, GPU_AHEAD_BYTES = 256 << 20, 2 << 30  # of maps that were computed before they are asked for

@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from diffup.config import EVIDENCE_MAPS, MAP_NAMES, PRIOR_MAPS, map_indices
+from diffup.config import EVIDENCE_MAPS, PRIOR_MAPS, map_indices
 from diffup.models.evidence import Bank, Negatives, bank_evidence, self_ratio, support_evidence, text_log_odds
 
 MAPS, EVIDENCE = len(PRIOR_MAPS), len(EVIDENCE_MAPS)
@@ -29,7 +29,7 @@ PROPAGATE = 0.6
 BOX_ROUNDS, BOX_TEMPERATURE = 2, 0.25
 TEXT_SHARP, TEXT_SOFT = 0.02, 0.1  # temperatures on image-text cosines
 EPS = 1e-6
-ASSEMBLED = slice(MAP_NAMES.index("assembled_sharp"), MAP_NAMES.index("assembled_soft") + 1)
+SHARES = slice(PRIOR_MAPS.index("assembled_sharp"), PRIOR_MAPS.index("propagated_assembled_sharp") + 1)
 EDGE = 0.02  # of a probability before its logit
 CPU_BYTES, GPU_BYTES = 2 << 20, 256 << 20  # for the affinities that are held at a time
 
@@ -62,7 +62,8 @@ def _cosines(one_BLC: Tensor, other_BMC: Tensor) -> Tensor:
     before = torch.backends.cuda.matmul.allow_tf32
     try:
         torch.backends.cuda.matmul.allow_tf32 = before or exact
-        return torch.bmm(one_BLC.float(), other_BMC.float().mT)
+        one = one_BLC.float()
+        return torch.bmm(one, (one if other_BMC is one_BLC else other_BMC.float()).mT)
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
 
@@ -160,27 +161,33 @@ def visual_priors(
             both = _stack(maps_BKPL.flatten(1, 2), affinity_BLL, height)
             stages.append(rearrange(both, "b (r k p) h w -> b k (r p) h w", r=2, k=shots))
             dense.append(densities)
-    made, affinity_BSLL = [], torch.stack(alike, dim=1)
+    made, affinity_BLL = [], _mean(alike)
     for stages, dense, (sides, _) in zip(found, told, balanced, strict=True):
         maps = torch.stack(stages, dim=2)
         if negatives is None:  # a share's logit is the log-odds of its two densities
-            sharp, soft = torch.logit(maps[:, :, :, ASSEMBLED].flatten(-2), EDGE).unbind(3)
-            odds = support_evidence(sharp, soft, affinity_BSLL)
+            sharp, soft, _, _, spread = torch.logit(maps[:, :, :, SHARES].flatten(-2), EDGE).unbind(3)
+            odds = support_evidence(sharp, soft, spread)
         else:
             kept = negatives.kept(supports, sides)
-            odds = bank_evidence(torch.stack(dense, dim=2), affinity_BSLL, negatives, kept)
-        made.append(with_evidence(min_max(maps), odds, affinity_BSLL))
+            odds = bank_evidence(torch.stack(dense, dim=2), alike, negatives, kept)
+        made.append(with_evidence(min_max(maps), odds, affinity_BLL))
     return made
 
 
-def with_evidence(prior_BKSPhw: Tensor, odds_BKSEL: Tensor, affinity_BSLL: Tensor) -> Tensor:
+def _mean(alike: Sequence[Tensor]) -> Tensor:
+    """The mean over stages, without a copy of them all."""
+    total = alike[0]
+    for affinity in alike[1:]:
+        total = total + affinity
+    return total / len(alike)
+
+
+def with_evidence(prior_BKSPhw: Tensor, odds_BKSEL: Tensor, affinity_BLL: Tensor) -> Tensor:
     """Prior maps with the evidence beside them, and at last both in one: their logits' mean, refined."""
     sharp_BKL, soft_BKL = odds_BKSEL[:, :, :, :2].mean(2).unbind(2)
     prior_BKL = min_max(prior_BKSPhw.mean(dim=(2, 3))).flatten(2)
-    affinity_BLL = affinity_BSLL.mean(1)
-    told_BKL = (torch.logit(prior_BKL, EDGE) + sharp_BKL + soft_BKL) / 3
-    refined_BKL = self_ratio(affinity_BLL, told_BKL)
-    refined_BKS1L = refined_BKL[:, :, None, None].expand(-1, -1, affinity_BSLL.shape[1], -1, -1)
+    refined_BKL = self_ratio(affinity_BLL, (torch.logit(prior_BKL, EDGE) + sharp_BKL + soft_BKL) / 3)
+    refined_BKS1L = refined_BKL[:, :, None, None].expand(-1, -1, odds_BKSEL.shape[2], -1, -1)
     every = torch.cat([odds_BKSEL, refined_BKS1L], dim=3).unflatten(-1, prior_BKSPhw.shape[-2:])
     return torch.cat([prior_BKSPhw, every], dim=3)
 
@@ -199,6 +206,7 @@ def _match(
     support = support_BKLC.flatten(0, 1)
     votes = [(sides.flatten(0, 1), hollow.flatten(0, 1)) for sides, hollow in balanced]
     found = [sides.new_empty(pairs, 4, places) for sides, _ in votes]
+    shares = [sides.new_empty(pairs, 2, 2, places) for sides, _ in votes]
     dense = [sides.new_empty(pairs, 4, places) for sides, _ in votes]
     chunk = max(1, (GPU_BYTES if query_BLC.is_cuda else CPU_BYTES) // (4 * places * places))
     owners = torch.arange(pairs, device=query_BLC.device) // shots
@@ -219,11 +227,12 @@ def _match(
                 weights = weights.square_()
         # exp is the costly part: the sharp weights are the square of the soft ones.
         weights = _standardise(cosine, SOFT).clamp_max_(40.0).exp_()
-        for row in (3, 2):
-            for maps, (sides, _) in zip(found, votes, strict=True):
-                fg_vote, bg_vote = (sides[part] @ weights.mT).unbind(1)
-                torch.div(fg_vote, (fg_vote + bg_vote).clamp_min_(1e-20), out=maps[part, row])
+        for row in (1, 0):
+            for told, (sides, _) in zip(shares, votes, strict=True):
+                torch.bmm(sides[part], weights.mT, out=told[part, row])
             weights = weights.square_()
+    for maps, told in zip(found, shares, strict=True):
+        torch.div(told[:, :, 0], told.sum(2).clamp_min_(1e-20), out=maps[:, 2:])
     shape = (batch, shots, 4, places)
     return [(maps.view(shape), densities.view(shape)) for maps, densities in zip(found, dense, strict=True)]
 
@@ -270,9 +279,9 @@ def text_priors(alike: list[Tensor], similarity_BNhw: Tensor, target_B: Tensor) 
     stages = [_stack(maps_BXL, affinity_BLL, similarity_BNhw.shape[-2]) for affinity_BLL in alike]
     prior = min_max(torch.stack(stages, dim=1)).unsqueeze(1)
     sharp, soft = (text_log_odds(similarity_BNL, target_B, temperature) for temperature in (TEXT_SHARP, TEXT_SOFT))
-    affinity_BSLL = torch.stack(alike, dim=1)
+    spread = torch.stack([propagate(affinity_BLL, sharp[:, None]) for affinity_BLL in alike], dim=2)
     sharp, soft = (odds[:, None, None].expand(-1, 1, len(alike), -1) for odds in (sharp, soft))
-    return with_evidence(prior, support_evidence(sharp, soft, affinity_BSLL), affinity_BSLL)
+    return with_evidence(prior, support_evidence(sharp, soft, spread), _mean(alike))
 
 
 def chosen_maps(prior_BKSPhw: Tensor, names: str) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor
 SHARP, SOFT = 0.25, 0.5
 LIMIT = 3.9  # of log-odds: probabilities of 0.02 and 0.98
 TINY = 1e-30
+CERTAIN = 1e-6  # a probability is kept this far from 0 and 1 before its logit
 BALANCE = 0.25  # share of the log ratio of both sides' masses that `self_ratio` takes off
 
 
@@ -133,12 +134,12 @@ def log_odds(found: Tensor, other: Tensor) -> Tensor:
     return (found.clamp_min(TINY).log() - other.clamp_min(TINY).log()).clamp(-LIMIT, LIMIT)
 
 
-def bank_evidence(densities_BKS4L: Tensor, affinity_BSLL: Tensor, negatives: Negatives, kept_BKN: Tensor) -> Tensor:
+def bank_evidence(densities_BKS4L: Tensor, alike: Sequence[Tensor], negatives: Negatives, kept_BKN: Tensor) -> Tensor:
     """What a pair says at each stage, `diffup.config.EVIDENCE_MAPS` but for the last.
 
     Args:
         densities_BKS4L: P⁺ at `SOFT` and at `SHARP`, then P⁻ at both.
-        affinity_BSLL: the query's self-affinities.
+        alike: the query's self-affinity at each stage, [B, L, L].
         negatives: the query's answers to a bank.
         kept_BKN: weight of each image of the bank for each cue, 1 or 0.
 
@@ -158,29 +159,25 @@ def bank_evidence(densities_BKS4L: Tensor, affinity_BSLL: Tensor, negatives: Neg
     found = log_odds(objects / labelled, (every[:, :, :, 0] - objects) / rest)
     known = (counts_BK3[..., 1:] > 0).all(-1)[..., None, None]
     objects = torch.where(known, found, 0.0)
-    return torch.stack([sharp, soft, spread(affinity_BSLL, sharp), inside, over, objects], dim=3)
+    spread = torch.stack([sharp[:, :, stage] @ affinity.mT for stage, affinity in enumerate(alike)], dim=2)
+    return torch.stack([sharp, soft, spread, inside, over, objects], dim=3)
 
 
-def support_evidence(sharp_BKSL: Tensor, soft_BKSL: Tensor, affinity_BSLL: Tensor) -> Tensor:
+def support_evidence(sharp_BKSL: Tensor, soft_BKSL: Tensor, spread_BKSL: Tensor) -> Tensor:
     """The same where there is no bank, [B, K, S, 6, L], from the odds within the support at both temperatures."""
     zero = torch.zeros_like(sharp_BKSL)
-    told = [sharp_BKSL, soft_BKSL, spread(affinity_BSLL, sharp_BKSL), sharp_BKSL, zero, zero]
-    return torch.stack(told, dim=3)
-
-
-def spread(affinity_BSLL: Tensor, logits_BKSL: Tensor) -> Tensor:
-    """Averages over the positions that look alike."""
-    return torch.einsum("bslm,bksm->bksl", affinity_BSLL, logits_BKSL)
+    return torch.stack([sharp_BKSL, soft_BKSL, spread_BKSL, sharp_BKSL, zero, zero], dim=3)
 
 
 def self_ratio(affinity_BLL: Tensor, logits_BKL: Tensor) -> Tensor:
-    """Once more with the query's own positions as support: log of what look-alikes say for and against, balanced."""
-    share = torch.sigmoid(logits_BKL)
-    both = torch.stack([share, 1 - share], dim=2)
-    told = both.flatten(1, 2) @ affinity_BLL.mT
-    fg, bg = told.unflatten(1, both.shape[1:3]).clamp_min(1e-9).log().unbind(2)
-    mass_fg, mass_bg = both.sum(-1, keepdim=True).clamp_min(1e-6).log().unbind(2)
-    return (fg - bg - BALANCE * (mass_fg - mass_bg)).clamp(-LIMIT, LIMIT)
+    """Once more with the query's own positions as support: log of what look-alikes say for and against, balanced.
+
+    With p = σ(logits) and a row-stochastic affinity A: log (A p / A (1 - p)) - `BALANCE` log (Σ p / Σ (1 - p)).
+    """
+    share_BKL = torch.sigmoid(logits_BKL)
+    told_BKL = torch.logit(share_BKL @ affinity_BLL.mT, CERTAIN)
+    mass_BK1 = torch.logit(share_BKL.mean(-1, keepdim=True), CERTAIN)
+    return torch.sub(told_BKL, mass_BK1, alpha=BALANCE).clamp(-LIMIT, LIMIT)
 
 
 def text_log_odds(similarity_BNL: Tensor, target_B: Tensor, temperature: float) -> Tensor:
