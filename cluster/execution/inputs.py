@@ -80,8 +80,9 @@ def _backbone(name: str, weights: str, weights_dir: Path | None, device: str) ->
     return load_backbone(name, weights, weights_dir=weights_dir, device=device)
 
 
-# Features outlive cells: consecutive cells of a worker share backbone and data set, whatever they vary.
-@lru_cache(maxsize=2)
+# Features outlive cells: consecutive cells of a worker share backbone and data set, whatever they vary. One set of them
+# at a time, for the limit of memory is that of each.
+@lru_cache(maxsize=1)
 def _features(
     dataset_path: str, backbone: str, weights: str, reader: tuple[str, str], config: EncoderConfig,
     weights_dir: Path | None, device: str, memory: tuple[int, int],
