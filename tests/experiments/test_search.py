@@ -14,7 +14,7 @@ import pytest
 from analysis.tables.held_out import search_tables
 from analysis.tables.table import to_markdown
 from cluster.cli import run
-from cluster.execution import inputs
+from cluster.execution import inputs, setting
 from cluster.execution import run_cell as work
 from cluster.hpo import launch
 from cluster.hpo import trials as hpo
@@ -135,7 +135,7 @@ def test_a_score_on_novel_classes_never_reaches_the_scheduler(tmp_path: Path, mo
     monkeypatch.setattr(inputs, "_backbone", lambda *where: ToyBackbone())
     honest = train_and_score(task, set())
     assert (honest["steps"], honest["ended"]) == (2, None) and honest["miou"] > 0
-    monkeypatch.setattr(inputs, "classes_of", lambda cell, dataset: dataset.novel_classes(cell.fold))
+    monkeypatch.setattr(setting, "classes_of", lambda cell, dataset: dataset.novel_classes(cell.fold))
     refused = train_and_score(task, {2})
     assert refused["ended"] == "failed" and "miou" not in refused
     assert "was scored on 'green', which is no class to choose on" in refused["error"]

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.execution import inputs, memory
+from cluster.execution import memory, setting
 from cluster.execution import run_cell as work
 from cluster.execution.memory import Took, measured
 from cluster.execution.run_cell import Outcome, Part, WorkContext
@@ -132,7 +132,7 @@ def test_a_cpu_asks_nothing_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_work_measures_each_cell_and_the_largest_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, sizes = FakeGPU(monkeypatch), iter([5000, 300, 200, 700, 100])
-    monkeypatch.setattr(inputs.Setting, "of", staticmethod(lambda cell, context: None))
+    monkeypatch.setattr(setting.Setting, "of", staticmethod(lambda cell, context: None))
 
     def part(*args: object) -> Part:
         gpu.run(next(sizes))

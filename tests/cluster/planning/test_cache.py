@@ -31,7 +31,7 @@ def in_8_bits(cells: list[Cell]) -> list[Cell]:
 def test_disk_counts_each_image_once_a_backbone_and_each_triple_once() -> None:
     one = disk(FREE[:1], {"fake": 10**9})
     per_image = 20 * 20 * (128 + 256 + 512) * 2 + 3 * 40 * 40 * 4  # ResNet-18's last three levels in half precision
-    assert (one.features, one.priors) == (200 * per_image, 100 * 3 * 8 * 20 * 20 * 4)
+    assert (one.features, one.priors) == (200 * per_image, 100 * 3 * (8 + 7) * 20 * 20 * 4)
     nested = disk([cell for cell in FREE if cell.backbone == "resnet18"], {"fake": 10**9})
     assert (nested.features, nested.priors) == (600 * per_image, 5 * one.priors)
     assert disk(FREE[:1], {"fake": 7}).features == 7 * per_image

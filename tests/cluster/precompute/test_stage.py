@@ -158,7 +158,7 @@ def test_a_worker_warns_of_shards_that_it_can_not_bring(
     (part, *_) = inputs_of(cells(), context(tmp_path))
     remote = WorkContext(results=tmp_path, datasets={}, features=tmp_path, remote="memory://bucket")
     for _ in range(2):
-        opened._download(remote, part.spec)
+        opened.download(remote, part.spec)
     assert capsys.readouterr().err.count("does not answer") == 1
 
 

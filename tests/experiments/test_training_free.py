@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffup.grid.axes import RIVALS, Backbone
 from diffup.grid.cell import Cell
 from diffup.grid.datasets import Data
-from experiments.method_study import BACKBONES, BANK, grid
+from experiments.training_free import BACKBONES, BANK, grid
 
 DATA = Data(name="made up", fingerprint="0" * 12, folds=4)
 
