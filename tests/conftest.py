@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cluster.storage.backend import ObjectStore
     from diffup import DiffUp
     from diffup.data.dataset import Dataset
+    from tests.helpers.toy import ToyDataset
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_GPU = "no CUDA GPU"
@@ -338,3 +339,17 @@ def remote(endpoint: str, tmp_path: Path) -> ObjectStore:
     from cluster.storage.backend import ObjectStore
 
     return ObjectStore(f"s3://results/{tmp_path.name}")
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> ToyDataset:
+    """What `cluster.execution.inputs` opens, whatever the path: the toy data set and the toy backbone."""
+    from cluster.execution import inputs
+    from tests.helpers.toy import ToyBackbone, ToyDataset
+
+    made = ToyDataset()
+    monkeypatch.setattr(inputs, "_open", lambda path: made)
+    monkeypatch.setattr(inputs, "_backbone", lambda *where: ToyBackbone())
+    inputs._features.cache_clear()
+    inputs.cues_of.cache_clear()
+    return made

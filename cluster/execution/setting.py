@@ -23,7 +23,6 @@ from cluster.execution.inputs import (
     sources,
     training_pools_of,
 )
-from diffup.config import BankConfig
 from diffup.data.class_names import overlap
 from diffup.data.dataset import Dataset
 from diffup.episodes.cue_source import CueSource
@@ -71,13 +70,15 @@ _banks: WeakKeyDictionary[FeatureCache, dict[object, Bank]] = WeakKeyDictionary(
 
 
 def encoded(
-    images: tuple[str, ...], features: FeatureCache, cues: CueSource, classes: tuple[int, ...], config: BankConfig
-) -> Bank:
-    """A bank in a backbone's features, kept as long as these."""
-    kept = _banks.setdefault(features, {})
-    key = (images, classes, config.bank_positions)
+    cell: AnyCell, images: tuple[str, ...], dataset: Dataset, features: FeatureCache, cues: CueSource
+) -> Bank | None:
+    """The cell's bank in its backbone's features, kept as long as these; None where it has no images."""
+    if not images:
+        return None
+    kept, known = _banks.setdefault(features, {}), known_classes(cell, dataset)
+    key = (images, known, cell.input.bank_positions)
     if key not in kept:
-        kept[key] = encoded_bank(images, features, cues, classes, config.bank_positions)
+        kept[key] = encoded_bank(images, features, cues, known, cell.input.bank_positions)
     return kept[key]
 
 
@@ -85,21 +86,17 @@ def training_bank(
     cell: TrainingCell, dataset: Dataset, features: FeatureCache, cues: CueSource, context: WorkContext
 ) -> GivenBank | None:
     """The bank of a training, None without one."""
-    if not (images := bank_of(cell, dataset, context)):
+    images = bank_of(cell, dataset, context)
+    if (bank := encoded(cell, images, dataset, features, cues)) is None:
         return None
-    known = known_classes(cell, dataset)
-    bank = encoded(images, features, cues, known, cell.input.negatives)
-    return GivenBank(bank, without(dataset, images, known), cell.input.bank_drop)
+    return GivenBank(bank, without(dataset, images, known_classes(cell, dataset)), cell.input.bank_drop)
 
 
 def priors_of(
     cell: Cell, dataset: Dataset, cues: CueSource, features: FeatureCache, context: WorkContext
 ) -> PriorSource:
     """Prior maps for a cell: read from the feature cache, and computed where missing."""
-    images, bank = bank_of(cell, dataset, context), None
-    if images:
-        bank = encoded(images, features, cues, known_classes(cell, dataset), cell.input.negatives)
-    drop = cell.input.bank_drop
+    bank, drop = encoded(cell, bank_of(cell, dataset, context), dataset, features, cues), cell.input.bank_drop
     if context.features is None or context.cache == "pixels":
         return PriorSource(cues, features, bank=bank, drop=drop)
     of, root, encoder = sources(cell, dataset.fingerprint, context.device), context.features, features.encoder

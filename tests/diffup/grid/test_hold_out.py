@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from analysis.results import load_results
-from cluster.execution import inputs as opened
 from cluster.execution import run_cell as work
 from cluster.storage.atomic import now
 from cluster.storage.results import Store
 from diffup.config import InputConfig, ModelConfig, SampleConfig, TrainConfig
 from diffup.episodes.sampling import held_out_classes
 from diffup.grid.cell import Cell, TrainingCell
-from tests.helpers.toy import ToyBackbone, ToyDataset
+from tests.helpers.toy import ToyDataset
 
 PLACE: dict[str, Any] = {
     "dataset": "toy",
@@ -37,16 +36,6 @@ HELD_OUT = Cell(
     classes="held_out",
     hold_out=2,
 )
-
-
-@pytest.fixture
-def dataset(monkeypatch: pytest.MonkeyPatch) -> ToyDataset:
-    """What `cluster.execution.run_cell` opens, whatever the path."""
-    made = ToyDataset()
-    monkeypatch.setattr(opened, "_open", lambda path: made)
-    monkeypatch.setattr(opened, "_backbone", lambda *where: ToyBackbone())
-    opened._features.cache_clear()
-    return made
 
 
 def context(results: Path) -> work.WorkContext:
@@ -72,32 +61,30 @@ def test_a_class_must_be_left_to_train_on() -> None:
         drawn(4)
 
 
-def test_they_are_never_trained_on_and_are_what_is_evaluated(dataset: ToyDataset, tmp_path: Path) -> None:
+def test_they_are_never_trained_on_and_are_what_is_evaluated(toy: ToyDataset, tmp_path: Path) -> None:
     held_out = set(drawn(2, seed=1))
     work.execute(TRAINED, context(tmp_path))
-    assert dataset.asked == {2, 3, 4, 5} - held_out
+    assert toy.asked == {2, 3, 4, 5} - held_out
     table = work.execute(HELD_OUT, context(tmp_path)).episodes
     assert table is not None
     assert set(table["class_id"]) == held_out
-    assert dataset.asked == {2, 3, 4, 5}, "a novel class was looked at"
+    assert toy.asked == {2, 3, 4, 5}, "a novel class was looked at"
 
 
-def test_a_baseline_is_evaluated_on_the_same_episodes(dataset: ToyDataset, tmp_path: Path) -> None:
+def test_a_baseline_is_evaluated_on_the_same_episodes(toy: ToyDataset, tmp_path: Path) -> None:
     work.execute(TRAINED, context(tmp_path))
     baseline = dataclasses.replace(HELD_OUT, checkpoint="", sample=SampleConfig(method="prior_mean"))
     hashes = {work.execute(cell, context(tmp_path)).provenance["manifest_hash"] for cell in (HELD_OUT, baseline)}
     assert len(hashes) == 1
 
 
-def test_fewer_episodes_than_classes_leave_mean_iou_undefined_and_say_which(
-    dataset: ToyDataset, tmp_path: Path
-) -> None:
+def test_fewer_episodes_than_classes_leave_mean_iou_undefined_and_say_which(toy: ToyDataset, tmp_path: Path) -> None:
     """From the episodes to ``result.json``: the class that has none is named, FB-IoU is there."""
     asked = Cell(**PLACE, shots=1, annotation="mask", episodes=1, sample=SampleConfig(method="prior_mean"))
     outcome = work.execute(asked, context(tmp_path))
     assert outcome.episodes is not None
-    left = set(dataset.novel_classes(0)) - set(outcome.episodes["class_id"])
-    names = ", ".join(dataset.classes[c] for c in sorted(left))
+    left = set(toy.novel_classes(0)) - set(outcome.episodes["class_id"])
+    names = ", ".join(toy.classes[c] for c in sorted(left))
     reason = f"no episode of {names} ({len(left)} of {len(left) + 1} classes): use more episodes"
     assert outcome.undefined == {"miou": reason}
     assert outcome.metrics["fb_iou"] >= 0
@@ -113,7 +100,7 @@ def test_fewer_episodes_than_classes_leave_mean_iou_undefined_and_say_which(
 
 @pytest.mark.parametrize("change", [{"hold_out": 1}, {"train_seed": 0}])
 def test_a_checkpoint_that_knows_the_classes_is_refused(
-    dataset: ToyDataset, tmp_path: Path, change: dict[str, Any]
+    toy: ToyDataset, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     work.execute(TRAINED, context(tmp_path))
     with pytest.raises(ValueError, match=r"was trained on classes that cell .* holds out"):
