@@ -21,6 +21,7 @@ from cluster.storage.feature_cache import VISUAL
 from diffup.config import InputConfig, ModelConfig, TrainConfig
 from diffup.episodes.protocols import get_protocol
 from diffup.errors import UserError
+from diffup.evaluation import bank
 from diffup.evaluation.bank import bank_images
 from diffup.grid.axes import RIVALS, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import Cell
@@ -116,7 +117,8 @@ def test_labels_of_novel_classes_and_truths_of_queries_do_not_reach_a_prediction
     clean = execute(cell, context(tmp_path))
     assert clean.episodes is not None
     novel, honest = set(ToyDataset().novel_classes(0)), ToyDataset.mask
-    allowed = {(support, row.class_id) for row in clean.episodes.itertuples() for support in row.supports}
+    shown = zip(clean.episodes["supports"], clean.episodes["class_id"], strict=True)
+    allowed = {(support, class_index) for supports, class_index in shown for support in supports}
 
     def mask(self: ToyDataset, image_id: str, class_index: int) -> Any:
         found = honest(self, image_id, class_index)
@@ -128,10 +130,8 @@ def test_labels_of_novel_classes_and_truths_of_queries_do_not_reach_a_prediction
     poisoned = execute(cell, context(tmp_path))
     opened.cues_of.cache_clear()
     assert poisoned.episodes is not None
-    sums = [
-        np.stack(outcome.episodes["prob_sum"]).sum(1) for outcome in (clean, poisoned) if outcome.episodes is not None
-    ]
-    np.testing.assert_allclose(*sums, rtol=1e-6)
+    before, after = (np.stack(list(rows["prob_sum"])).sum(1) for rows in (clean.episodes, poisoned.episodes))
+    np.testing.assert_allclose(after, before, rtol=1e-6)
     assert not poisoned.episodes["inter_fg"].equals(clean.episodes["inter_fg"]), "the poison was not met"
 
 
@@ -142,7 +142,7 @@ def test_a_training_reads_a_bank_without_its_own_class(tmp_path: Path, monkeypat
         train=TrainConfig(steps=2, batch_size=2, cue_weights=(1.0, 0.0, 0.0, 0.0)),
     )
     seen = list[torch.Tensor]()
-    honest = setting.without
+    honest = bank.without
 
     def without(dataset: Any, images: Any, classes: Any) -> Any:
         found = honest(dataset, images, classes)
