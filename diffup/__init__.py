@@ -4,7 +4,8 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from diffup.api import DiffUp, Result
+    from diffup.api import DiffUp
+    from diffup.result import Result
     from diffup.support import Support, Text
 
 __all__ = ["DiffUp", "Result", "Support", "Text"]
@@ -15,5 +16,6 @@ def __getattr__(name: str) -> object:
     if name in __all__:
         from importlib import import_module
 
-        return getattr(import_module("diffup.support" if name in ("Support", "Text") else "diffup.api"), name)
+        module = {"DiffUp": "api", "Result": "result"}.get(name, "support")
+        return getattr(import_module(f"diffup.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

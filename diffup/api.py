@@ -7,6 +7,7 @@
     result = model.segment(query, [Support(shot, mask, "mask"), Text("wren", others=("robin", "owl"))])
     result.mask, result.probability, result.variance, result.predicted_iou
     better = model.swap_backbone("vit_small_patch14_dinov2.lvd142m")    # no re-training; encode again
+    better = better.calibrate(photographs)                      # a few dozen of the kind that queries are, no labels
 
 Letters: B batch · K cues · H W an image's own size · R side of the decoder grid.
 """
@@ -16,48 +17,31 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
+from safetensors import SafetensorError
 from torch import Tensor
 
 from diffup.backbones.load import Backbone, load_backbone, usable_device
-from diffup.config import EncoderConfig, InputConfig, SampleConfig
+from diffup.config import BankConfig, EncoderConfig, SampleConfig
 from diffup.episodes.cues import cue_weights
 from diffup.errors import UserError
+from diffup.evaluation.bank import BankImages
 from diffup.evaluation.encode import Encoder
 from diffup.evaluation.evaluate import episode_noise
 from diffup.evaluation.scoring import upsample
-from diffup.files import as_path
+from diffup.files import as_path, write_in_full
 from diffup.models.batch import Episodes, Features
-from diffup.models.checkpoint import CONFIG, find_checkpoint, load_checkpoint, save_checkpoint
+from diffup.models.checkpoint import BANK, CONFIG, find_checkpoint, load_checkpoint, save_checkpoint, trained_with
 from diffup.models.diffup import DiffUpNet, priors
-from diffup.support import AnyImage, Cue, Support, Text, check_list, check_names, to_rgb, whole
+from diffup.models.evidence import Bank
+from diffup.result import THRESHOLD, Result
+from diffup.support import AnyImage, Cue, Support, Text, check_list, check_names, labelled, to_rgb, whole
 
-THRESHOLD = 0.5
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What DiffUp says of one query, at the query's own size.
-
-    Attributes:
-        mask: [H, W] bool, probability > 0.5.
-        probability: [H, W] float32 in [0, 1]; with several samples their mean.
-        variance: [H, W] float32 > 0, UAPF's: how uncertain the priors leave a pixel.
-        predicted_iou: DQM's estimate of the mask's IoU in [0, 1]; with several samples their mean.
-        spread: [H, W] float32, standard deviation of the probability over samples; None for one sample.
-    """
-
-    mask: NDArray[np.bool_]
-    probability: NDArray[np.float32]
-    variance: NDArray[np.float32]
-    predicted_iou: float
-    spread: NDArray[np.float32] | None = None
+BANK_POSITIONS = BankConfig().bank_positions
 
 
 class DiffUp:
@@ -67,13 +51,17 @@ class DiffUp:
         encoder: backbone, text model and input configuration.
         net: UAPF and UQDD; they run on the CPU, wherever the backbone runs.
         facts: what the checkpoint says of its training.
+        bank: images that stand for whatever else there is (`calibrate`), or None.
     """
 
-    def __init__(self, encoder: Encoder, net: DiffUpNet, facts: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, encoder: Encoder, net: DiffUpNet, facts: Mapping[str, Any] | None = None, bank: BankImages | None = None
+    ) -> None:
         for part, kind in ((encoder, Encoder), (net, DiffUpNet)):
             if not isinstance(part, kind):
                 raise UserError(f"DiffUp() takes a {kind.__name__}, not {type(part).__name__}; DiffUp.load() makes it")
-        self.encoder, self.net = encoder, net.eval()
+        self.encoder, self.net, self.bank = encoder, net.eval(), bank
+        self._bank: Bank | None = None
         backbone, config = encoder.backbone, dataclasses.asdict(encoder.config)
         here = {"backbone": backbone.name, "weights": backbone.weights, "input": config}
         self.facts: dict[str, Any] = dict(facts) if facts is not None else {"cell": here}
@@ -111,7 +99,7 @@ class DiffUp:
         check_names(backbone=backbone, companion=companion)
         net = load_checkpoint(folder)
         facts = json.loads((folder / CONFIG).read_text()).get("facts")
-        trained_on, trained_weights, config = _training(facts, folder)
+        trained_on, trained_weights, config = trained_with(facts, folder)
         try:
             weights = trained_weights if backbone is None else "auto"
             name = trained_on if backbone is None else backbone
@@ -134,20 +122,28 @@ class DiffUp:
                 raise UserError(f"{error}. Without text cues, pass companion=''") from error
         elif companion is None and visual.has_text:
             text_model = visual
-        return cls(_encoder(visual, config, text_model, device), net, facts)
+        return cls(_encoder(visual, config, text_model, device), net, facts, _bank_in(folder))
 
     def swap_backbone(
-        self, name: str, *, weights_dir: str | Path | None = None, companion: str | None = None
+        self,
+        name: str,
+        *,
+        weights_dir: str | Path | None = None,
+        companion: str | None = None,
+        bank: Sequence[AnyImage] | None = None,
     ) -> DiffUp:
         """The same trained part on another backbone, without re-training; features must be encoded again.
+
+        A bank's images stay, and are encoded with the new backbone when they are first needed.
 
         Args:
             name: any timm, ``open_clip:…`` or embedded name.
             weights_dir: as in `load`.
             companion: model that reads text; None for `name` itself if it can, else the present one; ``""`` for none.
+            bank: images to `calibrate` it with; None for those there are.
 
         Raises:
-            UserError: a backbone that is not available.
+            UserError: a backbone that is not available, or see `calibrate`.
         """
         directory = None if weights_dir is None else as_path(weights_dir, "weights_dir")
         check_names(companion=companion)
@@ -156,10 +152,34 @@ class DiffUp:
         text_model = visual if visual.has_text else self.encoder.text_model
         if companion is not None:
             text_model = load_backbone(companion, weights_dir=directory, device=device) if companion else None
-        return DiffUp(_encoder(visual, self.encoder.config, text_model, device), self.net, self.facts)
+        swapped = DiffUp(_encoder(visual, self.encoder.config, text_model, device), self.net, self.facts, self.bank)
+        return swapped if bank is None else swapped.calibrate(bank)
+
+    def calibrate(
+        self, images: Sequence[AnyImage], masks: Sequence[ArrayLike | str | Path | None] | None = None
+    ) -> DiffUp:
+        """The same with a bank of other images: what they show counts as background, unless the support shows it too.
+
+        It tells how much of a query looks like the object at all, which one support alone can't. Take 15 to 60 ordinary
+        pictures of the kind that queries are; best they don't show the class that is looked for. Nothing is trained. A
+        checkpoint whose ``ModelConfig.base`` is ``"prior"`` reads no bank, and gives the same masks with any.
+
+        Args:
+            images: as `encode` takes them.
+            masks: where each shows objects, whatever they are, as `Support` takes masks, or None for an image without
+                labels: they tell objects from surroundings in general.
+
+        Raises:
+            UserError: fewer than two images, something that is no image, or masks that do not fit.
+        """
+        check_list(images, "calibrate() takes a list of images")
+        if masks is not None and len(masks) != len(images):
+            raise UserError(f"calibrate() got {len(images)} images and {len(masks)} masks; None stands for no mask")
+        pairs = labelled(images, masks or [None] * len(images))
+        return DiffUp(self.encoder, self.net, self.facts, BankImages.of(pairs, self.encoder.config))
 
     def save(self, folder: str | Path) -> None:
-        """Write a checkpoint folder: weights, configuration and a model card; the backbone is not in it.
+        """Write a checkpoint folder: weights, configuration, the bank's images and a model card, no backbone.
 
         ``huggingface_hub.upload_folder(repo_id="owner/name", folder_path=folder)`` publishes it.
 
@@ -168,6 +188,10 @@ class DiffUp:
         """
         path = as_path(folder, "folder")
         try:
+            if self.bank is None:
+                (path / BANK).unlink(missing_ok=True)
+            else:
+                write_in_full(path / BANK, self.bank.dumped())
             save_checkpoint(self.net, path, self.facts)
         except OSError as error:
             raise UserError(f"{path} can't be written ({error}); choose another folder or make room") from error
@@ -232,6 +256,7 @@ class DiffUp:
                 kinds=[kinds] * batch,
                 names=names,
                 targets=torch.zeros(batch, dtype=torch.long),
+                bank=self._encoded_bank(),
             )
             results += self._segment(episodes, steps, samples, seed)
         return results
@@ -257,6 +282,13 @@ class DiffUp:
                 )
             )
         return results
+
+    def _encoded_bank(self) -> Bank | None:
+        if self.net.config.base != "evidence" or self.bank is None:
+            return None
+        if self._bank is None:
+            self._bank = self.bank.encoded(self.encoder, BANK_POSITIONS)
+        return self._bank
 
     def _cues(self, cues: Sequence[Cue]) -> tuple[list[Features], tuple[str, ...], Tensor, Tensor | None]:
         """Features and kinds of the K supports, their weights [K, 2, h, w], and embedded names, the class first."""
@@ -301,17 +333,13 @@ class DiffUp:
         return [image if isinstance(image, Features) else next(fresh) for image in images]
 
 
-def _training(facts: Any, folder: Path) -> tuple[str, str, InputConfig]:
-    """Backbone, weights identity and input configuration of the training."""
+def _bank_in(folder: Path) -> BankImages | None:
+    """The bank in a checkpoint's folder, if there is one."""
+    path = folder / BANK
     try:
-        cell = facts["cell"]
-        values = {**cell["input"], "prompts": tuple(cell["input"]["prompts"])}
-        return str(cell["backbone"]), str(cell["weights"]), InputConfig(**values)
-    except (KeyError, TypeError, UserError) as error:
-        raise UserError(
-            f"checkpoint {folder} does not say how its images are to be encoded, or in the format of another "
-            f"version ({error!r}); train it with this version"
-        ) from error
+        return BankImages.loaded(path.read_bytes()) if path.exists() else None
+    except (OSError, KeyError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read: {error}. Copy the checkpoint again, or remove this file") from error
 
 
 def _encoder(visual: Backbone, config: EncoderConfig, text_model: Backbone | None, device: str) -> Encoder:

@@ -6,17 +6,17 @@ runtime options and never appear here.
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields
 
 from diffup.errors import UserError
-
-T = TypeVar("T")
+from diffup.fields import added_later, one_of, positive
 
 VISUAL_CUES = ("mask", "box", "scribble")
 CUES = (*VISUAL_CUES, "text")
 FEATURE_DTYPES = ("float16", "float32")
 PIXEL_DTYPES = ("float32", "uint8")
+BASES = ("prior", "evidence")
+OBJECTNESS = 0.2  # share of a bank's objectness in a logit, with one support
 STARTS = ("noise", "prior")
 SCHEDULES = ("self_aligned", "plain", "prior_centred")
 METHODS = ("diffup", "evidence", "prior_mean", "prototype", "adapter")
@@ -28,20 +28,6 @@ PRIOR_MAPS = (*MAP_NAMES, *(f"propagated_{name}" for name in MAP_NAMES))
 EVIDENCE_MAPS = (
     "odds_sharp", "odds_soft", "propagated_odds", "odds_in_support", "bank_over_background", "objectness", "refined",
 )  # fmt: skip
-ADDED_LATER = "added later"
-
-
-def added_later(default: T) -> T:
-    """A field that version 1 of the identity did not have: while it has its default it is no part of a key.
-
-    The default must mean what was done before the field existed, so that earlier results stay valid.
-    """
-    return field(default=default, metadata={ADDED_LATER: True})
-
-
-def in_key(item: Field[Any], value: object) -> bool:
-    """Whether a dataclass field with this value is part of a key (see `added_later`)."""
-    return not (item.metadata.get(ADDED_LATER) and value == item.default)
 
 
 def parse_annotation(annotation: str) -> tuple[str, ...]:
@@ -97,19 +83,6 @@ def map_indices(names: str) -> tuple[int, ...]:
     return found
 
 
-def _positive(owner: object, *names: str) -> None:
-    for name in names:
-        if not getattr(owner, name) > 0:
-            raise UserError(f"{type(owner).__name__}.{name} must be positive, not {getattr(owner, name)!r}")
-
-
-def _one_of(owner: object, name: str, allowed: tuple[str, ...]) -> None:
-    if getattr(owner, name) not in allowed:
-        raise UserError(
-            f"{type(owner).__name__}.{name} must be one of {', '.join(allowed)}; not {getattr(owner, name)!r}"
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """How images and class names become features: all that a feature cache depends on beside the weights.
@@ -136,10 +109,10 @@ class EncoderConfig:
     precision: str = added_later("float32")
 
     def __post_init__(self) -> None:
-        _positive(self, "input_size", "feature_grid")
-        _one_of(self, "feature_dtype", FEATURE_DTYPES)
-        _one_of(self, "pixel_dtype", PIXEL_DTYPES)
-        _one_of(self, "precision", PRECISIONS)
+        positive(self, "input_size", "feature_grid")
+        one_of(self, "feature_dtype", FEATURE_DTYPES)
+        one_of(self, "pixel_dtype", PIXEL_DTYPES)
+        one_of(self, "precision", PRECISIONS)
         bad = [prompt for prompt in self.prompts if prompt.count("{}") != 1]
         if bad or not self.prompts:
             raise UserError(f"{type(self).__name__}.prompts: each template needs exactly one {{}}; got {bad or 'none'}")
@@ -160,9 +133,9 @@ class CueConfig:
     scribble_width: float = 0.08
 
     def __post_init__(self) -> None:
-        _positive(self, "scribble_width")
-        _one_of(self, "class_names", ("given", "deranged"))
-        _one_of(self, "boxes", ("component", "whole"))
+        positive(self, "scribble_width")
+        one_of(self, "class_names", ("given", "deranged"))
+        one_of(self, "boxes", ("component", "whole"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +154,7 @@ class BankConfig:
     bank_drop: float = added_later(0.0)
 
     def __post_init__(self) -> None:
-        _positive(self, "bank_positions")
+        positive(self, "bank_positions")
         if self.bank < 0 or self.bank == 1:
             raise UserError(f"{type(self).__name__}.bank must be 0, or 2 or more images, not {self.bank}")
         if not 0 <= self.bank_drop < 1:
@@ -228,6 +201,8 @@ class ModelConfig:
         one_step: the same U-Net as a discriminative decoder (no noise, one step).
         bound: the largest correction of the mean's logit, with `residual`; 0: no bound. For data of few base classes,
             whose corrections hold for others only in part.
+        base: what UAPF starts from: ``"prior"``, the mean of stretched maps, or ``"evidence"``, log-odds that keep how
+            much of the image looks like the object (`diffup.models.evidence`); the decoder then reads both kinds.
         prior_maps: the maps that are read of each cue and stage, names of `PRIOR_MAPS` in their order joined by ``+``;
             ``""``: all. All are made and kept whatever is read. For text cues: the text maps at the same places.
     """
@@ -245,14 +220,16 @@ class ModelConfig:
     query_infos: bool = True
     one_step: bool = False
     bound: float = added_later(0.0)
+    base: str = added_later("prior")
     prior_maps: str = added_later("")
 
     def __post_init__(self) -> None:
-        _positive(self, "decoder_grid", "width", "bit_scale")
+        positive(self, "decoder_grid", "width", "bit_scale")
         map_indices(self.prior_maps)
         if self.bound < 0:
             raise UserError(f"ModelConfig.bound must be 0 or more, not {self.bound}")
-        _one_of(self, "schedule", SCHEDULES)
+        one_of(self, "schedule", SCHEDULES)
+        one_of(self, "base", BASES)
         if self.decoder_grid % 4:
             raise UserError(f"ModelConfig.decoder_grid must be a multiple of 4, not {self.decoder_grid}")
 
@@ -300,8 +277,8 @@ class TrainConfig:
         return self.batch_size * self.accumulate
 
     def __post_init__(self) -> None:
-        _positive(self, "steps", "batch_size", "learning_rate", "max_shots", "accumulate")
-        _one_of(self, "precision", PRECISIONS)
+        positive(self, "steps", "batch_size", "learning_rate", "max_shots", "accumulate")
+        one_of(self, "precision", PRECISIONS)
         for name in ("hold_out", "draws"):
             if getattr(self, name) < 0:
                 raise UserError(f"TrainConfig.{name} must be 0 or more, not {getattr(self, name)}")
@@ -338,9 +315,9 @@ class SampleConfig:
     objectness: float = added_later(0.0)
 
     def __post_init__(self) -> None:
-        _positive(self, "steps", "strength")
-        _one_of(self, "method", METHODS)
-        _one_of(self, "start", STARTS)
+        positive(self, "steps", "strength")
+        one_of(self, "method", METHODS)
+        one_of(self, "start", STARTS)
         if not 0 < self.threshold < 1:
             raise UserError(f"SampleConfig.threshold must be in (0, 1), not {self.threshold}")
         if self.objectness and self.method != "evidence":

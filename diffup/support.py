@@ -60,10 +60,7 @@ class Support:
             UserError: it does not fit an image of `size`, shows nothing of the class, holds other values, or is a file
                 that can't be read.
         """
-        annotation = self.annotation
-        if isinstance(annotation, str | Path):
-            annotation = _drawn_file(annotation, self.kind)
-        drawn = _boxes(annotation, size) if self.kind == "box" else _pixels(annotation, self.kind, size)
+        drawn = _drawn(self.annotation, self.kind, size)
         if not (drawn == FOREGROUND).any():
             raise UserError(f"the {self.kind} of a support is empty: it marks no pixel of the class")
         return drawn
@@ -100,6 +97,25 @@ class Text:
 
 
 Cue = Support | Text
+
+
+def labelled(
+    images: Sequence[AnyImage], masks: Sequence[ArrayLike | str | Path | None]
+) -> list[tuple[NDArray[np.uint8], NDArray[np.bool_] | None]]:
+    """Images with the masks [H, W] of what they show, or None.
+
+    Raises:
+        UserError: something that is no image, or a mask that doesn't fit; the message names its place.
+    """
+    pairs: list[tuple[NDArray[np.uint8], NDArray[np.bool_] | None]] = []
+    for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
+        pixels = to_rgb(image, f"images[{i}]")
+        try:
+            drawn = None if mask is None else _drawn(mask, "mask", (pixels.shape[0], pixels.shape[1]))
+        except UserError as error:
+            raise UserError(f"masks[{i}]: {error}") from error
+        pairs.append((pixels, None if drawn is None else drawn == FOREGROUND))
+    return pairs
 
 
 def check_list(value: object, message: str) -> None:
@@ -157,6 +173,13 @@ def to_rgb(image: AnyImage, place: str) -> NDArray[np.uint8]:
     if not image.size:
         raise UserError(f"{place} has no pixel: its shape is {image.shape}")
     return image
+
+
+def _drawn(annotation: ArrayLike | str | Path, kind: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An annotation as 0, 1, 2, [H, W]; see `Support.drawn`."""
+    if isinstance(annotation, str | Path):
+        annotation = _drawn_file(annotation, kind)
+    return _boxes(annotation, size) if kind == "box" else _pixels(annotation, kind, size)
 
 
 def _drawn_file(path: str | Path, kind: str) -> NDArray[np.uint8]:

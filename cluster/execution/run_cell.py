@@ -330,6 +330,7 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
             "classes": [dataset.classes[c] for c in sorted(pools)],
             "left_out": [dataset.classes[c] for c in (*dataset.novel_classes(cell.fold), *held_out)],
             "versions": versions(),
+            **({"bank": list(given.images)} if given else {}),
         },
         progress=context.progress,
         device=context.device,

@@ -89,7 +89,7 @@ def training_bank(
     images = bank_of(cell, dataset, context)
     if (bank := encoded(cell, images, dataset, features, cues)) is None:
         return None
-    return GivenBank(bank, without(dataset, images, known_classes(cell, dataset)), cell.input.bank_drop)
+    return GivenBank(bank, without(dataset, images, known_classes(cell, dataset)), images, cell.input.bank_drop)
 
 
 def priors_of(

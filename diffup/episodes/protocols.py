@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffup.config import added_later, in_key
 from diffup.data.spec import SizeRule
 from diffup.errors import UserError, command_line
+from diffup.fields import added_later, in_key
 
 DRAWS = ("index-seeded", "list order", "HSNet's stream")
 FITS = ("stretch", "longest side")

@@ -9,23 +9,31 @@ Letters: N images · M positions of each · h w feature grid.
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load, save
 from torch import Tensor
 
+from diffup.config import EncoderConfig
 from diffup.data.dataset import Dataset
 from diffup.episodes.cue_source import CueSource
 from diffup.episodes.protocols import Protocol
 from diffup.errors import UserError
-from diffup.evaluation.encode import FeatureCache
+from diffup.evaluation.encode import Encoder, FeatureCache
+from diffup.models.batch import Features
 from diffup.models.evidence import Bank
 
 BANK_STREAM = 2**33  # keeps the drawing of banks apart from that of episodes and of held-out classes
 SHOWN = 0.5  # share of a position that an object takes for it to count as one
 FEWEST = 2
+JPEG_QUALITY = 90
 
 
 def bank_images(
@@ -71,16 +79,79 @@ def encoded_bank(
         classes: those whose objects are known; of other classes no label is read.
         per_image: positions of each image, M, drawn by its id; at most all.
     """
-    grid = features.encoder.config.feature_grid
-    known, rows, objects = set(classes), list[list[Tensor]](), list[Tensor]()
-    for image in images:
-        (encoded,) = features.get([image], text=False)
-        places = _places(image, grid**2, per_image).to(encoded.stages[0].device)
-        rows.append([stage.flatten(1).T[places].float() for stage in encoded.stages])
+    grid, known = features.encoder.config.feature_grid, set(classes)
+
+    def shown(image: str) -> Tensor:
         shares = [cues.truth(image, c, grid)[0] for c in sorted(known & cues.dataset.areas[image].keys())]
-        shown = torch.stack(shares).amax(0) >= SHOWN if shares else torch.zeros(grid, grid, dtype=torch.bool)
+        return torch.stack(shares).amax(0) >= SHOWN if shares else torch.zeros(grid, grid, dtype=torch.bool)
+
+    return _collected(((i, features.get([i], text=False)[0], shown(i)) for i in images), per_image)
+
+
+def _collected(images: Iterable[tuple[str, Features, Tensor]], per_image: int) -> Bank:
+    """A bank from each image's name, which its positions are drawn by, features, and where it shows objects [h, w]."""
+    rows, objects = list[list[Tensor]](), list[Tensor]()
+    for name, encoded, shown in images:
+        places = _places(name, shown.numel(), per_image).to(encoded.stages[0].device)
+        rows.append([stage.flatten(1).T[places].float() for stage in encoded.stages])
         objects.append(shown.flatten().to(places.device)[places])
     return Bank.of([torch.stack(stage) for stage in zip(*rows, strict=True)], torch.stack(objects))
+
+
+@dataclass(frozen=True, eq=False)
+class BankImages:
+    """Images that a bank is encoded from, as a checkpoint carries them: small, and ready for any backbone.
+
+    Attributes:
+        pictures: each as JPEG.
+        objects_Nhw: where each shows an object, of whatever kind; nowhere without labels.
+    """
+
+    pictures: tuple[bytes, ...]
+    objects_Nhw: Tensor
+
+    @staticmethod
+    def of(images: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_] | None]], config: EncoderConfig) -> BankImages:
+        """From RGB images [H, W, 3] with masks [H, W] of the objects they show, at the size that models get them.
+
+        Raises:
+            UserError: fewer than two.
+        """
+        if len(images) < FEWEST:
+            raise UserError(f"a bank needs {FEWEST} images at least, and a few dozen to be of use; got {len(images)}")
+        pictures, objects = list[bytes](), list[Tensor]()
+        grid, side = config.feature_grid, config.input_size
+        for image, mask in images:
+            kept = io.BytesIO()
+            small = Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC)
+            small.save(kept, "JPEG", quality=JPEG_QUALITY)
+            pictures.append(kept.getvalue())
+            shown = torch.zeros(image.shape[:2]) if mask is None else torch.from_numpy(mask).float()
+            objects.append(F.adaptive_avg_pool2d(shown[None], grid)[0] >= SHOWN)
+        return BankImages(tuple(pictures), torch.stack(objects))
+
+    def encoded(self, encoder: Encoder, per_image: int) -> Bank:
+        """The bank in a backbone's features, on the CPU; `per_image` positions of each image."""
+        visual = []
+        for picture in self.pictures:
+            square = encoder.square(np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")))
+            visual += encoder.encode_visual([square])
+        named = zip(map(str, range(len(visual))), (f.to("cpu") for f in visual), self.objects_Nhw, strict=True)
+        return _collected(named, per_image)
+
+    def dumped(self) -> bytes:
+        """As the content of a safetensors file."""
+        pictures = {
+            f"{i:04d}.jpg": torch.frombuffer(bytearray(p), dtype=torch.uint8) for i, p in enumerate(self.pictures)
+        }
+        return save({**pictures, "objects": self.objects_Nhw})
+
+    @staticmethod
+    def loaded(content: bytes) -> BankImages:
+        """From `dumped`."""
+        tensors = load(content)
+        objects = tensors.pop("objects")
+        return BankImages(tuple(bytes(tensors[name].numpy()) for name in sorted(tensors)), objects)
 
 
 def _places(image: str, positions: int, count: int) -> Tensor:
@@ -96,11 +167,13 @@ class GivenBank:
     Attributes:
         bank: itself.
         without: by class, which images do not show it, [N].
+        images: their ids.
         drop: see `diffup.config.BankConfig`.
     """
 
     bank: Bank
     without: Mapping[int, Tensor]
+    images: tuple[str, ...]
     drop: float = 0.0
 
 

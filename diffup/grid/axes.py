@@ -13,7 +13,7 @@ from typing import Any
 
 from diffup.backbones.registry import check_backbone, has_text_encoder
 from diffup.backbones.weights import weights_identity
-from diffup.config import InputConfig, SampleConfig
+from diffup.config import OBJECTNESS, InputConfig, SampleConfig
 from diffup.errors import UserError
 from diffup.evaluation.adapter import function_version
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
@@ -23,7 +23,6 @@ from diffup.training.recipes import Recipe
 PRIOR_MEAN = SampleConfig(method="prior_mean")
 PROTOTYPE = SampleConfig(method="prototype")
 EVIDENCE = SampleConfig(method="evidence")
-OBJECTNESS = 0.2
 # Training-free methods by their name in tables, with whether they read a bank.
 RIVALS: dict[str, tuple[SampleConfig, bool]] = {
     "prototype": (PROTOTYPE, False),

@@ -19,11 +19,10 @@ from diffup.config import (
     ModelConfig,
     SampleConfig,
     TrainConfig,
-    added_later,
     check_annotation,
-    in_key,
 )
 from diffup.errors import UserError
+from diffup.fields import added_later, in_key
 
 CELL_VERSION = 3
 KEY_LENGTH = 12

@@ -90,6 +90,7 @@ def model_card(model: ModelConfig, facts: Mapping[str, Any]) -> str:
         "fold left out": cell.get("fold"),
         "classes trained on": ", ".join(facts.get("classes") or ()),
         "classes left out": ", ".join(facts.get("left_out") or ()),
+        "bank": ", ".join(facts.get("bank") or ()) or "none",
         "variant": cell.get("variant"),
         "training seed": cell.get("train_seed"),
         "training cell": facts.get("key"),

@@ -6,19 +6,20 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from diffup.config import ModelConfig
+from diffup.config import InputConfig, ModelConfig
 from diffup.errors import UserError
 from diffup.files import as_path, write_in_full
 from diffup.models.card import model_card
 from diffup.models.diffup import DiffUpNet
 
 CHECKPOINT_FORMAT = 2
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, BANK = "model.safetensors", "config.json", "bank.safetensors"
 FILES = f"{CONFIG}, {WEIGHTS}"
 CELLS_FOLDER = "checkpoint"  # in a training cell's folder
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -56,6 +57,19 @@ def load_checkpoint(folder: Path) -> DiffUpNet:
     return model.to(memory_format=torch.channels_last).eval()
 
 
+def trained_with(facts: Any, folder: Path) -> tuple[str, str, InputConfig]:
+    """Backbone, weights identity and input configuration of the training."""
+    try:
+        cell = facts["cell"]
+        values = {**cell["input"], "prompts": tuple(cell["input"]["prompts"])}
+        return str(cell["backbone"]), str(cell["weights"]), InputConfig(**values)
+    except (KeyError, TypeError, UserError) as error:
+        raise UserError(
+            f"checkpoint {folder} does not say how its images are to be encoded, or in the format of another "
+            f"version ({error!r}); train it with this version"
+        ) from error
+
+
 def find_checkpoint(path_or_hub_id: str | Path) -> Path:
     """The folder of a checkpoint: itself, that in a training cell's folder, or that of a Hugging Face hub id.
 
@@ -76,7 +90,7 @@ def find_checkpoint(path_or_hub_id: str | Path) -> Path:
     import huggingface_hub
 
     try:
-        found = huggingface_hub.snapshot_download(path_or_hub_id, allow_patterns=[CONFIG, WEIGHTS, "README.md"])
+        found = huggingface_hub.snapshot_download(path_or_hub_id, allow_patterns=[CONFIG, WEIGHTS, BANK, "README.md"])
     except Exception as error:  # the hub client raises a dozen unrelated types when a download fails
         gist = (str(error).strip() or "no message").splitlines()[0]
         raise UserError(

@@ -25,7 +25,7 @@ from diffup.models.baft import (
 from diffup.models.batch import Batch, Episodes
 from diffup.models.evidence import Negatives
 from diffup.models.schedule import Schedule
-from diffup.models.uapf import UAPF
+from diffup.models.uapf import UAPF, Fused, logit
 from diffup.models.uqdd import UQDD, query_infos
 
 VARIANCE_FLOOR = 1e-4
@@ -111,27 +111,31 @@ class DiffUpNet(nn.Module):
         super().__init__()
         self.config = config
         self.schedule = Schedule(kind=config.schedule, bit_scale=config.bit_scale)
-        self.uapf = UAPF(learned=config.uapf, maps=len(map_indices(config.prior_maps)))
-        self.uqdd = UQDD(config)
+        self.uapf = UAPF(learned=config.uapf, maps=len(map_indices(config.prior_maps)), base=config.base)
+        self.uqdd = UQDD(config, self.uapf.context)
 
-    def fuse(self, prior_BKSPhw: Tensor, kind_BK: Tensor) -> tuple[Tensor, Tensor]:
-        """UAPF's mean and variance on the decoder grid, [B, R, R] each, from the maps of ``config.prior_maps``."""
-        mean, variance = self.uapf(prior_BKSPhw, kind_BK)
-        size = (self.config.decoder_grid, self.config.decoder_grid)
-        both = F.interpolate(torch.stack([mean, variance], dim=1), size=size, mode="bilinear", align_corners=False)
-        return both[:, 0].clamp(0, 1), both[:, 1].clamp_min(VARIANCE_FLOOR)
+    def fuse(self, prior_BKSPhw: Tensor, odds_BKSEhw: Tensor, kind_BK: Tensor) -> Fused:
+        """What UAPF says, on the decoder grid [R, R], from the maps of ``config.prior_maps``."""
+        fused = self.uapf(prior_BKSPhw, odds_BKSEhw, kind_BK)
+        absolute, size = self.uapf.absolute, (self.config.decoder_grid, self.config.decoder_grid)
+        mean = logit(fused.mean) if absolute else fused.mean
+        every = torch.cat([mean[:, None], fused.variance[:, None], fused.context], dim=1)
+        mean, variance, context = F.interpolate(every, size=size, mode="bilinear", align_corners=False).split(
+            [1, 1, self.uapf.context], dim=1
+        )
+        mean = torch.sigmoid(mean) if absolute else mean.clamp(0, 1)
+        return Fused(mean[:, 0], variance[:, 0].clamp_min(VARIANCE_FLOOR), context)
 
     def infos(self, rgb_B3HW: Tensor) -> Tensor:
         """Query infos on the decoder grid, [B, 4, R, R], from the queries' low-resolution RGB."""
         return query_infos(F.adaptive_avg_pool2d(rgb_B3HW, self.config.decoder_grid))
 
-    def sample(
-        self, mean_BRR: Tensor, variance_BRR: Tensor, infos_BXRR: Tensor, noise_BRR: Tensor, sample: SampleConfig
-    ) -> Segmentation:
+    def sample(self, fused: Fused, infos_BXRR: Tensor, noise_BRR: Tensor, sample: SampleConfig) -> Segmentation:
         """DDIM to a mask, as `sample` says (the one-step variant ignores noise and steps).
 
         From the prior: sampling starts at t = 2·√variance (its mean over the map, at most 1), from the noised mean.
         """
+        mean_BRR, variance_BRR = fused.mean, fused.variance
         batch = mean_BRR.shape[0]
         begin_B = torch.ones(batch, device=mean_BRR.device)
         if sample.start == "prior":
@@ -143,7 +147,7 @@ class DiffUpNet(nn.Module):
         estimate = mean_BRR
         t_B = begin_B
         for left in reversed(range(steps)):
-            logits, _, _ = self.uqdd(x, t_B, estimate, mean_BRR, variance_BRR, infos_BXRR, sample.strength)
+            logits, _, _ = self.uqdd(x, t_B, estimate, fused, infos_BXRR, sample.strength)
             estimate = torch.sigmoid(logits)
             if left:
                 s_B = left / steps * begin_B
@@ -163,6 +167,6 @@ class DiffUpNet(nn.Module):
         self.eval()
         device = next(self.parameters()).device
         read = chosen_maps(batch.prior_BKSPhw, self.config.prior_maps)
-        mean, variance = self.fuse(read.to(device), batch.kind_BK.to(device))
+        fused = self.fuse(read.to(device), batch.odds_BKSEhw.to(device), batch.kind_BK.to(device))
         infos = self.infos(batch.rgb_B3RR.to(device))
-        return self.sample(mean, variance, infos, noise_BRR.to(device), sample)
+        return self.sample(fused, infos, noise_BRR.to(device), sample)

@@ -9,6 +9,12 @@ the precision-weighted form below is ours:
 
 The variance is around m, before stretching: it is in the cues' own units, whatever the contrast of the map.
 
+From absolute evidence (``ModelConfig.base = "evidence"``) nothing is stretched, as how much of the image looks like the
+object would be lost again. l_k is a cue's log-odds, and
+
+    mean     = σ(Σ_k w_k l_k)
+    variance = p (1 - p) Σ_k w_k e^{s_k} + Σ_k w_k (σ(l_k) - p)²,   p the mean, s_k zero untrained
+
 Maps have a meaning that no backbone changes, so each kind of cue learns one weight a map. Stages have not: they are
 read by one shared network and pooled symmetrically (mean and spread), so that no weight is tied to "the stage that is
 best on the training backbone".
@@ -16,14 +22,15 @@ best on the training backbone".
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from diffup.config import CUES
-from diffup.models.baft import MAPS, min_max
+from diffup.config import CUES, EVIDENCE_MAPS, OBJECTNESS
+from diffup.models.baft import EVIDENCE, MAPS, min_max
 
 LOG_VARIANCE_RANGE = (-6.0, 2.0)
 SHIFT = 1.0  # of a logit, at most
@@ -52,25 +59,54 @@ def zeroed(layer: Layer) -> Layer:
     return layer
 
 
+@dataclass(frozen=True)
+class Fused:
+    """What UAPF says of B queries.
+
+    Attributes:
+        mean: [B, h, w] in [0, 1]. Stretched to that range with base ``"prior"``.
+        variance: [B, h, w] > 0, around the mean before it is stretched (in the plain variant: of all the cues' maps, at
+            each position, around their own mean).
+        context: features of the evidence for the decoder, [B, X, h, w]; X = 0 with base ``"prior"``.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    context: Tensor
+
+    def detach(self) -> Fused:
+        """The same without gradients."""
+        return Fused(self.mean.detach(), self.variance.detach(), self.context.detach())
+
+
+def cue_logits(odds_BKSEhw: Tensor) -> Tensor:
+    """What each cue says untrained, [B, K, h, w]: its evidence in one (`diffup.models.baft.with_evidence`), and, the
+    less the more cues there are, what the bank says of objects."""
+    refined, objects = (odds_BKSEhw[:, :, :, EVIDENCE_MAPS.index(name)] for name in ("refined", "objectness"))
+    return refined[:, :, 0] + OBJECTNESS / odds_BKSEhw.shape[1] * objects.mean(2)
+
+
 class UAPF(nn.Module):
     """Uncertainty-aware prior fusion (paper section III-C2), permutation-invariant in the cues.
 
-    It looks at one position at a time and may shift the logit of a cue's mean prior by at most `SHIFT`: with 3 × 3
+    It looks at one position at a time and may shift the logit of a cue's untrained value by at most `SHIFT`: with 3 × 3
     layers and a free shift it learned how the training backbone's maps look, and lost 2 mIoU on held-out classes
-    against no learned fusion at all. Untrained, a cue's value is the plain mean of its priors: learning starts from the
-    baseline to beat.
+    against no learned fusion at all. Learning starts from the baseline to beat: the plain mean of a cue's priors, or
+    its evidence in one.
 
     The variance starts at p(1 - p) of a cue's value and learns a factor from features that it does not shape: the
     features serve the mask. Started at a constant with a small loss weight it had stayed one.
     """
 
-    def __init__(self, width: int = 16, learned: bool = True, maps: int = MAPS) -> None:
+    def __init__(self, width: int = 16, learned: bool = True, maps: int = MAPS, base: str = "prior") -> None:
         super().__init__()
-        self.learned = learned
+        self.learned, self.absolute = learned, base == "evidence"
+        self.context = width if learned and self.absolute else 0
         if not learned:
             return
-        self.map_logits = nn.Parameter(torch.zeros(len(CUES), maps))
-        self.read_stage = nn.Sequential(nn.Conv2d(maps, width, 1), nn.GELU())
+        if not self.absolute:
+            self.map_logits = nn.Parameter(torch.zeros(len(CUES), maps))
+        self.read_stage = nn.Sequential(nn.Conv2d(maps + EVIDENCE * self.absolute, width, 1), nn.GELU())
         self.cue_embedding = nn.Embedding(len(CUES), width)
         self.mix = nn.Sequential(
             nn.Conv2d(2 * width + STATISTICS, width, 1), nn.GELU(), nn.Conv2d(width, width, 1), nn.GELU()
@@ -78,46 +114,65 @@ class UAPF(nn.Module):
         self.shift, self.factor = zeroed(nn.Conv2d(width, 1, 1)), zeroed(nn.Conv2d(width, 1, 1))
 
     def map_weights(self) -> Tensor:
-        """Weight of each prior map in a cue's value, [len(CUES), P]; rows add up to 1."""
+        """Weight of each prior map in a cue's value with base ``"prior"``, [len(CUES), P]; rows add up to 1."""
         return (MAP_SCALE * self.map_logits).softmax(-1)
 
-    def forward(self, prior_BKSPhw: Tensor, kind_BK: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, prior_BKSPhw: Tensor, odds_BKSEhw: Tensor, kind_BK: Tensor) -> Fused:
         """Fuse K ≥ 1 cues.
 
         Args:
             prior_BKSPhw: BAFT's maps in [0, 1].
+            odds_BKSEhw: its log-odds, which base ``"prior"`` does not read.
             kind_BK: index of each cue's kind in `diffup.config.CUES`.
-
-        Returns:
-            mean [B, h, w] in [0, 1], stretched to that range, and variance [B, h, w] > 0 around the mean before it is
-            stretched (in the plain variant: of all the cues' maps, at each position, around their own mean).
         """
-        batch, cues = kind_BK.shape
+        return (self._absolute if self.absolute else self._stretched)(prior_BKSPhw, odds_BKSEhw, kind_BK)
+
+    def _stretched(self, prior_BKSPhw: Tensor, odds_BKSEhw: Tensor, kind_BK: Tensor) -> Fused:
+        none = prior_BKSPhw[:, 0, 0, :0]
         if not self.learned:
             base_BKhw = min_max(reduce(prior_BKSPhw, "b k s p h w -> b k h w", "mean"))
-            mean = min_max(base_BKhw.mean(1))
-            return mean, deviation(prior_BKSPhw.flatten(1, 3), 1).square() + 1e-3
+            return Fused(min_max(base_BKhw.mean(1)), deviation(prior_BKSPhw.flatten(1, 3), 1).square() + 1e-3, none)
         weight_BKPhw = self.map_weights()[kind_BK][..., None, None]
         base_BKhw = min_max((weight_BKPhw * prior_BKSPhw.mean(2)).sum(2))  # a product would be rounded under autocast
-        read = self.read_stage(rearrange(prior_BKSPhw, "b k s p h w -> (b k s) p h w"))
-        read = rearrange(read, "(bk s) c h w -> bk s c h w", bk=batch * cues)
-        cue_NC11 = self.cue_embedding(kind_BK.reshape(-1))[:, :, None, None]
-        statistics = self._statistics(prior_BKSPhw, base_BKhw)
-        pooled = torch.cat([read.mean(1) + cue_NC11, deviation(read, 1), statistics], dim=1)
-        hidden = self.mix(pooled)
-        shift, factor = (
-            rearrange(layer(features), "(b k) 1 h w -> b k h w", k=cues)
-            for layer, features in ((self.shift, hidden), (self.factor, hidden.detach()))
-        )
-        value_BKhw = torch.sigmoid(logit(base_BKhw) + SHIFT * torch.tanh(shift))
-        fixed = value_BKhw.detach()
-        log_variance = torch.log(fixed * (1 - fixed) + DOUBT) + factor
-        precision = torch.exp(-log_variance.clamp(*LOG_VARIANCE_RANGE))
+        _, shift, factor = self._read(prior_BKSPhw, prior_BKSPhw, base_BKhw, kind_BK)
+        value_BKhw = torch.sigmoid(logit(base_BKhw) + shift)
+        precision = torch.exp(-(doubt(value_BKhw).log() + factor).clamp(*LOG_VARIANCE_RANGE))
         total = precision.sum(1)
         weight = precision / total[:, None]
         mean = (weight * value_BKhw).sum(1)
         disagreement = (weight * (value_BKhw - mean[:, None]) ** 2).sum(1)
-        return min_max(mean), 1 / total + disagreement
+        return Fused(min_max(mean), 1 / total + disagreement, none)
+
+    def _absolute(self, prior_BKSPhw: Tensor, odds_BKSEhw: Tensor, kind_BK: Tensor) -> Fused:
+        told_BKhw = cue_logits(odds_BKSEhw)
+        if not self.learned:
+            mean = torch.sigmoid(told_BKhw.mean(1))
+            return Fused(mean, doubt(mean), prior_BKSPhw[:, 0, 0, :0])
+        maps = torch.cat([2 * prior_BKSPhw - 1, odds_BKSEhw / 2], dim=3)
+        hidden, shift, factor = self._read(maps, prior_BKSPhw, torch.sigmoid(told_BKhw), kind_BK)
+        told_BKhw = told_BKhw + shift
+        factor = factor.clamp(*LOG_VARIANCE_RANGE)
+        weight = (-factor).softmax(1)
+        mean = torch.sigmoid((weight * told_BKhw).sum(1))
+        disagreement = (weight * (torch.sigmoid(told_BKhw) - mean[:, None]) ** 2).sum(1)
+        variance = doubt(mean) * (weight * factor.exp()).sum(1) + disagreement
+        return Fused(mean, variance, (weight[:, :, None] * hidden).sum(1))
+
+    def _read(
+        self, maps_BKSXhw: Tensor, prior_BKSPhw: Tensor, base_BKhw: Tensor, kind_BK: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features [B, K, C, h, w] of each cue, the shift of its logit, and the logarithm of its variance's factor."""
+        batch, cues = kind_BK.shape
+        read = self.read_stage(rearrange(maps_BKSXhw, "b k s p h w -> (b k s) p h w"))
+        read = rearrange(read, "(bk s) c h w -> bk s c h w", bk=batch * cues)
+        cue_NC11 = self.cue_embedding(kind_BK.reshape(-1))[:, :, None, None]
+        statistics = self._statistics(prior_BKSPhw, base_BKhw)
+        hidden = self.mix(torch.cat([read.mean(1) + cue_NC11, deviation(read, 1), statistics], dim=1))
+        shift, factor = (
+            rearrange(layer(features), "(b k) 1 h w -> b k h w", k=cues)
+            for layer, features in ((self.shift, hidden), (self.factor, hidden.detach()))
+        )
+        return rearrange(hidden, "(b k) c h w -> b k c h w", k=cues), SHIFT * torch.tanh(shift), factor
 
     @staticmethod
     def _statistics(prior_BKSPhw: Tensor, base_BKhw: Tensor) -> Tensor:
@@ -126,3 +181,9 @@ class UAPF(nn.Module):
         others = (base_BKhw.sum(1, keepdim=True) - base_BKhw) / max(cues - 1, 1) if cues > 1 else base_BKhw
         spread = deviation(prior_BKSPhw.flatten(2, 3), 2, correction=1)
         return torch.stack([base_BKhw, base_BKhw - others, (2 * base_BKhw - 1).abs(), spread], dim=2).flatten(0, 1)
+
+
+def doubt(probability: Tensor) -> Tensor:
+    """The variance that a probability starts from, p(1 - p) and a little; no gradient flows back."""
+    fixed = probability.detach()
+    return fixed * (1 - fixed) + DOUBT

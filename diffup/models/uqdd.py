@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from diffup.config import ModelConfig
-from diffup.models.uapf import logit, zeroed
+from diffup.models.uapf import Fused, logit, zeroed
 
 QUERY_INFOS = 4  # low-resolution RGB and edge strength
 GROUPS = 8
@@ -160,10 +160,11 @@ class Sizes(dict[torch.Size, Tensor]):
 class UQDD(nn.Module):
     """Unified quality-aware diffusion decoder (paper section III-C3): predicts x_0 from x_t and the condition.
 
-    With ``config.residual`` it predicts a correction to the logit of UAPF's mean, starting at zero.
+    With ``config.residual`` it predicts a correction to the logit of UAPF's mean, starting at zero. Features of the
+    evidence, `context` of them, are read once, where the mask comes in.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, context: int = 0) -> None:
         super().__init__()
         self.config = config
         conditions = 2 + int(config.self_conditioning) + (QUERY_INFOS if config.query_infos else 0)
@@ -172,7 +173,7 @@ class UQDD(nn.Module):
         def blocks(*sizes: tuple[int, int]) -> nn.ModuleList:
             return nn.ModuleList(Block(inputs, outputs, conditions, config) for inputs, outputs in sizes)
 
-        self.stem = nn.Conv2d(1 + conditions, w1, 3, padding=1)
+        self.stem = nn.Conv2d(1 + conditions + context, w1, 3, padding=1)
         self.encoder = blocks((w1, w1), (w1, w2), (w2, w3))
         self.middle = Block(w3, w3, conditions, config)
         self.decoder = blocks((w3 + w3, w3), (w3 + w2, w2), (w2 + w1, w1))
@@ -184,8 +185,7 @@ class UQDD(nn.Module):
         x_BHW: Tensor,
         t_B: Tensor,
         estimate_BHW: Tensor,
-        mean_BHW: Tensor,
-        variance_BHW: Tensor,
+        fused: Fused,
         infos_BXHW: Tensor,
         strength: float = 1.0,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,15 +195,15 @@ class UQDD(nn.Module):
             x_BHW: noisy mask x_t.
             t_B: time in [0, 1].
             estimate_BHW: previous estimate of the mask in [0, 1] (UAPF's mean at the start); no gradient flows back.
-            mean_BHW, variance_BHW: of UAPF.
+            fused: what UAPF says, on the decoder grid.
             infos_BXHW: see `query_infos`.
             strength: factor of the correction of the mean's logit (of the whole logit without ``config.residual``).
 
         Returns:
             Logits of the mask [B, H, W]; logits of the error map [B, H, W] and of the IoU [B] *of the estimate*.
         """
-        error_BHW, iou_B = self.quality(x_BHW, estimate_BHW, mean_BHW, variance_BHW)
-        maps = [2 * mean_BHW - 1, variance_BHW.log() / 4]
+        error_BHW, iou_B = self.quality(x_BHW, estimate_BHW, fused.mean, fused.variance)
+        maps = [2 * fused.mean - 1, fused.variance.log() / 4]
         if self.config.self_conditioning:
             maps.append(2 * estimate_BHW - 1)
         condition = torch.stack(maps, dim=1)
@@ -215,7 +215,7 @@ class UQDD(nn.Module):
         if self.config.dqm_iou:
             vector = torch.cat([vector, torch.sigmoid(iou_B).detach()[:, None]], dim=1)
 
-        hidden = self.stem(torch.cat([x_BHW[:, None], condition], dim=1))
+        hidden = self.stem(torch.cat([x_BHW[:, None], condition, fused.context], dim=1))
         skips = []
         for level, block in enumerate(self.encoder):
             hidden = block(F.avg_pool2d(hidden, 2) if level else hidden, conditions, error_map, vector)
@@ -231,7 +231,7 @@ class UQDD(nn.Module):
             return strength * change, error_BHW, iou_B
         if bound := self.config.bound:
             change = bound * torch.tanh(change / bound)
-        logits = logit(mean_BHW) + strength * change
+        logits = logit(fused.mean) + strength * change
         return logits, error_BHW, iou_B
 
 

@@ -51,7 +51,8 @@ def step_loss(model: DiffUpNet, step: Step) -> Tensor:
     """
     config = model.config
     truth, valid, infos, noise = step.truth_BRR, step.valid_BRR, step.infos_BXRR, step.noise_BRR
-    mean, variance = model.fuse(step.prior_BKSPhw, step.kind_BK)
+    fused = model.fuse(step.prior_BKSPhw, step.odds_BKSEhw, step.kind_BK)
+    mean, variance = fused.mean, fused.variance
     ones = torch.ones(len(truth), device=truth.device)
     prior = mean.detach()
     estimate = prior
@@ -62,7 +63,7 @@ def step_loss(model: DiffUpNet, step: Step) -> Tensor:
     x, t = start(), ones
     if step.feed_back:
         with torch.no_grad():
-            first, _, _ = model.uqdd(x, t, estimate, mean, variance, infos)
+            first, _, _ = model.uqdd(x, t, estimate, fused, infos)
             estimate = torch.sigmoid(first)
     if not config.one_step and config.schedule != "self_aligned":
         t = step.t_B
@@ -71,7 +72,7 @@ def step_loss(model: DiffUpNet, step: Step) -> Tensor:
         t = step.t_B
         x = model.schedule.diffuse(estimate, t, step.fresh_BRR, prior)
 
-    logits, error, iou = model.uqdd(x, t, estimate, mean, variance, infos)
+    logits, error, iou = model.uqdd(x, t, estimate, fused, infos)
     final = torch.sigmoid(logits).detach()
     final_error, final_iou = model.uqdd.quality(model.schedule.encode(final), final, prior, variance.detach())
     terms = {

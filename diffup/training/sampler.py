@@ -48,6 +48,7 @@ class Step:
 
     Attributes:
         prior_BKSPhw: the maps that the model reads, distorted.
+        odds_BKSEhw: the log-odds beside them, distorted.
         kind_BK: index of each cue's kind.
         infos_BXRR: query infos.
         truth_BRR, valid_BRR: share of foreground among valid pixels, and share of valid pixels.
@@ -57,6 +58,7 @@ class Step:
     """
 
     prior_BKSPhw: Tensor
+    odds_BKSEhw: Tensor
     kind_BK: Tensor
     infos_BXRR: Tensor
     truth_BRR: Tensor
@@ -125,6 +127,17 @@ def virtual_backbone(prior_BKSPhw: Tensor, truth_B1hw: Tensor, generator: torch.
     return min_max(out)
 
 
+def virtual_evidence(odds_BKSEhw: Tensor, generator: torch.Generator) -> Tensor:
+    """Distort log-odds as another backbone might: scale and noise of each map and stage; their zero stays."""
+    batch, cues, stages, maps, height, width = odds_BKSEhw.shape
+    scale = torch.exp(torch.rand(batch, 1, stages, maps, 1, 1, generator=generator) * 0.6 - 0.3)
+    noise = torch.randn(batch, cues, stages, maps, height, width, generator=generator)
+    share = torch.rand(batch, 1, stages, maps, 1, 1, generator=generator) * 0.5
+    out = odds_BKSEhw * scale + share * noise
+    out[:, :, :, -1] = out[:, :, :1, -1]  # the last is one map for all stages
+    return out
+
+
 def step_cues(rng: np.random.Generator, config: TrainConfig, with_text: bool) -> tuple[bool, int]:
     """Whether a step's episodes have a text cue, and how many visual ones they have.
 
@@ -177,16 +190,19 @@ class EpisodeSampler:
         generator = torch.Generator().manual_seed(int(drawn.seed_1) + again)
         # Before any distortion, as some mix the maps: what a model doesn't read must not reach it by a detour.
         prior, truth = chosen_maps(drawn.prior_BKSPhw, self.model.prior_maps), drawn.truth_BRR
+        odds = drawn.odds_BKSEhw
         with torch.no_grad():
             if self.config.virtual_backbones:
                 grid = prior.shape[-1]
                 prior = virtual_backbone(prior, F.adaptive_avg_pool2d(truth[:, None], grid), generator)
+                if self.model.base == "evidence":
+                    odds = virtual_evidence(odds, generator)
             infos = query_infos(F.adaptive_avg_pool2d(drawn.rgb_B3RR, self.model.decoder_grid))
         noise = torch.randn(truth.shape, generator=generator)
         feed_back = not self.model.one_step and bool(torch.rand(1, generator=generator) < 0.5)
         fresh = torch.randn(truth.shape, generator=generator)
         times = torch.rand(len(fresh), generator=generator)
-        return Step(prior, drawn.kind_BK, infos, truth, drawn.valid_BRR, noise, fresh, times, feed_back)
+        return Step(prior, odds, drawn.kind_BK, infos, truth, drawn.valid_BRR, noise, fresh, times, feed_back)
 
     def _draw(self, step: int) -> Drawn:
         rng = np.random.default_rng((self.seed, self.fold, step))

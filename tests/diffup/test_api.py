@@ -287,3 +287,69 @@ def test_photographs_on_an_upgraded_backbone(model: DiffUp, shared_data: Path, s
     truth, valid = data.mask(ids[0], cow) == 1, data.mask(ids[0], cow) != 255
     iou = (result.mask & truth & valid).sum() / ((result.mask | truth) & valid).sum()
     assert iou > 0.5
+
+
+def absolute(model: DiffUp) -> DiffUp:
+    """An untrained net that reads evidence, on the same backbone."""
+    torch.manual_seed(0)
+    return DiffUp(model.encoder, DiffUpNet(ModelConfig(decoder_grid=16, width=16, base="evidence")))
+
+
+def photographs(data: Dataset, count: int = 6) -> tuple[list[Any], list[Any]]:
+    """Images with the masks of their first class, the last without one."""
+    ids = sorted(data.areas)[:count]
+    masks = [data.mask(i, min(data.areas[i])) == 1 for i in ids]
+    return [data.image(i) for i in ids], [*masks[:-1], None]
+
+
+def test_a_bank_changes_what_a_model_of_evidence_says_and_nothing_else(model: DiffUp, data: Dataset) -> None:
+    query, support, mask = example(data)
+    cues, (images, masks) = [Support(support, mask)], photographs(data)
+    plain = absolute(model)
+    unlabelled, labelled = plain.calibrate(images), plain.calibrate(images, masks)
+    made = [one.segment(query, cues).probability for one in (plain, unlabelled, labelled)]
+    for one, other in ((0, 1), (1, 2), (0, 2)):
+        assert np.abs(made[one] - made[other]).max() > 0.01
+    assert plain.bank is None, "the model it is made from stays as it is"
+    same(model.calibrate(images).segment(query, cues), model.segment(query, cues))
+
+
+def test_a_bank_goes_along_when_the_backbone_is_swapped(model: DiffUp, data: Dataset) -> None:
+    query, support, mask = example(data)
+    cues, (images, masks) = [Support(support, mask)], photographs(data)
+    swapped = absolute(model).calibrate(images, masks).swap_backbone("tiny_regnet")
+    same(
+        swapped.segment(query, cues),
+        absolute(model).swap_backbone("tiny_regnet").calibrate(images, masks).segment(query, cues),
+    )
+    unlabelled = absolute(model).swap_backbone("tiny_regnet", bank=images)
+    assert np.abs(unlabelled.segment(query, cues).probability - swapped.segment(query, cues).probability).max() > 0.01
+
+
+def test_a_bank_is_saved_and_loaded_with_the_checkpoint(model: DiffUp, data: Dataset, tmp_path: Path) -> None:
+    query, support, mask = example(data)
+    cues, (images, masks) = [Support(support, mask)], photographs(data)
+    made = absolute(model).calibrate(images, masks)
+    made.save(tmp_path)
+    same(DiffUp.load(tmp_path).segment(query, cues), made.segment(query, cues))
+    kept = (tmp_path / "bank.safetensors").read_bytes()
+    made.save(tmp_path)
+    assert (tmp_path / "bank.safetensors").read_bytes() == kept
+    (tmp_path / "bank.safetensors").write_bytes(kept[:-9])
+    with pytest.raises(ValueError, match=r"bank.safetensors cannot be read.*remove this file"):
+        DiffUp.load(tmp_path)
+    absolute(model).save(tmp_path)
+    assert DiffUp.load(tmp_path).bank is None, "one that was saved before would be taken for this model's"
+
+
+def test_banks_that_are_none_are_refused(model: DiffUp) -> None:
+    image, mask = np.zeros((32, 40, 3), np.uint8), np.ones((32, 40), bool)
+    for images, masks, message in (
+        ("photographs/", None, "takes a list of images"),
+        ([image], None, "2 images at least"),
+        ([image, "gone.jpg"], None, r"images\[1\]"),
+        ([image] * 2, [mask], "2 images and 1 masks"),
+        ([image] * 2, [None, mask.T], r"masks\[1\]: .*transposed"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.calibrate(images, masks)  # type: ignore[arg-type]

@@ -169,6 +169,8 @@ def test_no_novel_class_is_looked_at_in_training(tmp_path: Path) -> None:
         {"query_infos": False},
         {"residual": False},
         {"bound": 1.5},
+        {"base": "evidence"},
+        {"base": "evidence", "uapf": False},
     ],
 )
 def test_every_variant_trains_and_segments(change: dict, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffup.config import (
-    ADDED_LATER,
     FEATURE_DTYPES,
     PRECISIONS,
     SCHEDULES,
@@ -20,6 +19,7 @@ from diffup.config import (
     SampleConfig,
     TrainConfig,
 )
+from diffup.fields import ADDED_LATER
 from diffup.grid.cell import KEY_LENGTH, AnyCell, Cell, TrainingCell, cell_from_dict, cell_to_dict
 
 PLACE: dict[str, Any] = {"dataset": "shapes4i", "fold": 0, "backbone": "tiny_resnet", "weights": "sha256:0123456789ab"}
