@@ -253,6 +253,8 @@ class TrainConfig:
             episodes, and is the same as one of that batch size but for rounding. Divides the memory a step takes.
         draws: number of different steps that are drawn, then distorted again, every second time mirrored; 0: every step
             draws its own. Prior maps are most of a step's cost: 800 steps of 400 draws cost little more than 400.
+        balance_sizes: draw small and large objects equally often, not as they come: base classes and others differ in
+            the share of an image that they take, and a decoder learns that of its training.
         hold_out: number of base classes that are left out of training, to choose between variants without looking at
             novel classes; which ones: `diffup.episodes.sampling.held_out_classes`.
     """
@@ -270,6 +272,7 @@ class TrainConfig:
     accumulate: int = added_later(1)
     hold_out: int = added_later(0)
     draws: int = added_later(0)
+    balance_sizes: bool = added_later(False)
 
     @property
     def episodes(self) -> int:

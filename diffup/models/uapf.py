@@ -30,9 +30,13 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 
 from diffup.config import CUES, EVIDENCE_MAPS, OBJECTNESS
-from diffup.models.baft import EVIDENCE, MAPS, min_max
+from diffup.models.baft import MAPS, min_max
 
 LOG_VARIANCE_RANGE = (-6.0, 2.0)
+STAGES = 3
+ODDS = tuple(
+    EVIDENCE_MAPS.index(name) for name in ("odds_sharp", "odds_soft", "propagated_odds")
+)  # read stage by stage
 SHIFT = 1.0  # of a logit, at most
 MAP_SCALE = 10.0  # of the map weights' logits: they learn this much faster than the rest
 DOUBT = 0.02  # added to p(1 - p), the variance that a cue starts from
@@ -67,7 +71,7 @@ class Fused:
         mean: [B, h, w] in [0, 1]. Stretched to that range with base ``"prior"``.
         variance: [B, h, w] > 0, around the mean before it is stretched (in the plain variant: of all the cues' maps, at
             each position, around their own mean).
-        context: features of the evidence for the decoder, [B, X, h, w]; X = 0 with base ``"prior"``.
+        context: what the cues say in detail (`details`), [B, X, h, w]; X = 0 with base ``"prior"``.
     """
 
     mean: Tensor
@@ -86,6 +90,18 @@ def cue_logits(odds_BKSEhw: Tensor) -> Tensor:
     return refined[:, :, 0] + OBJECTNESS / odds_BKSEhw.shape[1] * objects.mean(2)
 
 
+def details(prior_BKSPhw: Tensor, odds_BKSEhw: Tensor, told_BKhw: Tensor) -> Tensor:
+    """All that a cue says, [B, K, X, h, w] with X = P + 4 + len(`ODDS`) · `STAGES`, each about in [-2, 2].
+
+    Prior maps are pooled over the stages, log-odds are not: how far stages differ is what tells a sure position from
+    one where they only average out, and a stage has the same relative depth in every backbone.
+    """
+    refined, objects = (odds_BKSEhw[:, :, :, EVIDENCE_MAPS.index(name)].mean(2) for name in ("refined", "objectness"))
+    stretched = logit(min_max(prior_BKSPhw.mean((2, 3))))
+    odds = [odds_BKSEhw[:, :, :, ODDS].flatten(2, 3), torch.stack([told_BKhw, refined, stretched, objects], dim=2)]
+    return torch.cat([2 * prior_BKSPhw.mean(2) - 1, torch.cat(odds, dim=2) / 2], dim=2)
+
+
 class UAPF(nn.Module):
     """Uncertainty-aware prior fusion (paper section III-C2), permutation-invariant in the cues.
 
@@ -101,16 +117,15 @@ class UAPF(nn.Module):
     def __init__(self, width: int = 16, learned: bool = True, maps: int = MAPS, base: str = "prior") -> None:
         super().__init__()
         self.learned, self.absolute = learned, base == "evidence"
-        self.context = width if learned and self.absolute else 0
+        self.context = maps + 4 + len(ODDS) * STAGES if self.absolute else 0
         if not learned:
             return
         if not self.absolute:
             self.map_logits = nn.Parameter(torch.zeros(len(CUES), maps))
-        self.read_stage = nn.Sequential(nn.Conv2d(maps + EVIDENCE * self.absolute, width, 1), nn.GELU())
+            self.read_stage = nn.Sequential(nn.Conv2d(maps, width, 1), nn.GELU())
         self.cue_embedding = nn.Embedding(len(CUES), width)
-        self.mix = nn.Sequential(
-            nn.Conv2d(2 * width + STATISTICS, width, 1), nn.GELU(), nn.Conv2d(width, width, 1), nn.GELU()
-        )
+        read = STATISTICS + width + (self.context or width)
+        self.mix = nn.Sequential(nn.Conv2d(read, width, 1), nn.GELU(), nn.Conv2d(width, width, 1), nn.GELU())
         self.shift, self.factor = zeroed(nn.Conv2d(width, 1, 1)), zeroed(nn.Conv2d(width, 1, 1))
 
     def map_weights(self) -> Tensor:
@@ -134,7 +149,11 @@ class UAPF(nn.Module):
             return Fused(min_max(base_BKhw.mean(1)), deviation(prior_BKSPhw.flatten(1, 3), 1).square() + 1e-3, none)
         weight_BKPhw = self.map_weights()[kind_BK][..., None, None]
         base_BKhw = min_max((weight_BKPhw * prior_BKSPhw.mean(2)).sum(2))  # a product would be rounded under autocast
-        _, shift, factor = self._read(prior_BKSPhw, prior_BKSPhw, base_BKhw, kind_BK)
+        stages = self.read_stage(rearrange(prior_BKSPhw, "b k s p h w -> (b k s) p h w"))
+        stages = rearrange(stages, "(b k s) c h w -> b k s c h w", b=len(kind_BK), k=kind_BK.shape[1])
+        pooled, spread = (part.flatten(0, 1) for part in (stages.mean(2), deviation(stages, 2)))
+        cue_NC11 = self.cue_embedding(kind_BK.reshape(-1))[:, :, None, None]
+        shift, factor = self._heads([pooled + cue_NC11, spread], prior_BKSPhw, base_BKhw)
         value_BKhw = torch.sigmoid(logit(base_BKhw) + shift)
         precision = torch.exp(-(doubt(value_BKhw).log() + factor).clamp(*LOG_VARIANCE_RANGE))
         total = precision.sum(1)
@@ -145,34 +164,29 @@ class UAPF(nn.Module):
 
     def _absolute(self, prior_BKSPhw: Tensor, odds_BKSEhw: Tensor, kind_BK: Tensor) -> Fused:
         told_BKhw = cue_logits(odds_BKSEhw)
+        context = details(prior_BKSPhw, odds_BKSEhw, told_BKhw)
         if not self.learned:
             mean = torch.sigmoid(told_BKhw.mean(1))
-            return Fused(mean, doubt(mean), prior_BKSPhw[:, 0, 0, :0])
-        maps = torch.cat([2 * prior_BKSPhw - 1, odds_BKSEhw / 2], dim=3)
-        hidden, shift, factor = self._read(maps, prior_BKSPhw, torch.sigmoid(told_BKhw), kind_BK)
+            return Fused(mean, doubt(mean), context.mean(1))
+        cue_NC11 = self.cue_embedding(kind_BK.reshape(-1))[:, :, None, None]
+        read = [context.flatten(0, 1), cue_NC11.expand(-1, -1, *context.shape[-2:])]
+        shift, factor = self._heads(read, prior_BKSPhw, torch.sigmoid(told_BKhw))
         told_BKhw = told_BKhw + shift
         factor = factor.clamp(*LOG_VARIANCE_RANGE)
         weight = (-factor).softmax(1)
         mean = torch.sigmoid((weight * told_BKhw).sum(1))
         disagreement = (weight * (torch.sigmoid(told_BKhw) - mean[:, None]) ** 2).sum(1)
         variance = doubt(mean) * (weight * factor.exp()).sum(1) + disagreement
-        return Fused(mean, variance, (weight[:, :, None] * hidden).sum(1))
+        return Fused(mean, variance, (weight[:, :, None] * context).sum(1))
 
-    def _read(
-        self, maps_BKSXhw: Tensor, prior_BKSPhw: Tensor, base_BKhw: Tensor, kind_BK: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Features [B, K, C, h, w] of each cue, the shift of its logit, and the logarithm of its variance's factor."""
-        batch, cues = kind_BK.shape
-        read = self.read_stage(rearrange(maps_BKSXhw, "b k s p h w -> (b k s) p h w"))
-        read = rearrange(read, "(bk s) c h w -> bk s c h w", bk=batch * cues)
-        cue_NC11 = self.cue_embedding(kind_BK.reshape(-1))[:, :, None, None]
-        statistics = self._statistics(prior_BKSPhw, base_BKhw)
-        hidden = self.mix(torch.cat([read.mean(1) + cue_NC11, deviation(read, 1), statistics], dim=1))
+    def _heads(self, read: list[Tensor], prior_BKSPhw: Tensor, base_BKhw: Tensor) -> tuple[Tensor, Tensor]:
+        """The shift of each cue's logit and the logarithm of its variance's factor, [B, K, h, w], from what is read."""
+        hidden = self.mix(torch.cat([*read, self._statistics(prior_BKSPhw, base_BKhw)], dim=1))
         shift, factor = (
-            rearrange(layer(features), "(b k) 1 h w -> b k h w", k=cues)
+            rearrange(layer(features), "(b k) 1 h w -> b k h w", k=base_BKhw.shape[1])
             for layer, features in ((self.shift, hidden), (self.factor, hidden.detach()))
         )
-        return rearrange(hidden, "(b k) c h w -> b k c h w", k=cues), SHIFT * torch.tanh(shift), factor
+        return SHIFT * torch.tanh(shift), factor
 
     @staticmethod
     def _statistics(prior_BKSPhw: Tensor, base_BKhw: Tensor) -> Tensor:

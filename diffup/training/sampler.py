@@ -9,6 +9,7 @@ Letters: B batch · K cues · S stages · P prior maps · h w feature grid · R 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffup.config import VISUAL_CUES, ModelConfig, TrainConfig
@@ -26,10 +28,12 @@ from diffup.evaluation.encode import FeatureCache
 from diffup.models.baft import chosen_maps, min_max
 from diffup.models.batch import Batch, Episodes, Features
 from diffup.models.diffup import priors
+from diffup.models.uapf import ODDS
 from diffup.models.uqdd import query_infos
 from diffup.training.draw_cache import Keep, afresh
 
 TEXT_STEPS = 2  # a step has text with this many times the share of text among `TrainConfig.cue_weights`
+SIZES = 10  # classes of object sizes that are balanced
 TEXT_ONLY_SHARE = 0.25  # of the steps that have a text cue
 
 
@@ -127,15 +131,28 @@ def virtual_backbone(prior_BKSPhw: Tensor, truth_B1hw: Tensor, generator: torch.
     return min_max(out)
 
 
-def virtual_evidence(odds_BKSEhw: Tensor, generator: torch.Generator) -> Tensor:
-    """Distort log-odds as another backbone might: scale and noise of each map and stage; their zero stays."""
-    batch, cues, stages, maps, height, width = odds_BKSEhw.shape
-    scale = torch.exp(torch.rand(batch, 1, stages, maps, 1, 1, generator=generator) * 0.6 - 0.3)
-    noise = torch.randn(batch, cues, stages, maps, height, width, generator=generator)
-    share = torch.rand(batch, 1, stages, maps, 1, 1, generator=generator) * 0.5
-    out = odds_BKSEhw * scale + share * noise
-    out[:, :, :, -1] = out[:, :, :1, -1]  # the last is one map for all stages
-    return out
+def virtual_evidence(prior_BKSPhw: Tensor, odds_BKSEhw: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Distort maps and log-odds as another backbone might: scale, about the middle, and noise, of each map and stage.
+
+    What the mask starts from, the cues' untrained value, stays as it is: with a level that moved, the decoder learned
+    how large the objects of its training are.
+    """
+
+    def distorted(maps: Tensor, middle: float, noise: float) -> Tensor:
+        scale = torch.exp(torch.rand(*maps.shape[:4], 1, 1, generator=generator) * 0.6 - 0.3)
+        return (maps - middle) * scale + middle + noise * torch.randn(maps.shape, generator=generator)
+
+    odds = odds_BKSEhw.clone()
+    odds[:, :, :, ODDS] = distorted(odds[:, :, :, ODDS], 0.0, 0.24)
+    return distorted(prior_BKSPhw, 0.5, 0.1), odds
+
+
+def size_weights(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights of objects by their share of the image: the inverse of how many are about as large, bounded."""
+    log = np.log(shares + 0.01)
+    counts, edges = np.histogram(log, SIZES)
+    found = counts[np.clip(np.digitize(log, edges[1:-1]), 0, SIZES - 1)]
+    return np.asarray(1 / np.maximum(found, len(shares) / (6 * SIZES)))
 
 
 def step_cues(rng: np.random.Generator, config: TrainConfig, with_text: bool) -> tuple[bool, int]:
@@ -177,8 +194,9 @@ class EpisodeSampler:
         self.cues, self.features, self.pools, self.fold, self.seed = cues, features, usable, fold, seed
         self.model, self.config = model, config
         self.keep, self.given = keep, given
-        how = (config.episodes, config.max_shots, config.cue_weights, config.flip)
+        how = (config.episodes, config.max_shots, config.cue_weights, config.flip, config.balance_sizes)
         self.drawn_by = (fold, seed, model.decoder_grid, how)
+        self.queries: dict[int, NDArray[np.float64]] = self._balanced() if config.balance_sizes else {}
         self.with_text = features.encoder.text_model is not None and config.cue_weights[3] > 0
 
     def step(self, step: int) -> Step:
@@ -192,17 +210,39 @@ class EpisodeSampler:
         prior, truth = chosen_maps(drawn.prior_BKSPhw, self.model.prior_maps), drawn.truth_BRR
         odds = drawn.odds_BKSEhw
         with torch.no_grad():
-            if self.config.virtual_backbones:
+            if self.config.virtual_backbones and self.model.base == "evidence":
+                prior, odds = virtual_evidence(prior, odds, generator)
+            elif self.config.virtual_backbones:
                 grid = prior.shape[-1]
                 prior = virtual_backbone(prior, F.adaptive_avg_pool2d(truth[:, None], grid), generator)
-                if self.model.base == "evidence":
-                    odds = virtual_evidence(odds, generator)
             infos = query_infos(F.adaptive_avg_pool2d(drawn.rgb_B3RR, self.model.decoder_grid))
         noise = torch.randn(truth.shape, generator=generator)
         feed_back = not self.model.one_step and bool(torch.rand(1, generator=generator) < 0.5)
         fresh = torch.randn(truth.shape, generator=generator)
         times = torch.rand(len(fresh), generator=generator)
         return Step(prior, odds, drawn.kind_BK, infos, truth, drawn.valid_BRR, noise, fresh, times, feed_back)
+
+    def _balanced(self) -> dict[int, NDArray[np.float64]]:
+        """By class, the weight of each of its images as a query."""
+        dataset = self.cues.dataset
+        pairs = [(c, image) for c, pool in self.pools.items() for image in pool]
+        shares = np.array([dataset.areas[image].get(c, 0) / math.prod(dataset.sizes[image]) for c, image in pairs])
+        weights = size_weights(shares)
+        return {c: weights[[owner == c for owner, _ in pairs]] / len(pool) for c, pool in self.pools.items()}
+
+    def _picked(self, rng: np.random.Generator, classes: list[int], shots: int) -> tuple[int, list[str]]:
+        """A class, and images of it: the query and `shots` supports, fewer where it has no more."""
+        if not self.queries:
+            class_index = classes[int(rng.integers(len(classes)))]
+            pool = self.pools[class_index]
+            picked = rng.choice(len(pool), size=min(shots, len(pool) - 1) + 1, replace=False)
+            return class_index, [pool[int(i)] for i in picked]
+        mass = np.array([self.queries[c].sum() for c in classes])
+        class_index = classes[int(rng.choice(len(classes), p=mass / mass.sum()))]
+        pool, weights = self.pools[class_index], self.queries[class_index]
+        query = pool[int(rng.choice(len(pool), p=weights / weights.sum()))]
+        others = [image for image in pool if image != query]
+        return class_index, [query, *(others[int(i)] for i in rng.permutation(len(others))[:shots])]
 
     def _draw(self, step: int) -> Drawn:
         rng = np.random.default_rng((self.seed, self.fold, step))
@@ -216,11 +256,8 @@ class EpisodeSampler:
 
         query, supports, weights, kinds, truths, valids, targets = [], [], [], [], [], [], []
         for _ in range(config.episodes):  # a step is drawn whole
-            class_index = classes[int(rng.integers(len(classes)))]
-            pool = self.pools[class_index]
-            picked = rng.choice(len(pool), size=min(shots, len(pool) - 1) + 1, replace=False)
-            ids = [pool[int(i)] for i in picked]
-            ids += [ids[1 + i % max(len(picked) - 1, 1)] for i in range(shots + 1 - len(ids))]  # tiny classes repeat
+            class_index, ids = self._picked(rng, classes, shots)
+            ids += [ids[1 + i % max(len(ids) - 1, 1)] for i in range(shots + 1 - len(ids))]  # tiny classes repeat
             flips = rng.random(shots + 1) < (0.5 if config.flip else 0.0)
             row_kinds = tuple(VISUAL_CUES[int(k)] for k in rng.choice(3, size=shots, p=visual))
             found = self.features.get(ids[:1], text=text) + self.features.get(ids[1:], text=False)

@@ -295,7 +295,7 @@ def absolute(model: DiffUp) -> DiffUp:
     return DiffUp(model.encoder, DiffUpNet(ModelConfig(decoder_grid=16, width=16, base="evidence")))
 
 
-def photographs(data: Dataset, count: int = 6) -> tuple[list[Any], list[Any]]:
+def photographs(data: Dataset, count: int = 24) -> tuple[list[Any], list[Any]]:
     """Images with the masks of their first class, the last without one."""
     ids = sorted(data.areas)[:count]
     masks = [data.mask(i, min(data.areas[i])) == 1 for i in ids]

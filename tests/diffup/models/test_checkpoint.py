@@ -78,7 +78,7 @@ def test_a_checkpoint_comes_from_the_hub(model: DiffUp, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
     assert DiffUp.load("someone/diffup-birds").encoder.backbone.name == "tiny_resnet"
-    assert asked == [("someone/diffup-birds", ["config.json", "model.safetensors", "README.md"])]
+    assert asked == [("someone/diffup-birds", ["config.json", "model.safetensors", "bank.safetensors", "README.md"])]
 
 
 def test_offline_the_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
