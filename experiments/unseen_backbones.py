@@ -4,8 +4,8 @@
 
 For each fold DiffUp is trained on one backbone, from absolute evidence (`diffup.training.recipes.photographs`) and, as
 the variant ``stretched``, from maps stretched to [0, 1]; each checkpoint is tested on all backbones beside the
-training-free methods, all on one manifest a fold. With the defaults, four folds and five backbones: 16 training cells,
-420 evaluation cells; 1-shot masks have 500 episodes, the other tasks half as many. It can be stopped and run again at any
+training-free methods, all on one manifest a fold. With the defaults, four folds and five backbones: 16 training and 720
+evaluation cells; 1-shot masks have 500 episodes, the other tasks half as many. It can be stopped and run again at any
 time.
 """
 

@@ -31,7 +31,7 @@ TEXT_SHARP, TEXT_SOFT = 0.02, 0.1  # temperatures on image-text cosines
 EPS = 1e-6
 SHARES = slice(PRIOR_MAPS.index("assembled_sharp"), PRIOR_MAPS.index("propagated_assembled_sharp") + 1)
 EDGE = 0.02  # of a probability before its logit
-DEEP = 1  # the first of the stages whose log-odds go into a cue's value
+DEEP = 2  # stages whose log-odds go into a cue's value, the deepest
 CPU_BYTES, GPU_BYTES = 2 << 20, 256 << 20  # for the affinities that are held at a time
 
 
@@ -188,7 +188,7 @@ def with_evidence(prior_BKSPhw: Tensor, odds_BKSEL: Tensor, affinity_BLL: Tensor
 
     The shallowest stage's log-odds are left out of it: on five backbones, folds 0 and 1 of vocmsrc20, that gained 0.9.
     """
-    sharp_BKL, soft_BKL = odds_BKSEL[:, :, DEEP:, :2].mean(2).unbind(2)
+    sharp_BKL, soft_BKL = odds_BKSEL[:, :, -DEEP:, :2].mean(2).unbind(2)
     prior_BKL = min_max(prior_BKSPhw.mean(dim=(2, 3))).flatten(2)
     refined_BKL = self_ratio(affinity_BLL, (torch.logit(prior_BKL, EDGE) + sharp_BKL + soft_BKL) / 3)
     refined_BKS1L = refined_BKL[:, :, None, None].expand(-1, -1, odds_BKSEL.shape[2], -1, -1)

@@ -21,6 +21,7 @@ class ToyDataset:
     def __init__(self, per_class: int = 6) -> None:
         self.image_ids = tuple(f"{c}_{i}" for c in range(6) for i in range(per_class))
         self.areas = {image: {int(image[0]): int(self._place(image).sum())} for image in self.image_ids}
+        self.sizes = dict.fromkeys(self.image_ids, (48, 64))
         self.asked: set[int] = set()
         self.asked_pairs: list[tuple[str, int]] = []
 

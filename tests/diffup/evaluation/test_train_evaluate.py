@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,22 @@ def test_draws_are_used_again_mirrored_and_distorted_anew() -> None:
     config = dataclasses.replace(config, virtual_backbones=True)
     distorted = EpisodeSampler(cues, features, pools, FOLD, 0, MODEL, config)
     assert not torch.equal(distorted.step(0).prior_BKSPhw, distorted.step(6).prior_BKSPhw)
+
+
+def test_small_and_large_objects_are_drawn_equally_often() -> None:
+    dataset, cues, features = setting()
+    pools = {c: dataset.pool(c) for c in (2, 3, 4, 5)}
+    config = TrainConfig(steps=1, batch_size=2, balance_sizes=True)
+    sampler = EpisodeSampler(cues, features, pools, FOLD, 0, MODEL, config)
+    rng = np.random.default_rng(0)
+    picked = [sampler._picked(rng, sorted(pools), 2) for _ in range(4000)]
+    weights = {(c, image): w for c, row in sampler.queries.items() for image, w in zip(pools[c], row, strict=True)}
+    drawn = Counter((c, ids[0]) for c, ids in picked)
+    total = sum(weights.values())
+    for pair, weight in weights.items():
+        expected = 4000 * weight / total
+        assert abs(drawn[pair] - expected) <= 5 * expected**0.5 + 1
+    assert all(len(set(ids)) == len(ids) == 3 and set(ids) <= set(pools[c]) for c, ids in picked)
 
 
 @pytest.mark.slow

@@ -1,0 +1,38 @@
+"""The study on unseen backbones: what is trained on which, and that all rows of a fold have the same episodes."""
+
+from __future__ import annotations
+
+from diffup.grid.axes import RIVALS, Backbone
+from diffup.grid.cell import Cell, TrainingCell
+from diffup.grid.datasets import Data
+from experiments.training_free import BACKBONES
+from experiments.unseen_backbones import SOURCES, TRAINED, grid
+
+DATA = Data(name="made up", fingerprint="0" * 12, folds=4)
+TASKS = 4
+
+
+def named(names: tuple[str, ...]) -> list[Backbone]:
+    return [Backbone(name=name, weights="random:0") for name in names]
+
+
+def test_each_checkpoint_meets_all_rivals_on_the_same_episodes() -> None:
+    made = grid(DATA, sources=named(SOURCES), backbones=named(BACKBONES), seeds=(0, 1))
+    trained = {cell.key(): cell for cell in made if isinstance(cell, TrainingCell)}
+    cells = [cell for cell in made if isinstance(cell, Cell)]
+    assert len(trained) == DATA.folds * len(SOURCES) * len(TRAINED) * 2
+    tested = len(SOURCES) * len(TRAINED) * (TASKS + 1)  # the second seed has 1-shot masks alone
+    assert len(cells) == DATA.folds * len(BACKBONES) * (len(RIVALS) * TASKS + tested)
+    draws = {(cell.fold, cell.shots, cell.annotation): (cell.episode_seed, cell.episodes) for cell in cells}
+    for cell in cells:
+        assert draws[cell.fold, cell.shots, cell.annotation] == (cell.episode_seed, cell.episodes)
+        if cell.checkpoint:
+            source = trained[cell.checkpoint]
+            assert (cell.fold, cell.train_seed, cell.variant) == (source.fold, source.train_seed, source.variant)
+            assert cell.input == source.input, "another bank than in training"
+
+
+def test_only_the_variant_that_reads_evidence_has_a_bank() -> None:
+    made = grid(DATA, sources=named(SOURCES[:1]), backbones=named(BACKBONES), folds=(0,))
+    reads = {cell.variant: (cell.model.base, cell.input.bank) for cell in made if isinstance(cell, TrainingCell)}
+    assert reads == {"diffup": ("evidence", 60), "stretched": ("prior", 0)}
