@@ -17,7 +17,8 @@ class Result:
     Attributes:
         mask: [H, W] bool, probability > 0.5.
         probability: [H, W] float32 in [0, 1]; with several samples their mean.
-        variance: [H, W] float32 > 0, UAPF's: how uncertain the priors leave a pixel.
+        variance: [H, W] float32 > 0: UAPF's, how uncertain the priors leave a pixel; from a checkpoint that reads
+            evidence, p (1 - p) of the probability p.
         predicted_iou: DQM's estimate of the mask's IoU in [0, 1]; with several samples their mean.
         spread: [H, W] float32, standard deviation of the probability over samples; None for one sample.
     """

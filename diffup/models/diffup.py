@@ -37,7 +37,9 @@ class Segmentation:
 
     Attributes:
         logits: of the mask, [B, R, R].
-        mean, variance: UAPF's maps, [B, R, R].
+        mean: UAPF's, [B, R, R].
+        variance: [B, R, R] > 0. UAPF's; with base ``"evidence"`` p(1 - p) of the mask's probability p, which was
+            measured to tell wrong pixels better.
         predicted_iou: DQM's estimate for the mask at 0.5, [B] in [0, 1].
     """
 
@@ -153,6 +155,8 @@ class DiffUpNet(nn.Module):
                 s_B = left / steps * begin_B
                 x, t_B = self.schedule.ddim_step(x, estimate, t_B, s_B, mean_BRR), s_B
         _, iou = self.uqdd.quality(self.schedule.encode(estimate), estimate, mean_BRR, variance_BRR)
+        if self.uapf.absolute:
+            variance_BRR = (estimate * (1 - estimate)).clamp_min(VARIANCE_FLOOR)
         return Segmentation(logits, mean_BRR, variance_BRR, torch.sigmoid(iou))
 
     @torch.inference_mode()
