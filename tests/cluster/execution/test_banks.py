@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def test_labels_of_novel_classes_and_truths_of_queries_do_not_reach_a_prediction
 def test_a_training_reads_a_bank_without_its_own_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(
         input=INPUT,
-        model=ModelConfig(decoder_grid=16, width=16),
+        model=ModelConfig(decoder_grid=16, width=16, base="evidence"),
         train=TrainConfig(steps=2, batch_size=2, cue_weights=(1.0, 0.0, 0.0, 0.0)),
     )
     seen = list[torch.Tensor]()
@@ -152,5 +153,8 @@ def test_a_training_reads_a_bank_without_its_own_class(tmp_path: Path, monkeypat
         return found
 
     monkeypatch.setattr(setting, "without", without)
-    made = execute(training_cell(DATA, 0, TOY, recipe), context(tmp_path))
+    cell = training_cell(DATA, 0, TOY, recipe)
+    made = execute(cell, context(tmp_path))
+    facts = json.loads((tmp_path / cell.key() / "checkpoint" / "config.json").read_text())["facts"]
+    assert tuple(facts["bank"]) == bank_of(cell, ToyDataset(), context(tmp_path))  # type: ignore[arg-type]
     assert np.isfinite(made.metrics["loss"]) and seen and not all(bool(kept.all()) for kept in seen)
