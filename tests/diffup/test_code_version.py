@@ -175,7 +175,7 @@ def edit(package: Path, name: str, old: str, new: str) -> None:
         ("training/trainer.py", "CLIP_NORM = 1.0", "CLIP_NORM = 2.0", True),
         ("training/losses.py", '"""', '"""More words. ', False),
         ("evaluation/metrics.py", "from __future__", "\n# a comment\nfrom __future__", False),
-        ("api.py", "THRESHOLD = 0.5", "THRESHOLD = 0.4", False),
+        ("result.py", "THRESHOLD = 0.5", "THRESHOLD = 0.4", False),
         ("errors.py", "USER_ERROR, BUG = 2, 1", "USER_ERROR, BUG = 3, 1", False),
         ("config.py", "learning_rate: float = 1e-3", "learning_rate: float = 2e-3", True),
         (
