@@ -148,10 +148,17 @@ class BankImages:
 
     @staticmethod
     def loaded(content: bytes) -> BankImages:
-        """From `dumped`."""
+        """From `dumped`.
+
+        Raises:
+            OSError, KeyError, SafetensorError: it is no such content, or one of its pictures is damaged.
+        """
         tensors = load(content)
         objects = tensors.pop("objects")
-        return BankImages(tuple(bytes(tensors[name].numpy()) for name in sorted(tensors)), objects)
+        pictures = tuple(bytes(tensors[name].numpy()) for name in sorted(tensors))
+        for picture in pictures:
+            Image.open(io.BytesIO(picture)).load()
+        return BankImages(pictures, objects)
 
 
 def _places(image: str, positions: int, count: int) -> Tensor:
