@@ -122,11 +122,10 @@ class DiffUpNet(nn.Module):
         absolute, size = self.uapf.absolute, (self.config.decoder_grid, self.config.decoder_grid)
         mean = logit(fused.mean) if absolute else fused.mean
         every = torch.cat([mean[:, None], fused.variance[:, None], fused.context], dim=1)
-        mean, variance, context = F.interpolate(every, size=size, mode="bilinear", align_corners=False).split(
-            [1, 1, self.uapf.context], dim=1
-        )
+        fine = F.interpolate(every, size=size, mode="bilinear", align_corners=False)
+        mean, variance, context = fine[:, 0], fine[:, 1], fine[:, 2:]
         mean = torch.sigmoid(mean) if absolute else mean.clamp(0, 1)
-        return Fused(mean[:, 0], variance[:, 0].clamp_min(VARIANCE_FLOOR), context)
+        return Fused(mean, variance.clamp_min(VARIANCE_FLOOR), context)
 
     def infos(self, rgb_B3HW: Tensor) -> Tensor:
         """Query infos on the decoder grid, [B, 4, R, R], from the queries' low-resolution RGB."""
