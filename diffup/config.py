@@ -19,7 +19,8 @@ BASES = ("prior", "evidence")
 OBJECTNESS = 0.2  # share of a bank's objectness in a logit, with one support
 STARTS = ("noise", "prior")
 SCHEDULES = ("self_aligned", "plain", "prior_centred")
-METHODS = ("diffup", "evidence", "prior_mean", "prototype", "adapter")
+METHODS = ("diffup", "evidence", "prior_mean", "prototype", "insid3", "adapter")
+FEATURE_METHODS = ("prototype", "insid3")  # of METHODS those that read features and cues, but no prior maps
 PRECISIONS = ("float32", "bfloat16")
 MAP_NAMES = ("max_cosine", "prototype_contrast", "assembled_sharp", "assembled_soft")
 # BAFT's prior maps in their order: each as it is, then each propagated by the query's self-affinity.
@@ -296,8 +297,8 @@ class SampleConfig:
     """How a mask is made at test.
 
     Attributes:
-        method: ``"diffup"``, a training-free baseline (``"evidence"``, ``"prior_mean"``, ``"prototype"``), or
-            ``"adapter"``: a foreign method (`diffup.evaluation.adapter`).
+        method: ``"diffup"``, a training-free baseline (``"evidence"``, ``"prior_mean"``, ``"prototype"``,
+            ``"insid3"``), or ``"adapter"``: a foreign method (`diffup.evaluation.adapter`).
         steps: DDIM steps (1-8 are sensible).
         strength: factor of the decoder's correction of the prior. Half of what training asked for was measured to cost
             nothing on held-out classes with the training backbone, and to gain on others (docs/method.md).
@@ -306,6 +307,10 @@ class SampleConfig:
         function: the foreign method, ``"package.module:name"``.
         function_version: ``"sha256:…"`` of its source file, or a version that its author declares.
         objectness: of method ``"evidence"``: share of the bank's objectness in the logit.
+        regions: of method ``"evidence"``: half of the logit is averaged within regions of the query's own features
+            (`diffup.models.regions`).
+        snap: average the logit within superpixels of the query's image (`diffup.evaluation.superpixels`). Not with an
+            adapter.
     """
 
     method: str = "diffup"
@@ -316,6 +321,8 @@ class SampleConfig:
     function: str = added_later("")
     function_version: str = added_later("")
     objectness: float = added_later(0.0)
+    regions: bool = added_later(False)
+    snap: bool = added_later(False)
 
     def __post_init__(self) -> None:
         positive(self, "steps", "strength")
@@ -323,9 +330,12 @@ class SampleConfig:
         one_of(self, "start", STARTS)
         if not 0 < self.threshold < 1:
             raise UserError(f"SampleConfig.threshold must be in (0, 1), not {self.threshold}")
-        if self.objectness and self.method != "evidence":
-            raise UserError(f"SampleConfig.objectness goes with method 'evidence', not {self.method!r}")
+        for name in ("objectness", "regions"):
+            if getattr(self, name) and self.method != "evidence":
+                raise UserError(f"SampleConfig.{name} goes with method 'evidence', not {self.method!r}")
         adapted = self.method == "adapter"
+        if self.snap and adapted:
+            raise UserError("SampleConfig.snap: a foreign method gives its own masks; it has no logit to be averaged")
         if (bool(self.function), bool(self.function_version)) != (adapted, adapted):
             raise UserError(
                 f"SampleConfig.function and function_version go with method 'adapter', both or neither; method is "

@@ -12,10 +12,13 @@ import pandas as pd
 METHODS = {
     "diffup": "DiffUp",
     "one_step": "one-step decoder",
+    "evidence_snap": "evidence, bank, objects, snap",
+    "evidence_regions": "evidence, bank, objects, regions",
     "evidence_objects": "evidence, bank, objects",
     "evidence_bank": "evidence, bank",
     "evidence": "evidence",
     "prior_mean": "prior mean",
+    "insid3": "INSID3's rule",
     "prototype": "prototype",
     "wrong_names": "DiffUp, wrong names",
 }

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from diffup.config import parse_annotation, support_kinds
+from diffup.config import FEATURE_METHODS, parse_annotation, support_kinds
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 
 # Images of benchmarks whose files need not be available to plan: VOC 2012 trainaug + val, COCO 2014 train + val.
@@ -69,7 +69,7 @@ class Pass:
         self.cells.append(cell)
         self.draws = max(self.draws, cell.episodes * (1 + cell.shots))
         self.rounded |= cell.input.pixel_dtype == "uint8"
-        if cell.sample.method == "prototype":
+        if cell.sample.method in FEATURE_METHODS:
             return
         kinds = support_kinds(cell.annotation, cell.shots)
         self.queries = max(self.queries, cell.episodes)

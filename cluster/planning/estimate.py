@@ -38,7 +38,7 @@ def likeness(cell: AnyCell) -> list[tuple[Any, ...]]:
     if isinstance(cell, TrainingCell):
         what: tuple[Any, ...] = ("train", cell.input.input_size, "")
         return [(*what, cell.backbone), what, ("train",)]
-    what = ("evaluate", cell.input.input_size, cell.sample.method)
+    what = ("evaluate", cell.input.input_size, cell.sample.method, cell.sample.snap)
     backbone = (*what, cell.backbone)
     return [(*backbone, cell.shots, cell.annotation), backbone, what, ("evaluate",)]
 

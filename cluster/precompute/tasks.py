@@ -26,6 +26,7 @@ from cluster.planning.counts import keeps_pixels
 from cluster.storage.feature_cache import PIXELS, TEXT, VISUAL, Spec, absent
 from cluster.storage.results import cell_document
 from cluster.storage.sync import Sync
+from diffup.config import FEATURE_METHODS
 from diffup.errors import UserError
 from diffup.evaluation.evaluate import Evaluation, triples
 from diffup.evaluation.priors import Triple
@@ -126,7 +127,7 @@ def inputs_of(cells: Iterable[AnyCell], context: WorkContext, warn: Callable[[st
             continue
         add(of.visual, cell, images)
         add(of.text, cell, (cue.query for cue in cues if cue.kind == "text"))
-        if cell.sample.method != "prototype":
+        if cell.sample.method not in FEATURE_METHODS:
             add(of.priors, cell, (cue for cue in cues if cue.kind != "text"))
             add(of.text_priors, cell, (cue for cue in cues if cue.kind == "text"))
     for reason, count in left_out.most_common(REASONS):

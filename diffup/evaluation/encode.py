@@ -22,6 +22,7 @@ from diffup.errors import UserError
 from diffup.evaluation.pixels import Square, resized, square, stacked
 from diffup.evaluation.pixels import from_row as from_pixels
 from diffup.evaluation.shards import ShardStore
+from diffup.evaluation.superpixels import Superpixels
 from diffup.lru import ByteLRU, nbytes
 from diffup.models.batch import Features
 
@@ -187,6 +188,7 @@ class FeatureCache:
         readers: threads that read images while a device computes; None: some on a GPU, none on a CPU.
 
     Attributes:
+        superpixels: of the images at their original size.
         encoded: number of forward passes of the backbone so far.
         texts_encoded: of the text model.
     """
@@ -203,7 +205,7 @@ class FeatureCache:
         pixels: ShardStore | None = None,
         readers: int | None = None,
     ) -> None:
-        self.encoder, self.read = encoder, read
+        self.encoder, self.read, self.superpixels = encoder, read, Superpixels(read)
         on_gpu = torch.device(encoder.device).type != "cpu"
         readers = GPU_READERS * on_gpu if readers is None else readers
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="reader") if readers else None

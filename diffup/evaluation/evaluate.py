@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffup.config import SampleConfig, parse_annotation, support_kinds
+from diffup.config import FEATURE_METHODS, SampleConfig, parse_annotation, support_kinds
 from diffup.episodes.cue_source import CueSource
 from diffup.episodes.episode import Episode
 from diffup.episodes.protocols import PROTOCOLS, Protocol
@@ -27,9 +27,11 @@ from diffup.evaluation.adapter import Method, ask
 from diffup.evaluation.encode import FeatureCache
 from diffup.evaluation.priors import PriorSource, Triple
 from diffup.evaluation.scoring import Predicted, Prediction, score, upsample, upsampled
+from diffup.evaluation.superpixels import Labels, snapped
 from diffup.models.baft import chosen_maps, evidence_logit, prior_mean
 from diffup.models.batch import Episodes
-from diffup.models.diffup import DiffUpNet, prototype
+from diffup.models.diffup import DiffUpNet, insid3, prototype
+from diffup.models.regions import with_regions
 from diffup.models.uapf import logit
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ def triples(what: Evaluation, episode: Episode) -> list[Triple]:
 
 def reads_priors(what: Evaluation) -> bool:
     """Whether the method reads prior maps."""
-    return what.method is None and what.sample.method != "prototype"
+    return what.method is None and what.sample.method not in FEATURE_METHODS
 
 
 def gather(rows: Sequence[Sequence[Triple]], cues: CueSource, features: FeatureCache) -> Episodes:
@@ -142,17 +144,21 @@ def segment(
     rows = [triples(what, episode) for episode in episodes]
     others: list[Tensor] = []  # maps beside the logits, on the grids that they come on
     ious = torch.full((len(episodes),), float("nan"))
-    if what.model is None and what.sample.method == "prototype":
+    if what.model is None and what.sample.method in FEATURE_METHODS:
         visual = [[cue for cue in row if cue.kind != "text"] for row in rows]
         if not all(visual):
-            raise UserError("the prototype baseline needs a visual cue; it has no text form")
-        logits = logit(prototype(gather(visual, cues, features)))
+            raise UserError(f"the {what.sample.method} baseline needs a visual cue; it has no text form")
+        method = {"prototype": prototype, "insid3": insid3}[what.sample.method]
+        logits = logit(method(gather(visual, cues, features)))
     else:
         batch = priors.batch(rows)
         if what.model is None:
             absolute = what.sample.method == "evidence"
             asked = what.sample.objectness
             logits = evidence_logit(batch.odds_BKSEhw, asked) if absolute else logit(prior_mean(batch.prior_BKSPhw))
+            if what.sample.regions:
+                queries = features.get([episode.query for episode in episodes], text=False)
+                logits = with_regions(logits, [query.stages for query in queries])
         else:
             grid = what.model.config.decoder_grid
             noise = torch.stack([episode_noise(what.seed, what.fold, e.index, grid) for e in episodes])
@@ -162,6 +168,12 @@ def segment(
             others = [result.variance, means]
     own = (query.size for query in features.outlines([episode.query for episode in episodes]))
     sizes = [what.protocol.label_size(cues.dataset.name, size) for size in own]
+    if what.sample.snap:
+        snaps = [
+            _snapped([map_BRR[i].cpu() for map_BRR in (logits, *others)], size, features.superpixels.get(episode.query))
+            for i, (episode, size) in enumerate(zip(episodes, sizes, strict=True))
+        ]
+        return [Predicted(*each) for each in zip(snaps, ([size] for size in sizes), ious.split(1), strict=True)]
     part = len(episodes) if priors.pairs > 1 else 1
     chunks = [slice(start, start + part) for start in range(0, len(episodes), part)]
     return [Predicted(_scored_at([logits, *others], sizes, chunk), sizes[chunk], ious[chunk]) for chunk in chunks]
@@ -171,6 +183,16 @@ def _scored_at(maps: Sequence[Tensor], sizes: Sequence[tuple[int, int]], chunk: 
     """Some episodes' logits and other maps, upsampled; the logits as probabilities, [B, X, H, W]."""
     logits, *others = (upsampled(map_BRR[chunk, None], sizes[chunk]) for map_BRR in maps)
     return torch.cat([torch.sigmoid(logits), *others], dim=1)
+
+
+def _snapped(maps: Sequence[Tensor], size: tuple[int, int], superpixels: Labels) -> Tensor:
+    """One episode's logit, snapped at its image's own size, as `_scored_at` gives it, [1, X, H, W]."""
+    logit_RR, *others = maps
+    own = superpixels[0].shape
+    logit_HW = snapped(upsample(logit_RR, own), superpixels)
+    if size != own:
+        logit_HW = upsample(logit_HW, size)
+    return torch.stack([torch.sigmoid(logit_HW), *(upsample(other, size) for other in others)])[None]
 
 
 def _foreign(what: Evaluation, method: Method, episode: Episode, cues: CueSource) -> Prediction:

@@ -22,14 +22,19 @@ from diffup.training.recipes import Recipe
 
 PRIOR_MEAN = SampleConfig(method="prior_mean")
 PROTOTYPE = SampleConfig(method="prototype")
+INSID3 = SampleConfig(method="insid3")
 EVIDENCE = SampleConfig(method="evidence")
+EVIDENCE_OBJECTS = SampleConfig(method="evidence", objectness=OBJECTNESS)
 # Training-free methods by their name in tables, with whether they read a bank.
 RIVALS: dict[str, tuple[SampleConfig, bool]] = {
     "prototype": (PROTOTYPE, False),
+    "insid3": (INSID3, False),
     "prior_mean": (PRIOR_MEAN, False),
     "evidence": (EVIDENCE, False),
     "evidence_bank": (EVIDENCE, True),
-    "evidence_objects": (dataclasses.replace(EVIDENCE, objectness=OBJECTNESS), True),
+    "evidence_objects": (EVIDENCE_OBJECTS, True),
+    "evidence_regions": (dataclasses.replace(EVIDENCE_OBJECTS, regions=True), True),
+    "evidence_snap": (dataclasses.replace(EVIDENCE_OBJECTS, snap=True), True),
 }
 
 

@@ -24,6 +24,7 @@ from diffup.models.baft import (
 )
 from diffup.models.batch import Batch, Episodes
 from diffup.models.evidence import Negatives
+from diffup.models.insid3 import insid3_mask
 from diffup.models.schedule import Schedule
 from diffup.models.uapf import UAPF, Fused, logit
 from diffup.models.uqdd import UQDD, query_infos
@@ -104,6 +105,19 @@ def prototype(episodes: Episodes) -> Tensor:
     assert supports, "it has no text form"
     middle = len(query) // 2
     return prototype_contrast(query[middle], supports[middle], _settled(episodes, supports))
+
+
+@torch.inference_mode()
+def insid3(episodes: Episodes) -> Tensor:
+    """Masks of INSID3's rule, [B, h, w], 0 or 1 (`diffup.models.insid3`)."""
+    query, supports = _stages(episodes)
+    assert supports, "it has no text form"
+    weights_BK2hw = _settled(episodes, supports)
+    masks = [
+        insid3_mask([stage[b] for stage in query], [stage[b] for stage in supports], weights)
+        for b, weights in enumerate(weights_BK2hw)
+    ]
+    return torch.stack(masks).float()
 
 
 class DiffUpNet(nn.Module):

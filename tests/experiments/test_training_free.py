@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from diffup.grid.axes import RIVALS, Backbone
+from diffup.config import InputConfig
+from diffup.grid.axes import RIVALS, Backbone, evaluation_cells
 from diffup.grid.cell import Cell
 from diffup.grid.datasets import Data
 from experiments.training_free import BACKBONES, BANK, grid
 
 DATA = Data(name="made up", fingerprint="0" * 12, folds=4)
+KEYS = {  # as they were when the first of them were published, or were added
+    "prototype": "45c0081a64e6",
+    "prior_mean": "dabe1d49cc49",
+    "evidence": "5e2e34542f05",
+    "evidence_bank": "8917efd4346f",
+    "evidence_objects": "35ae0d7d8a1a",
+    "insid3": "3bc4ceba878f",
+    "evidence_regions": "75ce4905ec42",
+    "evidence_snap": "9cb141e93c47",
+}
 
 
 def test_all_rivals_meet_on_the_same_episodes_and_only_some_read_a_bank() -> None:
@@ -20,3 +31,14 @@ def test_all_rivals_meet_on_the_same_episodes_and_only_some_read_a_bank() -> Non
     banks = {cell.variant: cell.input.bank for cell in cells}
     assert banks == {variant: BANK * reads for variant, (_, reads) in RIVALS.items()}
     assert {cell.sample.objectness for cell in cells if cell.variant == "evidence_objects"} == {0.2}
+
+
+def test_rivals_keep_their_keys() -> None:
+    found, backbones = {}, [Backbone(name="resnet18", weights="random:0")]
+    for variant, (sample, reads_bank) in RIVALS.items():
+        config = InputConfig(bank=BANK * reads_bank)
+        (cell,) = evaluation_cells(
+            DATA, 0, backbones, [(1, "mask")], config=config, episodes=8, sample=sample, variant=variant
+        )
+        found[variant] = cell.key()
+    assert found == KEYS

@@ -166,6 +166,7 @@ def test_documents_from_before_a_field_was_added_name_the_same_cell(name: str) -
         ("TRAIN", {"train": TrainConfig(accumulate=2)}),
         ("TRAIN", {"train": TrainConfig(hold_out=3)}),
         ("PRIOR", {"classes": "held_out", "hold_out": 3}),
+        ("PRIOR", {"sample": SampleConfig(method="prior_mean", snap=True)}),
         ("PRIOR", {"sample": SampleConfig(method="adapter", function="a:b", function_version="1")}),
     ],
 )
