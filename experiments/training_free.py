@@ -2,10 +2,10 @@
 
     python experiments/training_free.py --dataset DIR/dataset.json --weights-dir DIR --results DIR
 
-With the defaults, on four folds, five backbones and masks: the prototype, the prior mean, and absolute evidence
-(`diffup.models.evidence`) without a bank, with one of 60 images, and with its objectness, 1-shot with 500 episodes and
-5-shot with half as many: 200 cells, all on one manifest a fold. Nothing is trained. It can be stopped and run again at
-any time.
+With the defaults, on four folds, five backbones and masks: the prototype, INSID3's rule, the prior mean, and absolute
+evidence (`diffup.models.evidence`) without a bank, with one of 60 images, with its objectness, and with that averaged
+within regions or superpixels of the query, 1-shot with 500 episodes and 5-shot with half as many: 320 cells, all on one
+manifest a fold. Nothing is trained. It can be stopped and run again at any time.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 
 For each fold DiffUp is trained on one backbone, from absolute evidence (`diffup.training.recipes.photographs`) and, as
 the variant ``stretched``, from maps stretched to [0, 1]; each checkpoint is tested on all backbones beside the
-training-free methods, all on one manifest a fold. With the defaults, four folds and five backbones: 16 training and 720
+training-free methods, all on one manifest a fold. With the defaults, four folds and five backbones: 16 training and 960
 evaluation cells; 1-shot masks have 500 episodes, the other tasks half as many. It can be stopped and run again at any
 time.
 """

@@ -56,7 +56,7 @@ def test_an_object_that_is_not_there_gives_nothing() -> None:
 
 def test_a_region_counts_by_its_likeness_to_prototype_and_seed_and_its_share_of_candidates() -> None:
     """A part that looks half like the object: taken where half of a half is above the bound, by its own cosines."""
-    mixed = F.normalize(BASIS[0] + BASIS[4] * 1.5, dim=0)
+    mixed = F.normalize(BASIS[0] + BASIS[4] * 1.4, dim=0)
     cosine = float(mixed @ BASIS[0])
     assert cosine < LINKED and cosine**2 > ACCEPTED, "a region of its own that is like enough"
     kinds = layout(0, slice(1, 5), slice(2, 9))
