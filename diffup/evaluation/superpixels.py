@@ -23,9 +23,9 @@ from diffup.models.regions import averaged
 
 SCALES = (100, 400)  # of felzenszwalb; larger: fewer, larger superpixels
 SLIC_SEGMENTS = 300  # about so many superpixels of an image
-LIMIT_BYTES = 128 << 20  # of superpixels that are kept
+LIMIT_BYTES = 256 << 20  # of superpixels that are kept
 
-Labels = tuple[NDArray[np.int32], ...]
+Labels = tuple[NDArray[np.integer], ...]
 
 
 def segmentations(image_HW3: NDArray[np.uint8]) -> Labels:
@@ -38,7 +38,7 @@ def segmentations(image_HW3: NDArray[np.uint8]) -> Labels:
         from skimage.segmentation import felzenszwalb, slic
     made = [felzenszwalb(image_HW3, scale=scale) for scale in SCALES]
     made.append(slic(image_HW3, n_segments=SLIC_SEGMENTS, start_label=0))
-    return tuple(np.ascontiguousarray(labels, dtype=np.int32) for labels in made)
+    return tuple(labels.astype(np.min_scalar_type(int(labels.max()))) for labels in made)
 
 
 def snapped(logit_HW: Tensor, superpixels: Labels) -> Tensor:
