@@ -38,6 +38,7 @@ from diffup.training.recipes import photographs
 
 SUMS = "SHA256SUMS"
 SHIPPED = 15  # images of the bank, where they may be given on
+SOURCE = "resnet50"
 STUDIED = Path(__file__).resolve().parent.parent / "docs" / "results" / "unseen.md"
 PHOTOGRAPHS = """\
 VOC 2012 photographs (from Flickr, under its terms) with the masks of VOC 2012 and SBD, and MSRC-v2 with the cleaned
@@ -87,7 +88,7 @@ class Release(DatasetOptions):
     """Options of this script."""
 
     episodes: tyro.conf.Suppress[CountOrNone] = None
-    backbone: Name = "resnet50"
+    backbone: Name = SOURCE
     """trained on"""
     steps: CountOrNone = None
     """of training (default: the recipe's)"""
@@ -114,6 +115,11 @@ def terms_of(name: str, file: Path | None) -> Terms:
         return replace(TERMS.get(name, Terms(text="")), text=file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--terms {file} can't be read: {error}") from error
+
+
+def as_studied(asked: Release) -> bool:
+    """Whether the training is the one that figures are known of."""
+    return asked.backbone == SOURCE and asked.steps in (None, photographs().train.steps)
 
 
 def first_table(document: Path) -> tuple[str, str]:
@@ -212,7 +218,9 @@ def release(asked: Release) -> int:
         UserError: a user's mistake.
     """
     (cell,), files = build(asked)
-    terms = terms_of(cell.dataset, asked.terms)  # known before hours of training
+    terms = terms_of(cell.dataset, asked.terms)  # known before it is trained
+    if not as_studied(asked):
+        terms = replace(terms, figures=None)
     code = run_study(STUDY, asked)
     if code or asked.run.dry_run:
         return code

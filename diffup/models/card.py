@@ -96,7 +96,7 @@ def model_card(model: ModelConfig, facts: Mapping[str, Any], weights: str = "") 
         "protocol": _joined(cell, "protocol", "protocol_hash"),
         "fold left out": "none" if cell.get("fold") == ALL_CLASSES else cell.get("fold"),
         "classes trained on": ", ".join(facts.get("classes") or ()),
-        "classes left out": ", ".join(facts.get("left_out") or ()),
+        "classes left out": ", ".join(facts["left_out"]) or "none" if "left_out" in facts else "",
         "bank": ", ".join(facts.get("bank") or ()) or "none",
         "variant": cell.get("variant"),
         "training seed": cell.get("train_seed"),

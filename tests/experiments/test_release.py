@@ -18,7 +18,18 @@ from diffup.data.spec import ALL_CLASSES
 from diffup.errors import UserError
 from diffup.grid.axes import describe
 from diffup.grid.cell import TrainingCell
-from experiments.release import STUDIED, STUDY, TERMS, Terms, build, first_table, publish, release, terms_of
+from experiments.release import (
+    STUDIED,
+    STUDY,
+    TERMS,
+    Terms,
+    as_studied,
+    build,
+    first_table,
+    publish,
+    release,
+    terms_of,
+)
 from tests.helpers.trained import example, same
 
 SMALL = ["--backbone", "tiny_resnet", "--steps", "2"]
@@ -123,7 +134,7 @@ def test_the_card_says_terms_figures_and_what_the_weights_are(
     digest = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
     heading, table = first_table(STUDIED)
     for text in (
-        "license: other", "For research alone.", "| fold left out | none |", f"| weights | float16, sha256:{digest} |",
+        "license: other", "For research alone.", "| fold left out | none |", "| classes left out | none |", f"| weights | float16, sha256:{digest} |",
         "Not of this checkpoint", heading, table, "model.calibrate(images)", "| versions | ",
     ):  # fmt: skip
         assert text in card, text
@@ -154,6 +165,12 @@ def test_terms_must_be_known_before_it_is_trained(data: Dataset, tmp_path: Path)
 def test_the_study_of_unseen_backbones_has_a_table() -> None:
     heading, table = first_table(STUDIED)
     assert "1-shot masks" in heading and "ResNet-50" in table and len(table.splitlines()) >= 6
+
+
+def test_a_training_that_was_not_studied_has_no_figures() -> None:
+    where = ["--dataset", "vocmsrc20/dataset.json", "--out", "out"]
+    for more, known in (([], True), (["--steps", "4"], False), (["--backbone", "tiny_resnet"], False)):
+        assert as_studied(STUDY.parse([*where, *more])) == known
 
 
 @pytest.mark.ray
