@@ -134,7 +134,8 @@ def test_the_card_says_terms_figures_and_what_the_weights_are(
     digest = hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
     heading, table = first_table(STUDIED)
     for text in (
-        "license: other", "For research alone.", "| fold left out | none |", "| classes left out | none |", f"| weights | float16, sha256:{digest} |",
+        "license: other", "For research alone.", "| fold left out | none |", "| classes left out | none |",
+        f"| weights | float16, sha256:{digest} |",
         "Not of this checkpoint", heading, table, "model.calibrate(images)", "| versions | ",
     ):  # fmt: skip
         assert text in card, text
