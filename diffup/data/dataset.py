@@ -22,7 +22,7 @@ from diffup.data.images import read_photo
 from diffup.data.layouts import coco, fss, voc
 from diffup.data.layouts.scan import SHOWN, Scan, fail, same_ids
 from diffup.data.records import Record, read_index, write_index
-from diffup.data.spec import PAIRED, DatasetSpec, SizeRule, read_spec
+from diffup.data.spec import ALL_CLASSES, PAIRED, DatasetSpec, SizeRule, read_spec
 from diffup.errors import UserError
 from diffup.home import home as diffup_home
 
@@ -98,11 +98,13 @@ class Dataset:
         return record.image, record.mask or str(PurePosixPath(record.image).with_suffix(".png"))
 
     def novel_classes(self, fold: int) -> tuple[int, ...]:
-        """The classes of a fold, in its order: those that are evaluated.
+        """The classes of a fold, in its order: those that are evaluated; none of `ALL_CLASSES`.
 
         Raises:
             UserError: there is no such fold.
         """
+        if fold == ALL_CLASSES:
+            return ()
         if not 0 <= fold < len(self.folds):
             raise UserError(f"{self.name} has folds 0-{len(self.folds) - 1}, not {fold}")
         return self.folds[fold]

@@ -16,6 +16,7 @@ from diffup.data.text import decode
 from diffup.errors import UserError
 
 VOID = 255
+ALL_CLASSES = 1 << 16  # in place of a fold: none is left out, all classes are base classes
 DEFAULT_IMAGES = {"voc": "JPEGImages", "coco": "images", "fss": "."}
 # Where a data set keeps training and test images apart: both of a pair or none, and in which layout.
 SPLIT_FIELDS = {"train_list": "voc", "test_list": "voc", "train_annotations": "coco", "test_annotations": "coco"}

@@ -14,6 +14,7 @@ from typing import Any
 from diffup.backbones.registry import check_backbone, has_text_encoder
 from diffup.backbones.weights import weights_identity
 from diffup.config import OBJECTNESS, InputConfig, SampleConfig
+from diffup.data.spec import ALL_CLASSES
 from diffup.errors import UserError
 from diffup.evaluation.adapter import function_version
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
@@ -216,7 +217,8 @@ def unique(cells: Iterable[AnyCell]) -> list[AnyCell]:
 
 def describe(cell: AnyCell) -> str:
     """One line for people, e.g. ``tiny_resnet · shapes4i fold 0 · 1-shot mask · diffup``."""
-    place = f"{cell.backbone} · {cell.dataset} fold {cell.fold}"
+    where = "all classes" if cell.fold == ALL_CLASSES else f"fold {cell.fold}"
+    place = f"{cell.backbone} · {cell.dataset} {where}"
     seed = f" · seed {cell.train_seed}" if cell.train_seed else ""
     if isinstance(cell, TrainingCell):
         return f"{place} · training · {cell.variant}{seed}"

@@ -81,7 +81,7 @@ class TrainingCell:
         dataset: name, e.g. ``"shapes4i"``.
         dataset_hash: fingerprint of the data (``""`` for named benchmarks whose data need not be available to plan).
         protocol, protocol_hash: name and hash of the protocol (`diffup.episodes.protocols`).
-        fold: the fold whose classes are *left out* of training.
+        fold: the fold whose classes are *left out* of training; `diffup.data.spec.ALL_CLASSES`: none are.
         backbone: timm, ``open_clip:…`` or embedded name.
         weights: weights identity: ``"hub"``, ``"sha256:…"`` (local or embedded file) or ``"random:SEED"``.
         variant: name of the ablation, for display; what it means is in `model` and `train`.

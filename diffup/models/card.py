@@ -12,10 +12,14 @@ from importlib import metadata
 from typing import Any
 
 from diffup.config import ModelConfig
+from diffup.data.spec import ALL_CLASSES
 
 PACKAGES = ("diffup", "torch", "timm", "open_clip_torch", "numpy")
 TAGS = ("image-segmentation", "few-shot-segmentation", "diffusion", "uncertainty", "diffup")
 PAPER = "https://arxiv.org/abs/2407.16182"
+CODE_LICENCE = "mit"
+SAME_LICENCE = "The licence above is that of this code and of these weights"
+OTHER_LICENCE = "The code is under the MIT licence, these weights are under the terms above"
 
 TEXT = """\
 # DiffUp, trained on {backbone}
@@ -43,12 +47,12 @@ result = model.segment(query, [Support(support, mask, "mask")])
 
 {training}
 
-## Limitations
+{notes}## Limitations
 
 * Trained on few classes of one data set; on other domains it is unmeasured.
 * Text on photographs is unverified: text cues were measured on rendered images only.
 * The variance and the predicted IoU are learned estimates, not guarantees.
-* The licence above is that of this code and of these weights; the backbone and the training images have their own.
+* {licence}; the backbone and the training images have their own.
 """
 
 
@@ -63,20 +67,23 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def model_card(model: ModelConfig, facts: Mapping[str, Any]) -> str:
+def model_card(model: ModelConfig, facts: Mapping[str, Any], weights: str = "") -> str:
     """The card as Markdown with a YAML header.
 
     Args:
         model: configuration of the trained part.
         facts: of the checkpoint: ``cell`` (training cell as a document), ``key``, ``classes``, ``left_out`` (names) and
-            ``versions``; what is missing is called not recorded.
+            ``versions``; what is missing is called not recorded. ``notes`` are further sections, Markdown by heading,
+            and ``licence`` is that of the weights, as the hub names it, where it is not the code's.
+        weights: what identifies them, for people.
     """
     from huggingface_hub import ModelCardData
 
     cell: Mapping[str, Any] = facts.get("cell") or {}
     backbone = str(cell.get("backbone") or "an unrecorded backbone")
+    licence = str(facts.get("licence") or CODE_LICENCE)
     header = ModelCardData(
-        license="mit",
+        license=licence,
         library_name="diffup",
         pipeline_tag="image-segmentation",
         tags=list(TAGS),
@@ -87,9 +94,9 @@ def model_card(model: ModelConfig, facts: Mapping[str, Any]) -> str:
         "text companion": _joined(cell.get("input") or {}, "companion", "companion_weights") or "none",
         "data set": _joined(cell, "dataset", "dataset_hash"),
         "protocol": _joined(cell, "protocol", "protocol_hash"),
-        "fold left out": cell.get("fold"),
+        "fold left out": "none" if cell.get("fold") == ALL_CLASSES else cell.get("fold"),
         "classes trained on": ", ".join(facts.get("classes") or ()),
-        "classes left out": ", ".join(facts.get("left_out") or ()),
+        "classes left out": ", ".join(facts["left_out"]) or "none" if "left_out" in facts else "",
         "bank": ", ".join(facts.get("bank") or ()) or "none",
         "variant": cell.get("variant"),
         "training seed": cell.get("train_seed"),
@@ -98,11 +105,19 @@ def model_card(model: ModelConfig, facts: Mapping[str, Any]) -> str:
         "model": _settings(dataclasses.asdict(model)),
         "training": _settings(cell.get("train")),
         "versions": _settings(facts.get("versions")),
+        "weights": weights,
     }
     table = ["| | |", "|---|---|"]
     table += [f"| {name} | {_cell(value)} |" for name, value in rows.items()]
     other = "tiny_regnet" if backbone.startswith("tiny_") else "vit_small_patch14_dinov2.lvd142m"
-    text = TEXT.format(backbone=backbone, paper=PAPER, other=other, training="\n".join(table))
+    text = TEXT.format(
+        backbone=backbone,
+        paper=PAPER,
+        other=other,
+        training="\n".join(table),
+        notes="".join(f"## {heading}\n\n{note.strip()}\n\n" for heading, note in (facts.get("notes") or {}).items()),
+        licence=SAME_LICENCE if licence == CODE_LICENCE else OTHER_LICENCE,
+    )
     return f"---\n{header.to_yaml()}\n---\n\n{text}"
 
 

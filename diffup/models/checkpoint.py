@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -19,24 +20,36 @@ from diffup.models.card import model_card
 from diffup.models.diffup import DiffUpNet
 
 CHECKPOINT_FORMAT = 2
-WEIGHTS, CONFIG, BANK = "model.safetensors", "config.json", "bank.safetensors"
+WEIGHTS, CONFIG, BANK, CARD = "model.safetensors", "config.json", "bank.safetensors", "README.md"
 FILES = f"{CONFIG}, {WEIGHTS}"
 CELLS_FOLDER = "checkpoint"  # in a training cell's folder
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-def save_checkpoint(model: DiffUpNet, folder: Path, facts: dict[str, object]) -> None:
+def save_checkpoint(model: DiffUpNet, folder: Path, facts: dict[str, object], dtype: torch.dtype | None = None) -> None:
     """Write ``model.safetensors``, a model card and, last, ``config.json`` (model configuration and `facts`).
 
     Each file is written whole or not at all; the same model and facts give the same bytes.
 
+    Args:
+        model, facts: see above.
+        folder: made where it is missing.
+        dtype: that weights are rounded to, e.g. `torch.float16` for half the bytes; None: as they are. Loaded, they are
+            of the model's own type again.
+
     Raises:
         OSError: one can't be written.
+        UserError: a weight is not finite in `dtype`.
     """
-    content = save({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+    weights = {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in model.state_dict().items()}
+    if dtype and (bad := [name for name, tensor in weights.items() if not tensor.isfinite().all()]):
+        raise UserError(f"{', '.join(bad[:3])}: weights that are not finite in {dtype}; save them as they are")
+    content = save(weights)
     write_in_full(folder / WEIGHTS, content)
     document = {"format": CHECKPOINT_FORMAT, "model": dataclasses.asdict(model.config), "facts": facts}
-    write_in_full(folder / "README.md", model_card(model.config, facts).encode())
+    written = f"{', '.join(sorted({str(t.dtype).removeprefix('torch.') for t in weights.values()}))}, sha256:"
+    card = model_card(model.config, facts, written + hashlib.sha256(content).hexdigest())
+    write_in_full(folder / CARD, card.encode())
     write_in_full(folder / CONFIG, json.dumps(document, indent=1, sort_keys=True).encode())
 
 
@@ -90,7 +103,7 @@ def find_checkpoint(path_or_hub_id: str | Path) -> Path:
     import huggingface_hub
 
     try:
-        found = huggingface_hub.snapshot_download(path_or_hub_id, allow_patterns=[CONFIG, WEIGHTS, BANK, "README.md"])
+        found = huggingface_hub.snapshot_download(path_or_hub_id, allow_patterns=[CONFIG, WEIGHTS, BANK, CARD])
     except Exception as error:  # the hub client raises a dozen unrelated types when a download fails
         gist = (str(error).strip() or "no message").splitlines()[0]
         raise UserError(

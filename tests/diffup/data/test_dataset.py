@@ -14,7 +14,9 @@ from PIL import Image
 
 import diffup.data.layouts.voc
 from diffup.data.dataset import Dataset, open_dataset, resolve_dataset
+from diffup.data.spec import ALL_CLASSES
 from diffup.episodes.protocols import get_protocol
+from diffup.episodes.sampling import make_manifest, training_pools
 from tests.helpers.folders import CLASSES, SIZE, labels, write_image, write_json
 
 PAIRED = get_protocol("paired")
@@ -69,6 +71,14 @@ def test_a_class_in_no_fold_is_a_base_class_everywhere(json_path: Path, cache: P
     for fold in (-1, 2):
         with pytest.raises(ValueError, match="folds 0-1"):
             dataset.novel_classes(fold)
+
+
+def test_no_class_is_novel_where_no_fold_is_left_out(json_path: Path, cache: Path) -> None:
+    dataset = open_dataset(json_path, cache_dir=cache)
+    assert dataset.novel_classes(ALL_CLASSES) == () and dataset.base_classes(ALL_CLASSES) == (0, 1, 2, 3)
+    assert set(training_pools(dataset, ALL_CLASSES, PAIRED)) == {0, 1, 2, 3}
+    with pytest.raises(ValueError, match="no class to draw episodes from"):
+        make_manifest(dataset, PAIRED, ALL_CLASSES, 1, 10, 0)
 
 
 def test_lists_choose_the_images(json_path: Path, cache: Path) -> None:
