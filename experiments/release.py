@@ -74,10 +74,9 @@ class Terms:
     figures: Path | None = None
 
 
-STUDIED_PHOTOGRAPHS = Terms(text=PHOTOGRAPHS, figures=STUDIED)
 TERMS = {
-    "vocmsrc20": STUDIED_PHOTOGRAPHS,
-    "vocmsrc20more": STUDIED_PHOTOGRAPHS,
+    "vocmsrc20": Terms(text=PHOTOGRAPHS, figures=STUDIED),
+    "vocmsrc20more": Terms(text=PHOTOGRAPHS),
     "msrc15": Terms(text=PHOTOGRAPHS),
     "shapes4i": Terms(text=MADE, licence="mit", images=True),
 }

@@ -57,9 +57,8 @@ def insid3_mask(query: Sequence[Tensor], supports: Sequence[Tensor], weights_K2h
     query_LC, supports_KLC = _joined(query), _joined(supports)
     fg_KL, bg_KL = weights_K2hw.to(query_LC).flatten(2).unbind(1)
     most_K1 = fg_KL.amax(1, keepdim=True)
-    inside_KL = fg_KL >= torch.minimum(
-        bg_KL.clamp_min(EPS), most_K1
-    )  # of a tiny object the position that has most of it
+    # Of a tiny object, which outweighs background nowhere, the position that has most of it.
+    inside_KL = fg_KL >= torch.minimum(bg_KL.clamp_min(EPS), most_K1)
     prototypes_KC = (inside_KL[:, None].float() @ supports_KLC)[:, 0] / inside_KL.sum(1, keepdim=True)
     prototype_C = normalize(prototypes_KC.mean(0), dim=0)
     to_prototype_L = query_LC @ prototype_C

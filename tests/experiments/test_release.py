@@ -172,6 +172,7 @@ def test_a_training_that_was_not_studied_has_no_figures() -> None:
     where = ["--dataset", "vocmsrc20/dataset.json", "--out", "out"]
     for more, known in (([], True), (["--steps", "4"], False), (["--backbone", "tiny_resnet"], False)):
         assert as_studied(STUDY.parse([*where, *more])) == known
+    assert [name for name, terms in TERMS.items() if terms.figures] == ["vocmsrc20"], "the data of the study alone"
 
 
 @pytest.mark.ray
