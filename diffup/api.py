@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from numpy.typing import ArrayLike
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffup.backbones.load import Backbone, load_backbone, usable_device
 from diffup.config import BankConfig, EncoderConfig, SampleConfig
@@ -34,6 +34,7 @@ from diffup.evaluation.encode import Encoder
 from diffup.evaluation.evaluate import episode_noise
 from diffup.evaluation.scoring import upsample
 from diffup.files import as_path, write_in_full
+from diffup.fit import trained
 from diffup.models.batch import Episodes, Features
 from diffup.models.checkpoint import BANK, CONFIG, find_checkpoint, load_checkpoint, save_checkpoint, trained_with
 from diffup.models.diffup import DiffUpNet, priors
@@ -73,7 +74,7 @@ class DiffUp:
     def load(
         cls,
         path_or_hub_id: str | Path,
-        backbone: str | None = None,
+        backbone: str | nn.Module | None = None,
         *,
         weights_dir: str | Path | None = None,
         device: str = "cpu",
@@ -84,7 +85,8 @@ class DiffUp:
         Args:
             path_or_hub_id: checkpoint folder, a training cell's folder in a result store, or a Hugging Face hub id
                 ``owner/name``, which is downloaded (and found again offline).
-            backbone: any timm, ``open_clip:…`` or embedded name; None for the one of the training, with its weights.
+            backbone: any timm, ``open_clip:…`` or embedded name, or a module (`diffup.backbones.own`); None for the one
+                of the training, with its weights.
             weights_dir: folder of backbone weights (``<name>.safetensors``); otherwise they are downloaded by name.
             device: where the backbone runs.
             companion: open_clip model that reads text where the backbone can't; None for the one of the training, if
@@ -124,9 +126,11 @@ class DiffUp:
             text_model = visual
         return cls(_encoder(visual, config, text_model, device), net, facts, _bank_in(folder))
 
+    train = classmethod(trained)
+
     def swap_backbone(
         self,
-        name: str,
+        name: str | nn.Module,
         *,
         weights_dir: str | Path | None = None,
         companion: str | None = None,
@@ -137,7 +141,7 @@ class DiffUp:
         A bank's images stay, and are encoded with the new backbone when they are first needed.
 
         Args:
-            name: any timm, ``open_clip:…`` or embedded name.
+            name: any timm, ``open_clip:…`` or embedded name, or a module (`diffup.backbones.own`).
             weights_dir: as in `load`.
             companion: model that reads text; None for `name` itself if it can, else the present one; ``""`` for none.
             bank: images to `calibrate` it with; None for those there are.
