@@ -29,6 +29,7 @@ from cluster.tracking.runs import (
     find_runs,
     gather_artifacts,
     log,
+    log_curve,
     milliseconds,
     params_of,
     tags_of,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
+CURVE = "training_loss"  # by step; "loss" is the last of them
 CONFIGURATION = "configuration"  # kind of a run in a search: it has a training cell's key, but is not its result
 ATTEMPTS = 3
 
@@ -190,6 +192,7 @@ def write_run(client: MlflowClient, run_id: str, store: Store, cell: AnyCell, re
     """Write everything that a finished cell's run holds, its end last."""
     stamp = milliseconds(record.result["finished"])
     log(client, run_id, params_of(cell_to_dict(cell)), record.metrics, stamp=stamp)
+    log_curve(client, run_id, CURVE, record.result.get("provenance", {}).get("curve", ()), stamp)
     for name, reason in record.undefined.items():
         client.set_tag(run_id, f"undefined.{name}", reason[:TEXT_LENGTH])
     with tempfile.TemporaryDirectory(prefix="diffup-run-") as made:

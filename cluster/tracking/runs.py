@@ -95,6 +95,14 @@ def log(
         client.log_batch(run_id, params=named[start : start + PARAMS_A_BATCH])
 
 
+def log_curve(client: MlflowClient, run_id: str, name: str, points: Sequence[tuple[int, float]], stamp: int) -> None:
+    """Log a metric by step, in one request."""
+    from mlflow.entities import Metric
+
+    if points:
+        client.log_batch(run_id, metrics=[Metric(name, float(value), stamp, int(step)) for step, value in points])
+
+
 def per_class(episodes: pd.DataFrame) -> pd.DataFrame:
     """IoU in percent and number of episodes of each class, from an episode table.
 

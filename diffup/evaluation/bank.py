@@ -175,7 +175,7 @@ class BankImages:
         from skimage import data
 
         shown = [
-            np.asarray((found if isinstance(found := getattr(data, name)(), np.ndarray) else found[0]))
+            np.asarray(found if isinstance(found := getattr(data, name)(), np.ndarray) else found[0])
             for name in SAMPLES
         ]
         return BankImages.of([(np.dstack([i] * 3) if i.ndim == 2 else i, None) for i in shown], config, DROP)
