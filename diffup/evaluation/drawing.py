@@ -1,4 +1,4 @@
-"""How masks, annotations and maps are painted: contours that show on any picture, strokes of some width, maps with scales.
+"""How masks, annotations and maps are painted: contours that show on any picture, visible strokes, maps with scales.
 
 A tile is a square of `SIDE` pixels; a panel is a row of tiles below a line of text. Everything is painted at the size
 at which it is seen, so lines are as wide on a thumbnail as on a photograph.

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffup.evaluation.metrics import episode_ious, ranked
 from diffup.evaluation.drawing import GAP, HEAD, SIDE
+from diffup.evaluation.metrics import episode_ious, ranked
 from diffup.evaluation.panels import SHARED, panel, shown_episodes
 from diffup.evaluation.scoring import Prediction
 from tests.diffup.evaluation.test_train_evaluate import checkpoint, evaluation, manifest, setting
