@@ -1,4 +1,4 @@
-"""Panels in two parts: what all methods share (supports, query, ground truth), shown once, and what is a method's own."""
+"""Panels in two parts: what all methods share (supports, query, truth), shown once, and what is a method's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from analysis.report.gallery import Shown
 from analysis.tables.places import grouped
-from diffup.evaluation.drawing import GAP, HEAD, SIDE
+from diffup.evaluation.drawing import LAYOUTS
 
 QUALITY = 85  # of JPEG
 FEWEST_OWN = 2  # tiles of a method: a map and its prediction
@@ -68,21 +68,22 @@ def split(panel: Image.Image, *, supports: bool) -> tuple[Image.Image, Image.Ima
     """The shared tiles of a panel and a method's own; None if it is not laid out as `diffup.evaluation.panels.panel`.
 
     Args:
-        panel: of any scale (those of earlier versions are half as large).
+        panel: the whole row.
         supports: whether its first tile shows them.
     """
-    scale = panel.height / (SIDE + HEAD)
-    count = round((panel.width / scale + GAP) / (SIDE + GAP))
     front = 2 if supports else 1
-    if abs((count * (SIDE + GAP) - GAP) * scale - panel.width) > 1 or count < front + 1 + FEWEST_OWN:
+    for side, gap, head in LAYOUTS:
+        count, rest = divmod(panel.width + gap, side + gap)
+        if panel.height == side + head and rest == 0 and count >= front + 1 + FEWEST_OWN:
+            break
+    else:
         return None
 
     def strip(places: Sequence[int]) -> Image.Image:
-        side, step = round(SIDE * scale), (SIDE + GAP) * scale
-        sheet = Image.new("RGB", (round(len(places) * step - GAP * scale), panel.height), "white")
+        sheet = Image.new("RGB", (len(places) * (side + gap) - gap, panel.height), "white")
         for at, place in enumerate(places):
-            left = round(place * step)
-            sheet.paste(panel.crop((left, 0, left + side, panel.height)), (round(at * step), 0))
+            left = place * (side + gap)
+            sheet.paste(panel.crop((left, 0, left + side, panel.height)), (at * (side + gap), 0))
         return sheet
 
     return strip([*range(front), count - 1]), strip(range(front, count - 1))

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-SIDE, GAP, HEAD = 320, 8, 32  # pixels: of a tile, between tiles, of the line of text above them
-FONT = 22  # pixels, of the text above a tile
+SIDE, GAP, HEAD = 320, 8, 40  # pixels: of a tile, between tiles, of the line of text above them
+LAYOUTS = ((SIDE, GAP, HEAD), (160, 4, 16))  # of panels: today's, and that of earlier versions
+FONT, LEAST_FONT = 28, 21  # pixels, of the text above a tile
 LEAST_STROKE = 4  # pixels: width of a scribble at the least
 LINE, CASING = 4, 1  # pixels: width of a contour, and of the dark line outside it
 # Distinct for colour-blind readers, and unlike a picture that is painted in grey.
@@ -133,8 +134,8 @@ def coloured(share: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
 
 def _draw_scale(image: Image.Image, top: float) -> None:
     """The bar in the lower left corner, from 0 to `top`."""
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(image.width // 18)
-    length, height, left = image.width // 3, max(4, image.width // 32), image.width // 14
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(max(9, image.width // 14))
+    length, height, left = image.width // 3, max(4, image.width // 28), image.width // 11
     below = image.height - image.width // 32
     bar = coloured(np.broadcast_to(np.linspace(0, 1, length, dtype=np.float32), (height, length)))
     draw.rectangle((left - 1, below - height - 1, left + length, below), outline="white")
@@ -159,12 +160,16 @@ def mosaic_side(count: int) -> int:
 
 
 def row_of(tiles: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Tiles in a row, each below its name, which is shortened to its width."""
+    """Tiles in a row, each below its name, which is made smaller, then shortened, to its width."""
     sheet = Image.new("RGB", (len(tiles) * (SIDE + GAP) - GAP, SIDE + HEAD), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT)
+    draw = ImageDraw.Draw(sheet)
     for i, (name, image) in enumerate(tiles):
+        size = FONT
+        while size > LEAST_FONT and draw.textlength(name, font=ImageFont.load_default(size)) > SIDE:
+            size -= 1
+        font = ImageFont.load_default(size)
         while len(name) > 4 and draw.textlength(name, font=font) > SIDE:
             name = name[:-2] + "…"
-        draw.text((i * (SIDE + GAP), 2), name, fill="black", font=font)
+        draw.text((i * (SIDE + GAP), HEAD - 9), name, "black", font, "ls")
         sheet.paste(image, (i * (SIDE + GAP), HEAD))
     return sheet
