@@ -65,4 +65,6 @@ class Live:
             return
         self._spoke = time.monotonic()
         end = "\n" if last or not self._over else ""
-        print(("\r\x1b[K" if self._over else "") + words(step, self.steps, loss, left), end=end, file=self.out, flush=True)
+        print(
+            ("\r\x1b[K" if self._over else "") + words(step, self.steps, loss, left), end=end, file=self.out, flush=True
+        )

@@ -34,7 +34,9 @@ def steps_within(sampler: EpisodeSampler, seconds: float, device: str) -> int:
     fresh = features.encoded - before
     draw = max(0.0, drawing - fresh * encode) / len(drawn)
     model = DiffUpNet(sampler.model).to(device).train()
-    compute = _timed(lambda: [add_gradients(model, drawn[0], config, torch.device(device)) for _ in range(STEPS)]) / STEPS
+    compute = (
+        _timed(lambda: [add_gradients(model, drawn[0], config, torch.device(device)) for _ in range(STEPS)]) / STEPS
+    )
     per_draw = max(1.0, fresh / len(drawn))  # images that a step draws
 
     def takes(steps: int) -> float:

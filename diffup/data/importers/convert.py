@@ -123,9 +123,7 @@ def _runs(mask_HW: NDArray[np.bool_]) -> dict[str, Any]:
     return {"size": list(mask_HW.shape), "counts": runs["counts"].decode()}
 
 
-def _labels(
-    picture: Picture, index: Mapping[str, int], height: int, width: int
-) -> tuple[NDArray[np.int32], bool, int]:
+def _labels(picture: Picture, index: Mapping[str, int], height: int, width: int) -> tuple[NDArray[np.int32], bool, int]:
     """Labels [H, W], whether objects of different classes overlap, and how many cover no pixel."""
     drawn = []
     for thing in picture.things:

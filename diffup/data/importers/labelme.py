@@ -69,7 +69,9 @@ def read(source: Path, images: Path | None = None) -> Found:
     return found
 
 
-def _picture(document: dict[str, Any], path: Path, source: Path, images: Path | None, left_out: Counter[str]) -> Picture:
+def _picture(
+    document: dict[str, Any], path: Path, source: Path, images: Path | None, left_out: Counter[str]
+) -> Picture:
     named, shapes = document["imagePath"], document["shapes"]
     if not isinstance(named, str) or not isinstance(shapes, list):
         raise UserError("'imagePath' must be a text and 'shapes' a list")

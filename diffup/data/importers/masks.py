@@ -46,15 +46,18 @@ def read(source: Path, images: Path | None = None) -> Found:
             named = images_of.named(mask.stem, suffixes) or images_of.named(ENDS.sub("", mask.stem), suffixes)
             try:
                 if len(named) != 1:
-                    what = f"mask of {len(named)} images ({', '.join(p.name for p in named[:3])})" if named else None
-                    raise UserError(what or f"mask without an image in {images_of.root}{beside(images_of.root / mask.name)}")
+                    several = f"mask of {len(named)} images ({', '.join(p.name for p in named[:3])})"
+                    none = f"mask without an image in {images_of.root}{beside(images_of.root / mask.name)}"
+                    raise UserError(several if named else none)
                 things[named[0]].append(Thing(label_of(folder.name), mask.name, _Drawn(mask)))
                 masks.setdefault(named[0], mask)
             except UserError as error:
                 found.problems.append(f"{mask}: {error}")
     base = photos or source
     for image, drawn in sorted(things.items()):
-        found.pictures.append(Picture(image, image.relative_to(base).as_posix(), masks[image], drawn, _size(masks[image])))
+        found.pictures.append(
+            Picture(image, image.relative_to(base).as_posix(), masks[image], drawn, _size(masks[image]))
+        )
     if not found.pictures and not found.problems:
         raise UserError(f"{above}: the folders {', '.join(f.name for f in folders[:5])} hold no PNG masks")
     if photos and (bare := len(set(images_below(photos)) - set(things))):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -160,9 +159,7 @@ def _turned(points: Points, middle: tuple[float, float], degrees: float) -> list
     if not degrees:
         return list(points)
     (cx, cy), cosine, sine = middle, math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return [
-        (cx + (x - cx) * cosine - (y - cy) * sine, cy + (x - cx) * sine + (y - cy) * cosine) for x, y in points
-    ]
+    return [(cx + (x - cx) * cosine - (y - cy) * sine, cy + (x - cx) * sine + (y - cy) * cosine) for x, y in points]
 
 
 def patch(part: Mask, left: int, top: int) -> Draw:

@@ -18,7 +18,10 @@ TINT, WHITE, EDGE = np.array([255, 0, 200]), (255, 255, 255), 3
 
 
 def contact_sheet(dataset: Dataset) -> Image.Image:
-    """The first images in which a class is large enough, of the first `CLASSES` classes: the class tinted within a contour, void grey."""
+    """The first images in which a class is large enough, of the first `CLASSES` classes.
+
+    The class is tinted within a contour, void is grey.
+    """
     tiles = []
     for c in range(min(CLASSES, len(dataset.classes))):
         shown = dataset.eligible(c, PAIRED) or [i for i in dataset.image_ids if c in dataset.areas[i]]

@@ -226,9 +226,7 @@ def _instances(classes: Sequence[str], done: Sequence[Converted]) -> dict[str, A
     }
 
 
-def proposed_folds(
-    images: Mapping[int, int], asked: int, notes: list[str], classes: Sequence[str]
-) -> list[list[int]]:
+def proposed_folds(images: Mapping[int, int], asked: int, notes: list[str], classes: Sequence[str]) -> list[list[int]]:
     """Folds with about as many images each: the class with the most images goes to the fold with the fewest so far.
 
     Args:
@@ -248,7 +246,9 @@ def proposed_folds(
             + (f" and {len(rare) - 6} more" if len(rare) > 6 else "")
         )
     if not tested:
-        notes.append("no class is shown large enough by two images: episodes can't be drawn; the folds are placeholders")
+        notes.append(
+            "no class is shown large enough by two images: episodes can't be drawn; the folds are placeholders"
+        )
     tested = tested or list(images)
     count = asked or min(MANY_FOLDS if len(tested) >= MANY_CLASSES else FEW_FOLDS, len(tested))
     if not 0 < count <= len(tested):
@@ -279,4 +279,3 @@ def words(imported: Imported) -> str:
     lines.append(f"contact sheet  {place / SHEET}")
     lines.append("folds          proposed; edit them in dataset.json")
     return "\n".join(lines)
-

@@ -1,4 +1,4 @@
-"""labelme: every shape where it was drawn, upright images, odd names, and damage that is named before anything is kept."""
+"""labelme: shapes where they were drawn, upright images, odd names, and damage that is named before all is kept."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ def test_a_data_set_is_written_whole_and_opens(tmp_path: Path, cache: Path) -> N
     with Image.open(tmp_path / "out" / SHEET) as sheet:
         assert sheet.width > sheet.height > 100
     said = words(imported)
-    assert "8 images" in said and re.search(r"^wren +2 +2 +[01]$", said, re.MULTILINE) and "Episodes of up to 1 shots" in said
+    assert (
+        "8 images" in said
+        and re.search(r"^wren +2 +2 +[01]$", said, re.MULTILINE)
+        and "Episodes of up to 1 shots" in said
+    )
 
 
 def test_shapes_cover_what_was_drawn(tmp_path: Path) -> None:
@@ -124,7 +128,10 @@ def test_an_image_in_the_json_serves_where_its_file_is_gone(tmp_path: Path) -> N
     write(folder / "one", rectangle("a", 0, 0, 20, 20))
     pixels = np.asarray(Image.open(folder / "one.png"))
     document = json.loads((folder / "one.json").read_text())
-    document |= {"imageData": base64.b64encode((folder / "one.png").read_bytes()).decode(), "imagePath": r"C:\x\one.png"}
+    document |= {
+        "imageData": base64.b64encode((folder / "one.png").read_bytes()).decode(),
+        "imagePath": r"C:\x\one.png",
+    }
     (folder / "one.json").write_text(json.dumps(document))
     (folder / "one.png").unlink()
     dataset = import_dataset("labelme", folder, tmp_path / "out").dataset
