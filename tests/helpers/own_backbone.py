@@ -26,8 +26,7 @@ class OwnBackbone(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """Three maps [B, C, h, w], shallow to deep."""
         return [
-            torch.einsum("cd,bdhw->bchw", mix, F.avg_pool2d(images, 4 * 2**stage))
-            for stage, mix in enumerate(self.mix)
+            torch.einsum("cd,bdhw->bchw", mix, F.avg_pool2d(images, 4 * 2**stage)) for stage, mix in enumerate(self.mix)
         ]
 
 
