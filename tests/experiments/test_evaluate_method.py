@@ -55,7 +55,7 @@ def test_the_method_and_all_rivals_meet_on_the_same_episodes(json_path: Path) ->
 def test_an_entry_point_names_a_method(json_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(axes, "entry_points", lambda group: {"ours": FUNCTION} if group == plugins.METHODS else {})
     cells, _ = build(STUDY.parse(["ours", "--dataset", str(json_path), "--backbones", "tiny_resnet"]))
-    (row,) = {(cell.variant, cell.sample.function) for cell in cells if cell.backbone == OWN.name}  # type: ignore[union-attr]
+    (row,) = {(c.variant, c.sample.function) for c in cells if isinstance(c, Cell) and c.backbone == OWN.name}
     assert row == ("ours", FUNCTION)
 
 

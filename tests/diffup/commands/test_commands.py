@@ -20,9 +20,8 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
 def test_import_prints_the_classes_and_what_it_made_is_verified(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = run(
-        capsys, "data", "import", "labelme", str(write_labelme(tmp_path / "in")), str(tmp_path / "birds")
-    )
+    source, birds = write_labelme(tmp_path / "in"), str(tmp_path / "birds")
+    code, out, _ = run(capsys, "data", "import", "labelme", str(source), birds)
     assert code == 0 and "birds is ready at" in out and "heron" in out and "contact_sheet.jpg" in out
     assert run(capsys, "data", "verify", birds)[0] == 0
     code, out, _ = run(capsys, "episodes", "--dataset", birds, "--fold", "0", "--shots", "1",
