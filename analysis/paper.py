@@ -24,8 +24,9 @@ from analysis.build import collect, plots_of
 from analysis.files import add_file, replace_files, texts_of
 from analysis.plotting import Plot
 from analysis.published.table import BIB
-from analysis.report.gallery import RULE, gallery, sheets
+from analysis.report.gallery import RULE, gallery
 from analysis.report.page import page
+from analysis.report.sheets import sheets
 from analysis.results import load_results
 from analysis.stats import RESAMPLES
 from analysis.tables.differences import claims_table
