@@ -54,7 +54,7 @@ def test_the_method_and_all_rivals_meet_on_the_same_episodes(json_path: Path) ->
 
 def test_an_entry_point_names_a_method(json_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(axes, "entry_points", lambda group: {"ours": FUNCTION} if group == plugins.METHODS else {})
-    cells, _ = build(STUDY.parse(["ours", "--dataset", str(json_path), "--backbones", "tiny_resnet"]))
+    cells, _ = build(STUDY.parse(["ours", "--dataset", str(json_path), "--backbones", "tiny_resnet", "--shots", "1"]))
     (row,) = {(c.variant, c.sample.function) for c in cells if isinstance(c, Cell) and c.backbone == OWN.name}
     assert row == ("ours", FUNCTION)
 
@@ -65,8 +65,8 @@ def test_an_entry_point_names_a_method(json_path: Path, monkeypatch: pytest.Monk
         (["--annotations", "mask,doodle"], "unknown cue 'doodle'"),
         (["--shots", "0"], "0 shots go with annotation 'text'"),
         (["--shots", "5"], "5 shots need 6 images"),
-        (["--folds", "7"], "has folds 0 to 1, not 7"),
-        (["--backbones", "resnet5000"], "neither timm nor this package"),
+        (["--shots", "1", "--folds", "7"], "has folds 0 to 1, not 7"),
+        (["--shots", "1", "--backbones", "resnet5000"], "neither timm nor this package"),
     ],
 )
 def test_what_can_not_be_evaluated_is_named(json_path: Path, arguments: list[str], said: str) -> None:
