@@ -25,6 +25,13 @@ STUDIES = CHECKOUT / "experiments"
 IN_CHECKOUT = (STUDIES / "quickstart.py").is_file() and (CHECKOUT / "cluster" / "launch.py").is_file()
 
 
+def predict(argv: Sequence[str]) -> int:
+    """Segment pictures by a few annotated examples."""
+    from diffup.commands.predict import main
+
+    return main(argv)
+
+
 def data(argv: Sequence[str]) -> int:
     """Prepare or verify a data set."""
     from diffup.data.__main__ import main
@@ -86,7 +93,12 @@ def _python(arguments: list[str]) -> int:
     os.execv(sys.executable, [sys.executable, *arguments])
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"data": data, "protocols": protocols, "backbones": backbones}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "predict": predict,
+    "data": data,
+    "protocols": protocols,
+    "backbones": backbones,
+}
 if IN_CHECKOUT:
     COMMANDS |= {"run": run, "submit": submit}
 

@@ -1,0 +1,1 @@
+"""The commands of ``diffup``, a module each, with their options."""
