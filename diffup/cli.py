@@ -29,6 +29,13 @@ STUDIES = CHECKOUT / "experiments"
 IN_CHECKOUT = (STUDIES / "quickstart.py").is_file() and (CHECKOUT / "cluster" / "launch.py").is_file()
 
 
+def predict(argv: Sequence[str]) -> int:
+    """Segment pictures by a few annotated examples."""
+    from diffup.commands.predict import main
+
+    return main(argv)
+
+
 def data(argv: Sequence[str]) -> int:
     """Import, prepare or verify a data set."""
     if list(argv[:1]) == ["import"]:
@@ -93,8 +100,12 @@ def _python(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "data": data, "episodes": episodes, "protocols": protocols, "backbones": backbones,
-}  # fmt: skip
+    "predict": predict,
+    "data": data,
+    "episodes": episodes,
+    "protocols": protocols,
+    "backbones": backbones,
+}
 if IN_CHECKOUT:
     COMMANDS |= {"eval": evaluate, "run": run, "submit": submit}
 

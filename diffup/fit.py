@@ -42,6 +42,7 @@ from diffup.training.sampler import EpisodeSampler
 from diffup.training.trainer import train
 
 PROTOCOL = "paired"
+DRAWN_BYTES = 4 << 30  # of drawn steps in the temporary folder
 KEPT = 15  # images of the bank that go along with the model
 FIRST = "resnet50"
 
@@ -102,10 +103,11 @@ def trained(
     check_names(backbone=backbone, companion=companion)
     if time_budget is not None and folder is not None:
         raise UserError("folder= resumes a training of known steps; with time_budget= they differ from call to call")
+    opened = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
     fitted = fit(
-        dataset if isinstance(dataset, Dataset) else open_dataset(dataset),
+        opened,
         backbone,
-        recipe=_recipe(recipe, dataset, steps),
+        recipe=_recipe(recipe, opened.name, steps),
         time_budget=_seconds(time_budget),
         fold=ALL_CLASSES if fold is None else whole(fold, "fold", 0),
         seed=whole(seed, "seed", 0),
@@ -119,8 +121,7 @@ def trained(
     return cls(*fitted)
 
 
-def _recipe(recipe: Recipe | None, dataset: str | Path | Dataset, steps: int | None) -> Recipe:
-    name = dataset.name if isinstance(dataset, Dataset) else str(dataset)
+def _recipe(recipe: Recipe | None, name: str, steps: int | None) -> Recipe:
     chosen = recipe or (shapes4i() if name == "shapes4i" else photographs())
     return chosen if steps is None else chosen.changed(train={"steps": whole(steps, "steps", 1)})
 
@@ -157,7 +158,7 @@ def fit(
     pools = training_pools(dataset, fold, get_protocol(PROTOCOL))
     bank = _bank(cell, dataset, pools, features, cues)
     with tempfile.TemporaryDirectory(prefix="diffup-train-") as scratch:
-        keep = DrawCache(Path(scratch) / "drawn").of(())
+        keep = DrawCache(Path(scratch) / "drawn", DRAWN_BYTES).of(())
         parts = (cues, features, pools, fold, seed, cell.model)
         sampler = EpisodeSampler(*parts, cell.train, keep, bank)
         if time_budget is not None:

@@ -54,7 +54,7 @@ class Backbone:
     def __init__(
         self, name: str, weights: str, features: Any, mean: tuple[float, ...], std: tuple[float, ...], source: str = ""
     ) -> None:
-        """Freeze `features`, a `TimmFeatures`, `ClipFeatures` or `ModuleFeatures`; use `load_backbone` instead of calling this."""
+        """Freeze a `TimmFeatures`, `ClipFeatures` or `ModuleFeatures`; use `load_backbone` instead of calling this."""
         self.name, self.weights, self.mean, self.std = name, weights, mean, std
         self.source = source or weights
         self._features = features.eval().requires_grad_(False)

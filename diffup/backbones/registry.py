@@ -93,7 +93,7 @@ def has_text_encoder(name: str) -> bool:
 
 
 def known_names() -> list[str]:
-    """Every architecture by name, without tags: embedded, entry points, timm's, and open_clip's where that is installed."""
+    """Every architecture by name, without tags: embedded, plug-ins, timm's, and open_clip's where that is installed."""
     import timm
 
     names = [*EMBEDDED, *entry_points(BACKBONES), *timm.list_models()]
@@ -142,8 +142,8 @@ def check_backbone(name: str) -> BackboneName:
 
             if timm.is_model(name.partition(".")[0]):
                 raise UserError(
-                    f"backbone {name!r} is both a model of timm and an entry point of group {BACKBONES} ({parsed.model}); "
-                    f"write {parsed.model!r} for the latter, or rename it"
+                    f"backbone {name!r} is both a model of timm and an entry point of group {BACKBONES}; write "
+                    f"{parsed.model!r} for the latter, or rename it"
                 )
         return parsed
     if parsed.kind == "timm":

@@ -1,8 +1,9 @@
 """Where a backbone's weights come from, what identifies them, and how a file of them is read safely.
 
 The identity of weights enters a cell's key: ``"sha256:<12 hex>"`` for a file, ``"hub"`` for what timm or open_clip
-download by name, ``"random:SEED"`` for none, ``"source:<12 hex>"`` for the code of a backbone of one's own. A file may have a ``.json`` of the same stem beside it that names ``mean``
-and ``std`` of the normalisation; it changes the features, so it enters the identity too. No torch at import.
+download by name, ``"random:SEED"`` for none, ``"source:<12 hex>"`` for the code of a backbone of one's own. A file may
+have a ``.json`` of the same stem beside it that names ``mean`` and ``std`` of the normalisation; it changes the
+features, so it enters the identity too. No torch at import.
 """
 
 from __future__ import annotations
@@ -126,8 +127,8 @@ def weights_identity(name: str, *, weights_dir: Path | None = None, weights: str
         own, whose function loads its weights itself.
 
     Raises:
-        UserError: unknown choice, a backbone of one's own that has changed, bad directory, a shipped file that is missing, or a file under a name that does not
-            say which activation it wants (`check_tag`).
+        UserError: unknown choice, a backbone of one's own that has changed, bad directory, a shipped file that is
+            missing, or a file under a name that does not say which activation it wants (`check_tag`).
     """
     if parse_backbone(name).kind == "own":
         return _own(name, weights)
@@ -153,8 +154,8 @@ def _own(name: str, weights: str) -> str:
     found = own_identity(name)
     if weights.startswith(SOURCE) and weights != found:
         raise UserError(
-            f"backbone {name!r} has changed: its file is {found}, but {weights} was asked for; put the old one back, or "
-            f"run again, so that the results get their own key"
+            f"backbone {name!r} has changed: its file is {found}, but {weights} was asked for; put the old one back, "
+            f"or run again, so that the results get their own key"
         )
     if weights not in ("auto", found):
         raise UserError(f"weights {weights!r}: a backbone of your own, {name!r}, loads its weights itself; use 'auto'")

@@ -1,1 +1,1 @@
-"""The commands of ``diffup`` that have options of their own, one module each: arguments to an exit code."""
+"""The commands of ``diffup``, a module each, with their options."""

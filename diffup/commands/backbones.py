@@ -14,10 +14,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
+from diffup.commands.options import Count, File, Name, parse
 from diffup.errors import UserError
 
 RUNS = 3  # that are timed
@@ -27,13 +27,13 @@ RUNS = 3  # that are timed
 class Check:
     """Options of ``check``."""
 
-    name: tyro.conf.Positional[str]
+    name: tyro.conf.Positional[Name]
     """timm, open_clip:…, shipped, an entry point or package.module:build"""
-    weights_dir: Path | None = None
+    weights_dir: File = None
     """folder of weights files; others are downloaded by name"""
-    size: int = 320
+    size: Count = 320
     """side of the image in pixels"""
-    device: str = "cpu"
+    device: Name = "cpu"
     """where it runs"""
 
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
         print(__doc__)
         return 0
     if command == "check":
-        options = tyro.cli(Check, args=rest, prog="diffup backbones check", description=__doc__)
+        options = parse(Check, rest, prog="diffup backbones check", description=__doc__ or "")
         print(checked(options))
         return 0
     listed(*(rest if command == "ls" else argv))

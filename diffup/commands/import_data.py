@@ -15,12 +15,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from diffup.commands.options import CountOrAuto, File, Text, option, parse
 from diffup.data.importers.write import import_dataset, words
 from diffup.files import as_path
+
+
+Place = Annotated[Path, *option("PATH", Path)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +33,15 @@ class ImportData:
 
     format: tyro.conf.Positional[Literal["labelme", "cvat", "coco", "masks"]]
     """what the annotations were made with"""
-    source: tyro.conf.Positional[Path]
+    source: tyro.conf.Positional[Place]
     """folder of the annotations; for cvat and coco also their file"""
-    out: tyro.conf.Positional[Path]
+    out: tyro.conf.Positional[Place]
     """folder to make: empty or new, and outside of the source"""
-    images: Path | None = None
+    images: File = None
     """folder of the images, where the annotations do not say it"""
-    name: str = ""
+    name: Text = ""
     """of the data set, in tables (default: that of OUT)"""
-    folds: int = 0
+    folds: CountOrAuto = 0
     """number of folds (default: 4 from eight classes on, else 2)"""
     skip_damaged: bool = False
     """leave out images that are damaged or missing"""
@@ -49,10 +53,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         UserError: see `diffup.data.importers.write.import_dataset`.
     """
-    asked = tyro.cli(
-        ImportData, args=list(argv), prog="diffup data import", description=__doc__,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )  # fmt: skip
+    asked = parse(ImportData, argv, prog="diffup data import", description=__doc__ or "")
     imported = import_dataset(
         asked.format,
         as_path(asked.source, "SOURCE"),

@@ -1,1 +1,1 @@
-"""Data sets of annotation tools (labelme, CVAT, COCO, folders of masks), converted to a ``dataset.json`` and its files."""
+"""Data sets of annotation tools (labelme, CVAT, COCO, folders of masks), as a ``dataset.json`` and its files."""

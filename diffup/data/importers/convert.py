@@ -101,7 +101,11 @@ def convert(picture: Picture, stem: str, index: Mapping[str, int], images: Path,
     """
     pixels, file, turned = _save_image(picture, stem, images)
     height, width = pixels.shape[:2]
-    values, overlapping, hidden = _labels(picture, index, height, width)
+    try:
+        values, overlapping, hidden = _labels(picture, index, height, width)
+    except UserError:
+        (images / file).unlink()
+        raise
     shown = tuple(int(value) - 1 for value in np.unique(values) if value > 0)
     if labels is not None:
         image = Image.fromarray(np.where(values == IGNORED, VOID, values).astype(np.uint8))
@@ -150,6 +154,8 @@ def _save_image(picture: Picture, stem: str, images: Path) -> tuple[NDArray[np.u
         photo = read_photo(source)
         pixels = _as_annotated(picture, photo)
     except UserError as error:
+        if picture.content is not None:
+            source.unlink()
         where = beside(picture.image) if "missing" in str(error) else ""
         raise UserError(f"{picture.image}: {error}{where} (annotated by {picture.annotation})") from None
     suffix = source.suffix.lower()

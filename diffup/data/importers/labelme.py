@@ -1,4 +1,4 @@
-"""labelme: a JSON per image, with polygons, rectangles, circles, ellipses and masks.
+"""labelme: a JSON per image, with polygons, rectangles, circles and masks.
 
 Lines and points have no area and are left out. Images are shown upright by labelme, and are saved so. An image that is
 not there is taken from the JSON (``imageData``), where that holds it.

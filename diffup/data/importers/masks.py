@@ -46,10 +46,9 @@ def read(source: Path, images: Path | None = None) -> Found:
             named = images_of.named(mask.stem, suffixes) or images_of.named(ENDS.sub("", mask.stem), suffixes)
             try:
                 if len(named) != 1:
-                    what = f"mask of {len(named)} images ({', '.join(p.name for p in named[:3])})" if named else None
-                    raise UserError(
-                        what or f"mask without an image in {images_of.root}{beside(images_of.root / mask.name)}"
-                    )
+                    several = f"mask of {len(named)} images ({', '.join(p.name for p in named[:3])})"
+                    none = f"mask without an image in {images_of.root}{beside(images_of.root / mask.name)}"
+                    raise UserError(several if named else none)
                 things[named[0]].append(Thing(label_of(folder.name), mask.name, _Drawn(mask)))
                 masks.setdefault(named[0], mask)
             except UserError as error:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from diffup.data.dataset import Dataset
-from diffup.data.spec import VOID
+from diffup.data.spec import PAIRED, VOID
 
 SIDE, GAP, HEAD = 220, 8, 22  # pixels: of a tile, between tiles, of the line of text above
 PER_CLASS, CLASSES, COLUMNS = 2, 24, 6
@@ -18,9 +18,14 @@ TINT, WHITE, EDGE = np.array([255, 0, 200]), (255, 255, 255), 3
 
 
 def contact_sheet(dataset: Dataset) -> Image.Image:
-    """The first images of each class, of the first `CLASSES` classes: the class tinted within a contour, void grey."""
-    shows = {c: [i for i in dataset.image_ids if c in dataset.areas[i]] for c in range(len(dataset.classes))}
-    tiles = [(c, image_id) for c, ids in list(shows.items())[:CLASSES] for image_id in ids[:PER_CLASS]]
+    """The first images in which a class is large enough, of the first `CLASSES` classes.
+
+    The class is tinted within a contour, void is grey.
+    """
+    tiles = []
+    for c in range(min(CLASSES, len(dataset.classes))):
+        shown = dataset.eligible(c, PAIRED) or [i for i in dataset.image_ids if c in dataset.areas[i]]
+        tiles += [(c, image_id) for image_id in shown[:PER_CLASS]]
     columns = min(COLUMNS, max(1, len(tiles)))
     rows = max(1, -(-len(tiles) // columns))
     sheet = Image.new("RGB", (columns * (SIDE + GAP) + GAP, rows * (SIDE + HEAD + GAP) + GAP), WHITE)

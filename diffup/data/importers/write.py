@@ -239,11 +239,15 @@ def proposed_folds(images: Mapping[int, int], asked: int, notes: list[str], clas
         UserError: more folds than classes.
     """
     tested = [c for c, count in images.items() if count >= LEAST]
-    if len(tested) < len(images):
+    if tested and len(tested) < len(images):
         rare = [classes[c] for c in images if c not in tested]
         notes.append(
-            f"{len(rare)} classes are large enough (1 % of the image) in fewer than {LEAST} images and are in no fold, "
-            f"unless there is no other: {', '.join(rare[:6])}"
+            f"in no fold, as fewer than {LEAST} images show them large enough (1 % of the image): {', '.join(rare[:6])}"
+            + (f" and {len(rare) - 6} more" if len(rare) > 6 else "")
+        )
+    if not tested:
+        notes.append(
+            "no class is shown large enough by two images: episodes can't be drawn; the folds are placeholders"
         )
     tested = tested or list(images)
     count = asked or min(MANY_FOLDS if len(tested) >= MANY_CLASSES else FEW_FOLDS, len(tested))
