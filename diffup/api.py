@@ -2,44 +2,42 @@
 
     from diffup import DiffUp, Support, Text
 
-    model = DiffUp.load("results/quickstart/0123456789ab")     # a folder, or a Hugging Face hub id
+    model = DiffUp.from_pretrained("base")                      # or a checkpoint folder, or a Hugging Face hub id
     query, shot = model.encode(["query.jpg", "support.jpg"])    # heavy: keep what it returns
     result = model.segment(query, [Support(shot, mask, "mask"), Text("wren", others=("robin", "owl"))])
     result.mask, result.probability, result.variance, result.predicted_iou
     better = model.swap_backbone("vit_small_patch14_dinov2.lvd142m")    # no re-training; encode again
     better = better.calibrate(photographs)                      # a few dozen of the kind that queries are, no labels
 
-Letters: B batch · K cues · H W an image's own size · R side of the decoder grid.
+Letters: H W an image's own size.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
-from safetensors import SafetensorError
-from torch import Tensor
 
-from diffup.backbones.load import Backbone, load_backbone, usable_device
-from diffup.config import BankConfig, EncoderConfig, SampleConfig
-from diffup.episodes.cues import cue_weights
+from diffup.assemble import encoded_cues, features, pictures
+from diffup.backbones.load import load_backbone
+from diffup.config import BankConfig, SampleConfig
 from diffup.errors import UserError
 from diffup.evaluation.bank import BankImages
 from diffup.evaluation.encode import Encoder
 from diffup.evaluation.evaluate import episode_noise
 from diffup.evaluation.scoring import upsample
-from diffup.files import as_path, write_in_full
+from diffup.evaluation.superpixels import Labels, segmentations, snapped
+from diffup.files import as_path
 from diffup.models.batch import Episodes, Features
-from diffup.models.checkpoint import BANK, CONFIG, find_checkpoint, load_checkpoint, save_checkpoint, trained_with
 from diffup.models.diffup import DiffUpNet, priors
 from diffup.models.evidence import Bank
+from diffup.pretrained import COMMIT, Parts, load_parts, push_parts, save_parts, with_reader
 from diffup.result import THRESHOLD, Result
-from diffup.support import AnyImage, Cue, Support, Text, check_list, check_names, labelled, to_rgb, whole
+from diffup.support import AnyImage, Cue, check_list, check_names, labelled, to_rgb, whole
 
 BANK_POSITIONS = BankConfig().bank_positions
 
@@ -70,7 +68,7 @@ class DiffUp:
         return f"DiffUp({self.encoder.identity})"
 
     @classmethod
-    def load(
+    def from_pretrained(
         cls,
         path_or_hub_id: str | Path,
         backbone: str | None = None,
@@ -78,51 +76,41 @@ class DiffUp:
         weights_dir: str | Path | None = None,
         device: str = "cpu",
         companion: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
     ) -> DiffUp:
-        """Load a checkpoint and a backbone.
+        """Load a checkpoint and a backbone. `load` is the same function.
 
         Args:
-            path_or_hub_id: checkpoint folder, a training cell's folder in a result store, or a Hugging Face hub id
+            path_or_hub_id: ``"base"``, the checkpoint that comes with the package (a folder of that name is
+                ``"./base"``); a checkpoint folder; a training cell's folder in a result store; or a Hugging Face hub id
                 ``owner/name``, which is downloaded (and found again offline).
-            backbone: any timm, ``open_clip:…`` or embedded name; None for the one of the training, with its weights.
+            backbone: any timm, ``open_clip:…`` or embedded name; None for the one of the training, with its weights
+                (for ``"base"``: with other weights of it where its own are not in `weights_dir`).
             weights_dir: folder of backbone weights (``<name>.safetensors``); otherwise they are downloaded by name.
             device: where the backbone runs.
             companion: open_clip model that reads text where the backbone can't; None for the one of the training, if
                 it had one; ``""`` to read no text at all.
+            revision, token, cache_dir, force_download, local_files_only: of a hub id, as
+                `huggingface_hub.snapshot_download` takes them.
 
         Raises:
             UserError: no such checkpoint, a damaged one, or a backbone or device that is not available.
         """
-        folder = find_checkpoint(path_or_hub_id)
-        directory = None if weights_dir is None else as_path(weights_dir, "weights_dir")
-        device = usable_device(device)
-        check_names(backbone=backbone, companion=companion)
-        net = load_checkpoint(folder)
-        facts = json.loads((folder / CONFIG).read_text()).get("facts")
-        trained_on, trained_weights, config = trained_with(facts, folder)
-        try:
-            weights = trained_weights if backbone is None else "auto"
-            name = trained_on if backbone is None else backbone
-            visual = load_backbone(name, weights, weights_dir=directory, device=device)
-        except UserError as error:
-            if backbone is not None:
-                raise
-            raise UserError(
-                f"{error}. The checkpoint was trained on this backbone; backbone={trained_on!r} takes whatever weights "
-                f"of it are available, and any other backbone works too"
-            ) from error
-        text_model: Backbone | None = None
-        if companion or (companion is None and config.companion and not visual.has_text):
-            weights = "auto" if companion else config.companion_weights
-            try:
-                text_model = load_backbone(companion or config.companion, weights, weights_dir=directory, device=device)
-            except UserError as error:
-                if companion:
-                    raise
-                raise UserError(f"{error}. Without text cues, pass companion=''") from error
-        elif companion is None and visual.has_text:
-            text_model = visual
-        return cls(_encoder(visual, config, text_model, device), net, facts, _bank_in(folder))
+        hub = {
+            "revision": revision,
+            "token": token,
+            "cache_dir": cache_dir,
+            "force_download": force_download,
+            "local_files_only": local_files_only,
+        }
+        parts = load_parts(path_or_hub_id, backbone, weights_dir, device, companion, hub)
+        return cls(parts.encoder, parts.net, parts.facts, parts.bank)
+
+    load = from_pretrained
 
     def swap_backbone(
         self,
@@ -152,7 +140,7 @@ class DiffUp:
         text_model = visual if visual.has_text else self.encoder.text_model
         if companion is not None:
             text_model = load_backbone(companion, weights_dir=directory, device=device) if companion else None
-        swapped = DiffUp(_encoder(visual, self.encoder.config, text_model, device), self.net, self.facts, self.bank)
+        swapped = DiffUp(with_reader(visual, self.encoder.config, text_model, device), self.net, self.facts, self.bank)
         return swapped if bank is None else swapped.calibrate(bank)
 
     def calibrate(
@@ -178,23 +166,67 @@ class DiffUp:
         pairs = labelled(images, masks or [None] * len(images))
         return DiffUp(self.encoder, self.net, self.facts, BankImages.of(pairs, self.encoder.config))
 
-    def save(self, folder: str | Path) -> None:
+    def save_pretrained(
+        self, folder: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **publishing: Any
+    ) -> str | None:
         """Write a checkpoint folder: weights, configuration, the bank's images and a model card, no backbone.
 
-        ``huggingface_hub.upload_folder(repo_id="owner/name", folder_path=folder)`` publishes it.
+        `save` is the same function.
+
+        Args:
+            folder: made where it is missing.
+            push_to_hub: also publish it.
+            repo_id: where to, by default under the folder's name.
+            publishing: see `push_to_hub`.
+
+        Returns:
+            The address of the commit on the hub; None where it is not published.
 
         Raises:
-            UserError: the folder can't be written.
+            UserError: the folder can't be written, or see `push_to_hub`.
         """
-        path = as_path(folder, "folder")
-        try:
-            if self.bank is None:
-                (path / BANK).unlink(missing_ok=True)
-            else:
-                write_in_full(path / BANK, self.bank.dumped())
-            save_checkpoint(self.net, path, self.facts)
-        except OSError as error:
-            raise UserError(f"{path} can't be written ({error}); choose another folder or make room") from error
+        path = save_parts(self._parts(), folder)
+        return self.push_to_hub(repo_id or path.absolute().name, **publishing) if push_to_hub else None
+
+    save = save_pretrained
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = COMMIT,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Publish the checkpoint on the Hugging Face hub, with its model card; the pictures of its bank go along.
+
+        Args:
+            repo_id: ``owner/name``, which is created where it is missing.
+            commit_message: of the one commit.
+            private: whether a repository that is created is private; None: as the owner has set it.
+            token: of the hub; None for the one that is logged in.
+            branch, create_pr: see `huggingface_hub.HfApi.upload_folder`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError: no such repository, no permission or no network.
+        """
+        return push_parts(
+            self._parts(),
+            repo_id,
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            branch=branch,
+            create_pr=create_pr,
+        )
+
+    def _parts(self) -> Parts:
+        return Parts(self.encoder, self.net, self.facts, self.bank)
 
     def encode(self, images: Sequence[AnyImage], *, batch_size: int = 8) -> list[Features]:
         """Encode images with the frozen backbone: the heavy half, whose results can be kept and used again.
@@ -214,7 +246,14 @@ class DiffUp:
         return [features.to("cpu") for made in encoded for features in made]
 
     def segment(
-        self, query: AnyImage | Features, cues: Sequence[Cue], *, steps: int = 2, samples: int = 1, seed: int = 0
+        self,
+        query: AnyImage | Features,
+        cues: Sequence[Cue],
+        *,
+        steps: int = 2,
+        samples: int = 1,
+        seed: int = 0,
+        snap: bool = False,
     ) -> Result:
         """Segment one query: the light half, if query and supports are features already.
 
@@ -224,11 +263,14 @@ class DiffUp:
             steps: DDIM steps (1-8 are sensible).
             samples: number of noise samples.
             seed: of the noise; the same seed gives the same result.
+            snap: average the mask's logits within superpixels of the query, so that its edges follow those of the image
+                (`diffup.evaluation.superpixels`); the query must be an image. Variance and predicted IoU stay as they
+                are without it.
 
         Raises:
             UserError: no cue, a cue that does not fit, or features of another backbone.
         """
-        return self.segment_batch([query], cues, steps=steps, samples=samples, seed=seed)[0]
+        return self.segment_batch([query], cues, steps=steps, samples=samples, seed=seed, snap=snap)[0]
 
     def segment_batch(
         self,
@@ -238,31 +280,39 @@ class DiffUp:
         steps: int = 2,
         samples: int = 1,
         seed: int = 0,
+        snap: bool = False,
         batch_size: int = 8,
     ) -> list[Result]:
         """`segment` for many queries with the same cues, `batch_size` at a time; gives what `segment` gives each."""
         check_list(queries, "segment_batch() takes a list of queries; use segment() for a single one")
         steps, samples = whole(steps, "steps", 1), whole(samples, "samples", 1)
         batch_size, seed = whole(batch_size, "batch_size", 1), whole(seed, "seed", 0)
-        supports, kinds, weights_K2hw, names = self._cues(cues)
+        encoded = encoded_cues(self.encoder, cues)
         results: list[Result] = []
         for start in range(0, len(queries), batch_size):
             chunk = queries[start : start + batch_size]
-            batch = len(chunk)
+            places = [f"queries[{start + i}]" for i in range(len(chunk))]
+            images = pictures(chunk, places)
+            if snap and any(image is None for image in images):
+                raise UserError(f"{places[images.index(None)]} are features; snap=True needs the image itself")
             episodes = Episodes(
-                query=self._features(chunk, [f"queries[{start + i}]" for i in range(batch)]),
-                supports=[supports] * batch,
-                weights_BK2hw=weights_K2hw.expand(batch, *weights_K2hw.shape),
-                kinds=[kinds] * batch,
-                names=names,
-                targets=torch.zeros(batch, dtype=torch.long),
+                query=features(self.encoder, chunk, images, places),
+                supports=[encoded.supports] * len(chunk),
+                weights_BK2hw=encoded.weights_K2hw.expand(len(chunk), *encoded.weights_K2hw.shape),
+                kinds=[encoded.kinds] * len(chunk),
+                names=encoded.names,
+                targets=torch.zeros(len(chunk), dtype=torch.long),
                 bank=self._encoded_bank(),
             )
-            results += self._segment(episodes, steps, samples, seed)
+            superpixels = [segmentations(image) if snap and image is not None else () for image in images]
+            made = self._segment(episodes, steps, samples, seed, superpixels)
+            results += [dataclasses.replace(result, image=image) for result, image in zip(made, images, strict=True)]
         return results
 
     @torch.inference_mode()
-    def _segment(self, episodes: Episodes, steps: int, samples: int, seed: int) -> list[Result]:
+    def _segment(
+        self, episodes: Episodes, steps: int, samples: int, seed: int, superpixels: Sequence[Labels]
+    ) -> list[Result]:
         batch = priors(episodes)
         made = []
         for sample in range(samples):
@@ -270,7 +320,10 @@ class DiffUp:
             made.append(self.net.segment_priors(batch, SampleConfig(steps=steps), noise))
         results = []
         for i, query in enumerate(episodes.query):
-            drawn = torch.stack([torch.sigmoid(upsample(one.logits[i], query.size)) for one in made]).cpu()
+            logits = [upsample(one.logits[i], query.size) for one in made]
+            if superpixels[i]:
+                logits = [snapped(logit, superpixels[i]) for logit in logits]
+            drawn = torch.stack([torch.sigmoid(logit) for logit in logits]).cpu()
             probability = drawn.mean(0).numpy()
             results.append(
                 Result(
@@ -289,62 +342,3 @@ class DiffUp:
         if self._bank is None:
             self._bank = self.bank.encoded(self.encoder, BANK_POSITIONS)
         return self._bank
-
-    def _cues(self, cues: Sequence[Cue]) -> tuple[list[Features], tuple[str, ...], Tensor, Tensor | None]:
-        """Features and kinds of the K supports, their weights [K, 2, h, w], and embedded names, the class first."""
-        check_list(cues, "cues is a list; put a single cue in brackets")
-        for i, cue in enumerate(cues):
-            if not isinstance(cue, Support | Text):
-                raise UserError(f"cues[{i}] is a {type(cue).__name__}; a cue is a Support or a Text")
-        shown = [(i, cue) for i, cue in enumerate(cues) if isinstance(cue, Support)]
-        texts = [cue for cue in cues if isinstance(cue, Text)]
-        if not cues:
-            raise UserError("segmentation needs a cue: a Support or a Text")
-        if len(texts) > 1:
-            raise UserError("one Text cue at most; put other names into its 'others'")
-        names = None
-        if texts:
-            if self.encoder.text_model is None:
-                raise UserError(
-                    f"a Text cue needs a model that reads text, and backbone {self.encoder.backbone.name!r} has none "
-                    f"beside it; name an open_clip model: load(…, companion='open_clip:ViT-B-16/openai')"
-                )
-            names = self.encoder.embed_names((texts[0].name, *texts[0].others))
-        supports = self._features([cue.image for _, cue in shown], [f"cues[{i}]" for i, _ in shown])
-        grid = self.encoder.config.feature_grid
-        weights = torch.zeros(len(shown), 2, grid, grid)
-        for k, (i, cue) in enumerate(shown):
-            try:
-                weights[k] = cue_weights(cue.drawn(supports[k].size), cue.kind, grid)
-            except UserError as error:
-                raise UserError(f"cues[{i}]: {error}") from error
-        return supports, tuple(cue.kind for _, cue in shown), weights, names
-
-    def _features(self, images: Sequence[AnyImage | Features], places: Sequence[str]) -> list[Features]:
-        """Features as they are, and images encoded (all at once)."""
-        for image, place in zip(images, places, strict=True):
-            if isinstance(image, Features) and image.made_by != self.encoder.identity:
-                raise UserError(
-                    f"{place} was encoded by {image.made_by or 'something unknown'}, but this DiffUp has "
-                    f"{self.encoder.identity}; encode the image again with this one"
-                )
-        pixels = [to_rgb(im, place) for im, place in zip(images, places, strict=True) if not isinstance(im, Features)]
-        fresh = iter(self.encoder.encode(pixels))
-        return [image if isinstance(image, Features) else next(fresh) for image in images]
-
-
-def _bank_in(folder: Path) -> BankImages | None:
-    """The bank in a checkpoint's folder, if there is one."""
-    path = folder / BANK
-    try:
-        return BankImages.loaded(path.read_bytes()) if path.exists() else None
-    except (OSError, KeyError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read: {error}. Copy the checkpoint again, or remove this file") from error
-
-
-def _encoder(visual: Backbone, config: EncoderConfig, text_model: Backbone | None, device: str) -> Encoder:
-    beside = text_model if text_model is not None and text_model is not visual else None
-    config = dataclasses.replace(
-        config, companion=beside.name if beside else "", companion_weights=beside.weights if beside else ""
-    )
-    return Encoder(visual, config, text_model, device)

@@ -23,6 +23,8 @@ from diffup.errors import UserError
 from diffup.models.batch import Features
 
 FRACTIONS = 1.5  # a box in fractions may go beyond its image by as much as half of it
+KINDS = (*VISUAL_CUES, "points")
+POINT_RADIUS = 0.02  # of the disc that a point stands for, as a share of the square root of the image's pixels
 AnyImage = Image.Image | NDArray[np.uint8] | str | Path
 
 
@@ -38,8 +40,10 @@ class Support:
             (`diffup.data.labels.read_drawn`), drawn on the upright picture;
             ``"scribble"``: [H, W], bool or 0 and 1, the strokes, or such a path; what is not scribbled is unknown;
             ``"box"``: boxes (x0, y0, x1, y1) in pixels, one or several; x1 and y1 are exclusive:
-            (0, 0, W, H) is the whole image. Parts beyond the image are cut off. Fractions of the image are refused.
-        kind: ``"mask"``, ``"box"`` or ``"scribble"``.
+            (0, 0, W, H) is the whole image. Parts beyond the image are cut off. Fractions of the image are refused;
+            ``"points"``: points (x, y) on the class, in pixels, one or several. Each is read as a scribble, a disc with
+            a radius of 2 % of √(H · W): 11 pixels at 640 × 480.
+        kind: ``"mask"``, ``"box"``, ``"scribble"`` or ``"points"``.
 
     Raises:
         UserError: an unknown kind.
@@ -50,8 +54,13 @@ class Support:
     kind: str = "mask"
 
     def __post_init__(self) -> None:
-        if self.kind not in VISUAL_CUES:
-            raise UserError(f"a support's kind must be one of {', '.join(VISUAL_CUES)}; not {self.kind!r}")
+        if self.kind not in KINDS:
+            raise UserError(f"a support's kind must be one of {', '.join(KINDS)}; not {self.kind!r}")
+
+    @property
+    def cue(self) -> str:
+        """The kind of cue that the network knows it by: points are a scribble."""
+        return "scribble" if self.kind == "points" else self.kind
 
     def drawn(self, size: tuple[int, int]) -> NDArray[np.uint8]:
         """The annotation as `diffup.episodes.cues.cue_weights` reads it, [H, W]: 0 background, 1 the class, 2 unknown.
@@ -179,13 +188,16 @@ def _drawn(annotation: ArrayLike | str | Path, kind: str, size: tuple[int, int])
     """An annotation as 0, 1, 2, [H, W]; see `Support.drawn`."""
     if isinstance(annotation, str | Path):
         annotation = _drawn_file(annotation, kind)
-    return _boxes(annotation, size) if kind == "box" else _pixels(annotation, kind, size)
+    if kind == "box":
+        return _boxes(annotation, size)
+    return _points(annotation, size) if kind == "points" else _pixels(annotation, kind, size)
 
 
 def _drawn_file(path: str | Path, kind: str) -> NDArray[np.uint8]:
     """A mask or scribble from its file."""
-    if kind == "box":
-        raise UserError(f"a box is four numbers x0, y0, x1, y1, not the path {str(path)!r}")
+    if kind in ("box", "points"):
+        meant = "a box is four numbers x0, y0, x1, y1" if kind == "box" else "a point is two numbers x, y"
+        raise UserError(f"{meant}, not the path {str(path)!r}")
     try:
         return read_drawn(_path(path))
     except UserError as error:
@@ -293,3 +305,28 @@ def _in_fractions(box: tuple[float, float, float, float], dtype: np.dtype[Any], 
     x0, y0, x1, y1 = box
     near = all(abs(value) <= FRACTIONS for value in box) and max(size) > FRACTIONS and x1 > x0 and y1 > y0
     return near and ((x1 - x0) * (y1 - y0) < 1 or dtype.kind == "f")
+
+
+def _points(annotation: ArrayLike, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Points as discs, [H, W]: 1 inside, 2 (unknown) elsewhere."""
+    points = _numbers(annotation, "points")
+    points = points[None] if points.ndim == 1 else points
+    if points.ndim != 2 or points.shape[1] != 2 or points.dtype == np.bool_ or not points.size:
+        raise UserError(f"points are rows of two numbers x, y; got {points.dtype} of shape {points.shape}")
+    height, width = size
+    radius = max(POINT_RADIUS * (height * width) ** 0.5, 0.5)
+    rows, columns = np.arange(height)[:, None] + 0.5, np.arange(width) + 0.5
+    drawn = np.full(size, UNKNOWN, np.uint8)
+    for x, y in points.astype(np.float64):
+        if not (0 <= x < width and 0 <= y < height):  # true for NaN as well
+            raise UserError(
+                f"point ({x:g}, {y:g}) is not in its image, which is {width} wide and {height} high; points are x, y "
+                "in pixels"
+            )
+        if points.dtype.kind == "f" and points.max() <= 1 < max(size):
+            raise UserError(
+                f"point ({x:g}, {y:g}) looks like fractions of the image; multiply x by the width, {width}, and y by "
+                f"the height, {height}"
+            )
+        drawn[(columns - np.floor(x) - 0.5) ** 2 + (rows - np.floor(y) - 0.5) ** 2 <= radius**2] = FOREGROUND
+    return drawn

@@ -27,7 +27,7 @@ from scipy import ndimage
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 
-from diffup.errors import UserError, extra
+from diffup.errors import UserError
 
 UNKNOWN = 2
 SPECK = 0.01
@@ -121,8 +121,8 @@ def _stroke(component: Mask, scribble_width: float, rng: np.random.Generator) ->
     size = float(np.sqrt(component.sum()))
     block = -(-max(component.shape) // SKELETON_SIDE)
     coarse = _shrink(component, block)
-    with extra("platform"):
-        from skimage.morphology import skeletonize
+    from skimage.morphology import skeletonize
+
     thin: Mask = skeletonize(coarse)  # type: ignore[no-untyped-call]
     # Thinning makes a few tiny shapes vanish, e.g. a square of 2 x 2.
     path = _longest_path(thin if thin.any() else coarse) * block + (block - 1) / 2

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffup.errors import extra
 from diffup.lru import ByteLRU
 from diffup.models.regions import averaged
 
@@ -29,13 +28,9 @@ Labels = tuple[NDArray[np.integer], ...]
 
 
 def segmentations(image_HW3: NDArray[np.uint8]) -> Labels:
-    """The superpixels of an RGB image: felzenszwalb at each of `SCALES`, then SLIC; each [H, W], from 0.
+    """The superpixels of an RGB image: felzenszwalb at each of `SCALES`, then SLIC; each [H, W], from 0."""
+    from skimage.segmentation import felzenszwalb, slic  # takes half a second to import
 
-    Raises:
-        UserError: scikit-image is not installed.
-    """
-    with extra("platform"):
-        from skimage.segmentation import felzenszwalb, slic
     made = [felzenszwalb(image_HW3, scale=scale) for scale in SCALES]
     made.append(slic(image_HW3, n_segments=SLIC_SEGMENTS, start_label=0))
     return tuple(labels.astype(np.min_scalar_type(int(labels.max()))) for labels in made)

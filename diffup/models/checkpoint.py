@@ -23,6 +23,8 @@ CHECKPOINT_FORMAT = 2
 WEIGHTS, CONFIG, BANK, CARD = "model.safetensors", "config.json", "bank.safetensors", "README.md"
 FILES = f"{CONFIG}, {WEIGHTS}"
 CELLS_FOLDER = "checkpoint"  # in a training cell's folder
+BASE = "base"  # name of the checkpoint that comes with the package
+SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -83,12 +85,23 @@ def trained_with(facts: Any, folder: Path) -> tuple[str, str, InputConfig]:
         ) from error
 
 
-def find_checkpoint(path_or_hub_id: str | Path) -> Path:
-    """The folder of a checkpoint: itself, that in a training cell's folder, or that of a Hugging Face hub id.
+def find_checkpoint(path_or_hub_id: str | Path, **hub: Any) -> Path:
+    """The folder of a checkpoint: itself, that in a training cell's folder, the shipped one, or that of a hub id.
+
+    Args:
+        path_or_hub_id: ``"base"`` is the checkpoint that comes with the package.
+        hub: further arguments of `huggingface_hub.snapshot_download`.
 
     Raises:
         UserError: there is none, or it can't be downloaded.
     """
+    if path_or_hub_id == BASE:
+        if not all((SHIPPED / BASE / name).is_file() for name in (CONFIG, WEIGHTS)):
+            raise UserError(
+                f"checkpoint {BASE!r} is not part of this installation ({SHIPPED / BASE} lacks {FILES}); install the "
+                "package again, or give a checkpoint folder or a Hugging Face hub id (a folder of this name is ./base)"
+            )
+        return SHIPPED / BASE
     path = as_path(path_or_hub_id, "path_or_hub_id")
     if path.is_dir():
         for folder in (path / CELLS_FOLDER, path):
@@ -103,7 +116,7 @@ def find_checkpoint(path_or_hub_id: str | Path) -> Path:
     import huggingface_hub
 
     try:
-        found = huggingface_hub.snapshot_download(path_or_hub_id, allow_patterns=[CONFIG, WEIGHTS, BANK, CARD])
+        found = huggingface_hub.snapshot_download(path_or_hub_id, allow_patterns=[CONFIG, WEIGHTS, BANK, CARD], **hub)
     except Exception as error:  # the hub client raises a dozen unrelated types when a download fails
         gist = (str(error).strip() or "no message").splitlines()[0]
         raise UserError(

@@ -198,7 +198,7 @@ def test_cues_that_are_none_are_refused(model: DiffUp) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             model.segment(image, bad)
-    with pytest.raises(ValueError, match="must be one of mask, box, scribble; not 'lasso'"):
+    with pytest.raises(ValueError, match="must be one of mask, box, scribble, points; not 'lasso'"):
         Support(image, (0, 0, 1, 1), "lasso")
     for name, others, message in (
         ("", (), "empty name"),

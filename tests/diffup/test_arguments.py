@@ -244,3 +244,38 @@ def test_a_checkpoint_without_facts_says_so(model: DiffUp, tmp_path: Path) -> No
 
 def test_a_usable_device_gives_its_name() -> None:
     assert usable_device("cpu") == usable_device(torch.device("cpu")) == "cpu"
+
+
+def test_points_are_discs_of_a_scribble_whose_size_follows_the_image() -> None:
+    for height, width in ((480, 640), (1200, 1600), (24, 30)):
+        drawn = Support(IMAGE, [(width // 3, height // 2), (0, 0)], "points").drawn((height, width))
+        assert set(np.unique(drawn)) == {1, 2}, "what is not marked is unknown"
+        assert drawn[height // 2, width // 3] == drawn[0, 0] == 1
+        across = int((drawn[height // 2] == 1).sum())
+        assert abs(across - 2 * 0.02 * (height * width) ** 0.5) <= 2
+    assert (Support(IMAGE, (4.7, 3.2), "points").drawn((20, 20))[3, 4]) == 1, "a single point, between pixels"
+
+
+def test_points_and_their_scribble_are_the_same_cue(model: DiffUp) -> None:
+    points = Support(IMAGE, [(5, 5), (20, 12)], "points")
+    strokes = Support(IMAGE, points.drawn(SIZE) == 1, "scribble")
+    one, other = (model.segment(IMAGE, [cue]) for cue in (points, strokes))
+    assert (one.probability == other.probability).all()
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([], "rows of two numbers"),
+        ([(1, 2, 3)], "rows of two numbers"),
+        ([("a", "b")], "not texts"),
+        ([(10, 5), (40, 5)], r"point \(40, 5\) is not in its image, which is 40 wide and 30 high"),
+        ([(-1, 5)], "is not in its image"),
+        ([(float("nan"), 5)], "is not in its image"),
+        ([(0.5, 0.25)], r"looks like fractions.*width, 40.*height, 30"),
+        ("points.png", r"a point is two numbers x, y, not the path 'points\.png'"),
+    ],
+)
+def test_points_that_do_not_fit_are_refused(points: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Support(IMAGE, points, "points").drawn((30, 40))

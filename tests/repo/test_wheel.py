@@ -19,7 +19,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
-ABSENT = ("ray", "mlflow", "pandas", "matplotlib", "skimage", "open_clip", "tyro")
+ABSENT = ("ray", "mlflow", "pandas", "matplotlib", "open_clip")
 SEGMENT = """
 import sys
 from importlib.util import find_spec

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 
 import numpy as np
 import pytest
@@ -135,9 +134,3 @@ def test_a_regions_cell_reads_features_that_are_cached() -> None:
 def test_what_does_not_go_together_is_refused(asked: dict[str, object]) -> None:
     with pytest.raises(UserError, match=r"SampleConfig\.(regions|snap)"):
         SampleConfig(**asked)  # type: ignore[arg-type]
-
-
-def test_without_scikit_image_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "skimage.segmentation", None)
-    with pytest.raises(UserError, match=r"pip install 'diffup\[platform\]'"):
-        segmentations(picture()[0])

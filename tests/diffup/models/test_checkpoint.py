@@ -72,7 +72,7 @@ def test_a_checkpoint_comes_from_the_hub(model: DiffUp, tmp_path: Path, monkeypa
     model.save(tmp_path / "snapshot")
     asked: list[tuple[str, Any]] = []
 
-    def fake(repo_id: str, *, allow_patterns: list[str]) -> str:
+    def fake(repo_id: str, *, allow_patterns: list[str], **options: Any) -> str:
         asked.append((repo_id, allow_patterns))
         return str(tmp_path / "snapshot")
 
