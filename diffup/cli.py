@@ -4,6 +4,7 @@ diffup data prepare pascal5i --root VOCdevkit/VOC2012
 diffup data verify birds/dataset.json
 diffup protocols show hsnet
 diffup backbones dinov2
+diffup demo --weights-dir weights
 diffup run quickstart --dry-run
 diffup submit full_grid --results /shared/results/full
 """
@@ -60,6 +61,13 @@ def backbones(argv: Sequence[str]) -> int:
     return 0
 
 
+def demo(argv: Sequence[str]) -> int:
+    """Open a web page to draw on images and segment others."""
+    from diffup.commands.demo import main
+
+    return main(argv)
+
+
 def run(argv: Sequence[str]) -> int:
     """Run a study of experiments/ with its own options."""
     return _python([_study(argv, "run"), *argv[1:]])
@@ -86,7 +94,7 @@ def _python(arguments: list[str]) -> int:
     os.execv(sys.executable, [sys.executable, *arguments])
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"data": data, "protocols": protocols, "backbones": backbones}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"data": data, "protocols": protocols, "backbones": backbones, "demo": demo}
 if IN_CHECKOUT:
     COMMANDS |= {"run": run, "submit": submit}
 

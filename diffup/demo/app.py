@@ -73,12 +73,14 @@ def make_page(session: Session, checkpoint: str) -> gr.Blocks:
         private: dict[str, Any] = {"api_visibility": "private"}
         one_at_a_time: dict[str, Any] = {"concurrency_id": "segment", "concurrency_limit": 1, **private}
         loaded = [
-            button.click(partial(_example, session, example), None, [*inputs], **private)
+            button.click(partial(_example, session, example), None, inputs, **private)
             for button, example in zip(buttons, EXAMPLES)
         ]
-        again = [go.click, class_name.submit, others.submit, *(event.success for event in loaded)]
         for backbone, shown in zip(chosen, cards):
-            gr.on(again, partial(_segment, session), [*inputs, backbone], shown, **one_at_a_time)
+            call = partial(_segment, session)
+            gr.on([go.click, class_name.submit, others.submit], call, [*inputs, backbone], shown, **one_at_a_time)
+            for event in loaded:
+                event.success(call, [*inputs, backbone], shown, **one_at_a_time)
             backbone.input(partial(_swap, session), [*inputs, backbone], shown, **one_at_a_time)
         views.change(None, [views], None, js=SHOW % VIEWS, **private)
     return page

@@ -9,16 +9,18 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diffup.errors import UserError, extra
+from diffup.errors import UserError
 
 if TYPE_CHECKING:
     from diffup.demo.session import Session
 
 HOST = "127.0.0.1"
 PORTS = range(7860, 7960)
+ENDS = (signal.SIGINT, signal.SIGTERM)
 SETTINGS = {
     "GRADIO_ANALYTICS_ENABLED": "False",  # no call to its servers
     "GRADIO_RUN_HISTORY": "False",  # it would keep inputs and results in the browser
@@ -31,18 +33,35 @@ SETTINGS = {
 def private_folder() -> Iterator[Path]:
     """A folder that only this user can read, for all temporary files of the process, removed when the block ends.
 
-    The page keeps pictures in memory; here would be what Gradio writes by itself.
+    The page keeps pictures in memory; here would be what Gradio writes by itself. Ctrl+C and SIGTERM end the block, and
+    then the process, in good order.
     """
-    with tempfile.TemporaryDirectory(prefix="diffup-demo-", ignore_cleanup_errors=True) as folder:
-        before = {name: os.environ.get(name) for name in ("GRADIO_TEMP_DIR", "TMPDIR", *SETTINGS)}
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "TMPDIR": folder, **SETTINGS}
-        default, tempfile.tempdir = tempfile.tempdir, folder
-        try:
+    names = ("GRADIO_TEMP_DIR", "TMPDIR", *SETTINGS)
+    before, default = {name: os.environ.get(name) for name in names}, tempfile.tempdir
+    handlers = {number: signal.signal(number, _end) for number in ENDS}
+    try:
+        with tempfile.TemporaryDirectory(prefix="diffup-demo-", ignore_cleanup_errors=True) as folder:
+            os.environ |= {"GRADIO_TEMP_DIR": folder, "TMPDIR": folder, **SETTINGS}
+            tempfile.tempdir = folder
             yield Path(folder)
-        finally:
-            tempfile.tempdir = default
-            for name, value in before.items():
-                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    finally:
+        tempfile.tempdir = default
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _end(*_: object) -> None:
+    for number in ENDS:
+        signal.signal(number, signal.SIG_IGN)  # once is enough: the folder is being removed
+    raise SystemExit(0)
+
+
+def check_installed() -> None:
+    """Raise a UserError where Gradio is not installed."""
+    if find_spec("gradio") is None:
+        raise UserError("gradio is not installed; run: pip install 'diffup[demo]'")
 
 
 def free_port(wanted: int | None) -> int:
@@ -64,27 +83,23 @@ def free_port(wanted: int | None) -> int:
     raise UserError(f"ports {PORTS.start} to {PORTS.stop - 1} are all in use; choose another with --port")
 
 
-def serve(session: Session, checkpoint: str, *, port: int | None, share: bool) -> None:
+def serve(session: Session, checkpoint: str, *, port: int, share: bool) -> None:
     """Serve the page until the process is interrupted or ended; call it inside `private_folder`.
 
     Raises:
-        UserError: Gradio is not installed, the port can't be used, or there is no way to share.
+        UserError: there is no way to share.
     """
-    with extra("demo"):
-        from diffup.demo.app import css, make_page, theme
+    from diffup.demo.app import css, make_page, theme  # Gradio reads the settings when it is imported
 
-    page, stop = make_page(session, checkpoint), threading.Event()
-    handlers = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    page = make_page(session, checkpoint)
     try:
         _, address, shared = page.launch(
-            server_name=HOST, server_port=free_port(port), share=share, quiet=True, prevent_thread_lock=True,
-            footer_links=[], enable_monitoring=False, max_file_size=1, css=css(), theme=theme(),
+            server_name=HOST, server_port=port, share=share, quiet=True, prevent_thread_lock=True, footer_links=[],
+            enable_monitoring=False, max_file_size=1, css=css(), theme=theme(),
         )  # fmt: skip
         if share and not shared:
             raise UserError("no public address could be made (is the network reachable?); run it without --share")
         print(f"DiffUp is at {shared or address} (Ctrl+C ends it)", flush=True)
-        stop.wait()
+        threading.Event().wait()
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         page.close(verbose=False)
