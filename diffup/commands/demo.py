@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     port = free_port(options.port)
     with private_folder():
         session = open_session(options.checkpoint, options.backbones, options.weights_dir, options.device)
-        serve(session, options.checkpoint, port=port, share=options.share)
+        serve(session, _shown(options.checkpoint), port=port, share=options.share)
     return 0
 
 
@@ -79,6 +79,12 @@ def open_session(
     shown = list(dict.fromkeys([first.encoder.backbone.name, *others]))
     backbones = Backbones(first, shown, lambda name: first.swap_backbone(name, weights_dir=weights_dir))
     return Session(backbones, str(first.facts["cell"]["backbone"]))
+
+
+def _shown(checkpoint: str) -> str:
+    """A checkpoint's name for the page, which may be shared: of a folder the last part."""
+    path = Path(checkpoint).expanduser()
+    return path.resolve().name if path.is_dir() else checkpoint
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -10,18 +10,18 @@ from typing import Any
 import gradio as gr
 
 from diffup.backbones.registry import has_text_encoder
-from diffup.demo.cards import card, failed, waiting
+from diffup.demo.cards import VIEWS, card, failed, waiting
 from diffup.demo.examples import EXAMPLES, Example, build
 from diffup.demo.session import Session
 from diffup.errors import UserError
 
 PAGE = files("diffup.demo") / "page"
-VIEWS = {"Mask": "mask", "Probability": "mean", "Deviation": "deviation"}
+SHOWN = ["mask", "mean", "deviation"]  # at the start
 START = "Add a support and draw on it, add a query, and press Segment. Or take an example."
 # Which pictures the cards show is a matter of the page alone: no call to the server.
 SHOW = """(chosen) => {
   const views = %s, body = document.body.classList;
-  Object.entries(views).forEach(([label, view]) => body.toggle("du-hide-" + view, !chosen.includes(label)));
+  views.forEach((view) => body.toggle("du-hide-" + view, !chosen.includes(view)));
 }"""
 
 
@@ -41,34 +41,38 @@ def make_page(session: Session, checkpoint: str) -> gr.Blocks:
 
     Args:
         session: what it works on.
-        checkpoint: name of the checkpoint, for its head.
+        checkpoint: its name, for the head of the page.
     """
     names = session.backbones.names
     with gr.Blocks(title="DiffUp", analytics_enabled=False, fill_width=True) as page:
-        gr.HTML(_head(session, checkpoint))
-        with gr.Row():
-            gr.Markdown("**Examples**", elem_id="du-examples")
-            buttons = [gr.Button(example.label, size="sm") for example in EXAMPLES]
+        _html(_head(session, checkpoint))
+        with gr.Row(elem_id="du-examples"):
+            _html("<b>Examples</b>")
+            buttons = [gr.Button(example.label, size="sm", min_width=140) for example in EXAMPLES]
         with gr.Row():
             with gr.Column(min_width=320):
-                gr.Markdown("### 1. Support: what to look for")
+                _html("<h2>1. Support: what to look for</h2>")
                 supports = _canvas(session, draw=True)
             with gr.Column(min_width=320):
-                gr.Markdown("### 2. Query: where to look")
+                _html("<h2>2. Query: where to look</h2>")
                 query = _canvas(session, draw=False)
                 with gr.Row(visible=_reads_text(session)):
                     class_name = gr.Textbox(label="Class name (text cue, optional)", max_lines=1, max_length=200)
                     others = gr.Textbox(label="Other names in the picture, by commas", max_lines=1, max_length=1000)
-        gr.Markdown("### 3. Segment, and swap the backbone: the decoder stays, nothing is trained again")
-        with gr.Row(equal_height=True):
+        _html("<h2>3. Segment, and swap the backbone: same decoder, no re-training</h2>")
+        with gr.Row(elem_id="du-choose"):
             chosen = [
                 gr.Dropdown(names, value=names[0], label="Backbone", elem_id="du-backbone-a"),
                 gr.Dropdown(names, value=names[1 % len(names)], label="Compared with", elem_id="du-backbone-b"),
             ]
-            views = gr.CheckboxGroup(list(VIEWS), value=list(VIEWS), label="Show", elem_id="du-show")
-            go = gr.Button("Segment", variant="primary", elem_id="du-segment")
+            options = [(label, view) for view, label in VIEWS.items()]
+            views = gr.CheckboxGroup(options, value=SHOWN, label="Show", elem_id="du-show", min_width=420)
+            go = gr.Button("Segment", variant="primary", elem_id="du-segment", scale=0, min_width=160)
         with gr.Row():
-            cards = [gr.HTML(waiting(START), elem_id=f"du-card-{name}", min_height=120) for name in "ab"]
+            cards = []
+            for name in "ab":
+                with gr.Column(min_width=320):
+                    cards.append(_html(waiting(START), elem_id=f"du-card-{name}", min_height=120))
         inputs = [supports, query, class_name, others]
         private: dict[str, Any] = {"api_visibility": "private"}
         one_at_a_time: dict[str, Any] = {"concurrency_id": "segment", "concurrency_limit": 1, **private}
@@ -82,7 +86,8 @@ def make_page(session: Session, checkpoint: str) -> gr.Blocks:
             for event in loaded:
                 event.success(call, [*inputs, backbone], shown, **one_at_a_time)
             backbone.input(partial(_swap, session), [*inputs, backbone], shown, **one_at_a_time)
-        views.change(None, [views], None, js=SHOW % VIEWS, **private)
+        views.change(None, [views], None, js=SHOW % list(VIEWS), **private)
+        page.load(None, [views], None, js=SHOW % list(VIEWS), **private)
     return page
 
 
@@ -93,6 +98,10 @@ def _head(session: Session, checkpoint: str) -> str:
         '<div class="du-head"><h1>DiffUp</h1><p>Few-shot segmentation that keeps what it learned when the backbone '
         f"changes. Checkpoint <b>{escape(checkpoint)}</b>, trained on {trained_on}{more}.</p></div>"
     )
+
+
+def _html(text: str, **options: Any) -> gr.HTML:
+    return gr.HTML(text, apply_default_css=False, **options)
 
 
 def _canvas(session: Session, *, draw: bool) -> gr.HTML:

@@ -14,6 +14,7 @@ from diffup.demo.session import Outcome
 
 # Anchors of a map from 0 to 1 that is ordered in lightness and clear to colour-blind readers (as matplotlib's viridis).
 ANCHORS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+VIEWS = {"mask": "Mask", "mean": "Prior mean", "deviation": "Deviation", "probability": "Probability"}
 DEVIATION_TOP = 0.5  # the largest deviation of a probability
 
 
@@ -44,17 +45,12 @@ def card(outcome: Outcome, trained_on: str) -> str:
     ]
     if outcome.load_seconds:
         facts.append(("Load backbone", f"{outcome.load_seconds:.1f} s"))
-    deviation = np.sqrt(result.variance)
-    views = [
-        ("mask", "Mask", data_url(overlay(outcome.query.pixels, result.mask), "JPEG"), ""),
-        ("mean", "Probability", data_url(heat(result.probability, 1.0), "JPEG"), scale(1.0)),
-        ("deviation", "Deviation", data_url(heat(deviation, DEVIATION_TOP), "JPEG"), scale(DEVIATION_TOP)),
-    ]
-    figures = "".join(
-        f'<figure data-view="{key}"><img src="{url}" alt="{label} of the query by {name}">'
-        f"<figcaption>{label}{legend}</figcaption></figure>"
-        for key, label, url, legend in views
-    )
+    maps = {"mean": (result.prior, 1.0), "deviation": (np.sqrt(result.variance), DEVIATION_TOP),
+            "probability": (result.probability, 1.0)}  # fmt: skip
+    figures = _figure("mask", name, overlay(outcome.query.pixels, result.mask), "")
+    for view, (values, top) in maps.items():
+        assert values is not None
+        figures += _figure(view, name, heat(values, top), scale(top))
     rows = "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in facts)
     mask = data_url(Image.fromarray(result.mask).convert("L"), "PNG")
     return (
@@ -63,6 +59,14 @@ def card(outcome: Outcome, trained_on: str) -> str:
         f'<p class="du-cues">From {escape(outcome.cues)}. '
         f'<a class="du-save" download="mask_{name.replace("/", "_")}.png" href="{mask}">Save the mask (PNG)</a></p>'
         "</article>"
+    )
+
+
+def _figure(view: str, backbone: str, image: NDArray[np.uint8] | Image.Image, legend: str) -> str:
+    label = VIEWS[view]
+    return (
+        f'<figure data-view="{view}"><img src="{data_url(image, "JPEG")}" alt="{label} by {backbone}">'
+        f"<figcaption>{label}{legend}</figcaption></figure>"
     )
 
 

@@ -105,6 +105,7 @@ def _raster(strokes: Sequence[Stroke], size: tuple[int, int]) -> NDArray[np.bool
         draw.line(centres, fill=value, width=max(1, round(stroke.size)))
         for x, y in centres:
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=value)
+            draw.point((math.floor(x + 0.5), math.floor(y + 0.5)), fill=value)  # a small ellipse may hold no middle
     return np.asarray(layer)
 
 

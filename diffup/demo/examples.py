@@ -43,9 +43,10 @@ class Example:
         return CLASS_COMBINATIONS[self.target].name
 
 
+# Chosen among a few seeds with the quickstart's checkpoint: in the first another backbone helps, the others just work.
 EXAMPLES = (
-    Example("One scribble: a striped red ring", 0, (1, 11, 8), ("scribble",), 3),
-    Example("One box: a plain green star", 2, (10, 5, 3), ("box",), 5),
+    Example("One scribble: a striped red ring", 0, (1, 11, 8), ("scribble",), 4),
+    Example("One box: a plain green star", 2, (10, 5, 3), ("box",), 6),
     Example("Two outlines: a dotted red triangle", 4, (13, 1, 12), ("outline", "outline"), 8),
 )
 

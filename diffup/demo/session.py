@@ -177,7 +177,8 @@ class Session:
         made_by = model.encoder.identity
         found = {token: self._features.get((made_by, token)) for token in needed}
         missing = [token for token, features in found.items() if features is None]
-        made = dict(zip(missing, model.encode([needed[token].pixels for token in missing])))
+        # One at a time: what is made of a picture must not depend on which others were new.
+        made = dict(zip(missing, model.encode([needed[token].pixels for token in missing], batch_size=1)))
         for token, features in made.items():
             self._features.put((made_by, token), features)
         return {token: features or made[token] for token, features in found.items()}, len(made)

@@ -100,6 +100,14 @@ class Browser:
             pressed = {"button": "left", "buttons": 1, "clickCount": 1} if kind != kinds[0] else {}
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **pressed)
 
+    def swipe(self, points: Sequence[tuple[float, float]]) -> None:
+        """Put a finger on the first of some places in the window, move it along the others, and lift it."""
+        self._call("Emulation.setTouchEmulationEnabled", enabled=True)
+        kinds = ["touchStart", *["touchMove"] * len(points[1:])]
+        for kind, (x, y) in zip(kinds, points):
+            self._call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+        self._call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
     def press(self, *keys: str) -> None:
         """Press keys, one after the other, by their names or characters."""
         for key in keys:
