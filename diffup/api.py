@@ -337,6 +337,7 @@ class DiffUp:
                     variance=upsample(made[0].variance[i], query.size).cpu().numpy(),
                     predicted_iou=float(torch.stack([one.predicted_iou[i] for one in made]).mean()),
                     spread=drawn.std(0, correction=0).numpy() if samples > 1 else None,
+                    prior=upsample(made[0].mean[i], query.size).cpu().numpy(),
                 )
             )
         return results

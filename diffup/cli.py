@@ -8,6 +8,7 @@ diffup protocols show hsnet
 diffup backbones dinov2
 diffup backbones check my_package.my_module:build
 diffup eval my_package.my_module:my_method --dataset birds/dataset.json
+diffup demo --weights-dir weights
 diffup run quickstart --dry-run
 diffup submit full_grid --results /shared/results/full
 """
@@ -68,6 +69,13 @@ def episodes(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def demo(argv: Sequence[str]) -> int:
+    """Open a web page to draw on images and segment others."""
+    from diffup.commands.demo import main
+
+    return main(argv)
+
+
 def run(argv: Sequence[str]) -> int:
     """Run a study of experiments/ with its own options."""
     return _python([_study(argv, "run"), *argv[1:]])
@@ -101,6 +109,7 @@ def _python(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "predict": predict,
+    "demo": demo,
     "data": data,
     "episodes": episodes,
     "protocols": protocols,

@@ -36,6 +36,7 @@ class Result:
         predicted_iou: DQM's estimate of the mask's IoU in [0, 1]; with several samples their mean.
         spread: [H, W] float32, standard deviation of the probability over samples; None for one sample.
         image: the query, [H, W, 3] uint8 (RGB); None where it was given as features.
+        prior: [H, W] float32 in [0, 1]: UAPF's mean, what the priors say before the decoder draws the mask.
     """
 
     mask: NDArray[np.bool_]
@@ -44,6 +45,7 @@ class Result:
     predicted_iou: float
     spread: NDArray[np.float32] | None = None
     image: NDArray[np.uint8] | None = None
+    prior: NDArray[np.float32] | None = None
 
     def __repr__(self) -> str:
         height, width = self.mask.shape

@@ -66,7 +66,12 @@ def read_photo(path: Path, *, upright: bool = False) -> Photo:
         UserError: missing, damaged, of several pages, or of a depth whose range is unknown; the message does not name
             the file.
     """
-    image, content, orientation = open_picture(path, "image")
+    return decode_photo(read_content(path, "image"), upright=upright)
+
+
+def decode_photo(content: bytes, *, upright: bool = False) -> Photo:
+    """`read_photo` for the bytes of a file."""
+    image, orientation = decode_picture(content, "image")
     try:
         pixels = rgb(image.transpose(TURNS[orientation]) if upright and orientation != 1 else image)
         if (
@@ -91,6 +96,12 @@ def open_picture(path: Path, what: str) -> tuple[Image.Image, bytes, int]:
         UserError: missing, damaged, no picture, or several; the message does not name the file.
     """
     content = read_content(path, what)
+    image, orientation = decode_picture(content, what)
+    return image, content, orientation
+
+
+def decode_picture(content: bytes, what: str) -> tuple[Image.Image, int]:
+    """`open_picture` for the bytes of a file: the picture and its EXIF orientation."""
     try:
         image = Image.open(io.BytesIO(content))
         if image.format not in FORMATS:
@@ -112,7 +123,7 @@ def open_picture(path: Path, what: str) -> tuple[Image.Image, bytes, int]:
         raise UserError(f"{what} can't be decoded: the file {found}; get it again") from None
     except DAMAGE as error:
         raise UserError(f"{what} can't be decoded ({error})") from error
-    return image, content, orientation
+    return image, orientation
 
 
 def has_16_bits(image: Image.Image, content: bytes) -> bool:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,11 +66,11 @@ class Browser:
         os.close(self._out)
         shutil.rmtree(self._profile, ignore_errors=True)
 
-    def open(self, path: Path, *, width: int = 1280, height: int = 900, phone: bool = False) -> float:
-        """Load a file; returns the seconds until everything was there."""
+    def open(self, page: Path | str, *, width: int = 1280, height: int = 900, phone: bool = False) -> float:
+        """Load a file or an address; returns the seconds until everything was there."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         began = time.monotonic()
-        self._call("Page.navigate", url=path.resolve().as_uri())
+        self._call("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while self.run("document.readyState") != "complete" or self.run("location.href") == "about:blank":
             time.sleep(0.02)
         return time.monotonic() - began
@@ -81,11 +82,48 @@ class Browser:
             raise AssertionError(answer["exceptionDetails"])
         return answer["result"].get("value")
 
+    def wait(self, condition: str, seconds: float = SECONDS) -> None:
+        """Until an expression in the page is true."""
+        limit = time.monotonic() + seconds
+        while not self.run(f"Boolean({condition})"):
+            assert time.monotonic() < limit, f"not within {seconds} s: {condition}"
+            time.sleep(0.05)
+
     def click(self, selector: str) -> None:
         """Press the mouse on an element."""
-        x, y = self.hover(selector)
-        for kind in ("mousePressed", "mouseReleased"):
-            self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+        self.drag([self.hover(selector)])
+
+    def drag(self, points: Sequence[tuple[float, float]]) -> None:
+        """Press the mouse at the first of some places in the window, move it along the others, and let it go."""
+        kinds = ["mouseMoved", "mousePressed", *["mouseMoved"] * len(points[1:]), "mouseReleased"]
+        for kind, (x, y) in zip(kinds, [points[0], *points, points[-1]]):
+            pressed = {"button": "left", "buttons": 1, "clickCount": 1} if kind != kinds[0] else {}
+            self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **pressed)
+
+    def swipe(self, points: Sequence[tuple[float, float]]) -> None:
+        """Put a finger on the first of some places in the window, move it along the others, and lift it."""
+        self._call("Emulation.setTouchEmulationEnabled", enabled=True)
+        kinds = ["touchStart", *["touchMove"] * len(points[1:])]
+        for kind, (x, y) in zip(kinds, points):
+            self._call("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+        self._call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def press(self, *keys: str) -> None:
+        """Press keys, one after the other, by their names or characters."""
+        for key in keys:
+            text = {"Enter": "\r", "Tab": ""}.get(key, key if len(key) == 1 else "")
+            code = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "Delete": 46} | {
+                f"Arrow{name}": 37 + i for i, name in enumerate(("Left", "Up", "Right", "Down"))
+            }
+            what = {"key": key, "text": text, "windowsVirtualKeyCode": code.get(key, ord(key[0]))}
+            self._call("Input.dispatchKeyEvent", type="keyDown", **what)
+            self._call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def upload(self, selector: str, *paths: Path) -> None:
+        """Choose files in a file input."""
+        found = self._call("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
+        files = [str(path.resolve()) for path in paths]
+        self._call("DOM.setFileInputFiles", files=files, objectId=found["result"]["objectId"])
 
     def tap(self, selector: str) -> None:
         """Touch an element with a finger; the page must have been opened as a phone."""
