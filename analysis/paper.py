@@ -28,13 +28,13 @@ from analysis.report.gallery import RULE, gallery
 from analysis.report.page import page
 from analysis.report.sheets import sheets
 from analysis.results import load_results
-from analysis.stats import RESAMPLES
 from analysis.tables.differences import claims_table
 from analysis.tables.latex import escape_latex
 from analysis.tables.main import main_table
 from analysis.tables.scores import studies
 from analysis.tables.table import FIELDS, Table, to_csv, to_markdown
 from diffup.errors import command_line
+from diffup.evaluation.stats import RESAMPLES
 
 PAPER = r"""% Compile with latexmk -pdf paper.tex
 \documentclass[a4paper]{article}
