@@ -20,12 +20,12 @@ from analysis.plots.calibration import Curve, calibration_plot
 from analysis.plots.looks import colour_of
 from analysis.plotting import Plot
 from analysis.results import Results, load_results
-from analysis.stats import RESAMPLES, Estimate, average
 from analysis.tables import captions
 from analysis.tables.places import grouped
 from analysis.tables.scores import Place, Run, Study, common_seeds, studies
 from analysis.tables.table import Column, Number, Row, Table, to_markdown, to_number
 from diffup.errors import UserError, command_line
+from diffup.evaluation.stats import RESAMPLES, Estimate, average
 
 DECIMALS = 3
 FIGURE_RESAMPLES = 500  # bands of a figure need fewer than the intervals of a table

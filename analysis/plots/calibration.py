@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from analysis.calibration import BINS, Quality, levels, merged, ratio
 from analysis.plotting import COLUMN, Plot, canvas, finish, log_ticks, mark
-from analysis.stats import LEVEL, Floats
 from diffup.evaluation.metrics import STD_BINS, STD_RANGE
+from diffup.evaluation.stats import LEVEL, Floats
 
 FEWEST_EPISODES, FEWEST_PIXELS = 5, 1e-4  # a bin with fewer (of all pixels: a smaller share) is not drawn
 STD_MERGED = 8  # levels of the deviation to one point

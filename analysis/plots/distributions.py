@@ -6,11 +6,11 @@ import numpy as np
 
 from analysis.plots.looks import Marks, colour_of, home_of, main_task, marks_of
 from analysis.plotting import Plot, canvas, finish, log_ticks, mark
-from analysis.stats import EpisodeCounts, align, bootstrap, per_class
 from analysis.tables import captions
 from analysis.tables.places import grouped
 from analysis.tables.scores import Run, Study
 from analysis.tables.table import Number, defined, to_number
+from diffup.evaluation.stats import EpisodeCounts, align, bootstrap, per_class
 
 STEP_SIZES = (25, 50, 100, 200, 400, 700, 1000, 1500, 2000, 3000, 5000)
 

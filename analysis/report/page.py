@@ -21,11 +21,11 @@ from analysis.report.parts import PANEL_BYTES, cells_html, gallery_html, plots_h
 from analysis.report.provenance import facts
 from analysis.report.summary import STATUSES, summary_html
 from analysis.results import Results, load_results
-from analysis.stats import RESAMPLES
 from analysis.tables import captions
 from analysis.tables.html import STYLE, to_html
 from analysis.tables.places import grouped
 from analysis.tables.table import Table
+from diffup.evaluation.stats import RESAMPLES
 
 ASSETS = Path(__file__).parent / "assets"
 FEW = 5  # warnings that are shown unfolded
