@@ -99,9 +99,7 @@ class Session:
     )
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def segment(
-        self, supports: object, query: object, class_name: object, others: object, backbone: object
-    ) -> Outcome:
+    def segment(self, supports: object, query: object, class_name: object, others: object, backbone: object) -> Outcome:
         """Segment the query with one backbone.
 
         Args:
