@@ -351,7 +351,7 @@ def test_a_share_of_the_bank_that_looks_most_like_the_object_is_left_out(model: 
     cues, same_class = [Support(support, mask)], [support] * 2 + [query] * 2  # a bank of nothing but the class
     spared, given = (absolute(model).calibrate(same_class, drop=drop).segment(query, cues) for drop in (0.5, 0.0))
     assert np.abs(spared.probability - given.probability).max() > 0.01
-    with pytest.raises(UserError, match="bank_drop must be in"):
+    with pytest.raises(ValueError, match="bank_drop must be in"):
         model.calibrate(same_class, drop=1.0)
 
 
