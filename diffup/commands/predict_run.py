@@ -38,7 +38,7 @@ def run(asked: Predict, shown: Sequence[Shown], queries: Sequence[Query]) -> int
     """
     began = time.perf_counter()
     supports = [read_support(one) for one in shown]
-    bank = [] if asked.bank is None else find_queries([str(asked.bank)], asked.out)
+    bank = [] if asked.bank is None else find_queries([str(asked.bank)])
     pictures = [to_rgb(picture.path, "--bank") for picture in bank]
     model = load(asked)
     if asked.text and model.encoder.text_model is None:
