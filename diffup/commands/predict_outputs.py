@@ -79,11 +79,11 @@ def claim(
             written.
     """
     held = read_json(out / REQUEST) or {}
-    if held.get("format") != FORMAT:
+    if held.get("format") != FORMAT or not isinstance(held.get("outputs"), dict):
         if (out / REQUEST).exists() and not overwrite:
             raise UserError(f"{out / REQUEST} was not made by diffup predict; choose another -o, or --overwrite")
         held = {}
-    owners = {str(name): str(query) for name, query in (held.get("outputs") or {}).items()}
+    owners = {str(name): str(query) for name, query in held.get("outputs", {}).items()}
     before = held.get("request")
     if before is not None and before != request and not overwrite:
         raise UserError(
