@@ -23,7 +23,6 @@ from diffup.commands.options import CountOrAuto, Text, option, parse
 from diffup.data.importers.write import import_dataset, words
 from diffup.files import as_path
 
-
 Folder = Annotated[Path | None, *option("DIR", Path, default=False)]
 Place = Annotated[Path, *option("PATH", Path)]
 
