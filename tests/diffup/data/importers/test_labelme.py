@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from diffup.errors import UserError
 from tests.helpers.annotated import HEIGHT, LABELS, WIDTH, labelme, mask_shape, rectangle, write_labelme, write_photo
 
 
-def write(path: Path, *shapes: dict[str, object], **photo: object) -> None:
+def write(path: Path, *shapes: Mapping[str, Any], **photo: object) -> None:
     """An image with its JSON."""
     write_photo(path.with_suffix(".png"), **photo)  # type: ignore[arg-type]
     path.with_suffix(".json").write_text(json.dumps(labelme(path.with_suffix(".png").name, *shapes)))
