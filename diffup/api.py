@@ -15,9 +15,9 @@ Letters: H W an image's own size.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from numpy.typing import ArrayLike
@@ -107,7 +107,7 @@ class DiffUp:
 
     load = from_pretrained
 
-    train = classmethod(trained)
+    train: ClassVar[Callable[..., DiffUp]] = classmethod(trained)  # type: ignore[assignment]
 
     def swap_backbone(
         self,
