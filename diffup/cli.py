@@ -94,7 +94,12 @@ def _python(arguments: list[str]) -> int:
     os.execv(sys.executable, [sys.executable, *arguments])
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"data": data, "protocols": protocols, "backbones": backbones, "demo": demo}
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "data": data,
+    "protocols": protocols,
+    "backbones": backbones,
+    "demo": demo,
+}
 if IN_CHECKOUT:
     COMMANDS |= {"run": run, "submit": submit}
 

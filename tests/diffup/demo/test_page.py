@@ -17,7 +17,7 @@ from PIL import Image
 
 from diffup import DiffUp, Support, Text
 from diffup.data.dataset import Dataset
-from diffup.demo.drawing import Stroke, annotations
+from diffup.demo.drawing import Stroke, annotations_of
 from tests.helpers.browser import Browser
 from tests.helpers.demos import Demo, running
 from tests.helpers.trained import CELL, example
@@ -76,7 +76,7 @@ def places(browser: Browser, fractions: list[Place], size: tuple[int, int]) -> t
     window = [(round(box[0] + x * box[2]), round(box[1] + y * box[3])) for x, y in fractions]
     scale = size[1] / box[2], size[0] / box[3]
     tenth = [tuple(math.floor(10 * (at[i] - box[i]) * scale[i] + 0.5) / 10 for i in (0, 1)) for at in window]
-    return window, tuple(tenth)  # type: ignore[return-value, arg-type]
+    return window, tuple(tenth)
 
 
 def segment(browser: Browser) -> None:
@@ -136,7 +136,7 @@ def test_mouse_drawings_are_segmented_as_the_api_does_on_every_backbone(
         browser.drag(window)
         segment(browser)
         corners = (points[0], points[-1]) if tool == "box" else points
-        drawn = annotations([Stroke(tool, pen, corners)], size)[kind]
+        drawn = annotations_of([Stroke(tool, pen, corners)], size)[kind]
         for card, (name, other) in zip("ab", models.items()):
             expected = other.segment(query, [Support(support, drawn, kind)])
             shown = mask(browser, card)
@@ -179,7 +179,7 @@ def test_several_supports_are_kept_apart(
     segment(browser)
     query, support, _ = example(data)
     cues = [
-        Support(image, annotations([Stroke("box", 1, corners)], image.shape[:2])["box"], "box")
+        Support(image, annotations_of([Stroke("box", 1, corners)], image.shape[:2])["box"], "box")
         for image, corners in ((support, first), (query, second))
     ]
     assert (mask(browser, "a") == model.segment(query, cues).mask).all()
@@ -224,11 +224,14 @@ def test_a_phone_draws_with_a_finger_and_nothing_is_too_wide(
     window, points = places(browser, SCRIBBLE, support.shape[:2])
     browser.swipe(window)
     segment(browser)
-    drawn = annotations([Stroke("scribble", max(2, round(min(support.shape[:2]) * 3 / 100)), points)], support.shape[:2])
+    drawn = annotations_of(
+        [Stroke("scribble", max(2, round(min(support.shape[:2]) * 3 / 100)), points)], support.shape[:2]
+    )
     assert (mask(browser, "a") == model.segment(query, [Support(support, drawn["scribble"], "scribble")]).mask).all()
     assert browser.run("document.documentElement.scrollWidth") <= 390
-    wide = "[...document.querySelectorAll('.du-card *, .du-canvas *')].filter((e) => e.getBoundingClientRect().right > 391)"
-    assert browser.run(f"{wide}.map((e) => e.className || e.tagName)") == []
+    parts = "[...document.querySelectorAll('.du-card *, .du-canvas *')]"
+    wide = f"{parts}.filter((e) => e.getBoundingClientRect().right > 391).map((e) => e.className || e.tagName)"
+    assert browser.run(wide) == []
     buttons = "[...document.querySelectorAll('#du-supports .du-tools button, #du-segment')].map((e) => e.offsetHeight)"
     assert min(browser.run(buttons)) >= 40, "too small for a finger"
     browser.screenshot(tmp_path / "phone.png", whole=True)
@@ -237,7 +240,9 @@ def test_a_phone_draws_with_a_finger_and_nothing_is_too_wide(
 def test_pictures_to_show_are_chosen_without_the_server(browser: Browser) -> None:
     browser.click("#du-examples button")
     browser.wait("document.querySelectorAll('.du-views').length === 2")
-    shown = "[...document.querySelectorAll('#du-card-a figure')].filter((f) => f.offsetWidth).map((f) => f.dataset.view)"
+    shown = (
+        "[...document.querySelectorAll('#du-card-a figure')].filter((f) => f.offsetWidth).map((f) => f.dataset.view)"
+    )
     assert browser.run(shown) == ["mask", "mean", "deviation"]
     asked = len(browser.requests)
     for label, left in (("Deviation", ["mask", "mean"]), ("Probability", ["mask", "mean", "probability"])):
