@@ -36,7 +36,7 @@ $(VENV)/.diffup: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.diffup-dev: $(VENV)/.diffup
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[platform,clip,dev]'
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[platform,clip,demo,dev]'
 	@touch $@
 
 quickstart: $(VENV)/.diffup

@@ -16,9 +16,9 @@ from analysis.from_mlflow import load_mlflow
 from analysis.published.table import PUBLISHED, check_published, load_published, summary
 from analysis.report import page
 from analysis.results import Results, load_results, read_episodes, where
-from analysis.stats import RESAMPLES
 from analysis.tables.protocol_spread import spread_tables
 from diffup.errors import UserError, command_line
+from diffup.evaluation.stats import RESAMPLES
 
 
 def spread(arguments: Sequence[str] | None = None) -> int:

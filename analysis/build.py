@@ -11,12 +11,12 @@ from analysis.plots.study import cost_plot, shots_plot, steps_plot, upgrade_plot
 from analysis.plotting import Plot
 from analysis.quality import Qualities, quality_plots, quality_tables
 from analysis.results import Results, class_names
-from analysis.stats import RESAMPLES
 from analysis.tables.costs import cost_table
 from analysis.tables.differences import ablations, claims_table
 from analysis.tables.main import annotations_table, main_table, shots_table, upgrade_table
 from analysis.tables.scores import Study, studies
 from analysis.tables.table import Number, Table
+from diffup.evaluation.stats import RESAMPLES
 
 QUESTIONS: tuple[Callable[[Study], Table | None], ...] = (
     main_table, upgrade_table, annotations_table, shots_table, ablations, cost_table, claims_table,

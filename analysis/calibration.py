@@ -2,8 +2,8 @@
 
 Everything comes from the episode table (`diffup.evaluation.evaluate.evaluate`): one true and one predicted IoU an
 episode, and histograms of pixels. A weighting says how often each episode occurs: all ones for the figure itself, the
-clustered resamples of `analysis.stats` for its bootstrap, so that all figures of a cell share their resamples and can
-be subtracted.
+clustered resamples of `diffup.evaluation.stats` for its bootstrap, so that all figures of a cell share their resamples
+and can be subtracted.
 
 Letters: N episodes · W weightings · L levels of a histogram · G distinct values.
 """
@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.stats import EpisodeCounts, Estimate, Floats, episode_multiplicities, join
 from diffup.errors import UserError
 from diffup.evaluation.metrics import STD_BINS, episode_ious
+from diffup.evaluation.stats import EpisodeCounts, Estimate, Floats, episode_multiplicities, join
 
 BINS = 10  # of a calibration error
 HISTOGRAMS = (

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from analysis.results import launch_keys
-from analysis.stats import RESAMPLES
 from diffup.errors import UserError
+from diffup.evaluation.stats import RESAMPLES
 
 SHOWN = 10  # warnings
 

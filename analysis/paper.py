@@ -2,7 +2,8 @@
 
 Writes one table per question as LaTeX, Markdown, HTML and CSV; figures as PDF and PNG, with the numbers they draw; a
 sheet of panels per task (JPEG); ``tables.md`` and ``tables.tex`` with all tables; ``numbers.csv``, which names the
-cells and episodes behind every number of every table; ``references.bib``; ``paper.tex``, a document with all of it, and
+cells and episodes behind every number of every table; ``numbers.tex``, each of them as a LaTeX command;
+``references.bib``; ``paper.tex``, a document with all of it, and
 ``paper.pdf`` where latexmk is installed; ``report.html`` (`analysis.report.page`); and ``files.json``, which names them
 all.
 """
@@ -17,31 +18,58 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from analysis import command
 from analysis.build import collect, plots_of
 from analysis.files import add_file, replace_files, texts_of
-from analysis.plotting import Plot
+from analysis.macros import macros
+from analysis.plotting import COLUMN, Plot
 from analysis.published.table import BIB
-from analysis.report.gallery import RULE, gallery, sheets
+from analysis.report.gallery import RULE, gallery
 from analysis.report.page import page
+from analysis.report.sheets import sheets
+from analysis.report.summary import answer
 from analysis.results import load_results
-from analysis.stats import RESAMPLES
 from analysis.tables.differences import claims_table
-from analysis.tables.latex import escape_latex
+from analysis.tables.latex import Layout, escape_latex, to_latex
 from analysis.tables.main import main_table
 from analysis.tables.scores import studies
+from analysis.tables.select import selected
 from analysis.tables.table import FIELDS, Table, to_csv, to_markdown
 from diffup.errors import command_line
+from diffup.evaluation.stats import RESAMPLES
 
 PAPER = r"""% Compile with latexmk -pdf paper.tex
-\documentclass[a4paper]{article}
+\documentclass[a4paper@CLASS@]{article}
 \usepackage[utf8]{inputenc}
-\usepackage[landscape,margin=2cm]{geometry}
+\usepackage[margin=2cm]{geometry}
 \usepackage{booktabs}
 \usepackage{graphicx}
+% Several tables and figures on a page.
+\renewcommand{\topfraction}{.95}
+\renewcommand{\bottomfraction}{.95}
+\renewcommand{\textfraction}{.02}
+\renewcommand{\floatpagefraction}{.6}
+\renewcommand{\dbltopfraction}{.95}
+\renewcommand{\dblfloatpagefraction}{.6}
+\setcounter{totalnumber}{9}
+\setcounter{topnumber}{9}
+\setcounter{dbltopnumber}{9}
+\makeatletter  % pages of tables begin at the top
+\setlength{\@fptop}{0pt}
+\setlength{\@fpsep}{20pt}
+\setlength{\@dblfptop}{0pt}
+\makeatother
+\input{numbers}
+\title{@TITLE@}
+\author{}
+\date{}
 \begin{document}
+\maketitle
+\noindent @WORDS@
 \input{tables}
 @FIGURES@@REFERENCES@\end{document}
 """
@@ -49,20 +77,44 @@ PACKAGES = (
     "% All tables. In your preamble: \\usepackage{booktabs} and \\usepackage{graphicx}; nothing else is needed.\n"
 )
 CITED = "% Published figures are cited: \\bibliography{references}, where references.bib is beside this file.\n"
-FIGURE = r"""\begin{figure}[htbp]
+FIGURE = r"""\begin{@KIND@}[htbp]
 \centering
-\includegraphics[width=@WIDTH@\textwidth,height=.75\textheight,keepaspectratio]{@FILE@}
+\includegraphics[width=@WIDTH@,height=.85\textheight,keepaspectratio]{@FILE@}
 \caption{@CAPTION@}
 \label{fig:@NAME@}
-\end{figure}
+\end{@KIND@}
 """
+PAGE_INCHES = 6.69  # width of the text on A4 with margins of 2 cm
 REFERENCES = "\\bibliographystyle{plain}\n\\bibliography{references}\n"
 WIDTH = 130  # characters of a line in a terminal
 COMPILE_SECONDS = 300
 NO_DATE = {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1"}  # the same results give the same bytes
 
 
-def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> list[Path]:
+@dataclass(frozen=True, kw_only=True)
+class Kit:
+    """What is in the document; the CSV files, ``numbers.csv``, ``numbers.tex`` and the report have everything.
+
+    Attributes:
+        layout: of tables.
+        columns, rows: patterns of names, as of `analysis.tables.select.selected`; none: all.
+        title: of the document; by default the name of the store.
+    """
+
+    layout: Layout = field(default_factory=Layout)
+    columns: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
+    title: str = ""
+
+
+def write_all(
+    results: Path,
+    out: Path,
+    *,
+    keys: Iterable[str] | None = None,
+    resamples: int = RESAMPLES,
+    kit: Kit = Kit(),
+) -> list[Path]:
     """Write everything; warnings go to stderr.
 
     Files that an earlier call wrote to `out` and that this one doesn't, of a table that is no more, are removed.
@@ -72,25 +124,32 @@ def write_all(results: Path, out: Path, *, keys: Iterable[str] | None = None, re
         out: folder for the files, made if need be.
         keys: only these cells, e.g. those of one grid; None: all in the store.
         resamples: of the bootstrap.
+        kit: what is in the document, and how it is set.
 
     Raises:
-        UserError: there is no such store, nothing in it to write, or `out` can't be written.
+        UserError: there is no such store, nothing in it to write, a name that no table has, or `out` can't be written.
     """
     store = load_results(results, keys=keys)
     parts = collect(store, resamples=resamples)
     tables = [table for part in parts for table in part.tables]
+    shown = selected(tables, kit.columns, kit.rows)
     drawn = [plots_of(store, part) for part in parts]
     plots = [plot for made, _ in drawn for plot in made]
     panels = {name + part.suffix: made for part in parts for name, made in sheets(gallery(store, part.study)).items()}
     warnings = [*store.warnings, *(warning for part in parts for warning in part.study.warnings)]
     command.warn(list(dict.fromkeys([*warnings, *(warning for _, more in drawn for warning in more)])))
     contents: dict[str, str | bytes] = {name: text for table in tables for name, text in texts_of(table).items()}
-    cited = any(row.cite for table in tables for row in table.rows)
-    inputs = "".join(f"\\input{{{table.name}}}\n" for table in tables)
-    contents["tables.md"] = "\n".join(to_markdown(table) for table in tables)
+    for table in shown:
+        contents |= {f"{table.name}.tex": to_latex(table, kit.layout), f"{table.name}.md": to_markdown(table)}
+    cited = any(row.cite for table in shown for row in table.rows)
+    inputs = "".join(f"\\input{{{table.name}}}\n" for table in shown)
+    title = kit.title or f"DiffUp: {results.resolve().name}"
+    contents["tables.md"] = "\n".join(to_markdown(table) for table in shown)
     contents["tables.tex"] = PACKAGES + (CITED if cited else "") + inputs
     contents["numbers.csv"] = numbers(tables)
-    contents["paper.tex"] = document(plots, list(panels), cited=cited)
+    contents["numbers.tex"] = macros(tables)
+    words = " ".join(f"{line}." for part in parts for line in answer(part.study))
+    contents["paper.tex"] = document(plots, list(panels), cited=cited, kit=replace(kit, title=title), words=words)
     contents["report.html"] = page(store, parts, drawn, title=f"DiffUp report: {results.resolve().name}")
     if cited:
         contents["references.bib"] = BIB.read_bytes()
@@ -115,21 +174,24 @@ def numbers(tables: Sequence[Table]) -> str:
     return buffer.getvalue()
 
 
-def document(plots: Sequence[Plot], panels: Sequence[str], *, cited: bool) -> str:
-    """The document that shows all tables, figures and sheets of panels."""
-    shown = [
-        (f"{plot.name}.pdf", plot.name, "1" if plot.data["panel"].nunique() > 1 else ".6", plot.caption)
-        for plot in plots
-    ]
+def document(plots: Sequence[Plot], panels: Sequence[str], *, cited: bool, kit: Kit, words: str) -> str:
+    """The document that shows all tables, figures and sheets of panels, below its title and the answer in words."""
+    shown = [(f"{plot.name}.pdf", plot.name, plot.inches, plot.caption) for plot in plots]
     for name in panels:
         caption = f"{name.removeprefix('panels_').replace('_', ' ')}, first fold. {RULE}"
-        shown.append((f"{name}.jpg", name, ".9", caption))
-    figures = [
-        FIGURE.replace("@WIDTH@", width).replace("@FILE@", file).replace("@NAME@", name)
-        .replace("@CAPTION@", escape_latex(caption))
-        for file, name, width, caption in shown
-    ]  # fmt: skip
-    text = PAPER.replace("@FIGURES@", ("\\clearpage\n" if figures else "") + "".join(figures))
+        shown.append((f"{name}.jpg", name, PAGE_INCHES, caption))
+    figures = []
+    for file, name, inches, caption in shown:
+        narrow = kit.layout.two_column and inches <= COLUMN
+        width = r"\columnwidth" if narrow else f"{min(inches, PAGE_INCHES):.2f}in"
+        kind = "figure*" if kit.layout.two_column and not narrow else "figure"
+        figures.append(
+            FIGURE.replace("@WIDTH@", width).replace("@FILE@", file).replace("@NAME@", name)
+            .replace("@CAPTION@", escape_latex(caption)).replace("@KIND@", kind)
+        )  # fmt: skip
+    text = PAPER.replace("@CLASS@", ",twocolumn" if kit.layout.two_column else "")
+    text = text.replace("@TITLE@", escape_latex(kit.title)).replace("@WORDS@", escape_latex(words))
+    text = text.replace("@FIGURES@", ("\\clearpage\n" if figures else "") + "".join(figures))
     return text.replace("@REFERENCES@", REFERENCES if cited else "")
 
 
@@ -176,7 +238,21 @@ def main_markdown(results: Path, *, keys: Iterable[str] | None = None, resamples
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns 0, or 2 for wrong usage."""
     parser = command.parser("paper", "Tables, figures and a report of a result store.")
-    return command.run(parser.parse_args(arguments), write_all)
+    names = "NAME,NAME,…"
+    parser.add_argument(
+        "--columns", default="", metavar=names, help="of the LaTeX and Markdown tables, e.g. '* / mean'"
+    )
+    parser.add_argument("--rows", default="", metavar=names, help="those with such a label, e.g. 'DiffUp*,prior mean'")
+    parser.add_argument("--no-intervals", action="store_true", help="leave intervals out of the LaTeX tables")
+    parser.add_argument("--two-column", action="store_true", help="for a paper in two columns")
+    parser.add_argument("--title", default="", help="of paper.pdf")
+    options = parser.parse_args(arguments)
+    layout = Layout(intervals=not options.no_intervals, two_column=options.two_column)
+    columns, rows = (
+        tuple(name.strip() for name in text.split(",") if name.strip()) for text in (options.columns, options.rows)
+    )
+    kit = Kit(layout=layout, columns=columns, rows=rows, title=options.title)
+    return command.run(options, partial(write_all, kit=kit))
 
 
 if __name__ == "__main__":

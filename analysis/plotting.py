@@ -18,10 +18,10 @@ from unittest.mock import patch
 
 import pandas as pd
 
-# Okabe and Ito's colours, and marks and dashes that go with them where there is no colour.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
-DASHES = ("-", "--", ":", "-.")
+# Okabe and Ito's colours, then three of Tol's.
+COLOURS = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255", "#44AA99", "#999933",
+)  # fmt: skip
 RC: Any = {
     "font.size": 8.5, "axes.titlesize": 9, "axes.grid": True, "grid.color": "0.92", "grid.linewidth": 0.6,
     "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
@@ -29,6 +29,8 @@ RC: Any = {
     "pdf.fonttype": 42,
 }  # fmt: skip
 ENDINGS = ("png", "pdf")
+COLUMN = 3.4  # inches: width of a column of a paper in two columns
+DPI = 200
 NO_DATE = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": None}
 
 
@@ -41,12 +43,14 @@ class Plot:
         caption: what it shows, with the protocol it comes from.
         data: what is drawn, one row per mark: panel, series, x, y, low, high, keys (of the cells).
         images: bytes by ending, ``png``, ``pdf`` and ``svg``.
+        inches: its width, at which its text has the size of a caption.
     """
 
     name: str
     caption: str
     data: pd.DataFrame
     images: dict[str, bytes]
+    inches: float = COLUMN
 
     def files(self) -> dict[str, bytes]:
         """``<name>.png``, ``.pdf`` and ``.csv``, by file name."""
@@ -75,7 +79,9 @@ def _settings(defaults: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def canvas(columns: int = 1, *, width: float = 3.4, height: float = 2.8, rows: int = 1, **more: Any) -> Iterator[Any]:
+def canvas(
+    columns: int = 1, *, width: float = COLUMN, height: float = 2.8, rows: int = 1, **more: Any
+) -> Iterator[Any]:
     """A figure and its axes [columns] (rows × columns if there are several rows), each `width` × `height` inches.
 
     The figure starts from matplotlib's defaults and is drawn by Agg, without pyplot: ``matplotlibrc`` files, style
@@ -94,10 +100,10 @@ def finish(figure: Any, name: str, caption: str, marks: list[dict[str, Any]]) ->
     images = {}
     for ending in (*ENDINGS, "svg"):
         buffer = BytesIO()
-        figure.savefig(buffer, format=ending, dpi=160, metadata=NO_DATE[ending])
+        figure.savefig(buffer, format=ending, dpi=DPI, metadata=NO_DATE[ending])
         images[ending] = buffer.getvalue()
     columns = ["panel", "series", "x", "y", "low", "high", "keys"]
-    return Plot(name, caption, pd.DataFrame(marks, columns=columns), images)
+    return Plot(name, caption, pd.DataFrame(marks, columns=columns), images, float(figure.get_size_inches()[0]))
 
 
 def log_ticks(

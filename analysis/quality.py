@@ -17,14 +17,15 @@ from analysis import command
 from analysis.calibration import Quality, estimates, read_quality
 from analysis.files import texts_of, write_files
 from analysis.plots.calibration import Curve, calibration_plot
+from analysis.plots.looks import colour_of
 from analysis.plotting import Plot
 from analysis.results import Results, load_results
-from analysis.stats import RESAMPLES, Estimate, average
 from analysis.tables import captions
 from analysis.tables.places import grouped
 from analysis.tables.scores import Place, Run, Study, common_seeds, studies
 from analysis.tables.table import Column, Number, Row, Table, to_markdown, to_number
 from diffup.errors import UserError, command_line
+from diffup.evaluation.stats import RESAMPLES, Estimate, average
 
 DECIMALS = 3
 FIGURE_RESAMPLES = 500  # bands of a figure need fewer than the intervals of a table
@@ -160,7 +161,7 @@ def quality_tables(qualities: Qualities) -> list[Table]:
 
 
 def quality_plots(qualities: Qualities, suffix: str = "") -> list[Plot]:
-    """One calibration figure per task, a line per backbone: all folds and training seeds of the method itself."""
+    """One calibration figure per task, a row per backbone: all folds and training seeds of the method itself."""
     study, plots = qualities.study, []
     trained = grouped((method.backbone, method.trained_on) for method in study.methods if method.trained_on)
     for task, methods in grouped((task, method) for method, task in qualities.places()).items():
@@ -172,7 +173,8 @@ def quality_plots(qualities: Qualities, suffix: str = "") -> list[Plot]:
             if parts:
                 backbone, name = captions.labels(study, method)
                 again = len(set(trained[method.backbone])) > 1
-                curves.append(Curve(f"{backbone}, {name}" if again else backbone, parts))
+                label = f"{backbone}, {name}" if again else backbone
+                curves.append(Curve(label, parts, colour_of(study, backbone)))
         if curves:
             slug = re.sub(r"[^A-Za-z0-9]+", "_", str(task))
             title = f"{captions.data_name(study)}, {task}{captions.trained_on(study)}"

@@ -18,13 +18,12 @@ import pandas as pd
 import pyarrow
 from pyarrow import parquet
 
-from analysis.stats import EpisodeCounts
 from diffup.errors import UserError
 from diffup.evaluation.metrics import fb_iou, labels, miou
+from diffup.evaluation.stats import EPISODE_COLUMNS, EpisodeCounts
 
 SCHEMA = 1
 FIGURES = {"miou": "mIoU", "fb_iou": "FB-IoU"}
-COUNTS = ("inter_fg", "union_fg", "inter_bg", "union_bg")
 TEXTS = (
     "dataset", "dataset_hash", "protocol", "protocol_hash", "annotation", "backbone", "weights", "trained_on",
     "checkpoint", "variant", "trained_dataset",
@@ -281,20 +280,11 @@ def _episode_counts(path: Path, sha256: str) -> EpisodeCounts:
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise ValueError(f"{path.name} is not the file that result.json names")
     try:
-        names = ["episode", "class_id", "query", *COUNTS]
         with parquet.ParquetFile(pyarrow.BufferReader(content)) as file:  # a third of pandas' time, for many cells
-            table = file.read(columns=names, use_threads=False)
-        columns = {name: table.column(name).to_numpy() for name in names}
-        integers = {name: columns[name].astype(np.int64) for name in names if name != "query"}
+            table = file.read(columns=list(EPISODE_COLUMNS), use_threads=False)
+        counts = EpisodeCounts.of({name: table.column(name).to_numpy() for name in EPISODE_COLUMNS})
     except Exception as error:  # pyarrow raises many types for an unreadable file
         raise ValueError(f"{path.name} can't be read: {error}") from error
-    order = np.argsort(integers["episode"], kind="stable")
-    counts = EpisodeCounts(
-        integers["episode"][order],
-        integers["class_id"][order],
-        columns["query"].astype(np.str_)[order],
-        np.stack([integers[name] for name in COUNTS], axis=1)[order],
-    )
     if not len(counts):
         raise ValueError(f"{path.name} holds no episode")
     return counts

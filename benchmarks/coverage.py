@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from analysis.stats import EpisodeCounts, Estimate, Floats, bootstrap
+from diffup.evaluation.stats import EpisodeCounts, Estimate, Floats, bootstrap
 
 CLASSES, POOLS, PIXELS = 5, (25, 60), 320 * 213
 METHODS = (0.0, 0.04)  # what each method adds to an image's IoU

@@ -19,9 +19,9 @@ import pandas as pd
 
 from analysis.build import QUESTIONS
 from analysis.results import COLUMNS, COSTS, NO_RESULT, TRAINING, Results
-from analysis.stats import EpisodeCounts
 from analysis.tables.scores import studies
 from analysis.tables.table import to_csv, to_markdown
+from diffup.evaluation.stats import EpisodeCounts
 
 DATASETS, FOLDS, BACKBONES = 4, 4, 25
 METHODS = ("diffup", "prior_mean", "prototype", *(f"variant_{n}" for n in range(7)))

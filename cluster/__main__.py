@@ -4,6 +4,7 @@ submit SCRIPT [ARGUMENT …]            run a grid script as a job of a Ray clus
 sync pull s3://bucket/results DIR     download results, for python -m analysis.paper DIR
 sync push DIR s3://bucket/results     upload them
 cache list|clean|check DIR            the feature cache
+slurm SCRIPT [ARGUMENT …]             write a Slurm batch script: --partition P --account A …
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from cluster import job
+from cluster import job, slurm
 from cluster.storage import commands
 from diffup.errors import UserError, command_line
 
@@ -24,6 +25,7 @@ def _job(name: str, rest: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "sync": commands.sync,
     "cache": commands.cache,
+    "slurm": slurm.main,
     **{name: partial(_job, name) for name in ("submit", "status", "logs", "stop")},
 }
 

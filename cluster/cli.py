@@ -5,7 +5,6 @@ Exit codes: 0 all cells finished, 1 some failed, 2 bad input.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from cluster.closing import failures
 from cluster.launch import SOME_FAILED, launch, open_results
 from cluster.options import CountOrNone, Folder, Name, NumbersOrNone, Options, PathOrName, Work, parse
 from cluster.storage.results import Store
-from cluster.tracking.client import sqlite_uri, tracking_uri
+from cluster.tracking.view import how_to_open
 from diffup.errors import UserError, command_line
 from diffup.grid.axes import Backbone, named_backbone, select, unique
 from diffup.grid.cell import AnyCell, Cell
@@ -168,14 +167,16 @@ def run_study(study: Study[Asked], asked: Asked) -> int:
         return code
     chosen = select(cells, options.select)
     if study.report is not None:
-        code = _report(study.report, store, cells, chosen, code)
+        code = _report(study.report, store, cells, chosen, code, options.tracking_uri)
     if code:
         for line in failures(store, unique(chosen)):
             print(line, flush=True)
     return code
 
 
-def _report(report: Report, store: Store, cells: list[AnyCell], chosen: list[AnyCell], code: int) -> int:
+def _report(
+    report: Report, store: Store, cells: list[AnyCell], chosen: list[AnyCell], code: int, tracking_uri: str
+) -> int:
     """Print tables, where there is something to put into them; returns the exit code."""
     if not any(isinstance(cell, Cell) for cell in chosen):
         print("no tables: there are no evaluation cells among these, only training", flush=True)
@@ -189,6 +190,6 @@ def _report(report: Report, store: Store, cells: list[AnyCell], chosen: list[Any
         print(f"error: no tables: {error}", file=sys.stderr)
         return SOME_FAILED
     print(f"results  {store.root}")
-    if (database := store.root / "mlflow.db").is_file():
-        print(f"runs     mlflow ui --backend-store-uri {shlex.quote(tracking_uri(sqlite_uri(database)))}", flush=True)
+    for name, line in zip(("runs", ""), how_to_open(store.root, tracking_uri)):
+        print(f"{name:9}{line}", flush=True)
     return code

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
-import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +12,19 @@ import tyro
 
 from cluster.storage.backend import is_uri
 from cluster.storage.sizes import parse_size
-from diffup.errors import UserError, replace_unprintable
+from diffup.commands import options as common
+from diffup.commands.options import Count as Count
+from diffup.commands.options import CountOrAuto
+from diffup.commands.options import CountOrNone as CountOrNone
+from diffup.commands.options import File as File
+from diffup.commands.options import Name as Name
+from diffup.commands.options import Names as Names
+from diffup.commands.options import NamesOrNone as NamesOrNone
+from diffup.commands.options import PathOrName as PathOrName
+from diffup.commands.options import Text as Text
+from diffup.commands.options import names as names
+from diffup.commands.options import option as option
+from diffup.errors import UserError
 
 Parsed = TypeVar("Parsed")
 
@@ -25,11 +32,6 @@ Parsed = TypeVar("Parsed")
 def numbers(text: str) -> tuple[int, ...]:
     """``"0,2"`` as (0, 2)."""
     return tuple(int(part) for part in text.split(","))
-
-
-def names(text: str) -> tuple[str, ...]:
-    """``"a,b"`` as ("a", "b")."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def folder(text: str) -> Path:
@@ -44,12 +46,6 @@ def results_place(text: str) -> Path | str:
     return text if is_uri(text) else Path(text)
 
 
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[+-]?\d+", text) or int(text) < 1:
-        raise UserError(f"must be 1 or more, not {text}")
-    return int(text)
-
-
 def _share(text: str) -> float:
     value = float(text)
     if not 0 < value <= 1:
@@ -57,41 +53,10 @@ def _share(text: str) -> float:
     return value
 
 
-def option(metavar: str, parse: Callable[[str], Any], *, default: bool = True) -> tuple[Any, ...]:
-    """Annotations of a field's type: how its one argument is read and shown.
-
-    Args:
-        metavar: what stands for the value in ``--help``.
-        parse: the value from its text; a `UserError` is a usage error.
-        default: whether ``--help`` shows the default; off where the help text says what it is.
-    """
-
-    def shown(value: Any) -> list[str]:
-        return [",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
-
-    spec = tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=lambda text: parse(text[0]),
-        is_instance=lambda value: True,
-        str_from_instance=shown,
-    )
-    return spec, tyro.conf.arg(help_behavior_hint=None if default else "")
-
-
-Text = Annotated[str, *option("TEXT", str, default=False)]
-PathOrName = Annotated[str, *option("PATH", str)]
-Name = Annotated[str, *option("NAME", str)]
-Names = Annotated[tuple[str, ...], *option("A,B,…", names)]
 Numbers = Annotated[tuple[int, ...], *option("0,1,…", numbers)]
 NumbersOrNone = Annotated[tuple[int, ...] | None, *option("0,1,…", numbers, default=False)]
-NamesOrNone = Annotated[tuple[str, ...] | None, *option("A,B,…", names, default=False)]
-File = Annotated[Path | None, *option("FILE", Path, default=False)]
 Folder = Annotated[Path | None, *option("DIR", folder, default=False)]
-Count = Annotated[int, *option("N", _count)]
-CountOrAuto = Annotated[int, *option("N", _count, default=False)]
 Cache = Literal["auto", "features", "pixels", "none"]
-CountOrNone = Annotated[int | None, *option("N", _count, default=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,41 +130,10 @@ class Work:
     execute_together: Callable[..., Any] | None = None
 
 
-def _page(docstring: str) -> str:
-    """A docstring for the terminal: without backticks, paragraphs wrapped to its width, commands as they are."""
-    width = min(shutil.get_terminal_size().columns, 110)
-    paragraphs = docstring.replace("`", "").strip().split("\n\n")
-    wrapped = (text if text.startswith(" ") else textwrap.fill(" ".join(text.split()), width) for text in paragraphs)
-    return "\n\n".join(wrapped)
-
-
 def parse(kind: type[Parsed], argv: Sequence[str] | None = None, *, prog: str, description: str) -> Parsed:
-    """A dataclass of options from a command line.
-
-    Args:
-        kind: the dataclass; its fields' docstrings are the help.
-        argv: arguments; None: those of this process.
-        prog: the command's name.
-        description: a docstring, shown above the options.
-
-    Raises:
-        SystemExit: after ``--help``, and with 2 after a usage error.
-    """
-    replace_unprintable()
+    """`diffup.commands.options.parse`, where ``--force`` may stand without its value."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    for place, argument in enumerate(arguments):  # the one option whose value may be left out
+    for place, argument in enumerate(arguments):
         if argument == "--force" and arguments[place + 1 : place + 2] not in (["all"], ["other-code"]):
             arguments[place] = "--force=all"
-    if {"-h", "--help"} & {*arguments}:
-        print(_page(description), end="\n\n")
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=arguments, prog=prog, description="", config=(tyro.conf.FlagCreatePairsOff,))
-    except SystemExit as end:
-        cause: BaseException | None = end
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__context__
-        where = re.search(r"Error parsing (--\S+):", said.getvalue())
-        sys.stderr.write(f"error: {where[1]}: {cause}\n" if cause and where else said.getvalue())
-        raise
+    return common.parse(kind, arguments, prog=prog, description=description)

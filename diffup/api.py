@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
+from torch import nn
 
 from diffup.assemble import encoded_cues, features, pictures
 from diffup.backbones.load import load_backbone
@@ -32,6 +33,7 @@ from diffup.evaluation.evaluate import episode_noise
 from diffup.evaluation.scoring import upsample
 from diffup.evaluation.superpixels import Labels, segmentations, snapped
 from diffup.files import as_path
+from diffup.fit import trained
 from diffup.models.batch import Episodes, Features
 from diffup.models.diffup import DiffUpNet, priors
 from diffup.models.evidence import Bank
@@ -71,7 +73,7 @@ class DiffUp:
     def from_pretrained(
         cls,
         path_or_hub_id: str | Path,
-        backbone: str | None = None,
+        backbone: str | nn.Module | None = None,
         *,
         weights_dir: str | Path | None = None,
         device: str = "cpu",
@@ -88,8 +90,9 @@ class DiffUp:
             path_or_hub_id: ``"base"``, the checkpoint that comes with the package (a folder of that name is
                 ``"./base"``); a checkpoint folder; a training cell's folder in a result store; or a Hugging Face hub id
                 ``owner/name``, which is downloaded (and found again offline).
-            backbone: any timm, ``open_clip:…`` or embedded name; None for the one of the training, with its weights
-                (for ``"base"``: with other weights of it where its own are not in `weights_dir`).
+            backbone: any timm, ``open_clip:…`` or embedded name, or a module (`diffup.backbones.own`); None for the one
+                of the training, with its weights (for ``"base"``: with other weights of it where its own are not in
+                `weights_dir`).
             weights_dir: folder of backbone weights (``<name>.safetensors``); otherwise they are downloaded by name.
             device: where the backbone runs.
             companion: open_clip model that reads text where the backbone can't; None for the one of the training, if
@@ -112,9 +115,11 @@ class DiffUp:
 
     load = from_pretrained
 
+    train = classmethod(trained)
+
     def swap_backbone(
         self,
-        name: str,
+        name: str | nn.Module,
         *,
         weights_dir: str | Path | None = None,
         companion: str | None = None,
@@ -125,7 +130,7 @@ class DiffUp:
         A bank's images stay, and are encoded with the new backbone when they are first needed.
 
         Args:
-            name: any timm, ``open_clip:…`` or embedded name.
+            name: any timm, ``open_clip:…`` or embedded name, or a module (`diffup.backbones.own`).
             weights_dir: as in `load`.
             companion: model that reads text; None for `name` itself if it can, else the present one; ``""`` for none.
             bank: images to `calibrate` it with; None for those there are.

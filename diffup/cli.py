@@ -2,8 +2,12 @@
 
 diffup data prepare pascal5i --root VOCdevkit/VOC2012
 diffup data verify birds/dataset.json
+diffup data import labelme FOLDER OUT
+diffup episodes --dataset birds/dataset.json --fold 0 --shots 1
 diffup protocols show hsnet
 diffup backbones dinov2
+diffup backbones check my_package.my_module:build
+diffup eval my_package.my_module:my_method --dataset birds/dataset.json
 diffup demo --weights-dir weights
 diffup run quickstart --dry-run
 diffup submit full_grid --results /shared/results/full
@@ -26,8 +30,19 @@ STUDIES = CHECKOUT / "experiments"
 IN_CHECKOUT = (STUDIES / "quickstart.py").is_file() and (CHECKOUT / "cluster" / "launch.py").is_file()
 
 
+def predict(argv: Sequence[str]) -> int:
+    """Segment pictures by a few annotated examples."""
+    from diffup.commands.predict import main
+
+    return main(argv)
+
+
 def data(argv: Sequence[str]) -> int:
-    """Prepare or verify a data set."""
+    """Import, prepare or verify a data set."""
+    if list(argv[:1]) == ["import"]:
+        from diffup.commands.import_data import main as import_data
+
+        return import_data(argv[1:])
     from diffup.data.__main__ import main
 
     return main(argv)
@@ -41,24 +56,17 @@ def protocols(argv: Sequence[str]) -> int:
 
 
 def backbones(argv: Sequence[str]) -> int:
-    """List the shipped backbones, or all whose name contains a word."""
-    parser = argparse.ArgumentParser(prog="diffup backbones", description="List backbones by name.")
-    parser.add_argument("word", nargs="?", help="part of a timm or open_clip name, e.g. dinov2")
-    word = parser.parse_args(argv).word
-    if word is None:
-        from diffup.backbones.embedded import EMBEDDED
+    """List backbones, or check one: ls WORD, check NAME."""
+    from diffup.commands.backbones import main
 
-        for name, spec in EMBEDDED.items():
-            print(f"{name:14}{spec.family}")
-        print("and any model of timm and open_clip; 'diffup backbones WORD' lists those with WORD in their name")
-        return 0
-    from diffup.backbones.registry import known_names
+    return main(argv)
 
-    found = [name for name in known_names() if word.lower() in name.lower()]
-    if not found:
-        raise UserError(f"no backbone has {word!r} in its name")
-    print("\n".join(found))
-    return 0
+
+def episodes(argv: Sequence[str]) -> int:
+    """Print or write the episodes of a data set."""
+    from diffup.episodes.__main__ import main
+
+    return main(argv)
 
 
 def demo(argv: Sequence[str]) -> int:
@@ -71,6 +79,11 @@ def demo(argv: Sequence[str]) -> int:
 def run(argv: Sequence[str]) -> int:
     """Run a study of experiments/ with its own options."""
     return _python([_study(argv, "run"), *argv[1:]])
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Evaluate a method of your own beside its training-free rivals."""
+    return run(["evaluate_method", *argv])
 
 
 def submit(argv: Sequence[str]) -> int:
@@ -95,13 +108,15 @@ def _python(arguments: list[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "predict": predict,
+    "demo": demo,
     "data": data,
+    "episodes": episodes,
     "protocols": protocols,
     "backbones": backbones,
-    "demo": demo,
 }
 if IN_CHECKOUT:
-    COMMANDS |= {"run": run, "submit": submit}
+    COMMANDS |= {"eval": evaluate, "run": run, "submit": submit}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,7 +24,7 @@ MODULES = (
     "models.flops", "training.sampler", "training.trainer",
 )  # fmt: skip
 # Imported by these, but no figure depends on them: messages, model cards, pictures, and this file.
-NO_FIGURES = ("code_version", "errors", "evaluation.panels", "models.card")
+NO_FIGURES = ("code_version", "errors", "evaluation.drawing", "evaluation.panels", "models.card")
 HASH_DIGITS = 12
 NOT_HASHED = ("kind", "type_comment", "type_ignores")  # fields of a node that have no effect
 

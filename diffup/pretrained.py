@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import nn
 
 from diffup.backbones.load import Backbone, load_backbone, usable_device
 from diffup.config import EncoderConfig
@@ -38,7 +39,7 @@ class Parts:
 
 def load_parts(
     path_or_hub_id: str | Path,
-    backbone: str | None,
+    backbone: str | nn.Module | None,
     weights_dir: str | Path | None,
     device: str,
     companion: str | None,

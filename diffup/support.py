@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+from torch import nn
 
 from diffup.config import VISUAL_CUES
 from diffup.data.images import DAMAGE, read_photo, rgb
@@ -134,12 +135,13 @@ def check_list(value: object, message: str) -> None:
 
 
 def check_names(**arguments: object) -> None:
-    """Raise a UserError for an argument that is neither None nor a text."""
+    """Raise a UserError for an argument that is neither None nor a text, nor a module where it is ``backbone``."""
     for argument, name in arguments.items():
-        if name is not None and not isinstance(name, str):
+        if name is not None and not isinstance(name, str | nn.Module if argument == "backbone" else str):
+            own = " or a torch.nn.Module" if argument == "backbone" else ""
             raise UserError(
-                f"{argument} must be a name such as 'resnet50' or 'open_clip:ViT-B-16/openai', not a "
-                f"{type(name).__name__} (modules of your own can't be backbones in this version)"
+                f"{argument} must be a name such as 'resnet50' or 'open_clip:ViT-B-16/openai'{own}, not a "
+                f"{type(name).__name__}"
             )
 
 

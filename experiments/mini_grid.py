@@ -46,6 +46,7 @@ def grid(
     episodes: int = EPISODES,
     one_step: bool = False,
     seed: int = 0,
+    steps: int | None = None,
 ) -> list[AnyCell]:
     """One training cell a fold, and 10 evaluation cells a fold and backbone (6 DiffUp, 2 prior mean, 2 prototype).
 
@@ -57,18 +58,20 @@ def grid(
         episodes: per evaluation cell.
         one_step: also train and evaluate the one-step decoder, on `source`.
         seed: of training.
+        steps: of training, by default the recipe's.
     """
+    recipe = RECIPE if steps is None else RECIPE.changed(train={"steps": steps})
     cells: list[AnyCell] = []
     for fold in folds:
-        evaluate = partial(evaluation_cells, data, fold, config=RECIPE.input, episodes=episodes)
-        trained = training_cell(data, fold, source, RECIPE, seed=seed)
+        evaluate = partial(evaluation_cells, data, fold, config=recipe.input, episodes=episodes)
+        trained = training_cell(data, fold, source, recipe, seed=seed)
         cells.append(trained)
         cells += evaluate(backbones, tasks(SHOTS, ANNOTATIONS), trained=trained)
         cells += evaluate(backbones, tasks(SHOTS, ("mask",)), sample=PRIOR_MEAN)
         cells += evaluate(backbones, tasks(SHOTS, ("mask",)), sample=PROTOTYPE)
         if one_step:
-            recipe = RECIPE.changed(**VARIANTS["one_step"])
-            other = training_cell(data, fold, source, recipe, variant="one_step", seed=seed)
+            changed = recipe.changed(**VARIANTS["one_step"])
+            other = training_cell(data, fold, source, changed, variant="one_step", seed=seed)
             cells.append(other)
             cells += evaluate([source], tasks(SHOTS, ANNOTATIONS), trained=other)
     return cells
@@ -86,6 +89,8 @@ class MiniGrid(DatasetOptions, ProtocolOptions):
     """tested"""
     folds: Numbers = FOLDS
     """which folds"""
+    steps: CountOrNone = None
+    """of training (default: 800)"""
     one_step: bool = False
     """also the one-step decoder"""
 
@@ -102,6 +107,7 @@ def build(asked: MiniGrid) -> Grid:
         episodes=asked.episodes_of(data.name, EPISODES),
         one_step=asked.one_step,
         seed=asked.seed,
+        steps=asked.steps,
     )
     return cells, data.files()
 

@@ -4,9 +4,14 @@
 
 For each fold DiffUp is trained on one backbone, from absolute evidence (`diffup.training.recipes.photographs`) and, as
 the variant ``stretched``, from maps stretched to [0, 1]; each checkpoint is tested on all backbones beside the
-training-free methods, all on one manifest a fold. With the defaults, four folds and five backbones: 16 training and 960
-evaluation cells; 1-shot masks have 500 episodes, the other tasks half as many. It can be stopped and run again at any
-time.
+training-free methods, and once more with superpixels (``snap``), all on one manifest a fold. With the defaults, four
+folds and five backbones: 16 training and 1300 evaluation cells; 1-shot masks have 500 episodes, the other tasks half as
+many. It can be stopped and run again at any time.
+
+Any other variant of `CHANGES` can be asked for; an ablation of everything on two folds, and training on an upgrade:
+
+    … --folds 0,1 --seeds 0,1 --sources resnet50 --variants all --select shots=1,annotation=mask
+    … --sources deit_tiny_patch16_224 --backbones deit_tiny_patch16_224 --variants diffup
 """
 
 from __future__ import annotations
@@ -19,18 +24,28 @@ from functools import partial
 from analysis.printing import print_tables
 from cluster.cli import DatasetOptions, Grid, ProtocolOptions, Study, run
 from cluster.options import CountOrNone, Names, Numbers
-from diffup.config import SampleConfig
+from diffup.errors import UserError
 from diffup.grid.axes import RIVALS, Backbone, evaluation_cells, training_cell, unique
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data
-from diffup.training.recipes import Recipe, photographs
+from diffup.grid.variants import VARIANTS, Change, changes_training
+from diffup.training.recipes import photographs
 from experiments.training_free import BACKBONES, EPISODES, ONE_SHOT
 
 SOURCES = ("resnet50", "tf_efficientnet_lite0")
-OTHER_TASKS = ((5, "mask"), (1, "box"), (1, "scribble"))
+OTHER_TASKS = ((5, "mask"), (1, "box"), (1, "scribble"), (5, "scribble"))
 RECIPE = photographs()
-STRETCHED = RECIPE.changed(input={"bank": 0}, model={"base": "prior", "bound": 1.5}, train={"balance_sizes": False})
-TRAINED: dict[str, Recipe] = {"diffup": RECIPE, "stretched": STRETCHED}
+STRETCHED: Change = {"model": {"base": "prior", "bound": 1.5}, "train": {"balance_sizes": False}, "input": {"bank": 0}}
+CHANGES: dict[str, Change] = {
+    **{name: change for name, change in VARIANTS.items() if name != "unbounded"},  # the recipe has no bound
+    "stretched": STRETCHED,
+    "unbalanced": {"train": {"balance_sizes": False}},
+    "snap": {"sample": {"snap": True}},
+    "no_bank": {"input": {"bank": 0}},
+    "bank_5": {"input": {"bank": 5}},
+    "bank_15": {"input": {"bank": 15}},
+}
+DEFAULT = ("diffup", "snap", "stretched")
 
 
 def grid(
@@ -41,7 +56,7 @@ def grid(
     folds: Sequence[int] = (),
     seeds: Sequence[int] = (0,),
     episodes: int = EPISODES,
-    variants: Sequence[str] = tuple(TRAINED),
+    variants: Sequence[str] = DEFAULT,
 ) -> list[AnyCell]:
     """Training cells, their evaluation on all backbones, and the rivals.
 
@@ -52,7 +67,7 @@ def grid(
         folds: which; by default all.
         seeds: of the trainings; with the first all tasks are evaluated, with others 1-shot masks.
         episodes: of the 1-shot mask; half as many of the other tasks.
-        variants: names in `TRAINED`.
+        variants: names in `CHANGES`; one that changes neither model nor training is DiffUp's checkpoint used otherwise.
     """
     cells: list[AnyCell] = []
     for fold in folds or range(data.folds):
@@ -63,10 +78,14 @@ def grid(
             cells += [*rival([ONE_SHOT], episodes=episodes), *rival(OTHER_TASKS, episodes=max(1, episodes // 2))]
         for source in sources:
             for variant in variants:
-                recipe = TRAINED[variant]
+                change = CHANGES[variant]
+                anew = changes_training(change)
+                recipe = RECIPE.changed(**change)
                 for seed in seeds:
-                    trained = training_cell(data, fold, source, recipe, variant=variant, seed=seed)
-                    tested = partial(made, config=recipe.input, trained=trained, sample=SampleConfig())
+                    learned = recipe if anew else RECIPE
+                    name = variant if anew else "diffup"
+                    trained = training_cell(data, fold, source, learned, variant=name, seed=seed)
+                    tested = partial(made, config=recipe.input, trained=trained, sample=recipe.sample, variant=variant)
                     cells += [trained, *tested([ONE_SHOT], episodes=episodes)]
                     if seed == seeds[0]:
                         cells += tested(OTHER_TASKS, episodes=max(1, episodes // 2))
@@ -87,8 +106,12 @@ class UnseenBackbones(DatasetOptions, ProtocolOptions):
     """which (default: all)"""
     seeds: Numbers = (0,)
     """of the trainings"""
-    variants: Names = tuple(TRAINED)
-    """what is trained"""
+    variants: Names = DEFAULT
+    """of DiffUp, or all"""
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.variants) - {*CHANGES, "all"}:
+            raise UserError(f"--variants: there is no {min(unknown)!r}; there are all, {', '.join(CHANGES)}")
 
 
 def build(asked: UnseenBackbones) -> Grid:
@@ -102,7 +125,7 @@ def build(asked: UnseenBackbones) -> Grid:
         folds=asked.folds,
         seeds=asked.seeds,
         episodes=asked.episodes_of(data.name, EPISODES),
-        variants=asked.variants,
+        variants=tuple(CHANGES) if "all" in asked.variants else asked.variants,
     )
     return cells, data.files()
 

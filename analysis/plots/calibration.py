@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,22 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.calibration import BINS, Quality, levels, merged, ratio
-from analysis.plotting import COLOURS, MARKERS, Plot, canvas, finish, log_ticks, mark
-from analysis.stats import LEVEL, Floats
+from analysis.plotting import COLUMN, Plot, canvas, finish, log_ticks, mark
 from diffup.evaluation.metrics import STD_BINS, STD_RANGE
+from diffup.evaluation.stats import LEVEL, Floats
 
 FEWEST_EPISODES, FEWEST_PIXELS = 5, 1e-4  # a bin with fewer (of all pixels: a smaller share) is not drawn
 STD_MERGED = 8  # levels of the deviation to one point
+SMALL = 7  # points: of text beside axes that share a column of a paper
 
 Line = tuple[Floats, tuple[Floats, Floats, Floats]]  # x; value, low and high
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A line of each panel: the runs (folds and training seeds) of one backbone."""
+    """A line of each panel: the runs (folds and training seeds) of one backbone, in the backbone's colour."""
 
     label: str
     runs: Sequence[Quality]
+    colour: str
 
 
 def _ratio(above: Sequence[Floats], below: Sequence[Floats], shown: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
@@ -39,34 +41,32 @@ def _ratio(above: Sequence[Floats], below: Sequence[Floats], shown: NDArray[np.b
 
 
 def calibration_plot(curves: Sequence[Curve], title: str, name: str) -> Plot:
-    """The three panels."""
+    """Small multiples as wide as a column of a paper: a row per curve, the three panels beside each other."""
+    panels: tuple[tuple[str, Callable[[Curve], Line], str, str], ...] = (
+        ("predicted IoU", _iou_line, "predicted IoU", "true IoU"),
+        ("probability", _reliability_line, "probability", "foreground"),
+        ("deviation", _error_line, "std (UAPF)", "wrong pixels"),
+    )
     marks: list[dict[str, Any]] = []
-    with canvas(3, width=3.7, height=4.4) as (figure, (iou, reliability, error)):
-        for number, curve in enumerate(curves):
-            style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-            for axes, panel, line in (
-                (iou, "predicted IoU", _iou_line),
-                (reliability, "probability", _reliability_line),
-                (error, "deviation", _error_line),
-            ):
+    with canvas(3, width=COLUMN / 3, height=1.3, rows=len(curves), sharex="col") as (figure, axes_of):
+        grid = np.reshape(axes_of, (len(curves), 3))
+        for row, curve in zip(grid, curves):
+            for axes, (panel, line, _, beside) in zip(row, panels):
                 x, (value, low, high) = line(curve)
-                axes.plot(x, value, label=curve.label, linewidth=1.4, markersize=3.5, **style)
-                axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
+                axes.plot(x, value, color=curve.colour, marker="o", linewidth=1.2, markersize=2.5)
+                axes.fill_between(x, low, high, color=curve.colour, alpha=0.18, linewidth=0)
+                axes.set_ylabel(beside, fontsize=SMALL, labelpad=1)
+                axes.tick_params(labelsize=SMALL, length=2, pad=1.5)
                 for at, y, bottom, top in zip(x.tolist(), value.tolist(), low.tolist(), high.tolist()):
                     marks.append(mark(curve.label, at, y, bottom, top, (), panel))
-        for axes, below, beside in (
-            (iou, "predicted IoU", "true IoU"),
-            (reliability, "predicted probability of foreground", "share of foreground"),
-        ):
-            axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8, zorder=0)
-            axes.set(xlabel=below, ylabel=beside, xlim=(0, 1), ylim=(0, 1), aspect="equal")
-        error.set(xlabel="UAPF's standard deviation", ylabel="share of wrong pixels", xscale="log", ylim=(0, None))
-        log_ticks(error, (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0), *error.get_xlim())
-        error.set_box_aspect(1)
-        for axes, text in ((iou, "Predicted IoU (DQM)"), (reliability, "Probabilities"), (error, "Deviation (UAPF)")):
-            axes.set_title(text)
-        handles, labels = iou.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(curves)))
+            for axes in row[:2]:
+                axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=0.8, zorder=0)
+                axes.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+            row[2].set(xscale="log", ylim=(0, None))
+            log_ticks(row[2], (0.01, 0.03, 0.1, 0.3, 1.0), *row[2].get_xlim())
+            row[0].set_title(curve.label, loc="left", color=curve.colour, fontsize=8, pad=3, weight="bold")
+        for axes, (_, _, below, _) in zip(grid[-1], panels):
+            axes.set_xlabel(below, fontsize=SMALL)
         return finish(figure, name, title, marks)
 
 

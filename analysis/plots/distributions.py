@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.plots.study import Marks, home_of, line_style, main_task, marks_of
-from analysis.plotting import COLOURS, MARKERS, Plot, canvas, finish, log_ticks, mark
-from analysis.stats import EpisodeCounts, align, bootstrap, per_class
+from analysis.plots.looks import Marks, colour_of, home_of, main_task, marks_of
+from analysis.plotting import Plot, canvas, finish, log_ticks, mark
 from analysis.tables import captions
 from analysis.tables.places import grouped
 from analysis.tables.scores import Run, Study
 from analysis.tables.table import Number, defined, to_number
+from diffup.evaluation.stats import EpisodeCounts, align, bootstrap, per_class
 
 STEP_SIZES = (25, 50, 100, 200, 400, 700, 1000, 1500, 2000, 3000, 5000)
 
@@ -42,13 +42,13 @@ def classes_plot(study: Study, names: dict[int, str]) -> Plot | None:
     classes = sorted(highest, key=lambda c: highest[c])
     marks: Marks = []
     with canvas(len(gaps), width=2.6, height=0.9 + 0.19 * len(classes), sharey=True, sharex=True) as (figure, axes):
-        for number, (panel, (backbone, found)) in enumerate(zip(axes, gaps.items())):
+        for panel, (backbone, found) in zip(axes, gaps.items()):
             rows = [c for c in classes if c in found]
             values, low, high = (np.array([getattr(found[c], n) for c in rows]) for n in ("value", "low", "high"))
             panel.axvline(0, color="0.4", linewidth=0.8)
             panel.errorbar(
-                values, [classes.index(c) for c in rows], xerr=[values - low, high - values], fmt=MARKERS[number],
-                color=COLOURS[number], capsize=2, elinewidth=1, markersize=4,
+                values, [classes.index(c) for c in rows], xerr=[values - low, high - values], fmt="o",
+                color=colour_of(study, backbone), elinewidth=1, markersize=4,
             )  # fmt: skip
             panel.set(title=backbone, xlabel="DiffUp − prior mean (IoU points)")
             marks += marks_of("difference", [(names.get(c, str(c)), found[c]) for c in rows], backbone)
@@ -81,14 +81,15 @@ def episodes_plot(study: Study) -> Plot | None:
     longest = min(len(counts) for counts in by_fold.values())
     sizes = sorted({*(size for size in STEP_SIZES if size < longest), longest})
     marks: Marks = []
-    with canvas(width=4.2) as (figure, (axes,)):
-        for line, (name, clustered) in enumerate((("by query image", True), ("by episode (too narrow)", False))):
+    colour = colour_of(study, captions.labels(study, method)[0])
+    with canvas() as (figure, (axes,)):
+        for name, clustered in (("by query image", True), ("by episode (too narrow)", False)):
             every = {n: np.array([_width(c, n, fold, clustered) for fold, c in by_fold.items()]) for n in sizes}
             known = {size: widths for size, widths in every.items() if np.isfinite(widths).all() and widths.min() > 0}
             if not known:
                 return None
             xs, means = list(known), [float(widths.mean()) for widths in known.values()]
-            axes.plot(xs, means, **line_style(line, line, name))
+            axes.plot(xs, means, color=colour, marker="o", linestyle="-" if clustered else "--", label=name)
             for (x, widths), y in zip(known.items(), means):
                 marks.append(mark(name, x, y, float(widths.min()), float(widths.max()), keys))
             if not clustered:

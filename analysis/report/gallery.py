@@ -7,24 +7,20 @@ backbones compared, so that all backbones are shown on the same ones.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
-from analysis.plots.study import home_of
+from analysis.plots.looks import home_of
 from analysis.results import Results
 from analysis.tables import captions
-from analysis.tables.places import MethodKey, Task, grouped
+from analysis.tables.places import MethodKey, Task
 from analysis.tables.scores import Study
+from diffup.config import support_kinds
 from diffup.evaluation.metrics import episode_ious
 
 RANKS = ("worst", "median", "best")
-LINE = 26  # pixels of the text above a panel
 RULE = (
     "Of the first episodes of each manifest, which nobody chose, the worst, median and best by mean IoU over the "
     "backbones shown."
@@ -41,6 +37,7 @@ class Shown:
         episode: its id.
         iou: of the episode, in percent.
         key: of the cell.
+        supports: whether the panel shows any.
     """
 
     path: Path
@@ -52,6 +49,7 @@ class Shown:
     episode: int
     iou: float
     key: str
+    supports: bool
 
 
 def gallery(results: Results, study: Study) -> list[Shown]:
@@ -64,12 +62,13 @@ def gallery(results: Results, study: Study) -> list[Shown]:
             keys = {m: key for m in methods if (key := _key(study, m, task, fold))}
             panels = {key: _panels(results, key) for key in keys.values()}
             ious = {key: _ious(results, key) for key in panels}
+            supports = bool(support_kinds(task.annotation, task.shots))
             for rank, episode in _chosen(panels, ious).items():
                 for method, key in keys.items():
                     backbone, name = captions.labels(study, method)
                     iou = 100 * ious[key][episode]
                     path = panels[key][episode]
-                    found.append(Shown(path, str(task), fold, rank, backbone, name, episode, iou, key))
+                    found.append(Shown(path, str(task), fold, rank, backbone, name, episode, iou, key, supports))
     return found
 
 
@@ -96,29 +95,3 @@ def _chosen(panels: dict[str, dict[int, Path]], ious: dict[str, dict[int, float]
         return {}
     order = np.argsort([float(np.mean([of[episode] for of in ious.values()])) for episode in common], kind="stable")
     return {rank: common[order[place]] for rank, place in zip(RANKS, (0, len(order) // 2, -1))}
-
-
-def sheets(panels: Sequence[Shown]) -> dict[str, bytes]:
-    """One picture per task, JPEG by name, of the first fold's panels: rank by rank, a row per backbone."""
-    made: dict[str, bytes] = {}
-    for task, here in grouped((panel.task, panel) for panel in panels).items():
-        images = [_labelled(panel) for panel in here if panel.fold == here[0].fold]
-        sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white")
-        top = 0
-        for image in images:
-            sheet.paste(image, (0, top))
-            top += image.height
-        buffer = BytesIO()
-        sheet.save(buffer, format="JPEG", quality=85)
-        made[f"panels_{re.sub(r'[^A-Za-z0-9]+', '_', task)}"] = buffer.getvalue()
-    return made
-
-
-def _labelled(panel: Shown) -> Image.Image:
-    """A panel with a line of text above it."""
-    image = Image.open(panel.path)
-    whole = Image.new("RGB", (image.width, image.height + LINE), "white")
-    text = f"{panel.rank}: {panel.method} on {panel.backbone}, fold {panel.fold}, episode {panel.episode}"
-    ImageDraw.Draw(whole).text((0, 8), text, fill="black", font=ImageFont.load_default(12))
-    whole.paste(image, (0, LINE))
-    return whole

@@ -1,13 +1,15 @@
 """One page that a group can read: ``python -m analysis report --results DIR --out report.html``.
 
-Summary, all tables (sortable, intervals on hover), figures, panels with filters, every cell with its status, and
-provenance. The page is one file and loads nothing from the network; it can be read without scripts too.
+The answer in words with one figure and three episodes, then claims, all tables (sortable, intervals on hover or tap),
+figures, panels in pages with filters, every cell with its status, and provenance. The page is one file and loads
+nothing from the network; it can be read without scripts too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -17,13 +19,17 @@ from analysis.files import write_files
 from analysis.report.gallery import gallery
 from analysis.report.parts import PANEL_BYTES, cells_html, gallery_html, plots_html
 from analysis.report.provenance import facts
+from analysis.report.summary import STATUSES, summary_html
 from analysis.results import Results, load_results
-from analysis.stats import RESAMPLES
+from analysis.tables import captions
 from analysis.tables.html import STYLE, to_html
+from analysis.tables.places import grouped
 from analysis.tables.table import Table
+from diffup.evaluation.stats import RESAMPLES
 
 ASSETS = Path(__file__).parent / "assets"
-STATUSES = ("finished", "failed", "damaged", "unfinished")
+FEW = 5  # warnings that are shown unfolded
+TAP = "Hover over a figure, or tap it, for its interval and its cells; click a header to sort."
 
 
 def write_report(
@@ -51,18 +57,28 @@ def write_report(
 
 def page(results: Results, parts: Sequence[Collected], drawn: Sequence[Drawn], *, title: str) -> str:
     """The whole page; `drawn` is `analysis.build.plots_of` of each part."""
-    sections = [("summary", "Summary", _summary(results, parts))]
-    left = PANEL_BYTES
-    for part, (plots, warnings) in zip(parts, drawn, strict=True):
+    galleries = [gallery(results, part.study) for part in parts]
+    summary, shown, left = summary_html(results, parts, drawn, galleries, PANEL_BYTES)
+    sections = [("summary", "Answer", summary)]
+    claims = [table for part in parts for table in part.tables if table.name.startswith("claims")]
+    notes = [
+        *results.warnings,
+        *(w for part in parts for w in part.study.warnings),
+        *(w for _, ws in drawn for w in ws),
+    ]
+    if claims:
+        sections.append(("verdicts", "Claims", "".join(map(_table, claims))))
+    for part, (plots, _), panels in zip(parts, drawn, galleries, strict=True):
         name = f" · {part.name}" if len(parts) > 1 else ""
-        tables = "".join(_table(table) for table in part.tables if not _claims(table))
-        sections.append((f"tables{part.suffix}", f"Tables{name}", tables + _warnings(warnings)))
-        sections.append((f"figures{part.suffix}", f"Figures{name}", plots_html(plots)))
-        panels = gallery(results, part.study)
+        tables = "".join(_table(table) for table in part.tables if table not in claims)
+        sections.append((f"tables{part.suffix}", f"Tables{name}", f"<p>{TAP}</p>{tables}"))
+        others = [plot for plot in plots if plot not in shown]
+        sections.append((f"figures{part.suffix}", f"Figures{name}", plots_html(others)))
         if panels:
             html, left = gallery_html(panels, part.suffix, left)
             sections.append((f"panels{part.suffix}", f"Panels{name}", html))
-    sections += [("cells", "Cells", cells_html(results)), ("provenance", "Provenance", _provenance(results))]
+    sections.append(("cells", "Cells", _totals(results) + _warnings(notes) + cells_html(results)))
+    sections.append(("provenance", "Provenance", _provenance(results, parts)))
     links = "".join(f'<a href="#{escape(anchor)}">{escape(name)}</a>' for anchor, name, _ in sections)
     body = "".join(f'<section id="{escape(a)}"><h2>{escape(n)}</h2>{html}</section>' for a, n, html in sections)
     style, script = ((ASSETS / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
@@ -75,46 +91,49 @@ def page(results: Results, parts: Sequence[Collected], drawn: Sequence[Drawn], *
     )
 
 
-def _summary(results: Results, parts: Sequence[Collected]) -> str:
+def _totals(results: Results) -> str:
     cells, trained = results.cells, results.training
-    status = Counter(cells["status"])
     hours = (cells["seconds"].sum() + trained["seconds"].sum()) / 3600
     tiles = [
         (str(len(cells)), "evaluation cells"),
-        *((str(status[name]), name) for name in STATUSES),
+        *((str(count), name) for name, count in Counter(cells["status"]).items()),
         (f"{(trained['status'] == 'finished').sum()} of {len(trained)}", "checkpoints trained"),
         (f"{hours:.1f}", "hours of computing"),
         (f"{int(cells[cells['status'] == 'finished']['episodes'].sum()):,}", "episodes scored"),
     ]
-    bad = {name for name in STATUSES[1:] if status[name]}
     boxes = "".join(
-        f'<div class="fact{" bad" if name in bad else ""}"><b>{value}</b><span>{name}</span></div>'
+        f'<div class="fact{" bad" if name in STATUSES else ""}"><b>{value}</b><span>{name}</span></div>'
         for value, name in tiles
     )
-    claims = [table for part in parts for table in part.tables if _claims(table)]
-    notes = [*results.warnings, *(warning for part in parts for warning in part.study.warnings)]
-    return f'<div class="facts">{boxes}</div>' + "".join(map(_table, claims)) + _warnings(notes)
-
-
-def _claims(table: Table) -> bool:
-    """Whether it belongs in the summary."""
-    return table.name.startswith("claims")
+    return f'<div class="facts">{boxes}</div>'
 
 
 def _table(table: Table) -> str:
-    return f'<div class="scroll">{to_html(table)}</div>'
+    """A table without the notes that all of them share: these are once on the page."""
+    own = tuple(note for note in table.notes if not captions.is_shared(note))
+    return f'<div class="scroll">{to_html(replace(table, notes=own))}</div>'
 
 
 def _warnings(warnings: Sequence[str]) -> str:
     if not warnings:
         return ""
-    items = "".join(f"<li>{escape(warning)}</li>" for warning in dict.fromkeys(warnings))
-    return f'<div class="warnings"><b>Left out</b><ul>{items}</ul></div>'
+    distinct = list(dict.fromkeys(warnings))
+    items = "".join(f"<li>{escape(warning)}</li>" for warning in distinct)
+    opened = " open" if len(distinct) <= FEW else ""
+    return f'<details class="warnings"{opened}><summary>Left out: {len(distinct)}</summary><ul>{items}</ul></details>'
 
 
-def _provenance(results: Results) -> str:
+def _provenance(results: Results, parts: Sequence[Collected]) -> str:
     items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts(results).items())
-    return f"<dl>{items}</dl>"
+    named = grouped(
+        (note, table.name)
+        for part in parts
+        for table in part.tables
+        for note in table.notes
+        if captions.is_shared(note)
+    )
+    notes = "".join(f"<dt>{escape(', '.join(names))}</dt><dd>{escape(note)}</dd>" for note, names in named.items())
+    return f"<dl>{items}</dl><details><summary>By table</summary><dl>{notes}</dl></details>"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

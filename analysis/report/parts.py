@@ -10,10 +10,13 @@ import pandas as pd
 
 from analysis.plotting import Plot
 from analysis.report.gallery import RULE, Shown
+from analysis.report.strips import examples, read_example, to_jpeg
 from analysis.results import Results
 
 PANEL_BYTES = 9_000_000  # of all panels; base64 makes a third more of it
-IMAGE_TYPES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
+CALIBRATION = "quality_"  # begins the names of the figures of calibration
+PAGE = 6  # episodes on a page of the gallery
+SHARED = "supports, query and ground truth"
 AXES = ("task", "fold", "rank", "backbone")
 CELL_COLUMNS = (
     "key", "status", "dataset", "fold", "shots", "annotation", "backbone", "variant", "train_seed", "episodes", "miou",
@@ -22,14 +25,22 @@ CELL_COLUMNS = (
 
 
 def plots_html(plots: Sequence[Plot]) -> str:
-    """The figures as drawings that scale."""
-    figures = []
-    for plot in plots:
-        svg = plot.images["svg"].decode()
-        svg = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(plot.caption)}"', 1)
-        figures.append(f'<figure id="plot-{plot.name}">{_own_ids(svg, plot.name)}<figcaption>{escape(plot.caption)}'
-                       "</figcaption></figure>")  # fmt: skip
-    return f'<div class="plots">{"".join(figures)}</div>' if figures else "<p>No figure: too few finished cells.</p>"
+    """The figures, those of calibration folded."""
+    folded = [plot for plot in plots if plot.name.startswith(CALIBRATION)]
+    shown = "".join(plot_html(plot) for plot in plots if plot not in folded)
+    more = "".join(map(plot_html, folded))
+    html = f'<div class="plots">{shown}</div>' if shown else ""
+    if more:
+        html += f'<details><summary>Calibration, {len(folded)} tasks</summary><div class="plots">{more}</div></details>'
+    return html or "<p>No figure here: too few finished cells.</p>"
+
+
+def plot_html(plot: Plot) -> str:
+    """A figure as a drawing that scales, at most as large as it was made for."""
+    svg, caption = plot.images["svg"].decode(), escape(plot.caption)
+    svg = svg[svg.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{caption}"', 1)
+    body = f"{_own_ids(svg, plot.name)}<figcaption>{caption}</figcaption>"
+    return f'<figure id="plot-{plot.name}">{body}</figure>'
 
 
 def _own_ids(svg: str, name: str) -> str:
@@ -40,33 +51,64 @@ def _own_ids(svg: str, name: str) -> str:
 
 
 def gallery_html(panels: Sequence[Shown], suffix: str, left: int) -> tuple[str, int]:
-    """The panels that fit `left` bytes, with filters, and what is left then."""
-    figures, omitted = [], 0
-    for panel in panels:
-        try:
-            content = panel.path.read_bytes()
-        except OSError:
-            content = b""
-        if not content or len(content) > left:
-            omitted += 1
-            continue
-        left -= len(content)
-        axes_of = {**{name: str(getattr(panel, name)) for name in AXES}, "iou": f"{panel.iou:.1f}"}
-        data = "".join(f' data-{name}="{escape(value)}"' for name, value in axes_of.items())
-        kind = IMAGE_TYPES.get(panel.path.suffix, "jpeg")
-        text = (
-            f"{panel.task}, fold {panel.fold}, {panel.rank}: {panel.method} on {panel.backbone}, episode "
-            f"{panel.episode}, IoU {panel.iou:.1f} (cell {panel.key})"
-        )
-        image = base64.b64encode(content).decode()
-        figures.append(
-            f'<figure class="panel{suffix}"{data}><img loading="lazy" alt="{escape(text)}" '
-            f'src="data:image/{kind};base64,{image}"><figcaption>{escape(text)}</figcaption></figure>'
-        )
+    """The episodes that fit `left` bytes, a few to a page, with filters, and what is left then."""
+    shown, omitted = [], 0
+    for group in examples(panels):
+        html, size, skipped = example_html(group, suffix, left)
+        left -= size
+        omitted += skipped
+        shown.append(html)
     axes = {name: list(dict.fromkeys(str(getattr(panel, name)) for panel in panels)) for name in AXES}
     form = _filters(f".panel{suffix}", axes, search=False)
     more = f" {omitted} more are in the store; the page is kept small." if omitted else ""
-    return f'<p>{escape(RULE)}{more}</p>{form}<div class="panels">{"".join(figures)}</div>', left
+    pager = (
+        '<div class="pager" hidden><button type="button">previous</button> <output></output> '
+        '<button type="button">next</button></div>'
+    )
+    body = f'<div class="examples" data-page="{PAGE}">{"".join(shown)}</div>'
+    return f"<p>{escape(RULE)}{more}</p>{form}{pager}{body}", left
+
+
+def example_html(group: Sequence[Shown], suffix: str, left: int) -> tuple[str, int, int]:
+    """An episode: supports, query and truth once, then each panel; its bytes, and how many panels are left out.
+
+    Panels beyond `left` bytes are left out, and those that can't be read.
+    """
+    example = read_example(group) if left > 0 else None
+    if example is None:
+        return "", 0, len(group)
+    first, figures, size = example.first, [], 0
+    if example.shared is not None:
+        content = to_jpeg(example.shared)
+        size += len(content)
+        figures.append(f'<figure class="shared">{_image(content, f"{_place(first)}: {SHARED}")}</figure>')
+    omitted = example.missing
+    for panel, image in example.panels:
+        content = to_jpeg(image)
+        if size + len(content) > left:
+            omitted += 1
+            continue
+        size += len(content)
+        axes_of = {**{name: str(getattr(panel, name)) for name in AXES}, "iou": f"{panel.iou:.1f}"}
+        data = "".join(f' data-{name}="{escape(value)}"' for name, value in axes_of.items())
+        text = f"{panel.method} on {panel.backbone}: IoU {panel.iou:.1f}"
+        figures.append(
+            f'<figure class="panel{suffix}"{data}>{_image(content, f"{_place(panel)}: {text}")}'
+            f"<figcaption>{escape(text)} <small>cell {escape(panel.key)}</small></figcaption></figure>"
+        )
+    if omitted == len(group):
+        return "", left, omitted  # nothing that follows would fit either
+    return f'<article class="example"><h3>{escape(_place(first))}</h3>{"".join(figures)}</article>', size, omitted
+
+
+def _place(panel: Shown) -> str:
+    return f"{panel.task}, fold {panel.fold}, {panel.rank}: episode {panel.episode}"
+
+
+def _image(content: bytes, text: str) -> str:
+    return (
+        f'<img loading="lazy" alt="{escape(text)}" src="data:image/jpeg;base64,{base64.b64encode(content).decode()}">'
+    )
 
 
 def _filters(items: str, axes: dict[str, list[str]], *, search: bool) -> str:

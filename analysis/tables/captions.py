@@ -16,6 +16,14 @@ UNMARKED = (
 )
 
 
+SHARED = ("Protocol ", "In brackets: 95%", "Differences are paired")  # begin notes that most tables have
+
+
+def is_shared(note: str) -> bool:
+    """Whether a note says what all tables of a study say: what made them, and how to read intervals."""
+    return note.startswith(SHARED)
+
+
 def method_name(study: Study, method: MethodKey) -> str:
     """Name of a method; with its training backbone where a study has several."""
     name = METHODS.get(method.variant, method.variant)

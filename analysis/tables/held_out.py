@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from analysis.results import load_results, only
-from analysis.stats import Estimate, average, bootstrap
 from analysis.tables.places import METHODS, Task, grouped
 from analysis.tables.table import Column, Number, Row, Table, defined, to_number
 from diffup.errors import UserError
+from diffup.evaluation.stats import Estimate, average, bootstrap
 
 
 def selection_table(results: Path, keys: Sequence[str], *, tasks: Sequence[Task], order: Sequence[str]) -> Table:

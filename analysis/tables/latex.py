@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 
-from analysis.tables.table import Column, Labelled, Number, Row, Table, figure, interval, spread, with_labels
+from analysis.tables.table import Column, Entry, Labelled, Number, Table, figure, interval, spread, with_labels
 
-PAGE_LINES = 32  # rows that fit a landscape page
+PAGE_LINES = 48  # rows that fit a page in portrait, with the notes
+PAGE, COLUMN = 484.0, 237.0  # points: widths of a page of A4 with margins of 2 cm, and of one of its two columns
+LETTER, SMALL_LETTER, GAP = 4.5, 3.2, 8.0  # points: about a letter in \small and \scriptsize; between two columns
+NARROWED = 1.1  # times the line: tables that are so wide are narrowed, wider ones are split
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -18,31 +22,98 @@ LATEX = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How tables are set.
+
+    Attributes:
+        intervals: show them.
+        two_column: for a document in two columns: tables that fit one are ``table``, wider ones ``table*``.
+    """
+
+    intervals: bool = True
+    two_column: bool = False
+
+
 def escape_latex(text: str) -> str:
     """Plain text as LaTeX; letters that its default fonts lack become question marks."""
     known = {c for c in map(chr, [*range(0x20, 0x7F), *range(0xC0, 0x100)]) if c not in "ÐÞðþ÷"}
     return "".join(LATEX.get(c, c if c in known else "?") for c in text)
 
 
-def to_latex(table: Table) -> str:
-    """``table`` environments for booktabs and graphicx, narrowed to the line if wider, and continued if too long."""
-    lines_a_row = 2 if table.stacked else 1
+def to_latex(table: Table, layout: Layout = Layout()) -> str:
+    """``table`` environments for booktabs and graphicx: continued if the table is too long or too wide for a page.
+
+    A table that is too wide gets its intervals below the figures; if it still is, it is split at its columns, each part
+    with the labels of the rows. What is at most a tenth too wide is narrowed to the line.
+    """
+    if _total(table, layout) > PAGE * NARROWED:
+        table = replace(table, stacked=True)
+    stacked = table.stacked and layout.intervals
     groups = [list(group) for _, group in groupby(with_labels(table), key=lambda pair: pair[0].labels[0])]
     pages: list[list[list[Labelled]]] = [[]]
     for group in groups:
-        if pages[-1] and (sum(map(len, pages[-1])) + len(group)) * lines_a_row > PAGE_LINES:
+        if pages[-1] and (sum(map(len, pages[-1])) + len(group)) * (2 if stacked else 1) > PAGE_LINES:
             pages.append([])
         pages[-1].append(group)
-    return "".join(_latex_page(table, groups, number) for number, groups in enumerate(pages))
+    parts = _parts(table, layout)
+    made = [(page, part) for page in pages for part in parts]
+    return "".join(_latex_page(table, page, part, number, layout) for number, (page, part) in enumerate(made))
 
 
-def _latex_page(table: Table, groups: Sequence[list[Labelled]], number: int) -> str:
-    left, depth = len(table.labels), len(table.columns[0].header) if table.columns else 1
+def _parts(table: Table, layout: Layout) -> list[list[int]]:
+    """Places of the columns of each part: what shares a header stays together where it fits."""
+    left, limit = _left(table), PAGE * NARROWED
+    widths = [_width(table, place, layout) for place in range(len(table.columns))]
+    if not widths:
+        return [[]]
+    heads = [column.header[0] for column in table.columns]
+    blocks = [[place for place, _ in block] for _, block in groupby(enumerate(heads), key=lambda pair: pair[1])]
+    parts: list[list[int]] = [[]]
+    for block in blocks:
+        whole = left + sum(widths[place] for place in block) <= limit
+        for piece in [block] if whole else [[place] for place in block]:
+            if parts[-1] and left + sum(widths[place] for place in [*parts[-1], *piece]) > limit:
+                parts.append([])
+            parts[-1] += piece
+    return parts
+
+
+def _left(table: Table) -> float:
+    """About how wide the labels are, in points."""
+    columns = zip(table.labels, *(row.labels for row in table.rows))
+    return sum(max(map(len, names)) * LETTER + GAP for names in columns)
+
+
+def _total(table: Table, layout: Layout) -> float:
+    return _left(table) + sum(_width(table, place, layout) for place in range(len(table.columns)))
+
+
+def _width(table: Table, place: int, layout: Layout) -> float:
+    """About how wide a column is, in points."""
+    heads = table.columns[place].header
+    widths = [len(heads[-1]) * LETTER]
+    for row in table.rows:
+        entry = row.entries[place]
+        span = len(interval(entry)) * SMALL_LETTER if layout.intervals else 0.0
+        own = len(figure(entry)) * LETTER
+        if isinstance(entry, Number):
+            own += len(spread(entry)) * SMALL_LETTER
+            own += LETTER if entry.difference and not table.stacked else 0.0
+        widths.append(max(own, span) if table.stacked else own + span + (LETTER if span else 0.0))
+    return max(widths) + GAP
+
+
+def _latex_page(
+    table: Table, groups: Sequence[list[Labelled]], part: Sequence[int], number: int, layout: Layout
+) -> str:
+    columns = [table.columns[place] for place in part]
+    left, depth = len(table.labels), len(columns[0].header) if columns else 1
     body = [r"\toprule"]
     for level in range(depth):
         last = level == depth - 1
         names = [escape_latex(label) if last else "" for label in table.labels]
-        body += _latex_header(table, level, names, last)
+        body += _latex_header(columns, level, names, last)
     grouped = any(len(group) > 1 for group in groups)
     cited = False
     for place, group in enumerate(groups):
@@ -50,31 +121,41 @@ def _latex_page(table: Table, groups: Sequence[list[Labelled]], number: int) -> 
         cited = cited or begins
         body += [r"\midrule"] if place == 0 or begins else [r"\addlinespace[4pt]"] if grouped else []
         for row, labels in group:
-            body += _latex_row(row, labels, table.stacked)
+            entries = [row.entries[at] for at in part]
+            body += _latex_row(entries, labels, row.cite, layout.intervals, table.stacked)
     body.append(r"\bottomrule")
-    notes = [rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {' '.join(map(escape_latex, table.notes))}}}"]
+    notes = [
+        rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {' '.join(map(escape_latex, _notes(table, layout)))}}}"
+    ]
     caption = [rf"\caption{{{escape_latex(table.caption)}}}\vspace{{3pt}}", rf"\label{{tab:{table.name}}}"]
     if number:
         caption = [r"\addtocounter{table}{-1}\caption{(continued)}\vspace{3pt}"]
+    wide = layout.two_column and _total(table, layout) > COLUMN * NARROWED
+    name = "table*" if wide else "table"
     lines = [
-        r"\begin{table}[htbp]",
+        rf"\begin{{{name}}}[htbp]",
         r"\centering",
         *caption,
         r"\small\setlength{\tabcolsep}{4pt}%",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{'l' * left}{'c' * len(table.columns)}}}",
+        rf"\begin{{tabular}}{{{'l' * left}{'c' * len(columns)}}}",
         *body,
         r"\end{tabular}}",
         *(notes if table.notes and number == 0 else []),
-        r"\end{table}",
+        rf"\end{{{name}}}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _latex_header(table: Table, level: int, names: list[str], last: bool) -> list[str]:
+def _notes(table: Table, layout: Layout) -> list[str]:
+    """The notes, but how to read intervals where there are none."""
+    return [note for note in table.notes if layout.intervals or not note.startswith("In brackets:")]
+
+
+def _latex_header(columns: Sequence[Column], level: int, names: list[str], last: bool) -> list[str]:
     cells, rules, at = list(names), [], len(names) + 1
     key: Callable[[Column], tuple[str, ...]] = lambda column: column.header[: level + 1]  # noqa: E731
-    for header, group in groupby(table.columns, key=key):
+    for header, group in groupby(columns, key=key):
         text, width = escape_latex(header[-1]), len(list(group))
         cells += [text] * width if last else [rf"\multicolumn{{{width}}}{{c}}{{{text}}}"]
         if not last and text:
@@ -83,11 +164,11 @@ def _latex_header(table: Table, level: int, names: list[str], last: bool) -> lis
     return [" & ".join(cells) + r" \\", *([" ".join(rules)] if rules else [])]
 
 
-def _latex_row(row: Row, labels: tuple[str, ...], stacked: bool) -> list[str]:
+def _latex_row(entries: Sequence[Entry], labels: tuple[str, ...], cite: str, shown: bool, stacked: bool) -> list[str]:
     figures, intervals = [], []
-    for entry in row.entries:
+    for entry in entries:
         text = escape_latex(figure(entry))
-        span = rf"{{\scriptsize {escape_latex(interval(entry))}}}" if interval(entry) else ""
+        span = rf"{{\scriptsize {escape_latex(interval(entry))}}}" if interval(entry) and shown else ""
         if isinstance(entry, Number):
             text = rf"\textbf{{{text}}}" if entry.best else rf"\underline{{{text}}}" if entry.second else text
             text += rf"{{\scriptsize\,{escape_latex(spread(entry))}}}" if spread(entry) else ""
@@ -97,8 +178,8 @@ def _latex_row(row: Row, labels: tuple[str, ...], stacked: bool) -> list[str]:
         figures.append(text)
         intervals.append(span)
     names = [escape_latex(label) for label in labels]
-    if row.cite:
-        names[-1] += rf"~\cite{{{row.cite}}}"
+    if cite:
+        names[-1] += rf"~\cite{{{cite}}}"
         names[-1], figures = rf"\textit{{{names[-1]}}}", [rf"\textit{{{text}}}" for text in figures]
     if names[0].startswith(("[", "*")):  # which the row before would take for an argument of its line break
         names[0] = "{}" + names[0]

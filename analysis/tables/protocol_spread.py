@@ -12,12 +12,12 @@ from pathlib import Path
 
 from analysis.command import warn
 from analysis.results import load_results
-from analysis.stats import RESAMPLES, Estimate
 from analysis.tables import captions
 from analysis.tables.places import MethodKey, Task, grouped
 from analysis.tables.scores import Study, studies
 from analysis.tables.table import Column, Entry, Row, Table, defined, to_number
 from diffup.errors import UserError
+from diffup.evaluation.stats import RESAMPLES, Estimate
 
 REFERENCE = "paired"
 

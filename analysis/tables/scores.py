@@ -19,10 +19,10 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from analysis.results import Results
-from analysis.stats import RESAMPLES, EpisodeCounts, Estimate, Scores, align, average, bootstrap, join
 from analysis.tables.places import METHOD_COLUMNS, METHODS, MethodKey, Task, grouped, memo, one_per_place, ordered
 from analysis.tables.table import UNDECIDED, Number, differs, to_number
 from diffup.errors import UserError
+from diffup.evaluation.stats import RESAMPLES, EpisodeCounts, Estimate, Scores, align, average, bootstrap, join
 
 ONE_TABLE = ("dataset", "dataset_hash", "protocol", "protocol_hash", "trained_dataset")  # never mixed in one
 CHUNK = 64  # cells bootstrapped together: a class's sums then stay in cache

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from analysis.stats import ALPHA, Estimate, average, holm
 from diffup.errors import UserError
+from diffup.evaluation.stats import ALPHA, Estimate, average, holm
 
 UNDECIDED = None
 MISSING = "–"
@@ -32,7 +32,7 @@ class Number:
         episodes: number of episodes, all folds together.
         keys: cells that it comes from.
         difference: it is a difference: signed, with a star where its interval excludes 0.
-        p: of a difference, two-sided (`analysis.stats.Estimate.p_value`); nan for other figures.
+        p: of a difference, two-sided (`diffup.evaluation.stats.Estimate.p_value`); nan for other figures.
         least_p: the smallest that `p` could be with so few images.
         best: among the best of its group.
         second: the highest of its group that is not among the best.

@@ -11,15 +11,17 @@ from typing import Any
 
 from ray import tune
 
+from cluster.execution.live import line_of
 from cluster.execution.work_units import WorkUnit
 from cluster.execution.worker import AGAIN, ATTEMPTS, ELSEWHERE, FAILED, PART
 from cluster.planning.plan import clock
 from cluster.storage.record import Record
 from cluster.storage.results import Store
 from diffup.grid.axes import describe
-from diffup.grid.cell import AnyCell, Cell
+from diffup.grid.cell import AnyCell, Cell, TrainingCell
 
 RATES = ("episodes", "images", "triples")
+SHOWN = 3  # trainings in a line
 SIGN_OF_LIFE = 30.0  # seconds of silence before one line about what runs
 DIED = "its worker process died {} times (out of memory, or the node was lost)"
 
@@ -151,7 +153,13 @@ class Progress(tune.Callback):
         if time.monotonic() - self._spoke > SIGN_OF_LIFE:
             longest = max((time.monotonic() - since for since in self._running.values()), default=0.0)
             at = f"running, the longest for {clock(longest)}" if self._running else "waiting"
-            self.say(at)
+            self.say("; ".join(self._trainings()[:SHOWN]) or at)
+
+    def _trainings(self) -> list[str]:
+        """How far the trainings are that run here."""
+        left = [c for key, c in self._cells.items() if isinstance(c, TrainingCell) and key not in self._ended]
+        lines = ((cell, line_of(self._store.folder(cell.key()))) for cell in left)
+        return [f"{describe(cell)}: {line}" for cell, line in lines if line]
 
     @property
     def seconds(self) -> float:

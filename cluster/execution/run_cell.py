@@ -10,7 +10,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from cluster.execution.inputs import (
     set_up,
     training_pools_of,
 )
+from cluster.execution.live import LiveTraining
 from cluster.execution.memory import Took, measured
 from cluster.execution.setting import Setting, training_bank
 from cluster.execution.work_units import Part
@@ -321,27 +322,29 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
         warnings.append(why)
         print(f"warning: cell {cell.key()}: {why}", file=sys.stderr)
 
-    metrics = train(
-        sampler,
-        context.results / cell.key() / CHECKPOINT,
-        facts={
-            "cell": cell_to_dict(cell),
-            "key": cell.key(),
-            "classes": [dataset.classes[c] for c in sorted(pools)],
-            "left_out": [dataset.classes[c] for c in (*dataset.novel_classes(cell.fold), *held_out)],
-            "versions": versions(),
-            **({"bank": list(given.images)} if given else {}),
-        },
-        progress=context.progress,
-        device=context.device,
-        group=group,
-        saved=upload,
-        other_code=other_code,
-    )
+    with closing(LiveTraining(cell, context)) as live:
+        metrics = train(
+            sampler,
+            context.results / cell.key() / CHECKPOINT,
+            facts={
+                "cell": cell_to_dict(cell),
+                "key": cell.key(),
+                "classes": [dataset.classes[c] for c in sorted(pools)],
+                "left_out": [dataset.classes[c] for c in (*dataset.novel_classes(cell.fold), *held_out)],
+                "versions": versions(),
+                **({"bank": list(given.images)} if given else {}),
+            },
+            progress=context.progress,
+            report=live,
+            device=context.device,
+            group=group,
+            saved=upload,
+            other_code=other_code,
+        )
     if group.rank == 0:
         with suppress(OSError):
             sync.remove(state)
-    facts = {**provenance(context, features, dataset), "train_workers": group.size}
+    facts = {**provenance(context, features, dataset), "train_workers": group.size, "curve": live.curve}
     if warnings:
         facts["warnings"] = warnings
     return Outcome(metrics, None, {**facts, "images_encoded": features.encoded - before})

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffup.backbones.hub import offline, weights_cached
-from diffup.backbones.registry import parse_backbone
+from diffup.backbones.registry import SOURCE, parse_backbone
 from diffup.backbones.weights import file_stems, weights_file
 from diffup.episodes.protocols import Protocol, get_protocol
 from diffup.errors import UserError
@@ -181,7 +181,7 @@ def _weights(backbone: str, identity: str, weights_dir: Path | None) -> str:
 
 def preflight(cells: Sequence[AnyCell], datasets: dict[str, Path], weights_dir: Path | None) -> dict[str, str]:
     """Find what would make cells fail: data sets that are not there, weights files that are damaged or don't fit, and
-    foreign methods that can't be imported.
+    backbones of one's own and foreign methods that can't be used.
 
     Args:
         cells: to be run.
@@ -205,8 +205,9 @@ def preflight(cells: Sequence[AnyCell], datasets: dict[str, Path], weights_dir: 
         load_method(function, version)
     models = {(cell.backbone, cell.weights) for cell in cells}
     models |= {(cell.input.companion, cell.input.companion_weights) for cell in cells if cell.input.companion}
-    files = [(backbone, weights) for backbone, weights in sorted(models) if weights.startswith("sha256:")]
-    if weights_dir is not None and files:
+    kinds = (SOURCE, "sha256:") if weights_dir is not None else (SOURCE,)
+    files = [(backbone, weights) for backbone, weights in sorted(models) if weights.startswith(kinds)]
+    if files:
         from diffup.backbones.load import load_backbone
 
         for backbone, weights in files:

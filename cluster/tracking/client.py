@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, unquote
 
+from cluster.tracking.moved import relocate
 from diffup.errors import REPORT, UserError
 
 if TYPE_CHECKING:
@@ -254,6 +255,8 @@ def open_store(uri: str) -> MlflowClient:
                 raise
             upgrade(uri)
             client = client_of(uri)
+        if (path := sqlite_path(uri)) is not None:
+            relocate(path)
     return client
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.storage.layout import EPISODES
 from cluster.storage.record import Record
 from cluster.storage.results import Store
 from cluster.tracking.client import attempt, is_refusal
@@ -28,18 +29,22 @@ from cluster.tracking.runs import (
     Tracking,
     find_runs,
     gather_artifacts,
+    intervals,
     log,
+    log_curve,
+    log_dataset,
     milliseconds,
     params_of,
+    run_name,
     tags_of,
 )
-from diffup.grid.axes import describe
 from diffup.grid.cell import AnyCell, TrainingCell, cell_to_dict
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
+CURVE = "training_loss"  # by step; "loss" is the last of them
 CONFIGURATION = "configuration"  # kind of a run in a search: it has a training cell's key, but is not its result
 ATTEMPTS = 3
 
@@ -182,14 +187,17 @@ def create_run(
 ) -> str:
     """A new run of a cell, without content; returns its id."""
     tags |= tags_of(cell, tracking, provenance or {})
-    stamp, name = milliseconds(started), describe(cell)
+    stamp, name = milliseconds(started), run_name(cell)
     return str(client.create_run(tracking.experiment_id, start_time=stamp, tags=tags, run_name=name).info.run_id)
 
 
 def write_run(client: MlflowClient, run_id: str, store: Store, cell: AnyCell, record: Record) -> None:
     """Write everything that a finished cell's run holds, its end last."""
     stamp = milliseconds(record.result["finished"])
-    log(client, run_id, params_of(cell_to_dict(cell)), record.metrics, stamp=stamp)
+    ends = intervals(cell, store.folder(record.key) / EPISODES)
+    log(client, run_id, params_of(cell_to_dict(cell)), record.metrics | ends, stamp=stamp)
+    log_curve(client, run_id, CURVE, record.result.get("provenance", {}).get("curve", ()), stamp)
+    log_dataset(client, run_id, cell)
     for name, reason in record.undefined.items():
         client.set_tag(run_id, f"undefined.{name}", reason[:TEXT_LENGTH])
     with tempfile.TemporaryDirectory(prefix="diffup-run-") as made:

@@ -13,6 +13,7 @@ from cluster.storage.layout import LAUNCHES
 from cluster.storage.results import Store
 from cluster.tracking.client import alone, attempt, open_store, shown, warn
 from cluster.tracking.runs import OWNER, PARENT, Tracking, every, find_runs, log, milliseconds
+from cluster.tracking.view import describe_experiment
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -131,13 +132,14 @@ def open_experiment(
             # A server keeps artifacts where it is told to; beside a database they need an absolute place.
             location = None if uri.startswith("http") else (results / "mlartifacts").as_uri()
             try:
-                return str(client.create_experiment(name, artifact_location=location, tags=KIND))
-            except MlflowException:  # another machine was first
-                found = client.get_experiment_by_name(name)
-                if found is None:
-                    raise
+                client.create_experiment(name, artifact_location=location, tags=KIND)
+            except MlflowException:
+                if client.get_experiment_by_name(name) is None:
+                    raise  # else another machine was first
+            found = client.get_experiment_by_name(name)
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
+        describe_experiment(client, found)
         return str(found.experiment_id)
 
 

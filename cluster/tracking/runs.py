@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.storage.atomic import now
 from cluster.storage.layout import CELL, EPISODES, RESULT
+from diffup.data.spec import ALL_CLASSES
 from diffup.evaluation.metrics import labels
-from diffup.grid.cell import AnyCell, cell_to_dict
+from diffup.grid.cell import AnyCell, TrainingCell, cell_to_dict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +76,52 @@ def params_of(document: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
+def run_name(cell: AnyCell) -> str:
+    """A cell's name among those of its experiment, short enough for a column: its tags have the rest."""
+    fold = "all" if cell.fold == ALL_CLASSES else f"f{cell.fold}"
+    seed = f" s{cell.train_seed}" if cell.train_seed else ""
+    if isinstance(cell, TrainingCell):
+        return f"train {cell.backbone} {cell.variant} {fold}{seed}"
+    return f"{cell.backbone} {cell.shots}x{cell.annotation} {cell.variant} {fold}{seed}"
+
+
+def intervals(cell: AnyCell, episodes: Path) -> dict[str, float]:
+    """``miou_low``, ``miou_high`` and those of FB-IoU: the 95 % intervals of the tables, of one fold and seed.
+
+    Args:
+        cell: an evaluation cell; others have none.
+        episodes: its episode table.
+
+    Returns:
+        nothing for a table without counts by episode; only defined figures.
+    """
+    if isinstance(cell, TrainingCell) or not episodes.is_file():
+        return {}
+    import pandas as pd
+
+    from diffup.evaluation.stats import EPISODE_COLUMNS, EpisodeCounts, bootstrap
+
+    try:
+        table = pd.read_parquet(episodes, columns=list(EPISODE_COLUMNS))
+        (scores,) = bootstrap([EpisodeCounts.of({name: table[name] for name in EPISODE_COLUMNS})], stream=cell.fold)
+    except (ValueError, KeyError):  # of other columns, as a foreign method may write them
+        return {}
+    found = {}
+    for name, figure in (("miou", scores.miou), ("fb_iou", scores.fb_iou)):
+        found[f"{name}_low"], found[f"{name}_high"] = figure.interval()
+    return {name: value for name, value in found.items() if value == value}
+
+
+def log_dataset(client: MlflowClient, run_id: str, cell: AnyCell) -> None:
+    """Name the cell's data as the input of its run, which MLflow shows and filters by."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    source = json.dumps({"name": cell.dataset, "fold": cell.fold, "protocol": getattr(cell, "protocol", "")})
+    data = Dataset(cell.dataset, cell.dataset_hash or "unknown", "diffup", source)
+    context = "training" if isinstance(cell, TrainingCell) else "evaluation"
+    client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
+
+
 def log(
     client: MlflowClient,
     run_id: str,
@@ -93,6 +140,14 @@ def log(
     client.log_batch(run_id, metrics=values, params=named[:PARAMS_A_BATCH])
     for start in range(PARAMS_A_BATCH, len(named), PARAMS_A_BATCH):
         client.log_batch(run_id, params=named[start : start + PARAMS_A_BATCH])
+
+
+def log_curve(client: MlflowClient, run_id: str, name: str, points: Sequence[tuple[int, float]], stamp: int) -> None:
+    """Log a metric by step, in one request."""
+    from mlflow.entities import Metric
+
+    if points:
+        client.log_batch(run_id, metrics=[Metric(name, float(value), stamp, int(step)) for step, value in points])
 
 
 def per_class(episodes: pd.DataFrame) -> pd.DataFrame:

@@ -14,8 +14,10 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from diffup.backbones import embedded
+from diffup.backbones.own import MODULE, ModuleFeatures, build_own
 from diffup.backbones.registry import check_backbone, check_tag, has_text_encoder
 from diffup.backbones.timm import TimmFeatures, build_timm
 from diffup.backbones.weights import (
@@ -52,7 +54,7 @@ class Backbone:
     def __init__(
         self, name: str, weights: str, features: Any, mean: tuple[float, ...], std: tuple[float, ...], source: str = ""
     ) -> None:
-        """Freeze `features`, a `TimmFeatures` or `ClipFeatures`; use `load_backbone` instead of calling this."""
+        """Freeze a `TimmFeatures`, `ClipFeatures` or `ModuleFeatures`; use `load_backbone` instead of calling this."""
         self.name, self.weights, self.mean, self.std = name, weights, mean, std
         self.source = source or weights
         self._features = features.eval().requires_grad_(False)
@@ -159,12 +161,13 @@ def usable_device(device: str | torch.device) -> str:
 
 
 def load_backbone(
-    name: str, weights: str = "auto", *, weights_dir: Path | None = None, device: str | torch.device = "cpu"
+    name: str | nn.Module, weights: str = "auto", *, weights_dir: Path | None = None, device: str | torch.device = "cpu"
 ) -> Backbone:
     """Build a backbone, load its weights and freeze it.
 
     Args:
-        name: timm, ``open_clip:…`` or embedded name.
+        name: timm, ``open_clip:…`` or embedded name, ``"package.module:build"``, an entry point, or a module
+            (`diffup.backbones.own`), which is frozen and moved to the device as it is.
         weights: an identity (``"sha256:…"``, ``"hub"``, ``"random:SEED"``) or ``"auto"``, ``"random"``.
         weights_dir: directory with weights files, see `diffup.backbones.weights.find_weights`.
         device: where the model and its outputs live.
@@ -173,11 +176,14 @@ def load_backbone(
         UserError: unknown name or device, no such file, a file whose hash is another than `weights` or that doesn't
             fit, or a download that failed.
     """
-    check_backbone(name)
-    device = usable_device(device)
+    if isinstance(name, nn.Module):
+        return _given(name, usable_device(device))
+    parsed, device = check_backbone(name), usable_device(device)
     identity = weights_identity(name, weights_dir=weights_dir, weights=weights)
     normalisation, source = None, ""
-    if identity.startswith("random:"):
+    if parsed.kind == "own":
+        features, source = build(name), parsed.model
+    elif identity.startswith("random:"):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_seed(identity))
             features = build(name)
@@ -196,8 +202,17 @@ def load_backbone(
     return Backbone(name, identity, features.to(device), mean, std, source)
 
 
+def _given(module: nn.Module, device: str) -> Backbone:
+    """A module of the caller's own as a backbone, known by its class and its weights."""
+    kind = type(module)
+    features = ModuleFeatures(module, kind.__name__)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    return Backbone(name, f"{MODULE}{state_hash(module)}", features.to(device), features.mean, features.std, name)
+
+
 def build(name: str) -> Any:
-    """The architecture of a backbone as a `TimmFeatures` or `ClipFeatures`, with the weights its constructor draws.
+    """The architecture of a backbone as a `TimmFeatures`, `ClipFeatures` or `ModuleFeatures`, with the weights that its
+    constructor draws, or, of one's own, loads.
 
     Raises:
         UserError: unknown name, or one that could not be built.
@@ -210,6 +225,8 @@ def build(name: str) -> Any:
 
 def _build(name: str, pretrained: bool = False) -> Any:
     parsed = check_backbone(name)
+    if parsed.kind == "own":
+        return build_own(name, parsed.model)
     if parsed.kind == "timm":
         return build_timm(parsed.timm_name, pretrained=pretrained)
     if not has_text_encoder(name):

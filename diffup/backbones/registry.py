@@ -1,10 +1,12 @@
 """Backbone names: which library a name belongs to, whether it exists, and what was probably meant. No torch at import.
 
-Three kinds of names:
+Four kinds of names:
 
 * ``resnet50``, ``vit_small_patch14_dinov2.lvd142m``: a timm model, with an optional pretrained tag after the dot;
 * ``open_clip:ViT-B-16/openai``: an open_clip model, with an optional pretrained tag after the slash;
-* ``tiny_resnet``: one of the models that are shipped with this package (`diffup.backbones.embedded`).
+* ``tiny_resnet``: one of the models that are shipped with this package (`diffup.backbones.embedded`);
+* ``my_package.my_module:build``: a function of one's own that builds a module (`diffup.backbones.own`), or the name of
+  an entry point of group ``diffup.backbones``, which stands for one.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from pathlib import Path
 
 from diffup.backbones.embedded import EMBEDDED
 from diffup.errors import UserError, extra
+from diffup.plugins import BACKBONES, entry_points, is_function, source_hash
 
 OPEN_CLIP_PREFIX = "open_clip:"
 SUGGESTIONS = 5
+OWN_WHAT, SOURCE = "backbone", "source:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +30,8 @@ class BackboneName:
     """A parsed name.
 
     Attributes:
-        kind: ``"timm"``, ``"open_clip"`` or ``"embedded"``.
-        model: the architecture, as its library calls it.
+        kind: ``"timm"``, ``"open_clip"``, ``"embedded"`` or ``"own"``.
+        model: the architecture, as its library calls it; of one's own, the function that builds it.
         tag: the pretrained tag, ``""`` for the library's default.
     """
 
@@ -49,11 +53,13 @@ def parse_backbone(name: str) -> BackboneName:
     """
     if not isinstance(name, str):
         raise UserError(
-            f"a backbone is given by its name, a timm one, 'open_clip:MODEL/TAG' or one of {', '.join(EMBEDDED)}; not "
-            f"as a {type(name).__name__} (modules of your own can't be backbones in this version)"
+            f"a backbone is given by its name, a timm one, 'open_clip:MODEL/TAG', 'package.module:build' or one of "
+            f"{', '.join(EMBEDDED)}; or as a torch.nn.Module; not as a {type(name).__name__}"
         )
     if name in EMBEDDED:
         return BackboneName(kind="embedded", model=name)
+    if function := own_function(name):
+        return BackboneName(kind="own", model=function)
     kind, separator = ("open_clip", "/") if name.startswith(OPEN_CLIP_PREFIX) else ("timm", ".")
     model, found, tag = name.removeprefix(OPEN_CLIP_PREFIX).partition(separator)
     if not model or (found and not tag) or name != name.strip():
@@ -64,6 +70,22 @@ def parse_backbone(name: str) -> BackboneName:
     return BackboneName(kind=kind, model=model, tag=tag)
 
 
+def own_function(name: str) -> str:
+    """The function that builds a backbone of one's own, ``"package.module:build"``; ``""`` for any other name."""
+    if is_function(name) and not name.startswith(OPEN_CLIP_PREFIX):
+        return name
+    return entry_points(BACKBONES).get(name, "")
+
+
+def own_identity(name: str) -> str:
+    """``"source:<12 hex>"`` of the file of the function that a name stands for: what a cell records as its weights.
+
+    Raises:
+        UserError: there is no such module or file.
+    """
+    return f"{SOURCE}{source_hash(own_function(name), OWN_WHAT)}"
+
+
 def has_text_encoder(name: str) -> bool:
     """Whether the name promises a text encoder; a planner can ask this without loading anything."""
     parsed = parse_backbone(name)
@@ -71,10 +93,10 @@ def has_text_encoder(name: str) -> bool:
 
 
 def known_names() -> list[str]:
-    """Every architecture by name, without tags: embedded, timm's, and open_clip's where that is installed."""
+    """Every architecture by name, without tags: embedded, plug-ins, timm's, and open_clip's where that is installed."""
     import timm
 
-    names = [*EMBEDDED, *timm.list_models()]
+    names = [*EMBEDDED, *entry_points(BACKBONES), *timm.list_models()]
     with suppress(ModuleNotFoundError):
         import open_clip
 
@@ -112,6 +134,17 @@ def check_backbone(name: str) -> BackboneName:
     """
     parsed = parse_backbone(name)
     if parsed.kind == "embedded":
+        return parsed
+    if parsed.kind == "own":
+        own_identity(name)
+        if name in entry_points(BACKBONES):
+            import timm
+
+            if timm.is_model(name.partition(".")[0]):
+                raise UserError(
+                    f"backbone {name!r} is both a model of timm and an entry point of group {BACKBONES}; write "
+                    f"{parsed.model!r} for the latter, or rename it"
+                )
         return parsed
     if parsed.kind == "timm":
         import timm

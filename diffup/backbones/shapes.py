@@ -34,7 +34,8 @@ def channels(name: str) -> tuple[tuple[int, int, int], int]:
         return (width, width, width), shared
     from diffup.backbones.load import build
 
-    with torch.device("meta"), torch.inference_mode():
+    place = "cpu" if parsed.kind == "own" else "meta"  # one's own may load weights
+    with torch.device(place), torch.inference_mode():
         model = build(name).eval()
         height, width = model.input_size(PROBE, PROBE)
         images = torch.empty(1, 3, height, width)

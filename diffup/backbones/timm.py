@@ -102,12 +102,12 @@ class TimmFeatures(nn.Module):
             gist = (str(error).strip() or "it takes another size").splitlines()[0]
             raise UserError(f"{named} gives no features: {gist:.200}. Choose another backbone") from error
         shapes = [tuple(stage.shape) for stage in maps]
-        if len(maps) != STAGES or not all(len(s) == 4 and _same_aspect(s[2:], (height, width)) for s in shapes):
+        if len(maps) != STAGES or not all(len(s) == 4 and same_aspect(s[2:], (height, width)) for s in shapes):
             raise UserError(f"{named} gives no three maps of the image's shape but {shapes}. Choose another backbone")
         return tuple(maps)
 
 
-def _same_aspect(grid: tuple[int, ...], image: tuple[int, int]) -> bool:
+def same_aspect(grid: tuple[int, ...], image: tuple[int, int]) -> bool:
     """Whether a map's sides are in the ratio of the image's, give or take one and a half positions."""
     (h, w), (height, width) = grid, image
     return abs(h * width - w * height) <= 1.5 * max(height, width)

@@ -1,8 +1,9 @@
 """Where a backbone's weights come from, what identifies them, and how a file of them is read safely.
 
 The identity of weights enters a cell's key: ``"sha256:<12 hex>"`` for a file, ``"hub"`` for what timm or open_clip
-download by name, ``"random:SEED"`` for none. A file may have a ``.json`` of the same stem beside it that names ``mean``
-and ``std`` of the normalisation; it changes the features, so it enters the identity too. No torch at import.
+download by name, ``"random:SEED"`` for none, ``"source:<12 hex>"`` for the code of a backbone of one's own. A file may
+have a ``.json`` of the same stem beside it that names ``mean`` and ``std`` of the normalisation; it changes the
+features, so it enters the identity too. No torch at import.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffup.backbones.embedded import weights_path
-from diffup.backbones.registry import BackboneName, check_tag, parse_backbone
+from diffup.backbones.registry import SOURCE, BackboneName, check_tag, own_identity, parse_backbone
 from diffup.errors import UserError
 from diffup.files import as_path
 
@@ -94,9 +95,10 @@ def file_identity(path: Path, normalisation: Normalisation | None = None) -> str
 
 def weights_file(name: str, weights_dir: Path | None = None) -> Path | None:
     """The local file that ``"auto"`` means: the shipped one of an embedded backbone, else one in `weights_dir`."""
-    if parse_backbone(name).kind == "embedded":
+    kind = parse_backbone(name).kind
+    if kind == "embedded":
         return weights_path(name)
-    return find_weights(name, weights_dir)
+    return None if kind == "own" else find_weights(name, weights_dir)
 
 
 def random_seed(weights: str) -> int:
@@ -121,12 +123,15 @@ def weights_identity(name: str, *, weights_dir: Path | None = None, weights: str
             an identity already, which is returned as it is.
 
     Returns:
-        ``"sha256:<12 hex>"``, ``"hub"`` or ``"random:SEED"``.
+        ``"sha256:<12 hex>"``, ``"hub"`` or ``"random:SEED"``; ``"source:<12 hex>"`` of the file of a backbone of one's
+        own, whose function loads its weights itself.
 
     Raises:
-        UserError: unknown choice, bad directory, a shipped file that is missing, or a file under a name that does not
-            say which activation it wants (`check_tag`).
+        UserError: unknown choice, a backbone of one's own that has changed, bad directory, a shipped file that is
+            missing, or a file under a name that does not say which activation it wants (`check_tag`).
     """
+    if parse_backbone(name).kind == "own":
+        return _own(name, weights)
     if weights == "random" or weights.startswith("random:"):
         return f"random:{random_seed(weights)}"
     if weights == "hub" and parse_backbone(name).kind == "embedded":
@@ -142,6 +147,19 @@ def weights_identity(name: str, *, weights_dir: Path | None = None, weights: str
         raise UserError(f"shipped weights {path} of backbone {name!r} are missing; install the package again")
     check_tag(name, path)
     return file_identity(path, normalisation_beside(name, path))
+
+
+def _own(name: str, weights: str) -> str:
+    """The identity of a backbone of one's own, which must be `weights` unless that is ``"auto"``."""
+    found = own_identity(name)
+    if weights.startswith(SOURCE) and weights != found:
+        raise UserError(
+            f"backbone {name!r} has changed: its file is {found}, but {weights} was asked for; put the old one back, "
+            f"or run again, so that the results get their own key"
+        )
+    if weights not in ("auto", found):
+        raise UserError(f"weights {weights!r}: a backbone of your own, {name!r}, loads its weights itself; use 'auto'")
+    return found
 
 
 def load_state_dict(path: Path) -> dict[str, torch.Tensor]:

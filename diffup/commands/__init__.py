@@ -1,1 +1,1 @@
-"""The commands of `diffup`, one module each."""
+"""The commands of ``diffup``, a module each, with their options."""

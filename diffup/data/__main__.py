@@ -4,7 +4,8 @@
     python -m diffup.data verify coco20i --root coco
     python -m diffup.data verify birds/dataset.json
 
-``verify`` writes nothing and lists every bad file; its exit code is 1 if there is one.
+``diffup data import`` makes one of annotations of labelme, CVAT and others (docs/import.md). ``verify`` writes nothing
+and lists every bad file; its exit code is 1 if there is one.
 """
 
 from __future__ import annotations

@@ -7,12 +7,8 @@ query, and no class name unless the annotation has text. No torch at import.
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,12 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffup.config import parse_annotation, support_kinds
 from diffup.errors import UserError
+from diffup.plugins import imported, source_hash
 
 if TYPE_CHECKING:
     from diffup.episodes.cue_source import CueSource
     from diffup.episodes.episode import Episode
 
 HASHED = "sha256:"
+WHAT = "adapter function"
 TOLERANCE = 1e-4  # beyond [0, 1] that rounding explains
 
 
@@ -60,16 +58,7 @@ def function_version(function: str) -> str:
     Raises:
         UserError: not of that form, or no such module or file.
     """
-    module, _, name = function.partition(":")
-    if not name or not all(part.isidentifier() for part in (*module.split("."), name)):
-        raise UserError(f"adapter function {function!r}: write it as 'package.module:name'")
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError) as error:
-        raise UserError(f"adapter function {function!r}: {error}; put its folder on PYTHONPATH") from error
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise UserError(f"adapter function {function!r}: there is no file of a module {module!r} on Python's path")
-    return f"{HASHED}{hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:12]}"
+    return HASHED + source_hash(function, WHAT)
 
 
 def load_method(function: str, version: str) -> Method:
@@ -88,13 +77,7 @@ def load_method(function: str, version: str) -> Method:
             f"adapter function {function!r} has changed: its file is {found}, the cell names {version}. Plan the grid "
             f"again, so that the results get a key of their own"
         )
-    module, _, name = function.partition(":")
-    try:
-        method = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"adapter function {function!r} can't be imported: {error}") from error
-    if not callable(method):
-        raise UserError(f"adapter function {function!r} is a {type(method).__name__}, which can't be called")
+    method: Method = imported(function, WHAT)
     return method
 
 

@@ -34,6 +34,11 @@ BANK_STREAM = 2**33  # keeps the drawing of banks apart from that of episodes an
 SHOWN = 0.5  # share of a position that an object takes for it to count as one
 FEWEST = 2
 JPEG_QUALITY = 90
+DROP = 0.2  # share that a cue leaves out of a bank whose images nobody has looked through for its class
+SAMPLES = (
+    "astronaut", "brick", "camera", "chelsea", "clock", "coffee", "coins", "grass", "gravel", "moon", "page", "rocket",
+    "stereo_motorcycle",
+)  # fmt: skip
 
 
 def bank_images(
@@ -105,13 +110,17 @@ class BankImages:
     Attributes:
         pictures: each as JPEG.
         objects_Nhw: where each shows an object, of whatever kind; nowhere without labels.
+        drop: see `diffup.config.BankConfig`.
     """
 
     pictures: tuple[bytes, ...]
     objects_Nhw: Tensor
+    drop: float = 0.0
 
     @staticmethod
-    def of(images: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_] | None]], config: EncoderConfig) -> BankImages:
+    def of(
+        images: Sequence[tuple[NDArray[np.uint8], NDArray[np.bool_] | None]], config: EncoderConfig, drop: float = 0.0
+    ) -> BankImages:
         """From RGB images [H, W, 3] with masks [H, W] of the objects they show, at the size that models get them.
 
         Raises:
@@ -128,7 +137,7 @@ class BankImages:
             pictures.append(kept.getvalue())
             shown = torch.zeros(image.shape[:2]) if mask is None else torch.from_numpy(mask).float()
             objects.append(F.adaptive_avg_pool2d(shown[None], grid)[0] >= SHOWN)
-        return BankImages(tuple(pictures), torch.stack(objects))
+        return BankImages(tuple(pictures), torch.stack(objects), drop)
 
     def encoded(self, encoder: Encoder, per_image: int) -> Bank:
         """The bank in a backbone's features, on the CPU; `per_image` positions of each image."""
@@ -144,7 +153,7 @@ class BankImages:
         pictures = {
             f"{i:04d}.jpg": torch.frombuffer(bytearray(p), dtype=torch.uint8) for i, p in enumerate(self.pictures)
         }
-        return save({**pictures, "objects": self.objects_Nhw})
+        return save({**pictures, "drop": torch.tensor(self.drop), "objects": self.objects_Nhw})
 
     @staticmethod
     def loaded(content: bytes) -> BankImages:
@@ -154,11 +163,22 @@ class BankImages:
             OSError, KeyError, SafetensorError: it is no such content, or one of its pictures is damaged.
         """
         tensors = load(content)
-        objects = tensors.pop("objects")
+        objects, drop = tensors.pop("objects"), float(tensors.pop("drop", torch.tensor(0.0)))
         pictures = tuple(bytes(tensors[name].numpy()) for name in sorted(tensors))
         for picture in pictures:
             Image.open(io.BytesIO(picture)).load()
-        return BankImages(pictures, objects)
+        return BankImages(pictures, objects, drop)
+
+    @staticmethod
+    def samples(config: EncoderConfig) -> BankImages:
+        """Photographs that come with scikit-image: for a checkpoint without images of its own, better than none."""
+        from skimage import data
+
+        shown = [
+            np.asarray(found if isinstance(found := getattr(data, name)(), np.ndarray) else found[0])
+            for name in SAMPLES
+        ]
+        return BankImages.of([(np.dstack([i] * 3) if i.ndim == 2 else i, None) for i in shown], config, DROP)
 
 
 def _places(image: str, positions: int, count: int) -> Tensor:

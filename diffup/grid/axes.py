@@ -19,6 +19,7 @@ from diffup.errors import UserError
 from diffup.evaluation.adapter import function_version
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.grid.datasets import Data, manifest_for, training_lists
+from diffup.plugins import METHODS, entry_points
 from diffup.training.recipes import Recipe
 
 PRIOR_MEAN = SampleConfig(method="prior_mean")
@@ -55,13 +56,15 @@ def adapter(function: str, *, version: str = "") -> SampleConfig:
     """A foreign method, for `evaluation_cells(…, sample=…)` (`diffup.evaluation.adapter` has its arguments and result).
 
     Args:
-        function: ``"package.module:name"`` of a function ``(query, supports, cues) → probability``.
+        function: ``"package.module:name"`` of a function ``(query, supports, cues) → probability``, or the name of an
+            entry point of group ``diffup.methods``, which stands for one.
         version: what makes its results its own; by default the hash of its source file. Name one where the method lies
             in several files: a change in another file doesn't change the hash, and old results would be kept.
 
     Raises:
         UserError: there is no such module.
     """
+    function = entry_points(METHODS).get(function, function)
     found = function_version(function)
     return SampleConfig(method="adapter", function=function, function_version=version or found)
 
@@ -70,7 +73,7 @@ def named_backbone(name: str, *, weights_dir: Path | None = None, check: bool = 
     """A backbone with the weights that its name stands for: a shipped or local file, else the hub.
 
     Args:
-        name: timm, ``open_clip:…`` or embedded name.
+        name: timm, ``open_clip:…`` or embedded name, or a backbone of one's own (`diffup.backbones.registry`).
         weights_dir: folder of local weights.
         check: ask the libraries whether they know the name (imports them).
 

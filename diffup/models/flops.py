@@ -34,8 +34,8 @@ def backbone_cost(name: str, side: int) -> dict[str, float]:
     """
     from diffup.backbones.load import build
 
-    # Those of open_clip can't be built without memory.
-    place = "cpu" if check_backbone(name).kind == "open_clip" else "meta"
+    # Those of open_clip can't be built without memory, and one's own may load weights.
+    place = "meta" if check_backbone(name).kind in ("timm", "embedded") else "cpu"
     with torch.random.fork_rng(devices=[]), torch.device(place), torch.inference_mode():
         model = build(name).eval()
         height, width = model.input_size(side, side)

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from analysis.build import collect
 from analysis.paper import main, main_markdown, write_all
 from analysis.results import load_results, where
-from analysis.stats import holm
 from analysis.tables.differences import claims_table
 from analysis.tables.html import to_html
 from analysis.tables.latex import to_latex
@@ -26,6 +25,7 @@ from analysis.tables.places import MethodKey, Task
 from analysis.tables.scores import Study, studies
 from analysis.tables.table import Number, Table, differs, figure, to_markdown
 from diffup.config import InputConfig, SampleConfig
+from diffup.evaluation.stats import holm
 from diffup.grid.cell import Cell
 from tests.analysis.test_tables import EMPTY, HARD, WIDE
 from tests.helpers.stores import BETTER, CLIP, HOME, cell, grid, write_cell, write_store

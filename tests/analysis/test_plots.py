@@ -14,7 +14,9 @@ import pandas as pd
 import pytest
 
 from analysis.files import write_files
+from analysis.plots import study as study_plots
 from analysis.plots.distributions import classes_plot, episodes_plot
+from analysis.plots.looks import by_cost, colour_of, style
 from analysis.plots.study import cost_plot, shots_plot, steps_plot, upgrade_plot
 from analysis.plotting import Plot
 from analysis.results import Results, class_names, load_results
@@ -64,7 +66,7 @@ def test_shots(made: tuple[Results, Study], tmp_path: Path) -> None:
     _, study = made
     data: Any = check(shots_plot(study), tmp_path)
     mine = next(s for s in study.methods if (s.backbone, s.variant, s.trained_on) == (HOME, "diffup", HOME))
-    line: Any = data[(data["panel"] == HOME) & (data["series"] == "DiffUp, mask")].set_index("x")
+    line: Any = data[(data["panel"] == "mask") & (data["series"] == f"{HOME}, DiffUp")].set_index("x")
     assert list(line.index) == [1, 5, 10]
     for shots in (1, 5, 10):
         number = study.number(mine, Task(shots, "mask"))
@@ -73,16 +75,63 @@ def test_shots(made: tuple[Results, Study], tmp_path: Path) -> None:
         assert line.loc[shots, "keys"].split() == list(number.keys)
 
 
-def test_upgrade_goes_from_the_weakest_backbone_to_the_strongest(made: tuple[Results, Study], tmp_path: Path) -> None:
-    data: Any = check(upgrade_plot(made[1]), tmp_path)
-    lines = {name: part["x"].tolist() for name, part in data.groupby("series")}
-    assert lines == {
-        f"DiffUp, trained on {HOME}": [HOME, CLIP, BETTER],
-        "prior mean": [HOME, CLIP, BETTER],
+GFLOPS = {HOME: 12.0, BETTER: 4.5, CLIP: 0.9}
+
+
+def with_costs(study: Study) -> Study:
+    return replace(study, cells=study.cells.assign(encode_gflops=study.cells["backbone"].map(GFLOPS)), scores={})
+
+
+def test_upgrade_goes_from_the_cheapest_backbone_to_the_dearest(made: tuple[Results, Study], tmp_path: Path) -> None:
+    data: Any = check(upgrade_plot(with_costs(made[1])), tmp_path)
+    rows = {name: part["x"].tolist() for name, part in data.groupby("series")}
+    assert rows == {
+        f"DiffUp, trained on {HOME}": [CLIP, BETTER, HOME],
+        "prior mean": [CLIP, BETTER, HOME],
         "DiffUp, re-trained": [BETTER],
     }
-    prior = data[data["series"] == "prior mean"]["y"].tolist()
-    assert prior == sorted(prior)
+    assert by_cost(made[1], [HOME, BETTER, CLIP]) == [HOME, BETTER, CLIP], "without costs, the order of the tables"
+
+
+def test_upgrade_joins_no_backbones_and_keeps_its_labels_inside(
+    made: tuple[Results, Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Backbones have no order that a line could follow; their names are inside the axes, whatever their length."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(study_plots, "finish", lambda figure, *_: drawn.append(figure))
+    upgrade_plot(with_costs(made[1]))
+    (figure,) = drawn
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    assert all(len(line.get_xdata()) == 1 for line in axes.lines), "a mark stands alone"
+    names = [text for text in axes.texts if "GFLOPs" in text.get_text()]
+    assert [name.get_text() for name in names] == [
+        f"{CLIP}, 0.9 GFLOPs an image", f"{BETTER}, 4.5 GFLOPs an image",
+        f"{HOME} (training backbone), 12 GFLOPs an image",
+    ]  # fmt: skip
+    box = axes.get_window_extent()
+    for name in names:
+        extent = name.get_window_extent()
+        assert box.x0 <= extent.x0 and extent.x1 <= box.x1 and box.y0 <= extent.y0 and extent.y1 <= box.y1
+    gains = [text.get_text() for text in axes.texts if text not in names]
+    assert len(gains) == 2 and all(gain.startswith("+") for gain in gains)
+
+
+def test_a_backbone_has_one_colour_and_a_method_one_mark_in_every_figure(made: tuple[Results, Study]) -> None:
+    study = with_costs(made[1])
+    colours = {name: colour_of(study, name) for name in (HOME, BETTER, CLIP)}
+    assert len({*colours.values()}) == 3
+    marks = {(m.variant, m.backbone): style(study, m) for m in study.methods if m.trained_on in ("", HOME)}
+    for (variant, backbone), look in marks.items():
+        assert look["color"] == colours[backbone]
+        assert look["marker"] == marks.get((variant, HOME), look)["marker"]
+    assert marks["diffup", HOME]["marker"] != marks["prior_mean", HOME]["marker"]
+    again = next(m for m in study.methods if m.trained_on == BETTER)
+    assert style(study, again)["markerfacecolor"] == "none", "the re-trained reference is hollow"
+    for plot in (shots_plot(study), upgrade_plot(study)):
+        assert plot is not None
+        svg = plot.images["svg"].decode().lower()
+        assert all(colour.lower() in svg for colour in colours.values())
 
 
 def test_steps_are_those_of_the_cells(made: tuple[Results, Study], tmp_path: Path) -> None:

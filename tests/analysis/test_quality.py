@@ -16,11 +16,11 @@ from scipy import stats as reference
 from analysis.calibration import auroc, estimates, iou_error, read_quality, spearman
 from analysis.quality import Qualities, main, quality_tables, write_quality
 from analysis.results import load_results
-from analysis.stats import EpisodeCounts, episode_multiplicities
 from analysis.tables.scores import studies
 from analysis.tables.table import Number
 from diffup.evaluation.metrics import STD_BINS, counts, episode_ious
 from diffup.evaluation.scoring import Predicted, Prediction, score
+from diffup.evaluation.stats import EpisodeCounts, episode_multiplicities
 from diffup.grid.cell import Cell
 from diffup.training.losses import batch_iou
 from tests.helpers.stores import BETTER, HOME, cell, episodes, write_cell

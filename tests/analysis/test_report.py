@@ -9,14 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from analysis.build import collect
+from analysis.plotting import Plot
 from analysis.report import page as report
+from analysis.report import parts
 from analysis.report.gallery import RANKS, gallery
 from analysis.report.parts import gallery_html
+from analysis.report.strips import split
+from analysis.report.summary import NOTHING, answer
 from analysis.results import load_results
+from analysis.tables.places import Task
+from diffup.evaluation.drawing import LAYOUTS
 from diffup.grid.cell import Cell
 from tests.helpers.browser import Browser
 from tests.helpers.stores import BETTER, CLIP, HOME, cell, grid, write_cell, write_store
@@ -103,6 +110,70 @@ def test_panels_follow_the_rule(store: Path) -> None:
             assert panel.iou == pytest.approx(100 * inter / union)
 
 
+def test_the_page_opens_with_the_answer(page: Path, store: Path) -> None:
+    """In words, with the figures of the table; then one figure and three episodes; provenance once, at the end."""
+    text = page.read_text()
+    (part,) = collect(load_results(store), resamples=FAST)
+    task = Task(1, "mask")
+    mine = {m.backbone: m for m in part.study.shown if m.variant == "diffup" and not m.control}
+    score = part.study.number(mine[BETTER], task)
+    gain = part.study.difference((mine[BETTER], task), (mine[HOME], task))
+    assert score is not None and gain is not None and gain.low > 0
+    words = (
+        f"{BETTER} {score.value:.1f}, +{gain.value:.1f} [{gain.low:.1f}, {gain.high:.1f}] over its training backbone"
+    )
+    summary = text[text.index('<section id="summary">') : text.index('<section id="verdicts">')]
+    assert f'<p class="answer"><b>{words} {HOME}.</b>' in summary
+    assert CLIP not in summary[: summary.index("</ul>")], "fold 1 of it is missing: there is no figure to quote"
+    assert summary.count("<svg") == 1 and summary.count('<article class="example"') == 3
+    assert text.count("code feedfacecafe") == text[text.index('<section id="provenance">') :].count("code feedfacecafe")
+    assert len(re.findall('id="plot-figure_upgrade"', text)) == 1
+
+
+def test_an_answer_says_what_is_worse_and_what_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.helpers.stores.quality", lambda c: {HOME: 0.6, BETTER: 0.45}.get(c.backbone, 0.6))
+    cells = [cell(), cell(backbone=BETTER), cell(backbone=CLIP)]
+    write_store(tmp_path / "worse", cells)
+    (part,) = collect(load_results(tmp_path / "worse"), resamples=FAST)
+    lines = answer(part.study)
+    assert re.fullmatch(
+        rf"{CLIP} [0-9.]+, [+−]?[0-9.]+ \[−[0-9.]+, [0-9.]+\] against its training backbone {HOME}", lines[0]
+    )
+    assert re.fullmatch(rf"{BETTER} [0-9.]+, −[0-9.]+ \[−[0-9.]+, −[0-9.]+\] against its training backbone", lines[1])
+    write_store(tmp_path / "none", cells, missing=lambda _: True)
+    (part,) = collect(load_results(tmp_path / "none"), resamples=FAST)
+    assert answer(part.study) == [NOTHING]
+    write_store(tmp_path / "free", [cell(method="prior_mean")])
+    (part,) = collect(load_results(tmp_path / "free"), resamples=FAST)
+    assert answer(part.study)[0].startswith(f"prior mean on {HOME}: ")
+
+
+def test_supports_are_shown_once_for_all_backbones() -> None:
+    """Panels of today and of earlier versions are taken apart; others are shown as they are."""
+    for side, gap, head in LAYOUTS:
+        for supports, count in ((True, 6), (True, 5), (False, 5), (False, 4)):
+            panel = Image.new("RGB", (count * (side + gap) - gap, side + head), "white")
+            for place in range(count):
+                panel.paste((40 * place, 0, 0), (place * (side + gap), head, place * (side + gap) + side, side + head))
+            found = split(panel, supports=supports)
+            assert found is not None
+            front = 1 + supports
+            for strip, places in zip(found, ([*range(front), count - 1], [*range(front, count - 1)])):
+                assert strip.size == (len(places) * (side + gap) - gap, side + head)
+                colours = [strip.getpixel((i * (side + gap) + side // 2, head + 5)) for i in range(len(places))]
+                assert colours == [(40 * place, 0, 0) for place in places]
+    assert split(Image.new("RGB", (96, 24)), supports=True) is None
+
+
+def test_calibration_is_folded(page: Path) -> None:
+    plots = [
+        Plot(name, "A <caption>", pd.DataFrame(), {"svg": b"<svg></svg>"}) for name in ("figure_cost", "quality_a")
+    ]
+    html = parts.plots_html(plots)
+    assert html.index('id="plot-figure_cost"') < html.index("<details>") < html.index('id="plot-quality_a"')
+    assert "<details open" not in html and "A &lt;caption&gt;" in html
+
+
 def test_panels_that_do_not_fit_are_counted(store: Path) -> None:
     results = load_results(store)
     (part,) = collect(results, resamples=FAST)
@@ -153,9 +224,58 @@ def test_a_browser_sorts_filters_and_hovers(page: Path, tmp_path: Path, require_
         assert browser.errors == []
         assert all(url.startswith(("file:", "data:")) for url in browser.requests)
         browser.screenshot(tmp_path / "desktop.png")
+
+
+@pytest.mark.browser
+def test_a_phone_shows_everything_and_a_tap_shows_an_interval(
+    page: Path, tmp_path: Path, require_program: Callable[[str], str]
+) -> None:
+    with Browser(require_program("chromium")) as browser:
         browser.open(page, width=390, height=844, phone=True)
         assert browser.run("document.documentElement.scrollWidth") <= 390, "the page is wider than a phone"
+        wide = "[...document.querySelectorAll('.scroll')].every(s => s.scrollWidth <= s.clientWidth || "
+        assert browser.run(wide + "getComputedStyle(s).overflowX === 'auto')"), "a wide table does not scroll"
+        shown, text = "!document.getElementById('tip').hidden", "document.getElementById('tip').textContent"
+        cell = "#main tbody tr:nth-child(2) td[data-tip]"
+        browser.tap(cell)
+        browser.until(shown)
+        assert "95% interval [" in browser.run(text)
+        box = browser.run("(b => [b.left, b.right])(document.getElementById('tip').getBoundingClientRect())")
+        assert box[0] >= 0 and box[1] <= 390, "the interval is beyond the edge"
         browser.screenshot(tmp_path / "phone.png")
+        browser.tap(cell)
+        browser.until(f"!({shown})")
+        assert browser.errors == []
+
+
+@pytest.mark.browser
+def test_episodes_are_on_pages(
+    store: Path, page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, require_program: Callable[[str], str]
+) -> None:
+    """A few at a time, all of them on some page, and filters start at the first one again."""
+    monkeypatch.setattr(parts, "PAGE", 4)
+    short = report.write_report(store, tmp_path / "short.html", resamples=FAST)
+    visible = (
+        "[...document.querySelectorAll('#panels .example')].filter(e => e.offsetParent)"
+        ".map(e => e.querySelector('h3').textContent)"
+    )
+    with Browser(require_program("chromium")) as browser:
+        browser.open(short)
+        every = browser.run("document.querySelectorAll('#panels .example').length")
+        seen = list(browser.run(visible))
+        assert len(seen) == 4 < every
+        assert browser.run("document.querySelector('#panels .pager button').disabled"), "before the first page"
+        for _ in range(-(-every // 4) - 1):
+            browser.click("#panels .pager button:last-child")
+            seen += browser.run(visible)
+        assert len(seen) == len({*seen}) == every
+        assert browser.run("document.querySelector('#panels .pager button:last-child').disabled")
+        browser.run(
+            "(() => { const s = document.querySelector('#panels select[name=rank]'); s.value = 'worst'; "
+            "s.dispatchEvent(new Event('input', {bubbles: true})); })()"
+        )
+        assert all("worst" in name for name in browser.run(visible))
+        assert "page 1 of" in browser.run("document.querySelector('#panels .pager output').textContent")
         assert browser.errors == []
 
 

@@ -144,7 +144,16 @@ def test_all_that_a_cell_is_made_by_is_hashed() -> None:
         "data.layouts.coco",
     ):
         assert name in FILES
-    for name in ("api", "models.card", "errors", "evaluation.panels", "data.report", "data.__main__", "grid.cell"):
+    for name in (
+        "api",
+        "models.card",
+        "errors",
+        "evaluation.drawing",
+        "evaluation.panels",
+        "data.report",
+        "data.__main__",
+        "grid.cell",
+    ):
         assert name not in FILES
 
 

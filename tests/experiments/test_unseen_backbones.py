@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
+
+from diffup.errors import UserError
 from diffup.grid.axes import RIVALS, Backbone
 from diffup.grid.cell import Cell, TrainingCell
 from diffup.grid.datasets import Data
+from diffup.grid.variants import changes_training
 from experiments.training_free import BACKBONES
-from experiments.unseen_backbones import SOURCES, TRAINED, grid
+from experiments.unseen_backbones import CHANGES, DEFAULT, SOURCES, UnseenBackbones, grid
 
 DATA = Data(name="made up", fingerprint="0" * 12, folds=4)
-TASKS = 4
+TASKS = 5
 
 
 def named(names: tuple[str, ...]) -> list[Backbone]:
@@ -20,15 +24,16 @@ def test_each_checkpoint_meets_all_rivals_on_the_same_episodes() -> None:
     made = grid(DATA, sources=named(SOURCES), backbones=named(BACKBONES), seeds=(0, 1))
     trained = {cell.key(): cell for cell in made if isinstance(cell, TrainingCell)}
     cells = [cell for cell in made if isinstance(cell, Cell)]
-    assert len(trained) == DATA.folds * len(SOURCES) * len(TRAINED) * 2
-    tested = len(SOURCES) * len(TRAINED) * (TASKS + 1)  # the second seed has 1-shot masks alone
+    assert len(trained) == DATA.folds * len(SOURCES) * 2 * 2, "diffup and stretched, two seeds"
+    tested = len(SOURCES) * len(DEFAULT) * (TASKS + 1)  # the second seed has 1-shot masks alone
     assert len(cells) == DATA.folds * len(BACKBONES) * (len(RIVALS) * TASKS + tested)
     draws = {(cell.fold, cell.shots, cell.annotation): (cell.episode_seed, cell.episodes) for cell in cells}
     for cell in cells:
         assert draws[cell.fold, cell.shots, cell.annotation] == (cell.episode_seed, cell.episodes)
         if cell.checkpoint:
             source = trained[cell.checkpoint]
-            assert (cell.fold, cell.train_seed, cell.variant) == (source.fold, source.train_seed, source.variant)
+            variant = {"snap": "diffup"}.get(cell.variant, cell.variant)
+            assert (cell.fold, cell.train_seed, variant) == (source.fold, source.train_seed, source.variant)
             assert cell.input == source.input, "another bank than in training"
 
 
@@ -36,3 +41,16 @@ def test_only_the_variant_that_reads_evidence_has_a_bank() -> None:
     made = grid(DATA, sources=named(SOURCES[:1]), backbones=named(BACKBONES), folds=(0,))
     reads = {cell.variant: (cell.model.base, cell.input.bank) for cell in made if isinstance(cell, TrainingCell)}
     assert reads == {"diffup": ("evidence", 60), "stretched": ("prior", 0)}
+
+
+def test_each_variant_has_its_own_cells_and_only_those_that_need_it_a_checkpoint() -> None:
+    made = grid(DATA, sources=named(SOURCES[:1]), backbones=named(BACKBONES[:1]), folds=(0,), variants=tuple(CHANGES))
+    checkpoints = {cell.variant for cell in made if isinstance(cell, TrainingCell)}
+    assert checkpoints == {"diffup"} | {name for name, change in CHANGES.items() if changes_training(change)}
+    tested = {cell.key(): cell.variant for cell in made if isinstance(cell, Cell) and cell.checkpoint}
+    assert len(tested) == len(CHANGES) * TASKS and set(tested.values()) == set(CHANGES)
+
+
+def test_an_unknown_variant_is_refused() -> None:
+    with pytest.raises(UserError, match="there is no 'no_such'"):
+        UnseenBackbones(dataset="a.json", variants=("diffup", "no_such"))

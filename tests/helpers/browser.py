@@ -125,14 +125,33 @@ class Browser:
         files = [str(path.resolve()) for path in paths]
         self._call("DOM.setFileInputFiles", files=files, objectId=found["result"]["objectId"])
 
+    def tap(self, selector: str) -> None:
+        """Touch an element with a finger; the page must have been opened as a phone."""
+        x, y = self._place(selector)
+        self._call("Emulation.setTouchEmulationEnabled", enabled=True)
+        self._call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        self._call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
+    def until(self, expression: str) -> None:
+        """Wait until an expression of the page is true."""
+        limit = time.monotonic() + SECONDS
+        while not self.run(expression):
+            assert time.monotonic() < limit, f"never true: {expression}"
+            time.sleep(0.02)
+
     def hover(self, selector: str) -> tuple[float, float]:
         """Move the mouse over an element; returns where that is."""
+        x, y = self._place(selector)
+        self._call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        return x, y
+
+    def _place(self, selector: str) -> tuple[float, float]:
+        """The middle of an element, which is scrolled into view."""
         found = self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); "
             "e.scrollIntoView({block: 'center', inline: 'center', behavior: 'instant'}); "
             "const b = e.getBoundingClientRect(); return [b.left + b.width / 2, b.top + b.height / 2]; })()"
         )
-        self._call("Input.dispatchMouseEvent", type="mouseMoved", x=found[0], y=found[1])
         return found[0], found[1]
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:

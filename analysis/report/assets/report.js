@@ -29,6 +29,20 @@
     });
   }
 
+  // A tap shows a figure's interval, another one hides it; a mouse has shown it by then.
+  let tapped = null;
+  document.addEventListener("pointerup", (event) => {
+    if (event.pointerType === "mouse") return;
+    const cell = event.target instanceof Element ? event.target.closest("td[data-tip]") : null;
+    const again = cell !== null && cell === tapped;
+    tapped = again ? null : cell;
+    setTimeout(() => {  // after the mouse events that the browser makes of a tap
+      if (tapped) show(tapped);
+      else tip.hidden = true;
+    }, 60);
+  });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hidden = true; });
+
   const valueOf = (row, column) => {
     const cell = row.cells[column];
     const raw = cell ? (cell.dataset.value ?? cell.textContent.trim()) : "";
@@ -68,7 +82,33 @@
     });
   });
 
+  // Episodes of which a panel is left by the filters, a few on a page.
+  const pages = (section) => {
+    const box = section?.querySelector(".examples[data-page]");
+    if (!box) return () => {};
+    const pager = section.querySelector(".pager");
+    const [before, after] = pager.querySelectorAll("button");
+    const size = Number(box.dataset.page);
+    let page = 0;
+    const draw = () => {
+      const all = [...box.querySelectorAll(".example")];
+      const left = all.filter((one) => [...one.querySelectorAll("figure:not(.shared)")].some((f) => !f.hidden));
+      const last = Math.max(0, Math.ceil(left.length / size) - 1);
+      page = Math.min(Math.max(page, 0), last);
+      const here = new Set(left.slice(page * size, (page + 1) * size));
+      all.forEach((one) => { one.hidden = !here.has(one); });
+      pager.hidden = last === 0;
+      before.disabled = page === 0;
+      after.disabled = page === last;
+      pager.querySelector("output").textContent = `page ${page + 1} of ${last + 1}`;
+    };
+    before.addEventListener("click", () => { page -= 1; draw(); });
+    after.addEventListener("click", () => { page += 1; draw(); });
+    return () => { page = 0; draw(); };
+  };
+
   document.querySelectorAll(".filters").forEach((form) => {
+    const turn = pages(form.closest("section"));
     const items = [...document.querySelectorAll(form.dataset.items)];
     const count = form.querySelector("output");
     const update = () => {
@@ -84,6 +124,7 @@
         left += fits;
       });
       if (count) count.textContent = `${left} of ${items.length}`;
+      turn();
     };
     form.addEventListener("input", update);
     form.addEventListener("submit", (event) => event.preventDefault());

@@ -119,6 +119,18 @@ def read_instances(path: Path, classes: Sequence[str]) -> Instances:
     return Instances(images, by_image, [f"{path}: {problem}" for problem in problems])
 
 
+def categories_of(path: Path) -> list[str]:
+    """Names of the categories of an instances JSON, in the order of their ids, each once.
+
+    Raises:
+        UserError: not JSON, or no instances JSON.
+    """
+    _check_depth(path)
+    entries = list(_stream(path, "categories"))
+    _categories(entries, (), path)
+    return list(dict.fromkeys(str(e["name"]) for e in sorted(entries, key=lambda entry: _whole(entry["id"]))))
+
+
 def _instance(entry: dict[str, Any], class_index: int, crowd: bool, height: Any, width: Any) -> Instance:
     raw, number = entry.get("segmentation"), reprlib.repr(entry.get("id"))
     if all(type(side) is int and 0 < side <= LARGEST for side in (height, width)):
@@ -128,7 +140,7 @@ def _instance(entry: dict[str, Any], class_index: int, crowd: bool, height: Any,
 
 def _compressed(segmentation: Any, height: int, width: int) -> tuple[bytes | str, bool]:
     try:
-        counts = bytes(_runs(segmentation, height, width)["counts"])
+        counts = bytes(runs_of(segmentation, height, width)["counts"])
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         return str(error), False
     return counts, isinstance(segmentation, list) and any(
@@ -239,8 +251,12 @@ def inside(name: str) -> str:
     return name
 
 
-def _runs(segmentation: Any, height: int, width: int) -> Any:
-    """Compressed runs of a polygon list, of uncompressed or of compressed runs."""
+def runs_of(segmentation: Any, height: int, width: int) -> Any:
+    """Compressed runs of a polygon list, of uncompressed or of compressed runs.
+
+    Raises:
+        KeyError, IndexError, TypeError, ValueError, OverflowError: it is none of these, or does not fit the image.
+    """
     if not segmentation:
         raise ValueError(
             "it is empty, and a polygon needs at least three points: a box alone is not a mask; draw or remove it"

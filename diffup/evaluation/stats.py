@@ -12,9 +12,10 @@ Letters: N episodes · M query images of one class · B resamples · S cells.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ RESAMPLES = 2000
 LEVEL = 0.95
 ALPHA = 0.05  # 1 - LEVEL is a little more in floating point
 COUNTED = 10  # draws beyond 0 whose share is a p-value; with fewer, the tail is estimated
+COUNTS = ("inter_fg", "union_fg", "inter_bg", "union_bg")
+EPISODE_COLUMNS = ("episode", "class_id", "query", *COUNTS)
 INTER_FG, UNION_FG, INTER_BG, UNION_BG = range(4)
 
 Floats = NDArray[np.float64]
@@ -62,6 +65,20 @@ class EpisodeCounts:
 
     def __len__(self) -> int:
         return len(self.episode)
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Any]) -> EpisodeCounts:
+        """From the columns `EPISODE_COLUMNS` of an episode table, in any order of rows.
+
+        Raises:
+            ValueError: the values are no counts of episodes; also KeyError, a column is missing.
+        """
+        arrays = {name: np.asarray(columns[name]) for name in EPISODE_COLUMNS}
+        integers = {name: values.astype(np.int64) for name, values in arrays.items() if name != "query"}
+        order = np.argsort(integers["episode"], kind="stable")
+        counts = np.stack([integers[name] for name in COUNTS], axis=1)
+        query = arrays["query"].astype(np.str_)
+        return cls(integers["episode"][order], integers["class_id"][order], query[order], counts[order])
 
     def take(self, rows: NDArray[np.intp] | Ints) -> EpisodeCounts:
         """The episodes at these positions."""

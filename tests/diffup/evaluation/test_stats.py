@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from analysis.stats import (
+from diffup.evaluation.metrics import fb_iou, miou
+from diffup.evaluation.stats import (
     EpisodeCounts,
     Estimate,
     Scores,
@@ -20,7 +21,6 @@ from analysis.stats import (
     multiplicities,
     per_class,
 )
-from diffup.evaluation.metrics import fb_iou, miou
 
 SEED = 3
 
