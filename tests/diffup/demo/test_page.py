@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import math
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from diffup.data.dataset import Dataset
 from diffup.demo.drawing import Stroke, annotations_of
 from tests.helpers.browser import Browser
 from tests.helpers.demos import Demo, running
+from tests.helpers.fuzzing import NASTY
 from tests.helpers.trained import CELL, example
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -276,6 +279,35 @@ def test_nothing_is_kept_in_files_or_in_the_browser(
     assert browser.run("document.querySelector('#du-supports canvas').hidden")
     kept: Any = browser.run("indexedDB.databases().then((all) => [all.length, localStorage.length, document.cookie])")
     assert kept[0] == 0 and kept[2] == "", kept
+
+
+def post(address: str, content: bytes, kind: str) -> int:
+    """The status that a request is answered with."""
+    request = urllib.request.Request(address, content, {"Content-Type": kind})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert json.loads(answer.read())["error"]
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_requests_past_the_page_leave_no_file_and_no_traceback(demo: Demo) -> None:
+    """Values of any kind sent to the canvas's function, and files sent to Gradio's own upload, which the page lacks."""
+    with urllib.request.urlopen(f"{demo.address}config", timeout=60) as answer:
+        parts = json.loads(answer.read())["components"]
+    (canvas,) = [part["id"] for part in parts if part["props"].get("elem_id") == "du-query"]
+    call = {"component_id": canvas, "fn_name": "upload", "session_hash": "tests"}
+    sendable = [value for value in NASTY if "\\ud800" not in repr(value) and value != 10**400]
+    for value in [*sendable, *({"name": value, "data": value} for value in sendable)]:
+        content = json.dumps({**call, "data": value}).encode()
+        assert post(f"{demo.address}gradio_api/component_server", content, "application/json") == 200, value
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + b"1" * 99 + b"\r\n--x--\r\n"
+    )
+    assert post(f"{demo.address}gradio_api/upload", form, "multipart/form-data; boundary=x") in range(400, 500)
+    assert demo.errors() == ""
+    assert sorted(path.name for path in demo.folder.rglob("*") if path.is_file()) == ["errors.txt"]
 
 
 def test_the_page_is_ready_in_time(demo: Demo) -> None:
