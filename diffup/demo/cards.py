@@ -57,7 +57,8 @@ def card(outcome: Outcome, trained_on: str) -> str:
     rows = "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in facts)
     mask = data_url(Image.fromarray(result.mask).convert("L"), "PNG")
     return (
-        f'<article aria-live="polite" class="du-card" data-backbone="{name}"><header><h3>{name}</h3><span>{seen}</span></header>'
+        f'<article aria-live="polite" class="du-card" data-backbone="{name}">'
+        f"<header><h3>{name}</h3><span>{seen}</span></header>"
         f'<dl>{rows}</dl><div class="du-views">{figures}</div>'
         f'<p class="du-cues">From {escape(outcome.cues)}. '
         f'<a class="du-save" download="mask_{name.replace("/", "_")}.png" href="{mask}">Save the mask (PNG)</a></p>'
