@@ -1,5 +1,7 @@
-"""The ``diffup`` command: data sets, protocols and backbones; in a checkout of the repository also its grids.
+"""The ``diffup`` command: pictures, data sets, protocols and backbones; in a checkout also the repository's grids.
 
+diffup predict photos/ --support cow.jpg --mask cow.png -o masks
+diffup doctor
 diffup data prepare pascal5i --root VOCdevkit/VOC2012
 diffup data verify birds/dataset.json
 diffup data import labelme FOLDER OUT
@@ -23,6 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from diffup import __version__
+from diffup.commands.completion import SHELLS, script
 from diffup.errors import UserError, command_line
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -33,6 +36,13 @@ IN_CHECKOUT = (STUDIES / "quickstart.py").is_file() and (CHECKOUT / "cluster" / 
 def predict(argv: Sequence[str]) -> int:
     """Segment pictures by a few annotated examples."""
     from diffup.commands.predict import main
+
+    return main(argv)
+
+
+def doctor(argv: Sequence[str]) -> int:
+    """Show versions, devices, folders, and whether the hub answers."""
+    from diffup.commands.doctor import main
 
     return main(argv)
 
@@ -114,6 +124,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "episodes": episodes,
     "protocols": protocols,
     "backbones": backbones,
+    "doctor": doctor,
 }
 if IN_CHECKOUT:
     COMMANDS |= {"eval": evaluate, "run": run, "submit": submit}
@@ -129,9 +140,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"diffup {__version__}")
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--print-completion", choices=SHELLS, metavar="bash|zsh", help='for the shell: eval "$(diffup … bash)"'
+    )
+    parser.add_argument("command", nargs="?", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     args = parser.parse_args((sys.argv[1:] if argv is None else argv) or ["--help"])
+    if args.print_completion:
+        print(script(args.print_completion, COMMANDS), end="")
+        return 0
+    if args.command is None:
+        parser.error("name a command")
     return COMMANDS[args.command](args.arguments)
 
 

@@ -107,7 +107,7 @@ def parse(kind: type[Parsed], argv: Sequence[str] | None = None, *, prog: str, d
         cause: BaseException | None = end
         while cause is not None and not isinstance(cause, UserError):
             cause = cause.__context__
-        where = re.search(r"Error parsing (--\S+):", said.getvalue())
+        where = re.search(r"Error parsing (\S+):", said.getvalue())
         told = f"{where[1]}: {cause}" if cause and where else f"{gist(said.getvalue())}; see {prog} --help"
         print(f"error: {told}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
@@ -116,11 +116,10 @@ def parse(kind: type[Parsed], argv: Sequence[str] | None = None, *, prog: str, d
 def gist(framed: str) -> str:
     """What a framed message of tyro says, in one line and without its advice."""
     lines = [line.strip(FRAME) for line in COLOUR.sub("", framed).splitlines()]
-    first = next((i for i, line in enumerate(lines) if line and i), 0)  # the line above is the frame's title
-    rest = (line for line in lines[first:])
     told: list[str] = []
-    for line in rest:
-        if not line or line.startswith(("For full helptext", "Perhaps you meant")):
+    for line in lines[1:]:  # the first is the frame's title
+        if line.strip("-"):
+            told.append(line)
+        elif told:  # what follows a rule is advice
             break
-        told.append(line)
     return " ".join(told).rstrip(":.") or "these arguments can't be used"

@@ -13,81 +13,24 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
-from diffup.commands.options import Count, Name, NameOrNone, Text, option, parse, repeatable
+from diffup.commands.options import parse
 from diffup.commands.predict_inputs import ANNOTATIONS, find_queries, in_order
+from diffup.commands.predict_options import Predict
 from diffup.errors import UserError
-
-if TYPE_CHECKING:
-    from diffup import DiffUp
+from diffup.files import as_path
 
 PROG = "diffup predict"
-Folder = Annotated[Path | None, *option("DIR", Path, default=False)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Predict:
-    """Options of ``diffup predict``."""
-
-    queries: tyro.conf.Positional[
-        Annotated[tuple[str, ...], tyro.conf.arg(metavar="QUERY…", help_behavior_hint="")]
-    ] = ()
-    """pictures to segment: files, patterns in quotes, folders with all that is in them"""
-    support: Annotated[tuple[str, ...], *repeatable("S.jpg")] = ()
-    """a picture that shows the class; its annotation follows"""
-    mask: Annotated[tuple[str, ...], *repeatable("M.png")] = ()
-    """PNG of the support's size, the class white (255, or 1)"""
-    box: Annotated[tuple[str, ...], *repeatable("X0,Y0,X1,Y1")] = ()
-    """around the class, in pixels; several with ; between"""
-    scribble: Annotated[tuple[str, ...], *repeatable("P.png")] = ()
-    """PNG of the support's size, strokes on the class white"""
-    points: Annotated[tuple[str, ...], *repeatable("X,Y;…")] = ()
-    """on the class, in pixels"""
-    text: Text = ""
-    """name of the class, alone or beside supports; needs a backbone or companion that reads text"""
-    checkpoint: Name = "base"
-    """base (comes with the package), a checkpoint's folder, or a Hugging Face hub id owner/name"""
-    backbone: NameOrNone = None
-    """any timm or open_clip name (default: the one that the checkpoint was trained on)"""
-    companion: NameOrNone = None
-    """open_clip model that reads --text where the backbone can't"""
-    weights_dir: Folder = None
-    """folder of backbone weights, NAME.safetensors (default: downloaded by name)"""
-    device: Name = "auto"
-    """auto (a CUDA GPU if there is one), cpu, cuda, cuda:1"""
-    bank: Folder = None
-    """folder of 15 to 60 pictures that do not show the class, to compare with (DiffUp.calibrate)"""
-    steps: Count = 2
-    """of the diffusion decoder"""
-    snap: bool = False
-    """let edges follow those of the image (superpixels), about a second per picture"""
-    out: Annotated[Path, *option("DIR", Path), tyro.conf.arg(aliases=["-o"], help_behavior_hint="(required)")]
-    """folder of the results"""
-    overwrite: bool = False
-    """make results again that another request made, and replace files of other origin"""
-    json: bool = False
-    """print one JSON document with all results"""
-    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
-    """print errors alone"""
-    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
-    """also say what is loaded"""
-
-
-def main(argv: Sequence[str], loader: Callable[[Predict], DiffUp] | None = None) -> int:
-    """Run the command; returns its exit code.
-
-    Args:
-        argv: its arguments.
-        loader: what gives the model, in place of `diffup.commands.predict_run.load`; tests keep one for many calls.
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns its exit code. The model comes from `diffup.commands.predict_run.load`.
 
     Raises:
-        UserError: bad input. A query that can't be read is none, nor are results lost that are finished.
+        UserError: bad input. Results that are finished are kept.
     """
     asked = parse(Predict, argv, prog=PROG, description=__doc__)
     level = logging.INFO if asked.verbose else logging.ERROR if asked.quiet else logging.WARNING
@@ -95,9 +38,24 @@ def main(argv: Sequence[str], loader: Callable[[Predict], DiffUp] | None = None)
     shown = in_order(argv, {option: getattr(asked, option) for option in ("support", *ANNOTATIONS)})
     if not shown and not asked.text:
         raise UserError("say what to look for: --support S.jpg with --mask M.png (or --box …) after it, or --text NAME")
-    if asked.out.exists() and not asked.out.is_dir():
-        raise UserError(f"-o {asked.out} is a file; give a folder")
+    asked = replace(asked, out=_folder(asked.out))
     queries = find_queries(asked.queries, asked.out)
-    from diffup.commands.predict_run import load, run  # torch: what is wrong with the command is told before
+    from diffup.commands.predict_run import run  # torch: what is wrong with the command is told before
 
-    return run(asked, shown, queries, loader or load)
+    return run(asked, shown, queries)
+
+
+def _folder(out: Path) -> Path:
+    """The folder of the results.
+
+    Raises:
+        UserError: a name that can't be one, or that of a file.
+    """
+    path = as_path(out, "-o")
+    try:
+        taken = path.exists() and not path.is_dir()
+    except (OSError, ValueError) as error:  # a name that is too long
+        raise UserError(f"-o {str(out)!r:.80} can't be used ({error}); give a folder") from error
+    if taken:
+        raise UserError(f"-o {out} is a file; give a folder")
+    return path

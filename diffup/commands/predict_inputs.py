@@ -54,6 +54,8 @@ def find_queries(asked: Sequence[str], out: Path) -> list[Query]:
 
 
 def _expanded(text: str, out: Path) -> Iterator[Query]:
+    if not text:
+        raise UserError("a QUERY is empty; name a picture, a pattern or a folder")
     path = as_path(text, "QUERY")
     try:
         is_folder, is_file = path.is_dir(), path.exists()

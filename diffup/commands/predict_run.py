@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from tqdm import tqdm
 from diffup import DiffUp, __version__
 from diffup.backbones.load import usable_device
 from diffup.backbones.weights import state_hash
-from diffup.commands.predict import Predict
 from diffup.commands.predict_inputs import FILES, NUMBERS, Query, Shown, find_queries, numbers
+from diffup.commands.predict_options import Predict
 from diffup.commands.predict_outputs import Output, checksum, claim, key_of
 from diffup.data.images import read_content
 from diffup.errors import UserError
@@ -30,7 +30,7 @@ from diffup.support import Cue, Support, Text, to_rgb
 UNREADABLE, INTERRUPTED = 1, 130  # exit codes
 
 
-def run(asked: Predict, shown: Sequence[Shown], queries: Sequence[Query], loader: Callable[[Predict], DiffUp]) -> int:
+def run(asked: Predict, shown: Sequence[Shown], queries: Sequence[Query]) -> int:
     """Segment the queries; returns the exit code. What can be checked without the model is checked first.
 
     Raises:
@@ -40,7 +40,7 @@ def run(asked: Predict, shown: Sequence[Shown], queries: Sequence[Query], loader
     supports = [read_support(one) for one in shown]
     bank = [] if asked.bank is None else find_queries([str(asked.bank)], asked.out)
     pictures = [to_rgb(picture.path, "--bank") for picture in bank]
-    model = loader(asked)
+    model = load(asked)
     if asked.text and model.encoder.text_model is None:
         raise UserError(
             f"--text needs a model that reads text, and backbone {model.encoder.backbone.name} is none; name one with "
@@ -80,7 +80,7 @@ def read_support(shown: Shown) -> tuple[NDArray[np.uint8], Support]:
 
 
 def load(asked: Predict) -> DiffUp:
-    """The checkpoint on its backbone. The only slow part that is not per picture: tests put a model in its place.
+    """The checkpoint on its backbone. The seam at which tests put a model that is loaded once.
 
     Raises:
         UserError: no such checkpoint, or a backbone or device that is not available.
