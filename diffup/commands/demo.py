@@ -1,45 +1,72 @@
-"""``diffup demo``: a page on this machine to draw supports on, segment a query, and swap the backbone."""
+"""A page on this machine to draw on supports, segment a query, and swap the backbone: diffup demo.
+
+    diffup demo
+    diffup demo --backbones resnet50,vit_small_patch14_dinov2.lvd142m --weights-dir weights
+
+Pictures stay in memory and are gone when the process ends, by Ctrl+C or SIGTERM.
+"""
 
 from __future__ import annotations
 
-import argparse
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from diffup.commands.options import File, Name, NamesOrNone, PathOrName, option, parse
 from diffup.errors import UserError
 
 if TYPE_CHECKING:
     from diffup.demo.session import Session
 
+LARGEST_PORT = 65535
 
-def parser() -> argparse.ArgumentParser:
+
+def port(text: str) -> int:
+    """A port's number."""
+    if not re.fullmatch(r"\d{1,5}", text, flags=re.ASCII) or int(text) > LARGEST_PORT:
+        raise UserError(f"must be 0 to {LARGEST_PORT}, not {text}")
+    return int(text)
+
+
+PortOrNone = Annotated[int | None, *option("PORT", port, default=False)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
     """Options of the command."""
-    made = argparse.ArgumentParser(prog="diffup demo", description=__doc__.replace("``", ""))
-    add = made.add_argument
-    add("--checkpoint", default="base", metavar="base|DIR|HUB_ID", help="trained part (default: the shipped one)")
-    add("--backbones", type=_names, metavar="A,B,C", help="to choose from, the first is loaded at the start (default: "
-        "that of the training, those with weights in --weights-dir, and the embedded ones)")  # fmt: skip
-    add("--weights-dir", type=Path, metavar="DIR", help="folder of <backbone>.safetensors (default: download by name)")
-    add("--device", default="cpu", help="where backbones run (default: cpu)")
-    add("--port", type=int, help="of the address (default: the first free one from 7860)")
-    add("--share", action="store_true", help="also make a public address, through Gradio's servers (default: no)")
-    return made
+
+    checkpoint: PathOrName = "base"
+    """the trained part: base, a folder, or a Hugging Face hub id"""
+    backbones: NamesOrNone = None
+    """to choose from, the first is loaded at the start (default: that of the training, those with weights in
+    --weights-dir, and the embedded ones)"""
+    weights_dir: File = None
+    """folder of <backbone>.safetensors; others are downloaded by name"""
+    device: Name = "cpu"
+    """where backbones run"""
+    port: PortOrNone = None
+    """of the address; 0 for any that is free (default: the first free one from 7860)"""
+    share: bool = False
+    """also make a public address, through Gradio's servers"""
 
 
 def main(argv: Sequence[str]) -> int:
     """Serve the page until it is interrupted."""
-    options = parser().parse_args(argv)
+    options = parse(Demo, argv, prog="diffup demo", description=__doc__ or "")
+    if options.backbones == ():
+        raise UserError("--backbones names no backbone")
     from diffup.demo.serve import check_installed, free_port, private_folder, serve
 
     check_installed()
-    port = free_port(options.port)
+    chosen = free_port(options.port)
     with private_folder():
         session = open_session(options.checkpoint, options.backbones, options.weights_dir, options.device)
-        serve(session, _shown(options.checkpoint), port=port, share=options.share)
+        serve(session, _shown(options.checkpoint), port=chosen, share=options.share)
     return 0
 
 
@@ -85,13 +112,6 @@ def _shown(checkpoint: str) -> str:
     """A checkpoint's name for the page, which may be shared: of a folder the last part."""
     path = Path(checkpoint).expanduser()
     return path.resolve().name if path.is_dir() else checkpoint
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not names:
-        raise argparse.ArgumentTypeError("give at least one name")
-    return names
 
 
 def _with_weights(weights_dir: Path | None) -> list[str]:

@@ -15,19 +15,20 @@ from diffup.demo.session import Outcome
 # Anchors of a map from 0 to 1 that is ordered in lightness and clear to colour-blind readers (as matplotlib's viridis).
 ANCHORS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 VIEWS = {"mask": "Mask", "mean": "Prior mean", "deviation": "Deviation", "probability": "Probability"}
+MAP_SIDE = 640  # pixels, of the longer side of a map's picture: maps are smooth
 DEVIATION_TOP = 0.5  # the largest deviation of a probability
 
 
 def waiting(text: str) -> str:
     """A card without a result."""
-    return f'<article class="du-card"><p class="du-hint">{escape(text)}</p></article>'
+    return f'<article aria-live="polite" class="du-card"><p class="du-hint">{escape(text)}</p></article>'
 
 
 def failed(backbone: object, message: str) -> str:
     """A card that says what the user can do."""
     name = escape(str(backbone or ""))[:120]
     return (
-        f'<article class="du-card du-failed" data-backbone="{name}"><h3>{name}</h3>'
+        f'<article aria-live="polite" class="du-card du-failed" data-backbone="{name}"><h3>{name}</h3>'
         f'<p role="alert">{escape(message)}</p></article>'
     )
 
@@ -50,11 +51,14 @@ def card(outcome: Outcome, trained_on: str) -> str:
     figures = _figure("mask", name, overlay(outcome.query.pixels, result.mask), "")
     for view, (values, top) in maps.items():
         assert values is not None
-        figures += _figure(view, name, heat(values, top), scale(top))
+        colours = Image.fromarray(heat(values, top))
+        colours.thumbnail((MAP_SIDE, MAP_SIDE))
+        figures += _figure(view, name, colours, scale(top))
     rows = "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in facts)
     mask = data_url(Image.fromarray(result.mask).convert("L"), "PNG")
     return (
-        f'<article class="du-card" data-backbone="{name}"><header><h3>{name}</h3><span>{seen}</span></header>'
+        f'<article aria-live="polite" class="du-card" data-backbone="{name}">'
+        f"<header><h3>{name}</h3><span>{seen}</span></header>"
         f'<dl>{rows}</dl><div class="du-views">{figures}</div>'
         f'<p class="du-cues">From {escape(outcome.cues)}. '
         f'<a class="du-save" download="mask_{name.replace("/", "_")}.png" href="{mask}">Save the mask (PNG)</a></p>'
@@ -62,7 +66,7 @@ def card(outcome: Outcome, trained_on: str) -> str:
     )
 
 
-def _figure(view: str, backbone: str, image: NDArray[np.uint8] | Image.Image, legend: str) -> str:
+def _figure(view: str, backbone: str, image: Image.Image, legend: str) -> str:
     label = VIEWS[view]
     return (
         f'<figure data-view="{view}"><img src="{data_url(image, "JPEG")}" alt="{label} by {backbone}">'

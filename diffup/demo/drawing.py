@@ -76,7 +76,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -LARGE < value < LARGE  # never NaN
 
 
-def annotations(strokes: Sequence[Stroke], size: tuple[int, int]) -> dict[str, NDArray[Any]]:
+def annotations_of(strokes: Sequence[Stroke], size: tuple[int, int]) -> dict[str, NDArray[Any]]:
     """What strokes mean on a picture of `size` (H, W), by kind; each can be a `diffup.Support`'s annotation.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Examples of the page: scenes of `shapes4i`'s kind, drawn when they are asked for, with strokes as a user would draw."""
+"""Examples of the page: scenes of `shapes4i`'s kind, drawn when they are asked for, with strokes as by a user."""
 
 from __future__ import annotations
 

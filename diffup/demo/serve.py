@@ -92,6 +92,8 @@ def serve(session: Session, checkpoint: str, *, port: int, share: bool) -> None:
     from diffup.demo.app import css, make_page, theme  # Gradio reads the settings when it is imported
 
     page = make_page(session, checkpoint)
+    if share:
+        print("asking Gradio for a public address …", flush=True)
     try:
         _, address, shared = page.launch(
             server_name=HOST, server_port=port, share=share, quiet=True, prevent_thread_lock=True, footer_links=[],

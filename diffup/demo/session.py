@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffup.api import DiffUp
-from diffup.demo.drawing import annotations, read_strokes
+from diffup.demo.drawing import annotations_of, read_strokes
 from diffup.demo.pictures import Picture, Pictures
 from diffup.errors import UserError
 from diffup.lru import ByteLRU
@@ -149,7 +149,7 @@ class Session:
         found = []
         for each in given:
             picture = self.pictures.get(each.get("token"))
-            found.append((picture, annotations(read_strokes(each.get("strokes", ())), picture.size)))
+            found.append((picture, annotations_of(read_strokes(each.get("strokes", ())), picture.size)))
         return found
 
     def _cues(

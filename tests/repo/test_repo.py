@@ -22,7 +22,7 @@ PACKAGES = ("diffup", "experiments", "cluster", "analysis")
 # Import name -> name of the distribution, where they differ.
 DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "open_clip": "open-clip-torch"}
 # Modules of diffup that are themselves imported by functions only.
-LATE = ("diffup/backbones/open_clip.py",)
+LATE = ("diffup/backbones/open_clip.py", "diffup/demo/app.py")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_every_imported_distribution_is_a_requirement(project: dict[str, Any]) -
         return {canonicalize_name(Requirement(text).name) for text in texts}
 
     core, extras = required(project["dependencies"]), project["optional-dependencies"]
-    all_but_dev = core | required(extras["clip"] + extras["platform"])
+    all_but_dev = core | required(extras["clip"] + extras["demo"] + extras["platform"])
     missing = []
     for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))

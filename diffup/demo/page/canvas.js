@@ -66,7 +66,7 @@ function redraw() {
   const ctx = canvas.getContext("2d");
   ctx.drawImage(picture.image, 0, 0, width, height);
   const strokes = stroke ? [...picture.strokes, stroke] : picture.strokes;
-  ctx.globalAlpha = 0.55;
+  ctx.globalAlpha = 0.5;
   ctx.drawImage(maskLayer(strokes.filter((each) => TOOLS.indexOf(each.tool) > 1), width, height, scale), 0, 0);
   ctx.globalAlpha = 1;
   for (const { tool, size, points } of strokes) {

@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import math
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from PIL import Image
 
 from diffup import DiffUp, Support, Text
 from diffup.data.dataset import Dataset
-from diffup.demo.drawing import Stroke, annotations
+from diffup.demo.drawing import Stroke, annotations_of
 from tests.helpers.browser import Browser
 from tests.helpers.demos import Demo, running
+from tests.helpers.fuzzing import NASTY
 from tests.helpers.trained import CELL, example
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -76,7 +79,7 @@ def places(browser: Browser, fractions: list[Place], size: tuple[int, int]) -> t
     window = [(round(box[0] + x * box[2]), round(box[1] + y * box[3])) for x, y in fractions]
     scale = size[1] / box[2], size[0] / box[3]
     tenth = [tuple(math.floor(10 * (at[i] - box[i]) * scale[i] + 0.5) / 10 for i in (0, 1)) for at in window]
-    return window, tuple(tenth)  # type: ignore[return-value, arg-type]
+    return window, tuple(tenth)
 
 
 def segment(browser: Browser) -> None:
@@ -136,7 +139,7 @@ def test_mouse_drawings_are_segmented_as_the_api_does_on_every_backbone(
         browser.drag(window)
         segment(browser)
         corners = (points[0], points[-1]) if tool == "box" else points
-        drawn = annotations([Stroke(tool, pen, corners)], size)[kind]
+        drawn = annotations_of([Stroke(tool, pen, corners)], size)[kind]
         for card, (name, other) in zip("ab", models.items()):
             expected = other.segment(query, [Support(support, drawn, kind)])
             shown = mask(browser, card)
@@ -179,7 +182,7 @@ def test_several_supports_are_kept_apart(
     segment(browser)
     query, support, _ = example(data)
     cues = [
-        Support(image, annotations([Stroke("box", 1, corners)], image.shape[:2])["box"], "box")
+        Support(image, annotations_of([Stroke("box", 1, corners)], image.shape[:2])["box"], "box")
         for image, corners in ((support, first), (query, second))
     ]
     assert (mask(browser, "a") == model.segment(query, cues).mask).all()
@@ -224,11 +227,14 @@ def test_a_phone_draws_with_a_finger_and_nothing_is_too_wide(
     window, points = places(browser, SCRIBBLE, support.shape[:2])
     browser.swipe(window)
     segment(browser)
-    drawn = annotations([Stroke("scribble", max(2, round(min(support.shape[:2]) * 3 / 100)), points)], support.shape[:2])
+    drawn = annotations_of(
+        [Stroke("scribble", max(2, round(min(support.shape[:2]) * 3 / 100)), points)], support.shape[:2]
+    )
     assert (mask(browser, "a") == model.segment(query, [Support(support, drawn["scribble"], "scribble")]).mask).all()
     assert browser.run("document.documentElement.scrollWidth") <= 390
-    wide = "[...document.querySelectorAll('.du-card *, .du-canvas *')].filter((e) => e.getBoundingClientRect().right > 391)"
-    assert browser.run(f"{wide}.map((e) => e.className || e.tagName)") == []
+    parts = "[...document.querySelectorAll('.du-card *, .du-canvas *')]"
+    wide = f"{parts}.filter((e) => e.getBoundingClientRect().right > 391).map((e) => e.className || e.tagName)"
+    assert browser.run(wide) == []
     buttons = "[...document.querySelectorAll('#du-supports .du-tools button, #du-segment')].map((e) => e.offsetHeight)"
     assert min(browser.run(buttons)) >= 40, "too small for a finger"
     browser.screenshot(tmp_path / "phone.png", whole=True)
@@ -237,7 +243,9 @@ def test_a_phone_draws_with_a_finger_and_nothing_is_too_wide(
 def test_pictures_to_show_are_chosen_without_the_server(browser: Browser) -> None:
     browser.click("#du-examples button")
     browser.wait("document.querySelectorAll('.du-views').length === 2")
-    shown = "[...document.querySelectorAll('#du-card-a figure')].filter((f) => f.offsetWidth).map((f) => f.dataset.view)"
+    shown = (
+        "[...document.querySelectorAll('#du-card-a figure')].filter((f) => f.offsetWidth).map((f) => f.dataset.view)"
+    )
     assert browser.run(shown) == ["mask", "mean", "deviation"]
     asked = len(browser.requests)
     for label, left in (("Deviation", ["mask", "mean"]), ("Probability", ["mask", "mean", "probability"])):
@@ -271,6 +279,35 @@ def test_nothing_is_kept_in_files_or_in_the_browser(
     assert browser.run("document.querySelector('#du-supports canvas').hidden")
     kept: Any = browser.run("indexedDB.databases().then((all) => [all.length, localStorage.length, document.cookie])")
     assert kept[0] == 0 and kept[2] == "", kept
+
+
+def post(address: str, content: bytes, kind: str) -> int:
+    """The status that a request is answered with."""
+    request = urllib.request.Request(address, content, {"Content-Type": kind})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert json.loads(answer.read())["error"]
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_requests_past_the_page_leave_no_file_and_no_traceback(demo: Demo) -> None:
+    """Values of any kind sent to the canvas's function, and files sent to Gradio's own upload, which the page lacks."""
+    with urllib.request.urlopen(f"{demo.address}config", timeout=60) as answer:
+        parts = json.loads(answer.read())["components"]
+    (canvas,) = [part["id"] for part in parts if part["props"].get("elem_id") == "du-query"]
+    call = {"component_id": canvas, "fn_name": "upload", "session_hash": "tests"}
+    sendable = [value for value in NASTY if "\\ud800" not in repr(value) and value != 10**400]
+    for value in [*sendable, *({"name": value, "data": value} for value in sendable)]:
+        content = json.dumps({**call, "data": value}).encode()
+        assert post(f"{demo.address}gradio_api/component_server", content, "application/json") == 200, value
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + b"1" * 99 + b"\r\n--x--\r\n"
+    )
+    assert post(f"{demo.address}gradio_api/upload", form, "multipart/form-data; boundary=x") in range(400, 500)
+    assert demo.errors() == ""
+    assert sorted(path.name for path in demo.folder.rglob("*") if path.is_file()) == ["errors.txt"]
 
 
 def test_the_page_is_ready_in_time(demo: Demo) -> None:

@@ -129,9 +129,10 @@ def test_pictures_of_others_stay_secret_and_the_oldest_go_first() -> None:
     tokens = [pictures.add(np.zeros((SIDE, SIDE, 3), np.uint8)).token for _ in range(4)]
     assert len(set(tokens)) == 4 and all(len(token) > 20 for token in tokens)
     assert [pictures.get(token).token for token in tokens[1:]] == tokens[1:]
-    for token in (tokens[0], "0", "", None, 3, []):
+    unknown: list[Any] = [tokens[0], "0", "", None, 3, []]
+    for wrong in unknown:
         with pytest.raises(UserError, match=GONE[:20]):
-            pictures.get(token)
+            pictures.get(wrong)
 
 
 @st.composite

@@ -78,13 +78,18 @@ def test_all_that_is_drawn_on_all_supports_counts(session: Session, task: Any, d
 
 def test_backbones_are_loaded_when_chosen_and_the_oldest_goes(model: DiffUp) -> None:
     loaded: list[str] = []
-    backbones = Backbones(model, ("a", "b", "c"), lambda name: loaded.append(name) or model, keep=2)
+
+    def load(name: str) -> DiffUp:
+        loaded.append(name)
+        return model
+
+    backbones = Backbones(model, ("a", "b", "c"), load, keep=2)
     for name in ("a", "b", "b", "c", "b", "a"):
         backbones.get(name)
     assert loaded == ["b", "c", "a"]
-    for name in ("d", "", None, ["a"]):
+    for wrong in ("d", "", None, ["a"]):
         with pytest.raises(UserError, match="one of a, b, c"):
-            backbones.get(name)
+            backbones.get(wrong)
 
 
 def test_a_backbone_without_weights_is_told_and_others_still_work(session: Session, task: Any) -> None:
@@ -116,7 +121,7 @@ def test_a_class_name_needs_a_model_that_reads_text(results: Path, task: Any, se
     silent = Session(Backbones(blind, ("tiny_resnet",), blind.swap_backbone), "tiny_resnet", session.pictures)
     with pytest.raises(UserError, match="reads no text"):
         silent.segment(drawn(task[0], BOX), task[1], "ring", "", "tiny_resnet")
-    with pytest.raises(UserError, match="draw on a support picture$"):
+    with pytest.raises(UserError, match=r"draw on a support picture$"):
         silent.segment(None, task[1], "", "", "tiny_resnet")
 
 
