@@ -28,7 +28,8 @@ IMAGES = torch.rand(2, 3, 100, 150, generator=torch.Generator().manual_seed(0))
 
 
 def test_a_module_gives_its_stages_frozen_and_normalised() -> None:
-    module = OwnBackbone().train()
+    module = OwnBackbone()
+    module.train()
     backbone = load_backbone(module)
     assert backbone.name == "tests.helpers.own_backbone.OwnBackbone" and not backbone.has_text
     assert backbone.input_size(100, 150) == (96, 144)
@@ -37,12 +38,13 @@ def test_a_module_gives_its_stages_frozen_and_normalised() -> None:
     resized = torch.nn.functional.interpolate(IMAGES, (96, 144), mode="bilinear", antialias=True)
     for stage, expected in zip(stages, module((resized - 0.5) / 0.25)):
         torch.testing.assert_close(stage, expected)
-    assert not module.training and not any(parameter.requires_grad for parameter in module.parameters())
+    assert not any(each.training for each in module.modules())
+    assert not any(parameter.requires_grad for parameter in module.parameters())
 
 
 def test_a_dict_of_maps_and_a_module_without_attributes_work() -> None:
     backbone = load_backbone(Wrong(lambda maps: dict(zip("abc", maps))))
-    assert backbone.mean == (0, 0, 0) and backbone.std == (1, 1, 1) and backbone.input_size(97, 33) == (97, 33)
+    assert [*backbone.mean, *backbone.std] == [0, 0, 0, 1, 1, 1] and backbone.input_size(97, 33) == (97, 33)
     assert len(backbone.stages(IMAGES)) == 3
 
 
