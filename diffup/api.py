@@ -15,9 +15,9 @@ Letters: H W an image's own size.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from numpy.typing import ArrayLike
@@ -27,7 +27,7 @@ from diffup.assemble import encoded_cues, features, pictures
 from diffup.backbones.load import load_backbone
 from diffup.config import BankConfig, SampleConfig
 from diffup.errors import UserError
-from diffup.evaluation.bank import BankImages
+from diffup.evaluation.bank import DROP, BankImages
 from diffup.evaluation.encode import Encoder
 from diffup.evaluation.evaluate import episode_noise
 from diffup.evaluation.scoring import upsample
@@ -78,11 +78,7 @@ class DiffUp:
         weights_dir: str | Path | None = None,
         device: str = "cpu",
         companion: str | None = None,
-        revision: str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
+        **hub: Any,
     ) -> DiffUp:
         """Load a checkpoint and a backbone. `load` is the same function.
 
@@ -97,25 +93,21 @@ class DiffUp:
             device: where the backbone runs.
             companion: open_clip model that reads text where the backbone can't; None for the one of the training, if
                 it had one; ``""`` to read no text at all.
-            revision, token, cache_dir, force_download, local_files_only: of a hub id, as
+            hub: ``revision``, ``token``, ``cache_dir``, ``force_download`` or ``local_files_only`` of a hub id, as
                 `huggingface_hub.snapshot_download` takes them.
+
+        A checkpoint from evidence without a bank of its own gets the photographs that come with scikit-image; those of
+        `calibrate` are better.
 
         Raises:
             UserError: no such checkpoint, a damaged one, or a backbone or device that is not available.
         """
-        hub = {
-            "revision": revision,
-            "token": token,
-            "cache_dir": cache_dir,
-            "force_download": force_download,
-            "local_files_only": local_files_only,
-        }
         parts = load_parts(path_or_hub_id, backbone, weights_dir, device, companion, hub)
         return cls(parts.encoder, parts.net, parts.facts, parts.bank)
 
     load = from_pretrained
 
-    train = classmethod(trained)
+    train: ClassVar[Callable[..., DiffUp]] = classmethod(trained)  # type: ignore[assignment]
 
     def swap_backbone(
         self,
@@ -149,27 +141,34 @@ class DiffUp:
         return swapped if bank is None else swapped.calibrate(bank)
 
     def calibrate(
-        self, images: Sequence[AnyImage], masks: Sequence[ArrayLike | str | Path | None] | None = None
+        self,
+        images: Sequence[AnyImage],
+        masks: Sequence[ArrayLike | str | Path | None] | None = None,
+        *,
+        drop: float = DROP,
     ) -> DiffUp:
         """The same with a bank of other images: what they show counts as background, unless the support shows it too.
 
         It tells how much of a query looks like the object at all, which one support alone can't. Take 15 to 60 ordinary
-        pictures of the kind that queries are; best they don't show the class that is looked for. Nothing is trained. A
+        pictures of the kind that queries are that don't show the class that is looked for. Nothing is trained. A
         checkpoint whose ``ModelConfig.base`` is ``"prior"`` reads no bank, and gives the same masks with any.
 
         Args:
             images: as `encode` takes them.
             masks: where each shows objects, whatever they are, as `Support` takes masks, or None for an image without
                 labels: they tell objects from surroundings in general.
+            drop: share of the images that each cue leaves out, those that look most like its object; 0 costs nothing
+                only where no image shows the class.
 
         Raises:
-            UserError: fewer than two images, something that is no image, or masks that do not fit.
+            UserError: fewer than two images, something that is no image, or masks or a share that do not fit.
         """
         check_list(images, "calibrate() takes a list of images")
         if masks is not None and len(masks) != len(images):
             raise UserError(f"calibrate() got {len(images)} images and {len(masks)} masks; None stands for no mask")
         pairs = labelled(images, masks or [None] * len(images))
-        return DiffUp(self.encoder, self.net, self.facts, BankImages.of(pairs, self.encoder.config))
+        share = BankConfig(bank_drop=drop).bank_drop
+        return DiffUp(self.encoder, self.net, self.facts, BankImages.of(pairs, self.encoder.config, share))
 
     def save_pretrained(
         self, folder: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **publishing: Any
@@ -308,6 +307,7 @@ class DiffUp:
                 names=encoded.names,
                 targets=torch.zeros(len(chunk), dtype=torch.long),
                 bank=self._encoded_bank(),
+                drop=0.0 if self.bank is None else self.bank.drop,
             )
             superpixels = [segmentations(image) if snap and image is not None else () for image in images]
             made = self._segment(episodes, steps, samples, seed, superpixels)

@@ -68,7 +68,10 @@ def load_parts(
             raise UserError(f"{error}. Without text cues, pass companion=''") from error
     elif companion is None and visual.has_text:
         text_model = visual
-    return Parts(with_reader(visual, config, text_model, device), net, facts, _bank_in(folder))
+    bank = _bank_in(folder)
+    if bank is None and net.config.base == "evidence":
+        bank = BankImages.samples(config)
+    return Parts(with_reader(visual, config, text_model, device), net, facts, bank)
 
 
 def _of_training(name: str, weights: str, directory: Path | None, device: str, *, shipped: bool) -> Backbone:
@@ -115,7 +118,7 @@ def save_parts(parts: Parts, folder: str | Path) -> Path:
     """Write a checkpoint folder; see `DiffUp.save_pretrained`."""
     path = as_path(folder, "folder")
     try:
-        if parts.bank is None:
+        if parts.bank is None or parts.bank.packaged:
             (path / BANK).unlink(missing_ok=True)
         else:
             write_in_full(path / BANK, parts.bank.dumped())

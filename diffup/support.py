@@ -25,7 +25,7 @@ from diffup.models.batch import Features
 
 FRACTIONS = 1.5  # a box in fractions may go beyond its image by as much as half of it
 KINDS = (*VISUAL_CUES, "points")
-POINT_RADIUS = 0.02  # of the disc that a point stands for, as a share of the square root of the image's pixels
+POINT_RADIUS = 0.04  # of the disc that a point stands for, as a share of the square root of the image's pixels
 AnyImage = Image.Image | NDArray[np.uint8] | str | Path
 
 
@@ -43,7 +43,7 @@ class Support:
             ``"box"``: boxes (x0, y0, x1, y1) in pixels, one or several; x1 and y1 are exclusive:
             (0, 0, W, H) is the whole image. Parts beyond the image are cut off. Fractions of the image are refused;
             ``"points"``: points (x, y) on the class, in pixels, one or several. Each is read as a scribble, a disc with
-            a radius of 2 % of √(H · W): 11 pixels at 640 × 480.
+            a radius of 4 % of √(H · W): 22 pixels at 640 × 480.
         kind: ``"mask"``, ``"box"``, ``"scribble"`` or ``"points"``.
 
     Raises:

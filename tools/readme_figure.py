@@ -3,7 +3,7 @@
     python -m tools.readme_figure --results ~/.diffup/results/quickstart --out docs/images/shapes4i.jpg
 
 One row per annotation: support, query, then prior mean and prediction on the training backbone and on a better one that
-was swapped in without re-training, and the ground truth. Row r is episode r of the manifest, so nobody chose it. Masks
+was swapped in without re-training, and the ground truth, painted as panels are (`diffup.evaluation.drawing`). Row r is episode r of the manifest, so nobody chose it. Masks
 come from the Python API, prior means from the panels in the store.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from analysis.results import load_results, read_episodes, where
@@ -26,32 +26,13 @@ from diffup.config import CueConfig
 from diffup.data.dataset import open_dataset, resolve_dataset
 from diffup.episodes.cue_source import CueSource
 from diffup.errors import UserError, command_line
-from diffup.evaluation.panels import GAP, HEAD, SIDE
+from diffup.evaluation.drawing import ANNOTATION, GAP, HEAD, PREDICTION, SIDE, TRUTH, fitted, painted
 
 ANNOTATIONS = ("mask", "box", "scribble")
 BACKBONES = {"tiny_resnet": "trained on tiny_resnet", "tiny_regnet": "swapped to tiny_regnet, no re-training"}
-PRIOR = 2  # place of the prior mean among a panel's tiles
 TILE, SPACE, LINE = 232, 12, 34  # pixels
-EDGE, QUALITY = 7, 85
-ORANGE, BLUE, GREEN = (255, 150, 0), (0, 150, 255), (0, 200, 90)
-
-
-def enlarged(image: Image.Image, *, smooth: bool = True) -> Image.Image:
-    """A square tile of the picture's size."""
-    return image.resize((TILE, TILE), Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST)
-
-
-def outlined(
-    image_HW3: NDArray[np.uint8], mask_HW: NDArray[np.bool_], colour: tuple[int, int, int], *, dim: bool = True
-) -> Image.Image:
-    """An image with the border of a mask in a colour, and what is outside dimmed."""
-    inside = enlarged(Image.fromarray(mask_HW).convert("L"), smooth=False)
-    border = np.asarray(inside.filter(ImageFilter.MaxFilter(EDGE))) > np.asarray(inside)
-    pixels = np.asarray(enlarged(Image.fromarray(image_HW3))).astype(np.float32)
-    outside = (np.asarray(inside) == 0) & dim
-    pixels[outside] = 0.45 * pixels[outside].mean(-1, keepdims=True) + 40
-    pixels[border] = colour
-    return Image.fromarray(pixels.astype(np.uint8))
+QUALITY = 80
+PRIOR = 2  # place of the prior mean among a panel's tiles
 
 
 def cue_of(image: NDArray[np.uint8], annotation_HW: NDArray[np.uint8], kind: str) -> Support:
@@ -87,7 +68,7 @@ def figure(store: Path) -> Image.Image:
     def show(row: int, column: int, image: Image.Image, words: str = "") -> None:
         left, top = column * step, 2 * LINE + row * step
         sheet.paste(image, (left, top))
-        draw.text((left + 8, top + TILE - 6), words, "white", font, "ls", stroke_width=3, stroke_fill="black")
+        draw.text((left + 8, top + image.height - 6), words, "white", font, "ls", stroke_width=3, stroke_fill="black")
 
     for column, words in ((0, "support"), (1, "query"), (6, "ground truth")):
         head(1, column, column, words)
@@ -108,12 +89,14 @@ def figure(store: Path) -> Image.Image:
             mask = models[backbone].segment(query, [cue_of(support, annotation, kind)]).mask & (truth != 255)
             iou = 100 * (mask & (truth == 1)).sum() / (mask | (truth == 1)).sum()
             start = PRIOR * (SIDE + GAP)
-            show(row, left, enlarged(Image.open(panel).crop((start, HEAD, start + SIDE, HEAD + SIDE))))
-            show(row, left + 1, outlined(query, mask, BLUE), f"IoU {iou:.0f} %")
+            prior = Image.open(panel).crop((start, HEAD, start + SIDE, HEAD + SIDE))
+            show(row, left, prior.resize((TILE, TILE), Image.Resampling.LANCZOS))
+            show(row, left + 1, painted(query, mask, PREDICTION, side=TILE, grey=True), f"IoU {iou:.0f} %")
             if left == 2:
-                show(row, 0, outlined(support, annotation == 1, ORANGE, dim=kind != "scribble"), kind)
-                show(row, 1, enlarged(Image.fromarray(query)))
-                show(row, 6, outlined(query, truth == 1, GREEN))
+                show(row, 0, painted(support, annotation == 1, ANNOTATION, side=TILE, kind=kind), kind)
+                size = fitted(query.shape[1], query.shape[0], TILE)
+                show(row, 1, Image.fromarray(query).resize(size, Image.Resampling.BICUBIC))
+                show(row, 6, painted(query, truth == 1, TRUTH, side=TILE, grey=True))
     return sheet
 
 

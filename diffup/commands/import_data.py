@@ -19,11 +19,11 @@ from typing import Annotated, Literal
 
 import tyro
 
-from diffup.commands.options import CountOrAuto, File, Text, option, parse
+from diffup.commands.options import CountOrAuto, Text, option, parse
 from diffup.data.importers.write import import_dataset, words
 from diffup.files import as_path
 
-
+Folder = Annotated[Path | None, *option("DIR", Path, default=False)]
 Place = Annotated[Path, *option("PATH", Path)]
 
 
@@ -37,7 +37,7 @@ class ImportData:
     """folder of the annotations; for cvat and coco also their file"""
     out: tyro.conf.Positional[Place]
     """folder to make: empty or new, and outside of the source"""
-    images: File = None
+    images: Folder = None
     """folder of the images, where the annotations do not say it"""
     name: Text = ""
     """of the data set, in tables (default: that of OUT)"""

@@ -12,6 +12,7 @@ done), 2 for other bad input, 130 when it was interrupted.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     if not shown and not asked.text:
         raise UserError("say what to look for: --support S.jpg with --mask M.png (or --box …) after it, or --text NAME")
     asked = replace(asked, out=_folder(asked.out))
-    queries = find_queries(asked.queries, asked.out)
+    queries = find_queries(asked.queries)
     from diffup.commands.predict_run import run  # torch: what is wrong with the command is told before
 
     return run(asked, shown, queries)
@@ -53,8 +54,9 @@ def _folder(out: Path) -> Path:
     """
     path = as_path(out, "-o")
     try:
+        os.fsencode(path)
         taken = path.exists() and not path.is_dir()
-    except (OSError, ValueError) as error:  # a name that is too long
+    except (OSError, ValueError) as error:  # a name that is too long, or can't be one
         raise UserError(f"-o {str(out)!r:.80} can't be used ({error}); give a folder") from error
     if taken:
         raise UserError(f"-o {out} is a file; give a folder")

@@ -20,6 +20,7 @@ from diffup.files import as_path
 ANNOTATIONS = ("mask", "box", "scribble", "points")
 FILES = ("mask", "scribble")  # of ANNOTATIONS those that are given as a picture
 NUMBERS = {"box": 4, "points": 2}
+LARGEST = 10**9  # pixels
 WHOLE = re.compile(r"[+-]?\d+")
 
 
@@ -36,24 +37,25 @@ class Query:
     name: str
 
 
-def find_queries(asked: Sequence[str], out: Path) -> list[Query]:
+def find_queries(asked: Sequence[str]) -> list[Query]:
     """Pictures that are named by files, patterns such as ``photos/*.jpg`` and folders; each once, in order.
 
-    A folder stands for all pictures in it and below, those in `out` and hidden ones left out.
+    A folder stands for all pictures in it and below, hidden ones left out. Neither folders nor patterns find files of
+    other kinds.
 
     Raises:
         UserError: a file that is missing, or a pattern or folder without pictures.
     """
     found: dict[Path, Query] = {}
     for text in asked:
-        for query in _expanded(text, out):
+        for query in _expanded(text):
             found.setdefault(query.path.resolve(), query)
     if not found:
         raise UserError("name at least one picture to segment: a file, a pattern or a folder")
     return list(found.values())
 
 
-def _expanded(text: str, out: Path) -> Iterator[Query]:
+def _expanded(text: str) -> Iterator[Query]:
     if not text:
         raise UserError("a QUERY is empty; name a picture, a pattern or a folder")
     path = as_path(text, "QUERY")
@@ -62,28 +64,33 @@ def _expanded(text: str, out: Path) -> Iterator[Query]:
     except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
         raise UserError(f"{text!r:.200} can't be read ({error}); name a picture, a pattern or a folder") from error
     if is_folder:
-        pictures = list(_in_folder(path, out.resolve()))
+        pictures = list(_in_folder(path))
         if not pictures:
             raise UserError(f"{text} holds no picture ({', '.join(IMAGE_SUFFIXES)})")
         yield from pictures
     elif is_file:
         yield Query(path, path.stem)
     elif glob.has_magic(text):
-        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]
+        found = (Path(match) for match in sorted(glob.glob(str(path), recursive=True)))
+        matches = [match for match in found if _is_picture(match)]
         if not matches:
-            raise UserError(f"no file matches {text}")
+            raise UserError(f"no picture matches {text}")
         yield from (Query(match, match.stem) for match in matches)
     else:
         raise UserError(f"{text} does not exist; name a picture, a pattern such as 'photos/*.jpg', or a folder")
 
 
-def _in_folder(folder: Path, out: Path) -> Iterator[Query]:
+def _in_folder(folder: Path) -> Iterator[Query]:
     for where, folders, files in os.walk(folder):
         here = Path(where)
-        folders[:] = sorted(name for name in folders if name[0] != "." and (here / name).resolve() != out)
+        folders[:] = sorted(name for name in folders if name[0] != ".")
         for name in sorted(files):
-            if name[0] != "." and Path(name).suffix.lower() in IMAGE_SUFFIXES:
+            if name[0] != "." and _is_picture(here / name):
                 yield Query(here / name, (here / name).relative_to(folder).with_suffix("").as_posix())
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
 @dataclass(frozen=True)
@@ -119,10 +126,9 @@ def numbers(text: str, each: int) -> NDArray[Any]:
         values = []
     if not values or any(len(row) != each for row in values):
         raise UserError(f"{text!r:.60} is not {form}, nor several of them with ; between (in pixels)")
-    try:
-        return np.asarray(values)
-    except (OverflowError, ValueError):
-        raise UserError(f"{text!r:.60} holds a number that is too large for pixels") from None
+    if any(abs(value) > LARGEST for row in values for value in row):
+        raise UserError(f"{text!r:.60} holds a number that is too large for pixels")
+    return np.asarray(values)
 
 
 def in_order(argv: Sequence[str], given: Mapping[str, Sequence[str]]) -> list[Shown]:

@@ -56,7 +56,7 @@ class Predict:
     steps: Count = 2
     """of the diffusion decoder"""
     snap: bool = False
-    """let edges follow those of the image (superpixels), about a second per picture"""
+    """let edges follow those of the image (superpixels), which takes longer"""
     out: Annotated[Path, *option("DIR", _path), tyro.conf.arg(aliases=["-o"], help_behavior_hint="(required)")]
     """folder of the results"""
     overwrite: bool = False

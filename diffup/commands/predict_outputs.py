@@ -69,7 +69,7 @@ def claim(
 
     Args:
         out: the folder, made where it is missing.
-        queries: whose results go there.
+        queries: whose results go there; those that are results themselves are left out.
         request: all that decides a result beside the query.
         inputs: files that are read and never written to.
         overwrite: take it although it holds results of another request, or files of other origin.
@@ -79,17 +79,19 @@ def claim(
             written.
     """
     held = read_json(out / REQUEST) or {}
-    if held.get("format") != FORMAT:
+    if held.get("format") != FORMAT or not isinstance(held.get("outputs"), dict):
         if (out / REQUEST).exists() and not overwrite:
             raise UserError(f"{out / REQUEST} was not made by diffup predict; choose another -o, or --overwrite")
         held = {}
-    owners = {str(name): str(query) for name, query in (held.get("outputs") or {}).items()}
+    owners = {str(name): str(query) for name, query in held.get("outputs", {}).items()}
     before = held.get("request")
     if before is not None and before != request and not overwrite:
         raise UserError(
             f"{out} holds results of another request ({_difference(before, request)}); choose another -o, or pass "
             f"--overwrite to make them again"
         )
+    made = {path for name in owners for path in saved_files(out.resolve(), name).values()}
+    queries = [query for query in queries if query.path.resolve() not in made]  # a folder's, on the next call
     outputs = [Output(query, saved_files(out, name)) for query, name in _named(queries, owners)]
     read = {path.resolve() for path in (*inputs, *(query.path for query in queries))}
     for output in outputs:

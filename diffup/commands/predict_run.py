@@ -38,7 +38,7 @@ def run(asked: Predict, shown: Sequence[Shown], queries: Sequence[Query]) -> int
     """
     began = time.perf_counter()
     supports = [read_support(one) for one in shown]
-    bank = [] if asked.bank is None else find_queries([str(asked.bank)], asked.out)
+    bank = [] if asked.bank is None else find_queries([str(asked.bank)])
     pictures = [to_rgb(picture.path, "--bank") for picture in bank]
     model = load(asked)
     if asked.text and model.encoder.text_model is None:
@@ -51,7 +51,7 @@ def run(asked: Predict, shown: Sequence[Shown], queries: Sequence[Query]) -> int
     cues: list[Cue] = [dataclasses.replace(s, image=f) for (_, s), f in zip(supports, features, strict=True)]
     cues += [Text(asked.text)] if asked.text else []
     request = request_of(model, supports, asked)
-    inputs = [Path(path).expanduser() for one in shown for path in one.files()]
+    inputs = [Path(path).expanduser() for one in shown for path in one.files()] + [picture.path for picture in bank]
     outputs = claim(asked.out, queries, request, inputs, asked.overwrite)
     facts = facts_of(model, shown, asked)
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,7 +37,6 @@ JPEG_QUALITY = 90
 DROP = 0.2  # share that a cue leaves out of a bank whose images nobody has looked through for its class
 SAMPLES = (
     "astronaut", "brick", "camera", "chelsea", "clock", "coffee", "coins", "grass", "gravel", "moon", "page", "rocket",
-    "stereo_motorcycle",
 )  # fmt: skip
 
 
@@ -111,11 +110,13 @@ class BankImages:
         pictures: each as JPEG.
         objects_Nhw: where each shows an object, of whatever kind; nowhere without labels.
         drop: see `diffup.config.BankConfig`.
+        packaged: whether they are `samples`, which a checkpoint need not hold.
     """
 
     pictures: tuple[bytes, ...]
     objects_Nhw: Tensor
     drop: float = 0.0
+    packaged: bool = False
 
     @staticmethod
     def of(
@@ -171,14 +172,12 @@ class BankImages:
 
     @staticmethod
     def samples(config: EncoderConfig) -> BankImages:
-        """Photographs that come with scikit-image: for a checkpoint without images of its own, better than none."""
+        """Photographs that come with scikit-image: better than none for a checkpoint without images of its own."""
         from skimage import data
 
-        shown = [
-            np.asarray(found if isinstance(found := getattr(data, name)(), np.ndarray) else found[0])
-            for name in SAMPLES
-        ]
-        return BankImages.of([(np.dstack([i] * 3) if i.ndim == 2 else i, None) for i in shown], config, DROP)
+        shown = [getattr(data, name)() for name in SAMPLES]
+        colour = [np.stack([image] * 3, -1) if image.ndim == 2 else image for image in shown]
+        return replace(BankImages.of([(image, None) for image in colour], config, DROP), packaged=True)
 
 
 def _places(image: str, positions: int, count: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from analysis.tables.latex import PAGE_LINES, escape_latex, to_latex
 from analysis.tables.table import Column, Number, Row, Table, figure, from_csv, interval, to_csv, to_markdown
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-RENDERERS = {"tex": to_latex, "md": to_markdown, "html": to_html, "csv": to_csv}
+RENDERERS: dict[str, Callable[[Table], str]] = {"tex": to_latex, "md": to_markdown, "html": to_html, "csv": to_csv}
 
 HARD = Table(
     name="hard",

@@ -340,7 +340,19 @@ def test_a_bank_is_saved_and_loaded_with_the_checkpoint(model: DiffUp, data: Dat
         with pytest.raises(ValueError, match=r"bank.safetensors cannot be read.*remove this file"):
             DiffUp.load(tmp_path)
     absolute(model).save(tmp_path)
-    assert DiffUp.load(tmp_path).bank is None, "one that was saved before would be taken for this model's"
+    loaded = DiffUp.load(tmp_path)
+    assert loaded.bank is not None and loaded.bank.packaged, "one that was saved before would be taken for this model's"
+    loaded.save(tmp_path)
+    assert not (tmp_path / "bank.safetensors").exists(), "it comes with scikit-image already"
+
+
+def test_a_share_of_the_bank_that_looks_most_like_the_object_is_left_out(model: DiffUp, data: Dataset) -> None:
+    query, support, mask = example(data)
+    cues, same_class = [Support(support, mask)], [support] * 2 + [query] * 2  # a bank of nothing but the class
+    spared, given = (absolute(model).calibrate(same_class, drop=drop).segment(query, cues) for drop in (0.5, 0.0))
+    assert np.abs(spared.probability - given.probability).max() > 0.01
+    with pytest.raises(ValueError, match="bank_drop must be in"):
+        model.calibrate(same_class, drop=1.0)
 
 
 def test_banks_that_are_none_are_refused(model: DiffUp) -> None:

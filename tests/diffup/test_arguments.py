@@ -253,7 +253,7 @@ def test_points_are_discs_of_a_scribble_whose_size_follows_the_image() -> None:
         assert set(np.unique(drawn)) == {1, 2}, "what is not marked is unknown"
         assert drawn[height // 2, width // 3] == drawn[0, 0] == 1
         across = int((drawn[height // 2] == 1).sum())
-        assert abs(across - 2 * 0.02 * (height * width) ** 0.5) <= 2
+        assert abs(across - 2 * 0.04 * (height * width) ** 0.5) <= 2
     assert (Support(IMAGE, (4.7, 3.2), "points").drawn((20, 20))[3, 4]) == 1, "a single point, between pixels"
 
 

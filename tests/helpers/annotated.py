@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -22,8 +23,9 @@ def write_photo(path: Path, size: tuple[int, int] = (HEIGHT, WIDTH), orientation
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    Image.fromarray(pixels).save(path, **({"exif": exif} if orientation != 1 else {}))
+    if orientation != 1:
+        exif[ORIENTATION] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
 
 
 def rectangle(label: object, *corners: float) -> dict[str, Any]:
@@ -32,7 +34,7 @@ def rectangle(label: object, *corners: float) -> dict[str, Any]:
     return {"label": label, "shape_type": "rectangle", "points": [[x0, y0], [x1, y1]]}
 
 
-def labelme(image: str, *shapes: dict[str, Any], size: tuple[int, int] = (HEIGHT, WIDTH)) -> dict[str, Any]:
+def labelme(image: str, *shapes: Mapping[str, Any], size: tuple[int, int] = (HEIGHT, WIDTH)) -> dict[str, Any]:
     """A document of labelme."""
     height, width = size
     return {

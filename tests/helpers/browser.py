@@ -75,6 +75,11 @@ class Browser:
             time.sleep(0.02)
         return time.monotonic() - began
 
+    def visit(self, address: str, *, width: int = 1500, height: int = 900) -> None:
+        """Load a page of a server; wait for what it shows with `until`."""
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self._call("Page.navigate", url=address)
+
     def run(self, script: str) -> Any:
         """The value of an expression in the page."""
         answer = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)

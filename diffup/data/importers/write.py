@@ -138,7 +138,7 @@ def _classes(found: Found) -> tuple[list[str], list[str]]:
     if twins := [label for label in classes if alike[label.casefold()] > 1]:
         notes.append(f"labels {', '.join(twins[:6])} differ in case alone and are different classes")
     if found.classes and (empty := [label for label in used if label not in set(labels)]):
-        notes.append(f"{len(empty)} categories have no annotation and are left out: {', '.join(empty[:6])}")
+        notes.append(f"left out, categories without annotation: {', '.join(empty[:6])}{' …' if len(empty) > 6 else ''}")
     if not classes and not found.problems:
         raise UserError("nothing is annotated with a class: there is no object with an area; draw some, then import")
     return classes, notes
@@ -166,14 +166,14 @@ def _converted(pictures: Sequence[Picture], classes: Sequence[str], part: Path) 
 
 def _notes(found: Found, done: Sequence[Converted]) -> list[str]:
     counts = {
-        "images have overlapping objects of different classes: the smaller one, or the one that the tool puts on top, "
-        "has the pixels": sum(each.overlapping for each in done),
-        "images were turned upright by their EXIF orientation": sum(each.turned for each in done),
-        "objects cover no pixel of their image": sum(each.hidden for each in done),
-        "images show no object: they are background": sum(not each.shown for each in done),
+        "images with overlapping objects of different classes, of which the smaller, or what the tool puts on top, has "
+        "the pixels": sum(each.overlapping for each in done),
+        "images turned upright by their EXIF orientation": sum(each.turned for each in done),
+        "objects that cover no pixel of their image": sum(each.hidden for each in done),
+        "images that show no object and are background": sum(not each.shown for each in done),
     }
-    told = [f"{count} {what}" for what, count in counts.items() if count]
-    return told + [f"left out: {count} {what}" for what, count in sorted(found.left_out.items())]
+    told = [f"{what}: {count}" for what, count in counts.items() if count]
+    return told + [f"left out, {what}: {count}" for what, count in sorted(found.left_out.items())]
 
 
 def _described(
@@ -185,7 +185,10 @@ def _described(
     if len(classes) > MOST_LABELS:
         document["layout"] = "coco"
         _write(part / "instances.json", _instances(classes, done))
-        notes.append(f"{len(classes)} classes are more than a label image holds: masks are in instances.json")
+        notes.append(
+            f"{len(classes)} classes are more than a label image holds: masks are in "
+            "instances.json, where void regions are background"
+        )
     path = part / "dataset.json"
     _write(path, document)
     records = _records(path)

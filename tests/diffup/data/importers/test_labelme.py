@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from diffup.errors import UserError
 from tests.helpers.annotated import HEIGHT, LABELS, WIDTH, labelme, mask_shape, rectangle, write_labelme, write_photo
 
 
-def write(path: Path, *shapes: dict[str, object], **photo: object) -> None:
+def write(path: Path, *shapes: Mapping[str, Any], **photo: object) -> None:
     """An image with its JSON."""
     write_photo(path.with_suffix(".png"), **photo)  # type: ignore[arg-type]
     path.with_suffix(".json").write_text(json.dumps(labelme(path.with_suffix(".png").name, *shapes)))
@@ -66,7 +68,7 @@ def test_the_smaller_of_two_objects_lies_on_top_and_it_is_said(tmp_path: Path) -
     large, small = imported.dataset.classes.index("large"), imported.dataset.classes.index("small")
     assert (imported.dataset.mask("one", small) == 1).sum() == 100
     assert (imported.dataset.mask("one", large) == 1).sum() == 50 * 30 - 100
-    assert any("1 images have overlapping objects" in note for note in imported.notes)
+    assert any(note.startswith("images with overlapping") and note.endswith(": 1") for note in imported.notes)
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
@@ -143,7 +145,8 @@ def test_what_has_no_area_is_left_out_and_counted(tmp_path: Path) -> None:
     write(tmp_path / "in" / "one", rectangle("a", 0, 0, 20, 20), line, {"label": "a", "points": [[0, 0], [9, 9]]})
     (tmp_path / "in" / "settings.json").write_text("{}")
     notes = "\n".join(import_dataset("labelme", tmp_path / "in", tmp_path / "out").notes)
-    assert "1 lines and points" in notes and "1 polygons with fewer" in notes and "1 JSON files that are not" in notes
+    for what in ("lines and points, which have no area: 1", "polygons with fewer than three points: 1", "labelme's: 1"):
+        assert what in notes
 
 
 def damaged(folder: Path) -> Path:
