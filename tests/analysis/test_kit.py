@@ -26,7 +26,7 @@ def made(columns: int, *, stacked: bool = False, label: str = "resnet50", shots:
     """A table of some columns below each number of shots, of two methods."""
     heads = [Column((f"{k}-shot", "mean" if i == columns - 1 else f"fold {i}")) for k in shots for i in range(columns)]
     rows = [
-        Row((label, name), tuple(number(60 + at + 0.1 * place) for place in range(len(heads))))
+        Row((label, name), tuple(number(60 + 5 * at + 0.1 * place) for place in range(len(heads))))
         for at, name in enumerate(("DiffUp", "prior mean"))
     ]
     return Table(
@@ -70,7 +70,7 @@ def test_a_wide_table_is_split_and_each_part_has_the_labels() -> None:
     assert all(r"vit\_small\_patch14\_dinov2 & DiffUp" in part for part in parts)
     assert (text.count(r"\label{tab:main}"), text.count("(continued)"), text.count("Bold: best.")) == (1, 1, 1)
     for place in range(12):
-        assert text.count(f"& {60 + 0.1 * place:.1f} ") == 1 and text.count(f"& {61 + 0.1 * place:.1f} ") == 1
+        assert text.count(f"& {60 + 0.1 * place:.1f} ") == 1 and text.count(f"& {65 + 0.1 * place:.1f} ") == 1
 
 
 def test_intervals_go_below_before_a_table_is_split() -> None:
