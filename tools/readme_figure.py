@@ -3,8 +3,8 @@
     python -m tools.readme_figure --results ~/.diffup/results/quickstart --out docs/images/shapes4i.jpg
 
 One row per annotation: support, query, then prior mean and prediction on the training backbone and on a better one that
-was swapped in without re-training, and the ground truth, painted as panels are (`diffup.evaluation.drawing`). Row r is episode r of the manifest, so nobody chose it. Masks
-come from the Python API, prior means from the panels in the store.
+was swapped in without re-training, and the ground truth, painted as panels are (`diffup.evaluation.drawing`). Row r is
+episode r of the manifest, so nobody chose it. Masks come from the Python API, prior means from the panels in the store.
 """
 
 from __future__ import annotations

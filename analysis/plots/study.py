@@ -93,8 +93,9 @@ def upgrade_plot(study: Study) -> Plot | None:
             )  # fmt: skip
             for place, (method, number) in enumerate(here):
                 y = row + SPREAD * (place - (len(here) - 1) / 2) + 0.12
-                swapped = method == mine[backbone] and reference is not None and method != reference
-                gain = study.difference((method, task), (reference, task)) if swapped else None
+                gain = None
+                if reference is not None and method == mine[backbone] != reference:
+                    gain = study.difference((method, task), (reference, task))
                 _dot(axes, number, y, style(study, method), gain)
                 marks += marks_of(method_label(study, method), [(backbone, number)])
         axes.set(ylim=(len(order) - 0.4, -0.6), yticks=[], xlabel=f"mIoU (%), {task}")

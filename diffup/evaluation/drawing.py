@@ -7,7 +7,7 @@ at which it is seen, so lines are as wide on a thumbnail as on a photograph.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,7 @@ def strokes(mask_HW: Mask, size: tuple[int, int]) -> Mask:
     return grown
 
 
-def _filtered(mask_HW: Mask, kind: type[ImageFilter.RankFilter], radius: int) -> Mask:
+def _filtered(mask_HW: Mask, kind: Callable[[int], ImageFilter.Filter], radius: int) -> Mask:
     image = Image.fromarray(mask_HW.astype(np.uint8) * 255)
     return np.asarray(image.filter(kind(2 * radius + 1))) > 127
 

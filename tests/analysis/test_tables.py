@@ -138,12 +138,12 @@ def test_latex_specials_are_escaped() -> None:
 
 def test_long_tables_continue_on_another_page() -> None:
     """Groups stay whole, and no row is lost."""
-    rows = tuple(Row((f"group {i // 6}", f"row {i}"), (Number(value=float(i)),)) for i in range(48))
+    rows = tuple(Row((f"group {i // 6}", f"row {i}"), (Number(value=float(i)),)) for i in range(72))
     table = Table(name="long", caption="Long", labels=("A", "B"), columns=(Column(("x",)),), rows=rows, notes=("n",))
     text = to_latex(table)
     pages = text.split(r"\begin{table}")[1:]
     assert len(pages) == 2
-    assert all(text.count(f"row {i} &") == 1 for i in range(48))
+    assert all(text.count(f"row {i} &") == 1 for i in range(72))
     assert pages[0].count("row ") == PAGE_LINES // 6 * 6
     assert (text.count(r"\label{tab:long}"), text.count("(continued)")) == (1, 1)
 

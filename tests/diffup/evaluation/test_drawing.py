@@ -96,7 +96,7 @@ def test_maps_have_round_scales_and_brightness_follows_the_value() -> None:
     values = np.zeros((8, 8), np.float32)
     values[:, 4:] = 0.3
     image = np.asarray(heat(values, (64, 64)))
-    assert np.abs(image[10, -10].astype(int) - coloured(np.float32(0.3 / 0.5))).max() <= 1
+    assert np.abs(image[10, -10].astype(int) - coloured(np.array(0.3 / 0.5, np.float32))).max() <= 1
     assert tuple(image[10, 10]) == tuple(HEAT[0].astype(int))
     scale = [coloured(np.linspace(0, 1, 50)).astype(float) @ (0.299, 0.587, 0.114)]
     assert (np.diff(scale) > 0).all(), "not monotone in grey print"
