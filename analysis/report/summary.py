@@ -30,7 +30,7 @@ def answer(study: Study) -> list[str]:
     scores = {m: n for m in mine if (n := defined(study.number(m, task)))}
     reference = next((m for m in scores if m.backbone == home), None)
     swapped = sorted((m for m in scores if m.backbone != home), key=lambda m: -scores[m].value)
-    lines = []
+    lines: list[str] = []
     for method in swapped if reference else ():
         gain = study.difference((method, task), (reference, task)) if reference else None
         if defined(gain) and gain:
@@ -47,7 +47,7 @@ def answer(study: Study) -> list[str]:
 
 def _leads(study: Study, task: Task, methods: Sequence[MethodKey]) -> list[str]:
     """The lead over the prior mean, or else another training-free method, on some backbones."""
-    lines = []
+    lines: list[str] = []
     for method in methods:
         rivals = [m for m in study.shown if not m.trained_on and not m.control and method.beside(m)]
         rivals.sort(key=lambda m: m.variant != "prior_mean")

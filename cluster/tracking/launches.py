@@ -137,6 +137,7 @@ def open_experiment(
                 if client.get_experiment_by_name(name) is None:
                     raise  # else another machine was first
             found = client.get_experiment_by_name(name)
+        assert found is not None, "it was created, or another machine created it"
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         describe_experiment(client, found)

@@ -207,9 +207,9 @@ def test_cues_that_are_none_are_refused(model: DiffUp) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Text(name, others)
-    for wrong in ({"steps": 0}, {"samples": 0}):
+    for steps, samples in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match="must be 1 or more"):
-            model.segment(image, [whole], **wrong)
+            model.segment(image, [whole], steps=steps, samples=samples)
 
 
 def test_images_that_are_none_are_refused(model: DiffUp, tmp_path: Path) -> None:

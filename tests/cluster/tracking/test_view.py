@@ -71,13 +71,14 @@ def logged(store: Store) -> tuple[MlflowClient, Tracking, Run]:
 def test_a_run_has_a_short_name_its_data_and_the_intervals_of_the_tables(store: Store) -> None:
     _, _, run = logged(store)
     assert run.info.run_name == run_name(CELL) == "tiny_resnet 1xmask prior_mean f2"
+    assert run.inputs is not None
     (given,) = run.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("shapes4i", "aaaabbbbcccc")
     assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "evaluation")]
     (scores,) = bootstrap([EpisodeCounts.of({name: table()[name] for name in EPISODE_COLUMNS})], stream=2)
     low, high = scores.miou.interval()
     metrics = run.data.metrics
-    assert (metrics["miou_low"], metrics["miou_high"]) == (pytest.approx(low), pytest.approx(high))
+    assert [metrics["miou_low"], metrics["miou_high"]] == pytest.approx([low, high])
     assert {"fb_iou_low", "fb_iou_high"} <= set(metrics) and low < high
 
 
