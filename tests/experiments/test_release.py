@@ -88,7 +88,7 @@ def test_images_go_along_only_where_their_terms_allow_it(
     publish(folder, tmp_path, path, CLOSED)
     assert sorted(content(tmp_path)) == ["README.md", "SHA256SUMS", "config.json", "model.safetensors"]
     model = DiffUp.load(tmp_path)
-    assert model.bank is None and len(model.facts["bank"]) == 60
+    assert model.bank is not None and model.bank.packaged and len(model.facts["bank"]) == 60
 
 
 def test_weights_are_halved_and_segment_as_before(
