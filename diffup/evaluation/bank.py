@@ -177,7 +177,7 @@ class BankImages:
 
         shown = [getattr(data, name)() for name in SAMPLES]
         colour = [np.stack([image] * 3, -1) if image.ndim == 2 else image for image in shown]
-        return replace(BankImages.of([(image, None) for image in colour], config, DROP), packaged=True)
+        return replace(BankImages.of([(image, None) for image in colour], config), packaged=True)
 
 
 def _places(image: str, positions: int, count: int) -> Tensor:
