@@ -158,9 +158,9 @@ def test_all_that_a_cell_is_made_by_is_hashed() -> None:
 
 
 def test_no_module_of_the_method_is_imported_by_a_name_made_at_run_time() -> None:
-    """Such an import could not be followed; the adapter's is of foreign code, which has a version of its own."""
+    """Such an import could not be followed; that of plug-ins is of foreign code, which has a version of its own."""
     found = {name for name, path in FILES.items() if "import_module" in path.read_text(encoding="utf-8")}
-    assert found == {"evaluation.adapter"}
+    assert found == {"plugins"}
     relative = [n for p in FILES.values() for n in ast.walk(ast.parse(p.read_bytes())) if getattr(n, "level", 0)]
     assert not relative
 
