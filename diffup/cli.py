@@ -117,7 +117,7 @@ def _python(arguments: list[str]) -> int:
     os.execv(sys.executable, [sys.executable, *arguments])
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+LIBRARY: dict[str, Callable[[Sequence[str]], int]] = {
     "predict": predict,
     "demo": demo,
     "data": data,
@@ -126,8 +126,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "backbones": backbones,
     "doctor": doctor,
 }
-if IN_CHECKOUT:
-    COMMANDS |= {"eval": evaluate, "run": run, "submit": submit}
+# These replace the process by the script of a study.
+PLATFORM: dict[str, Callable[[Sequence[str]], int]] = {"eval": evaluate, "run": run, "submit": submit}
+COMMANDS = LIBRARY | PLATFORM if IN_CHECKOUT else LIBRARY
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     args = parser.parse_args((sys.argv[1:] if argv is None else argv) or ["--help"])
     if args.print_completion:
-        print(script(args.print_completion, COMMANDS), end="")
+        print(script(args.print_completion, LIBRARY, [name for name in COMMANDS if name not in LIBRARY]), end="")
         return 0
     if args.command is None:
         parser.error("name a command")

@@ -26,15 +26,16 @@ complete -o default -o bashdefault -F _diffup diffup
 ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
 
 
-def script(shell: str, commands: Mapping[str, Callable[[Sequence[str]], int]]) -> str:
+def script(shell: str, commands: Mapping[str, Callable[[Sequence[str]], int]], others: Sequence[str] = ()) -> str:
     """The text that a shell evaluates; file names complete everywhere else.
 
     Args:
         shell: one of `SHELLS`.
-        commands: by name, see `diffup.cli.COMMANDS`.
+        commands: by name; each is asked for its ``--help``.
+        others: commands of which the name alone is completed.
     """
     cases = "\n".join(f'    {name}) words="{" ".join(options(command))}" ;;' for name, command in commands.items())
-    listed = " ".join([*commands, "--help", "--version", "--print-completion"])
+    listed = " ".join([*commands, *others, "--help", "--version", "--print-completion"])
     return SCRIPT.format(head=ZSH if shell == "zsh" else "", cases=cases, commands=listed)
 
 
