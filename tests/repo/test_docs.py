@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from tests.helpers.trained import CELL
 
 if TYPE_CHECKING:
-    from diffup import DiffUp
+    from diffup.data.dataset import Dataset
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -96,28 +100,24 @@ def _anchors(path: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_the_readmes_python_runs(
-    model: DiffUp, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With the quickstart's checkpoint replaced by a small one, and fewer images per class."""
-    from diffup.data.shapes4i import generate
-    from tests.helpers.trained import CELL
-
+def test_the_readmes_python_runs(data: Dataset, results: Path, tmp_path: Path) -> None:
+    """With a small checkpoint, an embedded backbone and images of our own in place of those it names."""
     block = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert block and len(block[1].splitlines()) <= 12
-    home = tmp_path / ".diffup"
-    generate(home / "datasets" / "shapes4i-v1-60-0", images=8, progress=False)
-    key = re.search(r"quickstart/(\w{12})", block[1])
-    assert key
-    (home / "results" / "quickstart").mkdir(parents=True)
-    (home / "results" / "quickstart" / key[1]).symlink_to(results / CELL.key())
-    monkeypatch.setenv("HOME", str(tmp_path))
-    exec(compile(block[1], "README.md", "exec"), {})
-    iou, share = map(float, capsys.readouterr().out.split())
-    assert 0 <= iou <= 1 and 0 <= share <= 1
-
-
-def test_the_readme_names_the_quickstarts_checkpoint() -> None:
-    golden = (ROOT / "tests" / "golden" / "keys.json").read_text()
-    key = re.search(r"quickstart/(\w{12})", README.read_text(encoding="utf-8"))
-    assert key and f'"first": "{key[1]}"' in golden
+    target = data.folds[CELL.fold][0]
+    photo, cow = [image for image in data.image_ids if target in data.areas[image]][:2]
+    Image.fromarray(data.image(photo)).save(tmp_path / "photo.jpg")
+    Image.fromarray(data.image(cow)).save(tmp_path / "cow.jpg")
+    Image.fromarray((data.mask(cow, target) == 1).astype(np.uint8)).save(tmp_path / "cow.png")
+    code = block[1]
+    for named, ours in (
+        ('"base"', repr(str(results / CELL.key()))),
+        ("vit_small_patch14_dinov2.lvd142m", "tiny_regnet"),
+        *((f'"{name}"', repr(str(tmp_path / name))) for name in ("photo.jpg", "cow.jpg", "cow.png")),
+    ):
+        assert code.count(named) == 1, named
+        code = code.replace(named, ours)
+    made: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), made)
+    assert made["result"].mask.shape == data.image(photo).shape[:2]
+    assert made["better"].encoder.backbone.name == "tiny_regnet"

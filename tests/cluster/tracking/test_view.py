@@ -139,7 +139,7 @@ def test_the_link_opens_the_runs_with_their_columns(store: Store, require_progra
     port = free_port()
     with server(store.root, port), Browser(require_program("chromium")) as browser:
         browser.visit(link(f"http://127.0.0.1:{port}", tracking.experiment_id))
-        browser.until(f"document.body.innerText.includes({run_name(CELL)!r})")
+        browser.until(f"document.body?.innerText.includes({run_name(CELL)!r})")
         text = browser.run("document.body.innerText")
         assert "Error loading shared view" not in text and "a grid of DiffUp" in text
         for name in ("miou", "miou_high", "miou_low"):
