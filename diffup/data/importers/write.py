@@ -250,7 +250,7 @@ def proposed_folds(images: Mapping[int, int], asked: int, notes: list[str], clas
         )
     if not tested:
         notes.append(
-            "no class is shown large enough by two images: episodes can't be drawn; the folds are placeholders"
+            "no class is shown large enough by two images: no episode can be drawn until there are more images"
         )
     tested = tested or list(images)
     count = asked or min(MANY_FOLDS if len(tested) >= MANY_CLASSES else FEW_FOLDS, len(tested))

@@ -110,6 +110,16 @@ def test_every_mode_and_suffix_gives_the_picture(suffix: str, mode: str, tmp_pat
     assert np.abs(read_photo(path).pixels.astype(int) - wanted).max() <= tolerance
 
 
+def test_a_tiff_in_ycbcr_is_right_or_refused(tmp_path: Path) -> None:
+    picture = Image.fromarray(ramp(255, 64, 48).astype(np.uint8)).convert("RGB").convert("YCbCr")
+    picture.save(tmp_path / "x.tif")
+    try:
+        pixels = read_photo(tmp_path / "x.tif").pixels
+    except UserError:  # Pillow 12
+        return
+    assert np.abs(pixels.astype(int) - np.asarray(picture.convert("RGB")).astype(int)).max() == 0
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 def test_grey_of_few_bits_reaches_white(depth: int, tmp_path: Path) -> None:
     path = tmp_path / "x.png"
