@@ -13,6 +13,8 @@ diffup eval my_package.my_module:my_method --dataset birds/dataset.json
 diffup demo --weights-dir weights
 diffup run quickstart --dry-run
 diffup submit full_grid --results /shared/results/full
+diffup paper --results ~/.diffup/results/quickstart --out paper
+diffup mlflow --results ~/.diffup/results/quickstart
 """
 
 from __future__ import annotations
@@ -101,6 +103,11 @@ def submit(argv: Sequence[str]) -> int:
     return _python(["-m", "cluster", "submit", _study(argv, "submit"), *argv[1:]])
 
 
+def _module(*words: str) -> Callable[[Sequence[str]], int]:
+    """A command that is ``python -m`` with `words` before its own arguments."""
+    return lambda argv: _python(["-m", *words, *argv])
+
+
 def _study(argv: Sequence[str], command: str) -> str:
     """Path of the script of the study that is named first."""
     names = sorted(path.stem for path in STUDIES.glob("*.py") if not path.stem.startswith("_"))
@@ -126,14 +133,26 @@ LIBRARY: dict[str, Callable[[Sequence[str]], int]] = {
     "backbones": backbones,
     "doctor": doctor,
 }
-# These replace the process by the script of a study.
-PLATFORM: dict[str, Callable[[Sequence[str]], int]] = {"eval": evaluate, "run": run, "submit": submit}
-COMMANDS = LIBRARY | PLATFORM if IN_CHECKOUT else LIBRARY
+# These replace the process by a script or module of the repository.
+PLATFORM: dict[str, tuple[Callable[[Sequence[str]], int], str | None]] = {
+    "eval": (evaluate, evaluate.__doc__),
+    "run": (run, run.__doc__),
+    "submit": (submit, submit.__doc__),
+    "paper": (_module("analysis", "paper"), "Write a result store's tables and figures for LaTeX, and its report."),
+    "report": (_module("analysis", "report"), "Write a result store's report, one HTML page."),
+    "mlflow": (_module("cluster.tracking", "serve"), "Show a result store in MLflow's page."),
+    "sync": (_module("cluster", "sync"), "Copy results from or to an object store: pull, push."),
+    "cache": (_module("cluster", "cache"), "List, check or clean a cache of features."),
+    "slurm": (_module("cluster", "slurm"), "Write a Slurm batch script of a study."),
+}
+COMMANDS = {name: (function, function.__doc__) for name, function in LIBRARY.items()}
+if IN_CHECKOUT:
+    COMMANDS |= PLATFORM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    listed = "\n".join(f"  {name:12}{function.__doc__}" for name, function in COMMANDS.items())
+    listed = "\n".join(f"  {name:12}{told}" for name, (_, told) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="diffup",
         description=f"Few-shot segmentation with any backbone and any annotation.\n\ncommands:\n{listed}",
@@ -152,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.command is None:
         parser.error("name a command")
-    return COMMANDS[args.command](args.arguments)
+    return COMMANDS[args.command][0](args.arguments)
 
 
 def console() -> int:
