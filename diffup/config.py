@@ -256,6 +256,7 @@ class TrainConfig:
             draws its own. Prior maps are most of a step's cost: 800 steps of 400 draws cost little more than 400.
         balance_sizes: draw small and large objects equally often, not as they come: base classes and others differ in
             the share of an image that they take, and a decoder learns that of its training.
+        parts: share of the episodes whose class is the upper or lower part of its objects (`diffup.episodes.parts`).
         hold_out: number of base classes that are left out of training, to choose between variants without looking at
             novel classes; which ones: `diffup.episodes.sampling.held_out_classes`.
     """
@@ -274,6 +275,7 @@ class TrainConfig:
     hold_out: int = added_later(0)
     draws: int = added_later(0)
     balance_sizes: bool = added_later(False)
+    parts: float = added_later(0.0)
 
     @property
     def episodes(self) -> int:
@@ -290,6 +292,8 @@ class TrainConfig:
             raise UserError(f"TrainConfig.cue_weights: {len(CUES)} weights ≥ 0, some visual; got {self.cue_weights}")
         if not 0 <= self.ema < 1:
             raise UserError(f"TrainConfig.ema must be in [0, 1), not {self.ema}")
+        if not 0 <= self.parts <= 1:
+            raise UserError(f"TrainConfig.parts must be in [0, 1], not {self.parts}")
 
 
 @dataclass(frozen=True, kw_only=True)

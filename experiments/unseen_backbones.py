@@ -40,6 +40,7 @@ CHANGES: dict[str, Change] = {
     **{name: change for name, change in VARIANTS.items() if name != "unbounded"},  # the recipe has no bound
     "stretched": STRETCHED,
     "unbalanced": {"train": {"balance_sizes": False}},
+    "parts": {"train": {"parts": 0.3}},
     "snap": {"sample": {"snap": True}},
     "no_bank": {"input": {"bank": 0}},
     "bank_5": {"input": {"bank": 5}},

@@ -59,14 +59,16 @@ def figure(store: Path) -> Image.Image:
     trained = DiffUp.load(store / str(cells.checkpoint.iloc[0]))
     models = {name: trained.swap_backbone(name) for name in BACKBONES}
     step = TILE + SPACE
-    sheet = Image.new("RGB", (7 * step - SPACE, 2 * LINE + len(ANNOTATIONS) * step - SPACE), "white")
+    sheet = Image.new("RGB", (7 * step - SPACE, 2 * LINE + len(ANNOTATIONS) * step), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(26)
+    top = bottom = 2 * LINE
 
     def head(line: int, first: int, last: int, words: str) -> None:
         draw.text(((first + last) * step / 2 + TILE / 2, (line + 0.5) * LINE), words, "black", font, "mm")
 
-    def show(row: int, column: int, image: Image.Image, words: str = "") -> None:
-        left, top = column * step, 2 * LINE + row * step
+    def show(column: int, image: Image.Image, words: str = "") -> None:
+        nonlocal bottom
+        left, bottom = column * step + (TILE - image.width) // 2, max(bottom, top + image.height)
         sheet.paste(image, (left, top))
         draw.text((left + 8, top + image.height - 6), words, "white", font, "ls", stroke_width=3, stroke_fill="black")
 
@@ -88,16 +90,18 @@ def figure(store: Path) -> Image.Image:
             truth = data.mask(episode["query"], int(episode["class_id"]))
             mask = models[backbone].segment(query, [cue_of(support, annotation, kind)]).mask & (truth != 255)
             iou = 100 * (mask & (truth == 1)).sum() / (mask | (truth == 1)).sum()
-            start = PRIOR * (SIDE + GAP)
-            prior = Image.open(panel).crop((start, HEAD, start + SIDE, HEAD + SIDE))
-            show(row, left, prior.resize((TILE, TILE), Image.Resampling.LANCZOS))
-            show(row, left + 1, painted(query, mask, PREDICTION, side=TILE, grey=True), f"IoU {iou:.0f} %")
+            size = fitted(query.shape[1], query.shape[0], TILE)
+            width, height = fitted(query.shape[1], query.shape[0])
+            start = PRIOR * (SIDE + GAP) + (SIDE - width) // 2
+            prior = Image.open(panel).crop((start, HEAD, start + width, HEAD + height))
+            show(left, prior.resize(size, Image.Resampling.LANCZOS))
+            show(left + 1, painted(query, mask, PREDICTION, side=TILE, grey=True), f"IoU {iou:.0f} %")
             if left == 2:
-                show(row, 0, painted(support, annotation == 1, ANNOTATION, side=TILE, kind=kind), kind)
-                size = fitted(query.shape[1], query.shape[0], TILE)
-                show(row, 1, Image.fromarray(query).resize(size, Image.Resampling.BICUBIC))
-                show(row, 6, painted(query, truth == 1, TRUTH, side=TILE, grey=True))
-    return sheet
+                show(0, painted(support, annotation == 1, ANNOTATION, side=TILE, kind=kind), kind)
+                show(1, Image.fromarray(query).resize(size, Image.Resampling.BICUBIC))
+                show(6, painted(query, truth == 1, TRUTH, side=TILE, grey=True))
+        top = bottom + SPACE
+    return sheet.crop((0, 0, sheet.width, bottom))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

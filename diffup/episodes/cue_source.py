@@ -12,6 +12,7 @@ from diffup.config import CueConfig
 from diffup.data.dataset import Dataset
 from diffup.episodes.annotations import annotate
 from diffup.episodes.cues import cue_weights
+from diffup.episodes.parts import Part
 from diffup.episodes.protocols import nearest
 from diffup.errors import UserError
 from diffup.lru import ByteLRU, nbytes
@@ -43,28 +44,29 @@ class CueSource:
             limit_bytes, lambda label: label.nbytes
         )
 
-    def annotation(self, image_id: str, class_index: int, kind: str) -> NDArray[np.uint8]:
-        """The annotation drawn for a support, [H, W]: 0 background, 1 foreground, 2 unknown."""
+    def annotation(self, image_id: str, class_index: int, kind: str, part: Part | None = None) -> NDArray[np.uint8]:
+        """The annotation drawn for a support, or a part of it, [H, W]: 0 background, 1 foreground, 2 unknown."""
+        mask = self.dataset.mask(image_id, class_index)
         return annotate(
-            self.dataset.mask(image_id, class_index),
+            part.of(mask) if part else mask,
             kind,
             seed_parts=(self.dataset.name, image_id, class_index, ANNOTATION_SEED),
             boxes=self.config.boxes,
             scribble_width=self.config.scribble_width,
         )
 
-    def weights(self, image_id: str, class_index: int, kind: str, grid: int) -> Tensor:
-        """Foreground and background weights of a support on a feature grid of side `grid`, [2, h, w].
+    def weights(self, image_id: str, class_index: int, kind: str, grid: int, part: Part | None = None) -> Tensor:
+        """Foreground and background weights of a support, or a part of it, on a grid of side `grid`, [2, h, w].
 
         Raises:
             UserError: the support does not show the class; the image is named.
         """
         key = (image_id, class_index, kind, grid)
-        if (known := self._weights.get(key)) is not None:
+        if part is None and (known := self._weights.get(key)) is not None:
             return known
         try:
-            drawn = self.annotation(image_id, class_index, kind)
-            return self._weights.put(key, cue_weights(drawn, kind, grid))
+            made = cue_weights(self.annotation(image_id, class_index, kind, part), kind, grid)
+            return made if part else self._weights.put(key, made)
         except UserError as error:
             name = self.dataset.classes[class_index]
             raise UserError(f"{self.dataset.name}, image {image_id}, class {name!r}: {error}") from error
@@ -76,12 +78,14 @@ class CueSource:
             return known
         return self._labels.put(key, nearest(self.dataset.mask(image_id, class_index), size))
 
-    def truth(self, image_id: str, class_index: int, grid: int) -> tuple[Tensor, Tensor]:
+    def truth(self, image_id: str, class_index: int, grid: int, part: Part | None = None) -> tuple[Tensor, Tensor]:
         """A query's mask for a loss: share of foreground among valid pixels, and share of valid pixels, [R, R] each."""
         key = (image_id, class_index, grid)
-        if (known := self._truths.get(key)) is not None:
+        if part is None and (known := self._truths.get(key)) is not None:
             return known
-        mask = torch.from_numpy(self.dataset.mask(image_id, class_index))
-        planes = torch.stack([mask == 1, mask != 255]).float()
+        mask = self.dataset.mask(image_id, class_index)
+        pixels = torch.from_numpy(part.of(mask) if part else mask)
+        planes = torch.stack([pixels == 1, pixels != 255]).float()
         foreground, valid = F.adaptive_avg_pool2d(planes[None], grid)[0]
-        return self._truths.put(key, ((foreground / valid.clamp_min(1e-6)).clamp(0, 1), valid.clone()))
+        made = ((foreground / valid.clamp_min(1e-6)).clamp(0, 1), valid.clone())
+        return made if part else self._truths.put(key, made)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from diffup.config import VISUAL_CUES, ModelConfig, TrainConfig
 from diffup.episodes.cue_source import CueSource
+from diffup.episodes.parts import Part
 from diffup.errors import UserError
 from diffup.evaluation.bank import GivenBank
 from diffup.evaluation.encode import FeatureCache
@@ -195,7 +196,7 @@ class EpisodeSampler:
         self.model, self.config = model, config
         self.keep, self.given = keep, given
         how = (config.episodes, config.max_shots, config.cue_weights, config.flip, config.balance_sizes)
-        self.drawn_by = (fold, seed, model.decoder_grid, how)
+        self.drawn_by = (fold, seed, model.decoder_grid, (*how, config.parts) if config.parts else how)
         self.queries: dict[int, NDArray[np.float64]] = self._balanced() if config.balance_sizes else {}
         self.with_text = features.encoder.text_model is not None and config.cue_weights[3] > 0
 
@@ -262,8 +263,11 @@ class EpisodeSampler:
             row_kinds = tuple(VISUAL_CUES[int(k)] for k in rng.choice(3, size=shots, p=visual))
             found = self.features.get(ids[:1], text=text) + self.features.get(ids[1:], text=False)
             found = [flip_features(f) if flip else f for f, flip in zip(found, flips, strict=True)]
-            truth, valid = self.cues.truth(ids[0], class_index, self.model.decoder_grid)
-            row = [self.cues.weights(i, class_index, kind, grid) for i, kind in zip(ids[1:], row_kinds, strict=True)]
+            # Not drawn where there are none: older trainings stay the same. A name means whole objects.
+            cut = Part.drawn(rng) if shots and not text and config.parts and rng.random() < config.parts else None
+            truth, valid = self.cues.truth(ids[0], class_index, self.model.decoder_grid, cut)
+            named = zip(ids[1:], row_kinds, strict=True)
+            row = [self.cues.weights(image, class_index, kind, grid, cut) for image, kind in named]
             row = [w.flip(-1) if flip else w for w, flip in zip(row, flips[1:], strict=True)]
             if flips[0]:
                 truth, valid = truth.flip(-1), valid.flip(-1)
