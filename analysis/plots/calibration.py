@@ -55,7 +55,7 @@ def calibration_plot(curves: Sequence[Curve], title: str, name: str) -> Plot:
                 x, (value, low, high) = line(curve)
                 axes.plot(x, value, color=curve.colour, marker="o", linewidth=1.2, markersize=2.5)
                 axes.fill_between(x, low, high, color=curve.colour, alpha=0.18, linewidth=0)
-                axes.set_ylabel(beside, fontsize=SMALL, labelpad=1)
+                axes.set_ylabel(beside, fontsize=SMALL, labelpad=3)
                 axes.tick_params(labelsize=SMALL, length=2, pad=1.5)
                 for at, y, bottom, top in zip(x.tolist(), value.tolist(), low.tolist(), high.tolist()):
                     marks.append(mark(curve.label, at, y, bottom, top, (), panel))

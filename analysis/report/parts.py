@@ -81,7 +81,8 @@ def example_html(group: Sequence[Shown], suffix: str, left: int) -> tuple[str, i
     if example.shared is not None:
         content = to_jpeg(example.shared)
         size += len(content)
-        figures.append(f'<figure class="shared">{_image(content, f"{_place(first)}: {SHARED}")}</figure>')
+        share = min(1.0, example.shared.width / max(image.width for _, image in example.panels))  # tiles of one size
+        figures.append(f'<figure class="shared" style="max-width: {share:.1%}">{_image(content, f"{_place(first)}: {SHARED}")}</figure>')
     omitted = example.missing
     for panel, image in example.panels:
         content = to_jpeg(image)

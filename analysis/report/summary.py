@@ -108,8 +108,9 @@ def summary_html(
 
 
 def three(panels: Sequence[Shown], study: Study) -> list[list[Shown]]:
-    """Worst, median and best of the first task and fold, on the training backbone and the best one swapped in."""
-    groups = examples(panels)[: len(RANKS)]
+    """Worst, median and best of the main task's first fold, on the training backbone and the best one swapped in."""
+    main = str(main_task(study))
+    groups = examples([panel for panel in panels if panel.task == main] or panels)[: len(RANKS)]
     names = by_cost(study, dict.fromkeys(panel.backbone for group in groups for panel in group))
     home, best = home_of(study), _best(study)
     wanted = {name for name in names if name in (home, best)} or set(names[:1])
