@@ -82,7 +82,8 @@ def example_html(group: Sequence[Shown], suffix: str, left: int) -> tuple[str, i
         content = to_jpeg(example.shared)
         size += len(content)
         share = min(1.0, example.shared.width / max(image.width for _, image in example.panels))  # tiles of one size
-        figures.append(f'<figure class="shared" style="max-width: {share:.1%}">{_image(content, f"{_place(first)}: {SHARED}")}</figure>')
+        picture = _image(content, f"{_place(first)}: {SHARED}")
+        figures.append(f'<figure class="shared" style="max-width: {share:.1%}">{picture}</figure>')
     omitted = example.missing
     for panel, image in example.panels:
         content = to_jpeg(image)
