@@ -13,7 +13,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from cluster.closing import failures
+from cluster.closing import failures, trained_models
 from cluster.launch import SOME_FAILED, launch, open_results
 from cluster.options import CountOrNone, Folder, Name, NumbersOrNone, Options, PathOrName, Work, parse
 from cluster.storage.results import Store
@@ -189,6 +189,8 @@ def _report(
             return code
         print(f"error: no tables: {error}", file=sys.stderr)
         return SOME_FAILED
+    for line in trained_models(store, unique(chosen)):
+        print(line)
     print(f"results  {store.root}")
     for name, line in zip(("runs", ""), how_to_open(store.root, tracking_uri)):
         print(f"{name:9}{line}", flush=True)

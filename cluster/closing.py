@@ -17,13 +17,14 @@ from cluster.tracking.launches import close_tracking
 from cluster.tracking.runs import Tracking
 from cluster.tracking.sync import sync
 from diffup.grid.axes import describe
-from diffup.grid.cell import AnyCell
+from diffup.grid.cell import AnyCell, TrainingCell
 
 if TYPE_CHECKING:  # Ray is imported only when there is something to run
     from cluster.execution.context import WorkContext
     from cluster.execution.progress import Progress
 
 SHOWN = 10
+MODELS = 4  # that are named at the end
 
 
 def record_crash(cell: AnyCell, why: str, context: WorkContext) -> None:
@@ -43,6 +44,14 @@ def conclude(name: str, plan: Plan, unfinished: list[str], dropped: list[str], p
     if dropped:
         words.append(f"{len(dropped)} not run because their training failed")
     print(f"{'; '.join(words)} ({', '.join([f'{progress.seconds:.0f} s', *progress.speed()])})", flush=True)
+
+
+def trained_models(store: Store, cells: Sequence[AnyCell]) -> list[str]:
+    """Where the first trained models that are DiffUp itself are, and what to do with one; nothing without any."""
+    trained = [cell for cell in cells if isinstance(cell, TrainingCell) and cell.variant == "diffup"]
+    there = [cell for cell in trained if store.read(cell.key(), verify=False).status == "finished"][:MODELS]
+    lines = [f"model    {store.folder(cell.key())}  ({cell.backbone}, fold {cell.fold})" for cell in there]
+    return [*lines, f"         diffup predict --checkpoint {store.folder(there[0].key())} …"] if there else []
 
 
 def failures(store: Store, cells: Sequence[AnyCell]) -> list[str]:

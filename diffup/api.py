@@ -233,7 +233,7 @@ class DiffUp:
         return Parts(self.encoder, self.net, self.facts, self.bank)
 
     def encode(self, images: Sequence[AnyImage], *, batch_size: int = 8) -> list[Features]:
-        """Encode images with the frozen backbone: the heavy half, whose results can be kept and used again.
+        """Encode images, the first time the bank's too: the heavy half, whose results can be kept and used again.
 
         Args:
             images: PIL images, uint8 arrays [H, W, 3] (RGB) or paths, of any sizes.
@@ -245,6 +245,7 @@ class DiffUp:
         check_list(images, "encode() takes a list of images; put a single one in brackets")
         batch_size = whole(batch_size, "batch_size", 1)
         named = [(image, f"images[{i}]") for i, image in enumerate(images)]
+        self._encoded_bank()
         chunks = (named[start : start + batch_size] for start in range(0, len(named), batch_size))
         encoded = (self.encoder.encode([to_rgb(*each) for each in chunk]) for chunk in chunks)
         return [features.to("cpu") for made in encoded for features in made]
@@ -343,8 +344,6 @@ class DiffUp:
         return results
 
     def _encoded_bank(self) -> Bank | None:
-        if self.net.config.base != "evidence" or self.bank is None:
-            return None
-        if self._bank is None:
+        if self.net.config.base == "evidence" and self.bank is not None and self._bank is None:
             self._bank = self.bank.encoded(self.encoder, BANK_POSITIONS)
         return self._bank

@@ -5,6 +5,7 @@ The same data, backbone, recipe, steps and seed give the bytes that a training c
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
 import time
@@ -45,6 +46,7 @@ PROTOCOL = "paired"
 DRAWN_BYTES = 4 << 30  # of drawn steps in the temporary folder
 KEPT = 15  # images of the bank that go along with the model
 FIRST = "resnet50"
+LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -163,6 +165,8 @@ def fit(
         sampler = EpisodeSampler(*parts, cell.train, keep, bank)
         if time_budget is not None:
             steps = steps_within(sampler, time_budget - (time.monotonic() - began), device)
+            if steps < recipe.train.steps / 2:
+                LOG.warning("time for %d of the recipe's %d steps: expect poor masks", steps, recipe.train.steps)
             cell = _cell(dataset, visual, reader, recipe.changed(train={"steps": steps}), fold, seed)
             sampler = EpisodeSampler(*parts, cell.train, keep, bank)
         facts = _facts(cell, dataset, pools, bank)

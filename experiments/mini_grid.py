@@ -22,6 +22,7 @@ from functools import partial
 from analysis.printing import print_tables
 from cluster.cli import DatasetOptions, Grid, ProtocolOptions, Study, run
 from cluster.options import CountOrNone, Name, Names, Numbers
+from diffup.config import check_annotation
 from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data
@@ -43,18 +44,21 @@ def grid(
     source: Backbone,
     backbones: Sequence[Backbone],
     folds: Sequence[int] = FOLDS,
+    shots: Sequence[int] = SHOTS,
+    annotations: Sequence[str] = ANNOTATIONS,
     episodes: int = EPISODES,
     one_step: bool = False,
     seed: int = 0,
     steps: int | None = None,
 ) -> list[AnyCell]:
-    """One training cell a fold, and 10 evaluation cells a fold and backbone (6 DiffUp, 2 prior mean, 2 prototype).
+    """One training cell a fold, and by default 10 evaluation cells a fold and backbone: 6 DiffUp, 4 of two baselines.
 
     Args:
         data: any data set.
         source: training backbone.
         backbones: test backbones.
         folds: which folds.
+        shots, annotations: of the supports; the baselines prior mean and prototype have masks.
         episodes: per evaluation cell.
         one_step: also train and evaluate the one-step decoder, on `source`.
         seed: of training.
@@ -66,14 +70,14 @@ def grid(
         evaluate = partial(evaluation_cells, data, fold, config=recipe.input, episodes=episodes)
         trained = training_cell(data, fold, source, recipe, seed=seed)
         cells.append(trained)
-        cells += evaluate(backbones, tasks(SHOTS, ANNOTATIONS), trained=trained)
-        cells += evaluate(backbones, tasks(SHOTS, ("mask",)), sample=PRIOR_MEAN)
-        cells += evaluate(backbones, tasks(SHOTS, ("mask",)), sample=PROTOTYPE)
+        cells += evaluate(backbones, tasks(shots, annotations), trained=trained)
+        cells += evaluate(backbones, tasks(shots, ("mask",)), sample=PRIOR_MEAN)
+        cells += evaluate(backbones, tasks(shots, ("mask",)), sample=PROTOTYPE)
         if one_step:
             changed = recipe.changed(**VARIANTS["one_step"])
             other = training_cell(data, fold, source, changed, variant="one_step", seed=seed)
             cells.append(other)
-            cells += evaluate([source], tasks(SHOTS, ANNOTATIONS), trained=other)
+            cells += evaluate([source], tasks(shots, annotations), trained=other)
     return cells
 
 
@@ -89,6 +93,10 @@ class MiniGrid(DatasetOptions, ProtocolOptions):
     """tested"""
     folds: Numbers = FOLDS
     """which folds"""
+    shots: Numbers = SHOTS
+    """numbers of supports"""
+    annotations: Names = ANNOTATIONS
+    """of the supports: mask, box, scribble, or mixes such as mask+box"""
     steps: CountOrNone = None
     """of training (default: 800)"""
     one_step: bool = False
@@ -97,13 +105,17 @@ class MiniGrid(DatasetOptions, ProtocolOptions):
 
 def build(asked: MiniGrid) -> Grid:
     """The grid on the data set that is asked for."""
+    for shots, annotation in tasks(asked.shots, asked.annotations):
+        check_annotation(annotation, shots)
     found = asked.find_backbones([asked.train_backbone, *asked.backbones])
-    data = asked.open(asked.dataset, shots=max(SHOTS))
+    data = asked.open(asked.dataset, shots=max(asked.shots))
     cells = grid(
         data,
         source=found[asked.train_backbone],
         backbones=[found[name] for name in asked.backbones],
         folds=data.chosen_folds(asked.folds),
+        shots=asked.shots,
+        annotations=asked.annotations,
         episodes=asked.episodes_of(data.name, EPISODES),
         one_step=asked.one_step,
         seed=asked.seed,

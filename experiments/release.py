@@ -2,10 +2,10 @@
 
     python experiments/release.py --dataset vocmsrc20/dataset.json --weights-dir DIR --results DIR --out DIR
 
-One training cell without a fold left out, from absolute evidence (`diffup.training.recipes.photographs`, with parts of
-objects among the classes), a quarter of an hour of one core; then the folder that ``DiffUp.load`` takes: ``model.safetensors`` (float16), ``config.json``,
-``README.md`` and ``SHA256SUMS``. Where the terms of the data allow it, ``bank.safetensors`` holds 15 of the bank's
-images. The same command gives the same bytes on one machine.
+One training cell without a fold left out, from absolute evidence and with parts of objects among its classes
+(`RECIPE`), about a quarter of an hour of one core; then the folder that ``DiffUp.load`` takes: ``model.safetensors``
+(float16), ``config.json``, ``README.md`` and ``SHA256SUMS``. Where the terms of the data allow it,
+``bank.safetensors`` holds 15 of the bank's images. The same command gives the same bytes on one machine.
 
 There is no class left to test it on. Its card has the figures of the same recipe with a fold left out each
 (docs/results/unseen.md); docs/release.md says what it holds and why.
@@ -39,7 +39,7 @@ from diffup.training.recipes import photographs
 SUMS = "SHA256SUMS"
 SHIPPED = 15  # images of the bank, where they may be given on
 SOURCE = "resnet50"
-# Whoever takes it may look for a sleeve or a wheel, not for whole objects alone; as many whole ones as `photographs` has.
+# Who takes it may look for a sleeve or a wheel. Of whole objects it sees as many as `photographs`.
 RECIPE = photographs().changed(train={"parts": 0.3, "steps": 1200, "draws": 600})
 STUDIED = Path(__file__).resolve().parent.parent / "docs" / "results" / "unseen.md"
 PHOTOGRAPHS = """\

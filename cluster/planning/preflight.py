@@ -45,7 +45,9 @@ class Feasible:
 
     def lines(self) -> list[str]:
         """A line for each of the first `SHOWN` reasons, and one that counts the rest."""
-        shown = [f"{len(cells)} cells: {reason}" for reason, cells in list(self.wrong.items())[:SHOWN]]
+        shown = [
+            f"{len(cells)} cell{'s' * (len(cells) > 1)}: {reason}" for reason, cells in list(self.wrong.items())[:SHOWN]
+        ]
         rest = len(self.wrong) - len(shown)
         return shown + ([f"… and {rest} more reasons"] if rest else [])
 
@@ -162,7 +164,8 @@ def _evaluation(cell: Cell, dataset: Dataset, protocol: Protocol) -> str:
     more = f" and {len(short) - SHOWN} more classes" if len(short) > SHOWN else ""
     return (
         f"{dataset.name}, fold {cell.fold}: {cell.shots} shots need {needed} images of each class under protocol "
-        f"{protocol.name!r}; too few of {named}{more}; add images or use fewer shots"
+        f"{protocol.name!r}; too few of {named}{more}; add images, or take fewer shots (--shots where a study has it, "
+        f"else --select shots=1)"
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether pretrained weights that are named by a hub are on this machine; nothing is downloaded or loaded."""
+"""Whether pretrained weights that a hub names are on this machine, and whether it answers; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -13,6 +13,26 @@ def offline() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
+
+
+def unreachable(timeout: float) -> str:
+    """Why the Hugging Face hub does not answer, or ``""`` where it does, if only to refuse.
+
+    Args:
+        timeout: seconds, for its answer.
+    """
+    import urllib.error
+    import urllib.request
+
+    from huggingface_hub import constants
+
+    try:
+        with urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=timeout):
+            return ""
+    except urllib.error.HTTPError:
+        return ""
+    except (OSError, ValueError) as error:
+        return str(getattr(error, "reason", None) or error)
 
 
 def weights_cached(name: str) -> bool | None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from diffup.backbones import embedded
+from diffup.backbones.hub import offline, unreachable, weights_cached
 from diffup.backbones.own import MODULE, ModuleFeatures, build_own
 from diffup.backbones.registry import check_backbone, check_tag, has_text_encoder
 from diffup.backbones.timm import TimmFeatures, build_timm
@@ -34,6 +35,7 @@ from diffup.backbones.weights import (
 )
 from diffup.errors import UserError, extra
 
+HUB_TIMEOUT = 10.0  # seconds
 RANGE_SLACK = 1e-3  # of images in [0, 1]: what resizing may add
 
 
@@ -241,6 +243,8 @@ def _build(name: str, pretrained: bool = False) -> Any:
 
 def _from_hub(name: str, weights_dir: Path | None) -> Any:
     try:
+        if weights_cached(name) is False and not offline() and (reason := unreachable(HUB_TIMEOUT)):
+            raise ConnectionError(f"the hub does not answer: {reason}")  # at once, not after a minute of its retries
         return _build(name, pretrained=True)
     except UserError:
         raise
@@ -251,7 +255,7 @@ def _from_hub(name: str, weights_dir: Path | None) -> Any:
         raise UserError(
             f"the pretrained weights of backbone {name!r} could not be downloaded "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). Offline, pass "
-            f"--weights-dir with a directory that holds the weights ({have}), or use random weights to try things out"
+            f"--weights-dir with a directory that holds the weights ({have})"
         ) from error
 
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import tyro
 
 from diffup import __version__, home
+from diffup.backbones.hub import offline, unreachable
 from diffup.commands.options import option, parse
 from diffup.errors import UserError
 from diffup.models.card import versions
@@ -139,21 +140,13 @@ def _devices() -> list[str]:
 
 def _hub(timeout: float) -> str:
     """Whether the hub answers, in words."""
-    import urllib.error
-    import urllib.request
-
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
+    if offline():
         return "not asked (HF_HUB_OFFLINE is set)"
-    try:
-        with urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=timeout):
-            return f"{constants.ENDPOINT} answers"
-    except urllib.error.HTTPError as error:
-        return f"{constants.ENDPOINT} answers, with {error.code}"
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        return f"{constants.ENDPOINT} does not answer ({reason}): weights come from --weights-dir alone"
+    reason = unreachable(timeout)
+    told = f"does not answer ({reason}): weights come from --weights-dir alone" if reason else "answers"
+    return f"{constants.ENDPOINT} {told}"
 
 
 def _lines(found: dict[str, Any]) -> list[str]:

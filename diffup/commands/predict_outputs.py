@@ -142,4 +142,4 @@ def _difference(before: Any, now: Mapping[str, Any]) -> str:
 
 
 def _brief(value: Any) -> str:
-    return f"{len(value)} given" if isinstance(value, list) else f"{value!s:.60}"
+    return f"[{', '.join(f'{each!s:.60}' for each in value)}]" if isinstance(value, list) else f"{value!s:.60}"

@@ -96,10 +96,8 @@ def load(asked: Predict) -> DiffUp:
             companion=asked.companion if asked.text else "",
         )
     except UserError as error:
-        raise UserError(
-            f"{error}. On the command line: --backbone NAME chooses another backbone, --weights-dir DIR names a folder "
-            "that holds its weights"
-        ) from error
+        hint = "" if "--weights-dir" in str(error) else ", --weights-dir DIR names a folder that holds its weights"
+        raise UserError(f"{error}; --backbone NAME chooses another backbone{hint}") from error
 
 
 def _device() -> str:

@@ -90,11 +90,13 @@ def open_data(
     manifests: Path | None = None,
     dataset: Dataset | None = None,
 ) -> Data:
-    """Read a ``dataset.json`` and check that every fold can give episodes of up to `shots` supports.
+    """Read a ``dataset.json`` and check that every fold can give episodes of one support, if there are to be any.
+
+    Whether there are images enough for more is checked for the cells that are run (`cluster.planning.preflight`).
 
     Args:
         path: of the ``dataset.json``, or a known name.
-        shots: the most that the grid has.
+        shots: the most that the grid has; list files are checked for it.
         protocol: name.
         lists: folder of list files, for a protocol that draws from them.
         manifests: folder with a manifest for each fold and number of shots that the grid has, called
@@ -114,7 +116,7 @@ def open_data(
     if rules.needs_lists(dataset.name):  # for training too, wherever the episodes come from
         _check_lists(dataset, rules, lists, shots)
     elif manifests is None:
-        dataset.check(shots, rules)
+        dataset.check(min(shots, 1), rules)
     return Data(
         name=dataset.name,
         path=path.resolve(),

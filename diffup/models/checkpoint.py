@@ -25,6 +25,7 @@ FILES = f"{CONFIG}, {WEIGHTS}"
 CELLS_FOLDER = "checkpoint"  # in a training cell's folder
 BASE = "base"  # name of the checkpoint that comes with the package
 SHIPPED = Path(__file__).resolve().parents[1] / "checkpoints"
+SHOWN = 5  # training cells of a result store that are named
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -107,9 +108,11 @@ def find_checkpoint(path_or_hub_id: str | Path, **hub: Any) -> Path:
         for folder in (path / CELLS_FOLDER, path):
             if (folder / CONFIG).is_file():
                 return folder
+        trained = sorted(found.parts[-3] for found in path.glob(f"*/{CELLS_FOLDER}/{CONFIG}"))
+        which = f" here, one of {', '.join(trained[:SHOWN])}" if trained else " in a result store"
         raise UserError(
-            f"{path} holds no checkpoint ({FILES}): give the folder that DiffUp.save wrote, or "
-            f"that of a finished training cell in a result store"
+            f"{path} holds no checkpoint ({FILES}): give the folder that DiffUp.save wrote, or that of a finished "
+            f"training cell{which}"
         )
     if not isinstance(path_or_hub_id, str) or not HUB_ID.fullmatch(path_or_hub_id):
         raise UserError(f"{path_or_hub_id} is neither a folder nor a Hugging Face hub id of the form owner/name")

@@ -35,6 +35,7 @@ FORMATS: dict[str, ModuleType] = {"labelme": labelme, "cvat": cvat, "coco": coco
 FEW_FOLDS, MANY_FOLDS, MANY_CLASSES = 2, 4, 8  # four folds from eight classes on
 REMEDY = "Repair or remove what is named above, or leave it out with --skip-damaged; nothing was written"
 SHEET = "contact_sheet.jpg"
+MOST_SHOTS = 5  # of the grid that an import names as next
 LEAST = 2  # images of a class that is to be tested: a query and a support
 
 
@@ -281,4 +282,7 @@ def words(imported: Imported) -> str:
     lines += [f"left out, damaged: {problem}" for problem in imported.skipped]
     lines.append(f"contact sheet  {place / SHEET}")
     lines.append("folds          proposed; edit them in dataset.json")
+    shots = "" if least > MOST_SHOTS else f" --shots {','.join(map(str, sorted({1, least - 1})))}"
+    if least > 1:
+        lines.append(f"next           python experiments/mini_grid.py --dataset {place}{shots}")
     return "\n".join(lines)
