@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from analysis.tables.table import Table
+
+ESCAPED = re.compile(r"\\(?=[|*`<\\])")  # Markdown's, which a terminal would show
 
 
 def print_tables(results: Path, keys: list[str]) -> None:
@@ -19,7 +22,7 @@ def print_tables(results: Path, keys: list[str]) -> None:
 
     out = results / "tables"
     written = write_all(results, out)
-    print(f"\n{main_markdown(results, keys=keys).rstrip()}\n")
+    print(f"\n{re.sub(ESCAPED, '', main_markdown(results, keys=keys)).rstrip()}\n")
     names = sorted(path.name for path in written if path.suffix == ".md")
     print(f"tables   {out}  ({', '.join(names)}; also .tex, .html and .csv), of all cells in the folder")
     print(f"report   {out / 'report.html'}")
@@ -33,6 +36,6 @@ def printed(make: Callable[[Path, list[str]], Table | Iterable[Table]]) -> Calla
 
         made = make(results, keys)
         for table in [made] if isinstance(made, Table) else made:
-            print(f"\n{to_markdown(table).rstrip()}\n", flush=True)
+            print(f"\n{re.sub(ESCAPED, '', to_markdown(table)).rstrip()}\n", flush=True)
 
     return report

@@ -87,7 +87,8 @@ def launch(
         with store.read_only() as seen:
             plan, images = _planned(name, cells, seen, options, datasets, check=work is None)
         if plan.todo and work is None:
-            _print_costs(plan, options, store.root, images)
+            _print_time(plan, options, store.root, images)
+            print(_disk_line(plan.todo, _chosen_by(options, plan.todo, store.root, images), images), flush=True)
         return DONE
     store.sync.check_access()
     store.update()
@@ -99,7 +100,8 @@ def launch(
     check_workers(plan.todo, options.train_workers)
     if options.cache == "pixels":
         choose_cache(options.cache, plan.todo, gpu=False)
-    read_rates(options.rates)
+    if work is None and not running_cluster():
+        _print_time(plan, options, store.root, images)
     paths = preflight(plan.todo, datasets, options.weights_dir)
     store.make_writable()
     features = None if options.cache == "none" else (options.features or store.root / "features").absolute()
@@ -164,7 +166,7 @@ def _planned(
         past=[Store(path.absolute()) for path in options.past],
     )
     workers = options.workers or options.max_concurrent or os.cpu_count() or 1
-    rated = options.dry_run and check
+    rated = check and (options.dry_run or not running_cluster())  # a cluster's machines may be others
     print(render(plan, name, workers=workers, details=options.dry_run, rated=rated), flush=True)
     for damaged in plan.damaged:
         print(f"warning: {damaged.why}; cell {damaged.key} is made again", file=sys.stderr)
@@ -179,21 +181,27 @@ def _planned(
     return plan, {}
 
 
-def _print_costs(plan: Plan, options: Options, root: Path, images: dict[str, int]) -> None:
-    """What a plan takes: time, by rates where no past cell tells it, and disk.
+def _print_time(plan: Plan, options: Options, root: Path, images: dict[str, int]) -> None:
+    """What a plan takes by rates, where no past cell tells it.
 
     Raises:
         UserError: of the file of rates.
     """
     rates, gpus = read_rates(options.rates), _gpus()
-    chosen = _chosen(plan.todo, options, gpu=gpus > 0 or rates.device == "cuda", root=root, images=images)
-    if not plan.seconds:
-        cores = os.cpu_count() or 1
-        workers = options.workers or options.max_concurrent or (max(1, gpus) if rates.device == "cuda" else cores)
-        known, tested = {**IMAGES, **images}, {**images, **TESTED}
-        made = forecast(plan.todo, rates, chosen.cache, images=known, tested=tested)
-        print(in_words(made, plan.todo, rates, workers=workers, cores=cores, gpu=gpus > 0), flush=True)
-    print(_disk_line(plan.todo, chosen, images), flush=True)
+    if plan.seconds:
+        return
+    cores = os.cpu_count() or 1
+    workers = options.workers or options.max_concurrent or (max(1, gpus) if rates.device == "cuda" else cores)
+    known, tested = {**IMAGES, **images}, {**images, **TESTED}
+    chosen = _chosen_by(options, plan.todo, root, images)
+    made = forecast(plan.todo, rates, chosen.cache, images=known, tested=tested)
+    print(in_words(made, plan.todo, rates, workers=workers, cores=cores, gpu=gpus > 0), flush=True)
+
+
+def _chosen_by(options: Options, cells: Sequence[AnyCell], root: Path, images: dict[str, int]) -> Choice:
+    """What is kept on disk, by this machine's GPUs or the rates that were asked for."""
+    gpu = _gpus() > 0 or read_rates(options.rates).device == "cuda"
+    return _chosen(cells, options, gpu=gpu, root=root, images=images)
 
 
 def _gpus() -> int:

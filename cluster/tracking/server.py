@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cluster.tracking.client import open_store, resolve_uri, tracking_uri
+from cluster.tracking.view import pages
 
 
 def serve(results: Path, host: str, port: int) -> NoReturn:
@@ -32,7 +33,7 @@ def serve(results: Path, host: str, port: int) -> NoReturn:
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port)]
     command += ["--backend-store-uri", tracking_uri(uri), "--artifacts-destination", str(results / "mlartifacts")]
     command += ["--workers", "1"]  # sqlite writes one at a time anyway
-    print(f"MLflow at http://{host}:{port}  ({uri}); use --tracking-uri http://{host}:{port}", flush=True)
+    print(f"MLflow  {pages(results, f'http://{host}:{port}')}  ({uri})", flush=True)
     os.execv(sys.executable, command)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,9 +72,24 @@ def how_to_open(results: Path, uri: str = "") -> list[str]:
     if given.startswith("http"):
         return [link(tracking_uri(given), known)]
     own = given == resolve_uri("", results)
-    python = shlex.join([Path(sys.executable).name, "-m", "cluster.tracking", "serve", "--results", str(results)])
+    python = shlex.join([_python(), "-m", "cluster.tracking", "serve", "--results", str(results)])
     command = python if own else f"mlflow ui --backend-store-uri {shlex.quote(given)}"
     return [command, link(f"http://127.0.0.1:{PORT}", known)]
+
+
+def pages(results: Path, server: str) -> str:
+    """The address to look at first: of the last launch's evaluations, or of the server."""
+    known = _last(results)
+    return server if known is None else link(server, known)
+
+
+def _python() -> str:
+    """This Python as a command: its name if that finds it, else its path, relative if it is below."""
+    name, place = Path(sys.executable).name, Path(sys.executable)
+    if (found := shutil.which(name)) and Path(found) == place:
+        return name
+    here = Path.cwd()
+    return str(place.relative_to(here) if place.is_relative_to(here) else place)
 
 
 def _last(results: Path) -> str | None:
