@@ -27,7 +27,7 @@ from cluster.planning.cache import Choice, choose_cache, disk
 from cluster.planning.counts import IMAGES, TESTED
 from cluster.planning.estimate import evaluation_share
 from cluster.planning.forecast import forecast, in_words
-from cluster.planning.plan import Plan, make_plan, render
+from cluster.planning.plan import Plan, make_plan, render, todo_lines
 from cluster.planning.preflight import check_feasible, check_workers, git_commit, preflight
 from cluster.planning.rates import read_rates
 from cluster.storage.atomic import now, to_json, write_atomically
@@ -89,6 +89,7 @@ def launch(
         if plan.todo and work is None:
             _print_time(plan, options, store.root, images)
             print(_disk_line(plan.todo, _chosen_by(options, plan.todo, store.root, images), images), flush=True)
+        print("\n".join(todo_lines(plan)))
         return DONE
     store.sync.check_access()
     store.update()
@@ -167,7 +168,7 @@ def _planned(
     )
     workers = options.workers or options.max_concurrent or os.cpu_count() or 1
     rated = check and (options.dry_run or not running_cluster())  # a cluster's machines may be others
-    print(render(plan, name, workers=workers, details=options.dry_run, rated=rated), flush=True)
+    print(render(plan, name, workers=workers, rated=rated), flush=True)
     for damaged in plan.damaged:
         print(f"warning: {damaged.why}; cell {damaged.key} is made again", file=sys.stderr)
     if check:

@@ -54,6 +54,7 @@ def _share(text: str) -> float:
 
 
 Numbers = Annotated[tuple[int, ...], *option("0,1,…", numbers)]
+NumbersOrAll = Annotated[tuple[int, ...], *option("0,1,…", numbers, default=False)]
 NumbersOrNone = Annotated[tuple[int, ...] | None, *option("0,1,…", numbers, default=False)]
 Folder = Annotated[Path | None, *option("DIR", folder, default=False)]
 Cache = Literal["auto", "features", "pixels", "none"]

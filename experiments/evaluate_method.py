@@ -27,7 +27,7 @@ import tyro
 
 from analysis.printing import printed
 from cluster.cli import DatasetOptions, Grid, ProtocolOptions, Study, run
-from cluster.options import CountOrNone, Name, Names, Numbers, Text
+from cluster.options import CountOrNone, Name, Names, Numbers, NumbersOrAll, Text
 from diffup.config import InputConfig, SampleConfig, check_annotation
 from diffup.grid.axes import OWN, RIVALS, Backbone, adapter, evaluation_cells, tasks, unique
 from diffup.grid.cell import AnyCell
@@ -88,7 +88,7 @@ class EvaluateMethod(DatasetOptions, ProtocolOptions):
     """of the supports: mask, box, scribble, or mixes such as mask+box"""
     backbones: Names = ("resnet50",)
     """of the rivals"""
-    folds: Numbers = ()
+    folds: NumbersOrAll = ()
     """which (default: all)"""
     bank: int = BANK
     """images that rivals of absolute evidence may know; 0: leave out those that need some"""

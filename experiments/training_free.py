@@ -17,7 +17,7 @@ from functools import partial
 
 from analysis.printing import print_tables
 from cluster.cli import DatasetOptions, Grid, ProtocolOptions, Study, run
-from cluster.options import Count, CountOrNone, Names, Numbers
+from cluster.options import Count, CountOrNone, Names, NumbersOrAll
 from diffup.config import InputConfig
 from diffup.grid.axes import RIVALS, Backbone, evaluation_cells, unique
 from diffup.grid.cell import AnyCell
@@ -60,7 +60,7 @@ class TrainingFree(DatasetOptions, ProtocolOptions):
     """per cell (default: 500; with another protocol than paired as many as it has)"""
     backbones: Names = BACKBONES
     """tested"""
-    folds: Numbers = ()
+    folds: NumbersOrAll = ()
     """which (default: all)"""
     bank: Count = BANK
     """images of the bank"""

@@ -23,7 +23,7 @@ from functools import partial
 
 from analysis.printing import print_tables
 from cluster.cli import DatasetOptions, Grid, ProtocolOptions, Study, run
-from cluster.options import CountOrNone, Names, Numbers
+from cluster.options import CountOrNone, Names, Numbers, NumbersOrAll
 from diffup.errors import UserError
 from diffup.grid.axes import RIVALS, Backbone, evaluation_cells, training_cell, unique
 from diffup.grid.cell import AnyCell
@@ -103,7 +103,7 @@ class UnseenBackbones(DatasetOptions, ProtocolOptions):
     """backbones that are trained on"""
     backbones: Names = BACKBONES
     """tested"""
-    folds: Numbers = ()
+    folds: NumbersOrAll = ()
     """which (default: all)"""
     seeds: Numbers = (0,)
     """of the trainings"""

@@ -178,14 +178,18 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def render(plan: Plan, name: str, *, workers: int = 0, details: bool = False, rated: bool = False) -> str:
+def todo_lines(plan: Plan) -> list[str]:
+    """The cells to run, of many the first."""
+    return _listed([f"  to do: {cell.key()} {describe(cell)}" for cell in plan.todo])
+
+
+def render(plan: Plan, name: str, *, workers: int = 0, rated: bool = False) -> str:
     """The plan in words.
 
     Args:
         plan: what to show.
         name: of the grid.
         workers: also say how long it takes on so many.
-        details: also list the cells to run.
         rated: whether an estimate from rates follows where past cells give none.
     """
     kinds = Counter(resource_class(cell) for cell in plan.todo)
@@ -213,8 +217,6 @@ def render(plan: Plan, name: str, *, workers: int = 0, details: bool = False, ra
         lines.append(f"  no estimate of time: no cell has finished {where}")
     skipped = [left for left in plan.left_out if left.status != "finished"]
     lines += _listed([f"  {left.status}: {left.cell.key()} {describe(left.cell)}: {left.reason}" for left in skipped])
-    if details:
-        lines += _listed([f"  to do: {cell.key()} {describe(cell)}" for cell in plan.todo])
     return "\n".join(lines)
 
 

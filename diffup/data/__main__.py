@@ -1,8 +1,8 @@
-"""``python -m diffup.data prepare NAME --root DIR`` makes a benchmark of the user's files, ``verify`` only checks them.
+"""``diffup data prepare NAME --root DIR`` makes a benchmark of the user's files, ``verify`` only checks them.
 
-    python -m diffup.data prepare pascal5i --root VOCdevkit/VOC2012
-    python -m diffup.data verify coco20i --root coco
-    python -m diffup.data verify birds/dataset.json
+    diffup data prepare pascal5i --root VOCdevkit/VOC2012
+    diffup data verify coco20i --root coco
+    diffup data verify birds/dataset.json
 
 ``diffup data import`` makes one of annotations of labelme, CVAT and others (docs/import.md). ``verify`` writes nothing
 and lists every bad file; its exit code is 1 if there is one.
@@ -61,9 +61,10 @@ def verify(name: str, root: Path | None = None, lists: Path | None = None) -> in
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns 0, 1 for bad files, 2 for anything else wrong with what was asked."""
     parser = argparse.ArgumentParser(
-        prog="python -m diffup.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="diffup data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
+    commands.add_parser("import", help="make a data set of your annotations: diffup data import --help")
     for run, text in (
         (prepare, "make a benchmark from the files that you have"),
         (verify, "list every bad file; write nothing"),
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if run is prepare:
             command.add_argument("--out", type=Path, metavar="DIR", help="default: $DIFFUP_HOME/datasets/NAME")
     options = vars(parser.parse_args(argv))
+    if "run" not in options:
+        parser.error("import is a part of the diffup command: diffup data import SOURCE OUT")
     try:
         return int(options.pop("run")(**options))
     except (UserError, OSError) as error:
