@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from analysis.tables.table import Column, Entry, Labelled, Number, Table, figure, interval, spread, with_labels
+from analysis.tables.table import MISSING, Column, Entry, Labelled, Number, Table, figure, interval, spread, with_labels
 
 PAGE_LINES = 48  # rows that fit a page in portrait, with the notes
 PAGE, COLUMN = 484.0, 237.0  # points: widths of a page of A4 with margins of 2 cm, and of one of its two columns
 LETTER, SMALL_LETTER, GAP = 4.5, 3.2, 8.0  # points: about a letter in \small and \scriptsize; between two columns
+STEP = 8.0  # points
 NARROWED = 1.1  # times the line: tables that are so wide are narrowed, wider ones are split
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -57,13 +58,31 @@ def to_latex(table: Table, layout: Layout = Layout()) -> str:
             pages.append([])
         pages[-1].append(group)
     parts = _parts(table, layout)
-    made = [(page, part) for page in pages for part in parts]
+    made = [(told, part) for page in pages for part in parts if (told := _told(page, part, part != parts[0]))]
     return "".join(_latex_page(table, page, part, number, layout) for number, (page, part) in enumerate(made))
 
 
+def _told(page: list[list[Labelled]], part: Sequence[int], continued: bool) -> list[list[Labelled]]:
+    """The groups of rows of a page; where other columns are continued, those of which these say anything."""
+
+    def says(group: list[Labelled]) -> bool:
+        return any(figure(row.entries[place]) != MISSING for row, _ in group for place in part)
+
+    return [group for group in page if not continued or says(group)]
+
+
 def _parts(table: Table, layout: Layout) -> list[list[int]]:
-    """Places of the columns of each part: what shares a header stays together where it fits."""
-    left, limit = _left(table), PAGE * NARROWED
+    """Places of the columns of each part: as few parts as fit, of about the same width."""
+    limit = PAGE * NARROWED
+    parts = _fitted(table, layout, limit)
+    while len(parts) > 1 and len(narrower := _fitted(table, layout, limit := limit - STEP)) == len(parts):
+        parts = narrower
+    return parts
+
+
+def _fitted(table: Table, layout: Layout, limit: float) -> list[list[int]]:
+    """Parts of at most this width: what shares a header stays together where it fits."""
+    left = _left(table)
     widths = [_width(table, place, layout) for place in range(len(table.columns))]
     if not widths:
         return [[]]
