@@ -31,12 +31,12 @@ $(VENV)/.diffup: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("DiffUp needs Python 3.11 or newer, this is " + sys.version.split()[0] + \
 		": make PYTHON=/path/to/python3 ..." if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing DiffUp and PyTorch into $(VENV): some minutes the first time"
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[platform,clip]'
+	@echo "installing DiffUp and PyTorch into $(VENV): about 5 GB with PyTorch's CUDA wheels, some minutes the first time"
+	@$(BIN)/python -m pip install -c constraints.txt -e '.[clip,demo,platform]'
 	@touch $@
 
 $(VENV)/.diffup-dev: $(VENV)/.diffup
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[platform,clip,demo,dev]'
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[clip,demo,platform,dev]'
 	@touch $@
 
 quickstart: $(VENV)/.diffup

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import diffup.checkout  # noqa: F401
+
+# isort: split
 import argparse
 import sys
 import tempfile

@@ -20,6 +20,7 @@ diffup mlflow --results ~/.diffup/results/quickstart
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from pathlib import Path
 
 from diffup import __version__
 from diffup.commands.completion import SHELLS, script
-from diffup.errors import UserError, command_line
+from diffup.errors import INSTALL, UserError, command_line
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 STUDIES = CHECKOUT / "experiments"
@@ -89,8 +90,9 @@ def demo(argv: Sequence[str]) -> int:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run a study of experiments/ with its own options."""
-    return _python([_study(argv, "run"), *argv[1:]])
+    """Run a study of experiments/ with its own options; --help lists them."""
+    name = _study(argv, "run")
+    return _python([os.path.relpath(STUDIES / f"{name}.py"), *argv[1:]]) if name else _list_studies(argv, "run")
 
 
 def evaluate(argv: Sequence[str]) -> int:
@@ -100,7 +102,10 @@ def evaluate(argv: Sequence[str]) -> int:
 
 def submit(argv: Sequence[str]) -> int:
     """Submit a study to a Ray cluster."""
-    return _python(["-m", "cluster", "submit", _study(argv, "submit"), *argv[1:]])
+    name = _study(argv, "submit")
+    if not name:
+        return _list_studies(argv, "submit")
+    return _python(["-m", "cluster", "submit", f"experiments/{name}.py", *argv[1:]])
 
 
 def _module(*words: str) -> Callable[[Sequence[str]], int]:
@@ -109,13 +114,29 @@ def _module(*words: str) -> Callable[[Sequence[str]], int]:
 
 
 def _study(argv: Sequence[str], command: str) -> str:
-    """Path of the script of the study that is named first."""
-    names = sorted(path.stem for path in STUDIES.glob("*.py") if not path.stem.startswith("_"))
-    if not argv or argv[0] not in names:
+    """The study that is named first; empty where none is, or help is asked for."""
+    if not argv or argv[0] in ("-h", "--help"):
+        return ""
+    if argv[0] not in (names := studies()):
         raise UserError(f"diffup {command} takes the name of a study first, one of {', '.join(names)}")
     if find_spec("ray") is None:
-        raise UserError("studies run on Ray, which is not installed; run: pip install 'diffup[platform]'")
-    return os.path.relpath(STUDIES / f"{argv[0]}.py") if command == "run" else f"experiments/{argv[0]}.py"
+        raise UserError(f"studies run on Ray, which is not installed; run in your clone of DiffUp: {INSTALL}")
+    return argv[0]
+
+
+def studies() -> dict[str, str]:
+    """What each study asks: the first paragraph of its docstring, by name."""
+    paths = sorted(path for path in STUDIES.glob("*.py") if not path.stem.startswith("_"))
+    told = {path.stem: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" for path in paths}
+    return {name: " ".join(text.partition("\n\n")[0].replace("``", "").split()) for name, text in told.items()}
+
+
+def _list_studies(argv: Sequence[str], command: str) -> int:
+    """Print a line for each study; returns 0 where help was asked for, else 2."""
+    print(f"usage: diffup {command} STUDY [OPTION …]\n\nstudies ('diffup run STUDY --help' shows the options of one):")
+    for name, text in studies().items():
+        print(f"  {name:18}{text}")
+    return 0 if argv else 2
 
 
 def _python(arguments: list[str]) -> int:
@@ -153,6 +174,8 @@ if IN_CHECKOUT:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     listed = "\n".join(f"  {name:12}{told}" for name, (_, told) in COMMANDS.items())
+    if not IN_CHECKOUT:
+        listed += f"\n\nin a clone of the repository also: {', '.join(PLATFORM)}"
     parser = argparse.ArgumentParser(
         prog="diffup",
         description=f"Few-shot segmentation with any backbone and any annotation.\n\ncommands:\n{listed}",
@@ -163,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--print-completion", choices=SHELLS, metavar="bash|zsh", help='for the shell: eval "$(diffup … bash)"'
     )
-    parser.add_argument("command", nargs="?", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("command", nargs="?", choices=[*LIBRARY, *PLATFORM], metavar="COMMAND", help=argparse.SUPPRESS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     args = parser.parse_args((sys.argv[1:] if argv is None else argv) or ["--help"])
     if args.print_completion:
@@ -171,6 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.command is None:
         parser.error("name a command")
+    if args.command not in COMMANDS:
+        raise UserError(f"diffup {args.command} needs a clone of DiffUp; run in it: {INSTALL}")
     return COMMANDS[args.command][0](args.arguments)
 
 

@@ -18,6 +18,12 @@ REPORT = (
     "traceback above (CONTRIBUTING.md, 'Report a bug')"
 )
 
+INSTALL = "pip install -c constraints.txt -e '.[clip,demo,platform]'"
+# Packages of a clone that are not in the wheel, and those of the extra `platform`.
+IN_A_CLONE = frozenset(
+    {"analysis", "cluster", "experiments", "fsspec", "matplotlib", "mlflow", "pandas", "ray", "threadpoolctl"}
+)
+
 
 class UserError(ValueError):
     """Input that can't be used as it is: the message says what is wrong, where, and what to do next.
@@ -39,6 +45,13 @@ def extra(name: str) -> Iterator[None]:
         raise UserError(f"{error.name} is not installed; run: pip install 'diffup[{name}]'") from error
 
 
+def missing(error: BaseException) -> str:
+    """What to install after the failed import of a part of a clone; empty for any other exception."""
+    if isinstance(error, ModuleNotFoundError) and error.name in IN_A_CLONE:
+        return f"{error.name} is not installed; run in your clone of DiffUp: {INSTALL}"
+    return ""
+
+
 def replace_unprintable() -> None:
     """Have stdout and stderr print ``?`` for a character that their encoding lacks, in place of an exception."""
     for stream in (sys.stdout, sys.stderr):
@@ -53,7 +66,7 @@ def command_line(main: Callable[[], int]) -> int:
         main: does the work and returns the exit code.
 
     Returns:
-        What `main` returns; 2 after a `UserError`; 1 after any other exception.
+        What `main` returns; 2 after a `UserError`, or without what a clone needs; 1 after any other exception.
     """
     replace_unprintable()
     try:
@@ -61,7 +74,10 @@ def command_line(main: Callable[[], int]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
-    except Exception:
+    except Exception as error:
+        if told := missing(error):
+            print(f"error: {told}", file=sys.stderr)
+            return USER_ERROR
         traceback.print_exc()
         print(REPORT, file=sys.stderr)
         return BUG

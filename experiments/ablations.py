@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import diffup.checkout  # noqa: F401
 from analysis.printing import printed
 from cluster.cli import EmbeddedOptions, Grid, SeedsOptions, Study, run
 from cluster.options import Count, NamesOrNone, Numbers

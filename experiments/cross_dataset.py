@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
+import diffup.checkout  # noqa: F401
 from analysis.printing import print_tables
 from cluster.cli import Grid, GridOptions, Study, run
 from cluster.options import Count, Name, Names, NumbersOrNone, PathOrName, option

@@ -2,7 +2,7 @@
 fold.
 
     python experiments/dataset_grid.py --dataset DIR/dataset.json --weights-dir DIR --results DIR
-    python -m analysis.paper --results DIR --out DIR/paper
+    python -m analysis paper --results DIR --out DIR/paper
 
 With the defaults, on four folds: 8 training cells (DiffUp on ``resnet50``, and on ``deit_tiny_patch16_224`` as the
 re-trained reference) and 332 evaluation cells: DiffUp, prior mean and prototype on three backbones × masks with 1, 2, 5
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import diffup.checkout  # noqa: F401
 from analysis.printing import print_tables
 from cluster.cli import DatasetOptions, Grid, ProtocolOptions, SeedsOptions, Study, run
 from cluster.options import CountOrNone, Name, Names, Text

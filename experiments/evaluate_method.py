@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+import diffup.checkout  # noqa: F401
 from analysis.printing import printed
 from cluster.cli import DatasetOptions, Grid, ProtocolOptions, Study, run
 from cluster.options import CountOrNone, Name, Names, Numbers, NumbersOrAll, Text

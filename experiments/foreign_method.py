@@ -20,6 +20,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+import diffup.checkout  # noqa: F401
 from analysis.printing import print_tables
 from cluster.cli import Grid, GridOptions, Study, run
 from cluster.options import Count

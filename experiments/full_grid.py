@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import diffup.checkout  # noqa: F401
 from cluster.cli import Grid, ProtocolOptions, SeedsOptions, Study, run
 from cluster.options import CountOrNone, Names
 from diffup.errors import UserError

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import diffup.checkout  # noqa: F401
 from analysis.printing import printed
 from cluster.cli import DatasetOptions, Grid, Study, run
 from cluster.options import CountOrNone, Folder, Name, Names, NumbersOrNone

@@ -19,6 +19,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 
+import diffup.checkout  # noqa: F401
 from analysis.printing import print_tables
 from cluster.cli import Grid, GridOptions, Study, run
 from cluster.options import Count

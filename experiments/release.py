@@ -25,6 +25,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+import diffup.checkout  # noqa: F401
 from cluster.cli import DatasetOptions, Grid, Study, run_study
 from cluster.launch import open_results
 from cluster.options import CountOrNone, File, Name, option

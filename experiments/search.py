@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
+import diffup.checkout  # noqa: F401
 from analysis.printing import printed
 from analysis.tables.held_out import search_tables
 from cluster.cli import EmbeddedOptions, Grid, Study, run

@@ -2,6 +2,7 @@
 
 import sys
 
+import diffup.checkout  # noqa: F401
 from analysis.report.page import main
 from diffup.errors import command_line
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import diffup
 from diffup import cli
 from diffup.backbones.embedded import EMBEDDED
-from diffup.errors import UserError
+from diffup.errors import INSTALL, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,8 +65,17 @@ def test_a_study_runs_and_is_submitted_with_its_options(executed: list[list[str]
     assert executed[1][-3:] == ["submit", "experiments/quickstart.py", "--dry-run"]
 
 
+def test_studies_are_listed_with_what_they_ask(executed: list[list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "--help"]) == cli.main(["submit", "-h"]) == 0 and cli.main(["run"]) == 2
+    printed = capsys.readouterr().out
+    for path in (ROOT / "experiments").glob("[a-z]*.py"):
+        assert printed.count(f"  {path.stem} ") == 3, path
+    assert printed.count("all folds, shots, annotations and backbones, from one checkpoint a fold.\n") == 3
+    assert not executed
+
+
 def test_an_unknown_study_is_named_with_those_there_are(executed: list[list[str]]) -> None:
-    for argv in (["run"], ["run", "quickstrat"], ["submit", "--help"]):
+    for argv in (["run", "quickstrat"], ["submit", "quickstrat"]):
         with pytest.raises(UserError, match=r"the name of a study first, one of .*mini_grid, .*quickstart"):
             cli.main(argv)
     assert not executed
@@ -73,6 +83,20 @@ def test_an_unknown_study_is_named_with_those_there_are(executed: list[list[str]
 
 def test_without_ray_a_study_says_what_to_install(executed: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'diffup\[platform\]'"):
+    with pytest.raises(UserError, match=re.escape(INSTALL)):
         cli.main(["run", "quickstart"])
     assert not executed
+
+
+@pytest.mark.parametrize("name", cli.PLATFORM)
+def test_outside_a_clone_a_command_of_it_says_what_to_do(
+    name: str, executed: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "IN_CHECKOUT", False)
+    monkeypatch.setattr(cli, "COMMANDS", {name: cli.COMMANDS[name] for name in cli.LIBRARY})
+    with pytest.raises(UserError, match=f"diffup {name} needs a clone of DiffUp; run in it: {re.escape(INSTALL)}"):
+        cli.main([name, "--help"])
+    assert not executed
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert f"in a clone of the repository also: {', '.join(cli.PLATFORM)}" in capsys.readouterr().out

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from functools import partial
 
 import numpy as np
 import pytest
 
-from diffup.errors import UserError, command_line, extra
+from diffup.errors import INSTALL, UserError, command_line, extra
 
 
 def test_a_user_error_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,3 +39,14 @@ def test_a_missing_extra_is_named() -> None:
         extra("clip"),
     ):
         importlib.import_module("no_such_module")
+
+
+def test_what_a_clone_lacks_is_one_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    def lacks(name: str) -> int:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    assert command_line(partial(lacks, "ray")) == 2
+    assert capsys.readouterr().err == f"error: ray is not installed; run in your clone of DiffUp: {INSTALL}\n"
+    for bug in ("ray.no_such_part", "no_such_module"):
+        assert command_line(partial(lacks, bug)) == 1
+        assert "Traceback" in capsys.readouterr().err

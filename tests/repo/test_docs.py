@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffup.errors import INSTALL
+from tests.helpers.stores import cell, write_store
 from tests.helpers.trained import CELL
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "tutorials").glob("*.md")])
+BLOCK = re.compile(r"```sh\ngit clone .*?```\n", re.DOTALL)
 PACKAGES = "diffup|experiments|cluster|analysis|tools|benchmarks"
 
 
@@ -66,6 +69,43 @@ def test_subcommands_in_documents_exist(path: Path) -> None:
         r"(?:^|`)(python -m analysis|python -m cluster|diffup) (\w+)", words_of(path), flags=re.MULTILINE
     )
     assert not [(command, name) for command, name in found if name not in known[command]]
+
+
+def test_every_page_installs_it_in_the_same_way() -> None:
+    """The README's block on the pages that begin with an install, and the platform's line where that is needed."""
+    (block,) = BLOCK.findall(README.read_text(encoding="utf-8"))
+    assert INSTALL in block
+    for name in ("index", "predict", "demo", "tutorials/first"):
+        assert BLOCK.findall((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")) == [block], name
+    for name in ("plugins", "training", "cluster", "tracking", "analysis", "tutorials/paper"):
+        assert f"`{INSTALL}`" in (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8"), name
+    commands = re.findall(r"pip install (.*)", "".join(words_of(path) for path in DOCUMENTS))
+    assert not [words for words in commands if "diffup[" in words], "it is on no package index"
+
+
+def test_every_study_is_in_the_table() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \|", (ROOT / "docs" / "training.md").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert sorted(rows) == sorted(path.stem for path in (ROOT / "experiments").glob("[a-z]*.py"))
+
+
+def test_what_a_paper_may_input_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and macros that documents name, of a store with one fold and the quickstart's backbones."""
+    from analysis.paper import main
+
+    monkeypatch.setattr("analysis.paper.compiled", lambda out: [])
+    made = [cell(backbone=f"tiny_{name}", shots=k) for name in ("resnet", "regnet") for k in (1, 5)]
+    store, out = write_store(tmp_path / "store", made), tmp_path / "paper"
+    assert main(["--results", str(store), "--out", str(out), "--resamples", "20"]) == 0
+    text = "".join(words_of(path) for path in DOCUMENTS)
+    files, figures = (set(re.findall(rf"\\{name}\{{([^}}]+)\}}", text)) for name in ("input", "includegraphics"))
+    assert {"paper/main", "paper/numbers"} <= files and figures
+    assert not [name for name in files if not (tmp_path / f"{name}.tex").is_file()]
+    assert not [name for name in figures if not (tmp_path / f"{name}.pdf").is_file()]
+    defined = set(re.findall(r"newcommand\{(\\du[A-Za-z]+)\}", (out / "numbers.tex").read_text()))
+    macros = set(re.findall(r"\\du[A-Z][A-Za-z]+", text))
+    assert macros and macros <= defined
 
 
 def test_the_guided_tours_name_what_is_there() -> None:

@@ -129,6 +129,8 @@ def test_what_needs_an_extra_names_it(installed: Path, elsewhere: Path) -> None:
 def test_the_command(installed: Path, elsewhere: Path, json_path: Path) -> None:
     printed = run(installed / "diffup", "--help", cwd=elsewhere)
     assert "backbones" in printed and "Run a study" not in printed
+    needs = run(installed / "diffup", "run", "quickstart", cwd=elsewhere, code=2)
+    assert needs.startswith("error: diffup run needs a clone of DiffUp; run in it: pip install ")
     assert run(installed / "diffup", "--version", cwd=elsewhere).startswith("diffup 0.")
     assert "nothing is wrong" in run(installed / "diffup", "data", "verify", json_path, cwd=elsewhere)
     assert "hsnet" in run(installed / "diffup", "protocols", cwd=elsewhere)
