@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.cli import run
 from diffup.errors import UserError
 from diffup.grid.cell import Cell
 from experiments.mini_grid import STUDY, build
@@ -25,13 +26,10 @@ def test_shots_and_annotations_are_asked_for(json_path: Path) -> None:
 def test_too_few_images_for_5_shots_leave_1_shot(
     json_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from experiments import mini_grid
-
     argv = ["--dataset", str(json_path), *SMALL, "--results", str(tmp_path / "results"), "--dry-run"]
-    run = mini_grid.run
-    assert run(mini_grid.STUDY, argv) == 2
+    assert run(STUDY, argv) == 2
     said = capsys.readouterr().err
     assert "5 shots need 6 images" in said and "--shots" in said and "--select" in said
     for enough in (["--shots", "1"], ["--select", "shots=1"]):
-        assert run(mini_grid.STUDY, [*argv, *enough]) == 0
+        assert run(STUDY, [*argv, *enough]) == 0
         assert "5-shot" not in capsys.readouterr().out
