@@ -7,12 +7,14 @@ where to report it, and exits with 1 (`command_line`).
 from __future__ import annotations
 
 import io
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 USER_ERROR, BUG = 2, 1
+INTERRUPTED, PIPE_CLOSED = 130, 141  # as shells say of SIGINT and SIGPIPE
 REPORT = (
     "This is a bug in DiffUp or in code that it was given, not a mistake in your input. Please report it with the "
     "traceback above (CONTRIBUTING.md, 'Report a bug')"
@@ -66,14 +68,24 @@ def command_line(main: Callable[[], int]) -> int:
         main: does the work and returns the exit code.
 
     Returns:
-        What `main` returns; 2 after a `UserError`, or without what a clone needs; 1 after any other exception.
+        What `main` returns; 2 after a `UserError`, or without what a clone needs; 130 after Ctrl-C; 141 if the reader
+        of the output has had enough (``diffup … | head``); 1 after any other exception.
     """
     replace_unprintable()
     try:
-        return main()
+        code = main()
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        with suppress(OSError, ValueError):  # what is left must not fail once more when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     except Exception as error:
         if told := missing(error):
             print(f"error: {told}", file=sys.stderr)

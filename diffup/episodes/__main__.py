@@ -14,7 +14,7 @@ from pathlib import Path
 
 from diffup.data.dataset import open_dataset
 from diffup.episodes.episode import Manifest
-from diffup.episodes.manifest import PARQUET, listed_manifest, rows
+from diffup.episodes.manifest import PARQUET, listed_manifest, read_manifest, rows
 from diffup.episodes.protocols import get_protocol
 from diffup.episodes.sampling import make_manifest
 from diffup.errors import UserError, command_line
@@ -32,11 +32,23 @@ def _named(args: argparse.Namespace) -> Manifest:
     return make_manifest(dataset, protocol, args.fold, args.shots, number, args.seed, lists=args.lists)
 
 
+def _replaceable(path: Path, manifest: Manifest) -> None:
+    """Make sure that a file that is there is a manifest, too.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        read_manifest(path, dataset=manifest.dataset, protocol=manifest.protocol, fold=manifest.fold)
+    except UserError as error:
+        raise UserError(f"--out {path} is there and would be lost: {error}; choose another --out") from error
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print or write a manifest; returns the exit code, 2 for anything wrong with what was asked."""
-    parser = argparse.ArgumentParser(prog="python -m diffup.episodes", description="Print or write a manifest.")
+    parser = argparse.ArgumentParser(prog="diffup episodes", description="Print or write a manifest.")
     parser.add_argument("--dataset", required=True, help="pascal5i, coco20i, shapes4i or a dataset.json")
-    parser.add_argument("--protocol", default="paired", help="one of `python -m diffup.episodes.protocols list`")
+    parser.add_argument("--protocol", default="paired", help="one of `diffup protocols list`")
     parser.add_argument("--fold", type=int, required=True)
     parser.add_argument("--shots", type=int, required=True)
     parser.add_argument("--episodes", type=int, default=None, help="default: as many as the protocol has")
@@ -53,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if form == "parquet" and args.out is None:
             raise UserError("a Parquet manifest needs --out FILE")
         manifest = _named(args)
+        if args.out is not None and args.out.exists():
+            _replaceable(args.out, manifest)
         text = json.dumps(rows(manifest), ensure_ascii=False)
         if args.out is None:
             print(text)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -31,6 +33,26 @@ def test_any_other_exception_is_a_bug_with_its_traceback_and_exit_code_1(capsys:
 def test_what_the_body_returns_is_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line(lambda: 0) == 0 and command_line(lambda: 1) == 1
     assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_has_had_enough_is_no_bug() -> None:
+    script = (
+        "import sys; from diffup.errors import command_line; sys.exit(command_line(lambda: print('x' * 9**6) or 0))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.read(3) == b"xxx"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_ctrl_c_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def body() -> int:
+        raise KeyboardInterrupt
+
+    assert command_line(body) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_a_missing_extra_is_named() -> None:
