@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -27,6 +28,7 @@ NOTHING = "nothing to find and nothing found"
 TEXT_LENGTH = 500
 PARAMS_A_BATCH = 100  # MLflow's limit
 PAGE = 1000
+_INPUTS = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,8 @@ def log_dataset(client: MlflowClient, run_id: str, cell: AnyCell) -> None:
     source = json.dumps({"name": cell.dataset, "fold": cell.fold, "protocol": getattr(cell, "protocol", "")})
     data = Dataset(cell.dataset, cell.dataset_hash or "unknown", "diffup", source)
     context = "training" if isinstance(cell, TrainingCell) else "evaluation"
-    client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
+    with _INPUTS:  # of two that log a new data set at once MLflow's server refuses one
+        client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
 
 
 def log(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -20,7 +23,7 @@ from cluster.tracking.client import open_store, resolve_uri
 from cluster.tracking.export import log_cell
 from cluster.tracking.launches import open_tracking
 from cluster.tracking.moved import relocate
-from cluster.tracking.runs import Tracking, run_name
+from cluster.tracking.runs import Tracking, log_dataset, run_name
 from cluster.tracking.sync import sync
 from cluster.tracking.view import COLUMNS, NOTE, SHARED_VIEW, how_to_open, link
 from diffup.config import SampleConfig
@@ -144,3 +147,19 @@ def test_the_link_opens_the_runs_with_their_columns(store: Store, require_progra
         assert "Error loading shared view" not in text and "a grid of DiffUp" in text
         for name in ("miou", "miou_high", "miou_low"):
             assert name in text
+
+
+def test_a_data_set_is_logged_by_one_at_a_time() -> None:
+    """MLflow's server inserts a new data set twice, and refuses one, where two requests bring it at once."""
+    inside, most = list[str](), list[int]()
+
+    class Client:
+        def log_inputs(self, run_id: str, datasets: list[Any]) -> None:
+            inside.append(run_id)
+            most.append(len(inside))
+            time.sleep(0.02)
+            inside.remove(run_id)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda number: log_dataset(cast(MlflowClient, Client()), str(number), CELL), range(8)))
+    assert most == [1] * 8
