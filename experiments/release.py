@@ -151,8 +151,8 @@ def notes(terms: Terms, shipped: int) -> dict[str, str]:
         heading, table = first_table(terms.figures)
         figures = (
             f"Not of this checkpoint, which was trained on all classes and has none left to be tested on, but with a "
-            f"fold left out each, by a recipe without parts and of 800 steps; what these change is in the same document "
-            f"(docs/results/{terms.figures.name}: {heading}); mIoU in %:\n\n{table}\n"
+            f"fold left out each, by a recipe without parts and of 800 steps; what these change is in the same "
+            f"document (docs/results/{terms.figures.name}: {heading}); mIoU in %:\n\n{table}\n"
         )
     carried = CARRIED.format(count=shipped) if shipped else NOT_CARRIED
     return {"Data and terms": terms.text, "Bank": carried + CALIBRATE, "On backbones that it has not seen": figures}
