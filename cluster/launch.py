@@ -101,6 +101,7 @@ def launch(
     check_workers(plan.todo, options.train_workers)
     if options.cache == "pixels":
         choose_cache(options.cache, plan.todo, gpu=False)
+    read_rates(options.rates)
     if work is None and not running_cluster():
         _print_time(plan, options, store.root, images)
     paths = preflight(plan.todo, datasets, options.weights_dir)

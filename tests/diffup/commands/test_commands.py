@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,11 @@ def test_backbones_are_listed_by_a_word(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_backbone_that_is_not_there_is_named(argv: tuple[str, ...], said: str) -> None:
     with pytest.raises(UserError, match=said):
         cli.main(["backbones", *argv])
+
+
+def test_an_import_ends_with_a_command_that_can_be_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, place = write_labelme(tmp_path / "in"), tmp_path / "my birds"
+    code, out, _ = run(capsys, "data", "import", "labelme", str(source), str(place))
+    words = shlex.split(out.strip().splitlines()[-1])
+    assert code == 0 and words[:3] == ["next", "python", "experiments/mini_grid.py"]
+    assert words[words.index("--dataset") + 1] == str(place)
