@@ -15,14 +15,15 @@ import tyro
 
 from cluster.closing import failures, trained_models
 from cluster.launch import SOME_FAILED, launch, open_results
-from cluster.options import CountOrNone, Folder, Name, NumbersOrNone, Options, PathOrName, Work, parse
+from cluster.options import CountOrNone, Folder, Name, NumbersOrNone, Options, PathOrName, Seconds, Work, parse
+from cluster.planning.forecast import steps_within
+from cluster.planning.rates import read_rates
 from cluster.storage.results import Store
 from cluster.tracking.view import how_to_open
 from diffup.errors import UserError, command_line
-from diffup.grid.axes import Backbone, named_backbone, select, unique
-from diffup.grid.cell import AnyCell, Cell
+from diffup.grid.axes import Backbone, named_backbone, select, unique, with_steps
+from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.grid.datasets import Data, open_data
-from diffup.training.recipes import Recipe
 
 Report = Callable[[Path, list[str]], None]  # prints tables of cells, by keys, from the results
 Launch = Callable[..., int]  # brings cells to completion, with the arguments and the result of `cluster.launch.launch`
@@ -37,12 +38,33 @@ class GridOptions:
     """per cell"""
     seed: int = 0
     """of training; the episodes stay the same"""
+    steps: CountOrNone = None
+    """of each training (default: the recipe's)"""
+    time_budget: Seconds = None
+    """of each training: as many steps as fit by --rates, at most those of the recipe or of --steps"""
     run: tyro.conf.OmitArgPrefixes[Options] = field(default_factory=Options)
 
     def find_backbones(self, names: Iterable[str], *, check: bool = True) -> dict[str, Backbone]:
         """Backbones by name, with local weights where there are some (`diffup.grid.axes.named_backbone`)."""
         local = self.run.weights_dir
         return {name: named_backbone(name, weights_dir=local, check=check) for name in dict.fromkeys(names)}
+
+    def paced(self, cells: Sequence[AnyCell]) -> list[AnyCell]:
+        """The cells, with trainings of the steps that are asked for, or of those that there is time for.
+
+        Raises:
+            UserError: nothing is trained, or there isn't time for a step.
+        """
+        if self.steps is None and self.time_budget is None:
+            return list(cells)
+        if not any(isinstance(cell, TrainingCell) for cell in cells):
+            raise UserError("--steps, --time-budget: nothing is trained here")
+        if (steps := self.steps) is not None:
+            cells = with_steps(cells, lambda cell: steps)
+        if (seconds := self.time_budget) is not None:
+            rates = read_rates(self.run.rates)
+            cells = with_steps(cells, lambda cell: steps_within(cell, seconds, rates))
+        return list(cells)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +99,10 @@ class EmbeddedOptions(GridOptions):
     """a dataset.json, or a known name"""
     embedded: Annotated[bool, WHERE] = False
     """shapes4i and embedded backbones, which are shipped"""
-    steps: CountOrNone = None
-    """of training (default: the recipe's)"""
 
     def open(self, shots: int) -> Data:
         """The data set; see `diffup.grid.datasets.open_data`."""
         return open_data(self.dataset or "shapes4i", shots=shots)
-
-    def shortened(self, recipe: Recipe) -> Recipe:
-        """The recipe with the steps that are asked for."""
-        return recipe if self.steps is None else recipe.changed(train={"steps": self.steps})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +158,11 @@ class Study(Generic[Asked]):
         """Options from a command line; a usage error exits with 2."""
         return parse(self.options, argv, prog=f"experiments/{self.name}.py", description=self.description or "")
 
+    def grid(self, asked: Asked) -> Grid:
+        """The cells that a command line asks for, and the files that they read; see `build` and `GridOptions.paced`."""
+        cells, files = self.build(asked)
+        return asked.paced(cells), files
+
 
 def run(study: Study[Any], argv: Sequence[str] | None = None) -> int:
     """Run a study from its command line; returns the exit code."""
@@ -157,7 +178,7 @@ def run_study(study: Study[Asked], asked: Asked) -> int:
     options = asked.run
     store = open_results(options, study.name)
     try:
-        cells, files = study.build(asked)
+        cells, files = study.grid(asked)
         code = (study.launch or launch)(study.name, cells, options, store=store, datasets=files, work=study.work)
     except OSError as error:  # such as a full disk
         what = str(error) if error.filename is not None else f"{store.remote or store.root}: {error}"

@@ -53,9 +53,17 @@ def _share(text: str) -> float:
     return value
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise UserError(f"must be a number of seconds above 0, not {text}")
+    return value
+
+
 Numbers = Annotated[tuple[int, ...], *option("0,1,…", numbers)]
 NumbersOrAll = Annotated[tuple[int, ...], *option("0,1,…", numbers, default=False)]
 NumbersOrNone = Annotated[tuple[int, ...] | None, *option("0,1,…", numbers, default=False)]
+Seconds = Annotated[float | None, *option("SECONDS", _seconds, default=False)]
 Folder = Annotated[Path | None, *option("DIR", folder, default=False)]
 Cache = Literal["auto", "features", "pixels", "none"]
 

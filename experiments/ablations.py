@@ -177,7 +177,7 @@ def build(asked: Ablations) -> Grid:
     unknown = [name for name in variants if name not in ABLATIONS]
     if unknown:
         raise UserError(f"--variants: unknown variant {unknown[0]!r}; there are {', '.join(ABLATIONS)}")
-    recipe = asked.shortened(RECIPES.get(data.name, recipes.msrc15()))
+    recipe = RECIPES.get(data.name, recipes.msrc15())
     cells = grid(
         data, backbones, recipe=recipe, folds=data.chosen_folds(asked.folds), seeds=asked.training_seeds,
         episodes=asked.episodes, variants=variants,

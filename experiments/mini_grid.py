@@ -50,7 +50,6 @@ def grid(
     episodes: int = EPISODES,
     one_step: bool = False,
     seed: int = 0,
-    steps: int | None = None,
 ) -> list[AnyCell]:
     """One training cell a fold, and by default 10 evaluation cells a fold and backbone: 6 DiffUp, 4 of two baselines.
 
@@ -63,19 +62,17 @@ def grid(
         episodes: per evaluation cell.
         one_step: also train and evaluate the one-step decoder, on `source`.
         seed: of training.
-        steps: of training, by default the recipe's.
     """
-    recipe = RECIPE if steps is None else RECIPE.changed(train={"steps": steps})
     cells: list[AnyCell] = []
     for fold in folds:
-        evaluate = partial(evaluation_cells, data, fold, config=recipe.input, episodes=episodes)
-        trained = training_cell(data, fold, source, recipe, seed=seed)
+        evaluate = partial(evaluation_cells, data, fold, config=RECIPE.input, episodes=episodes)
+        trained = training_cell(data, fold, source, RECIPE, seed=seed)
         cells.append(trained)
         cells += evaluate(backbones, tasks(shots, annotations), trained=trained)
         cells += evaluate(backbones, tasks(shots, ("mask",)), sample=PRIOR_MEAN)
         cells += evaluate(backbones, tasks(shots, ("mask",)), sample=PROTOTYPE)
         if one_step:
-            changed = recipe.changed(**VARIANTS["one_step"])
+            changed = RECIPE.changed(**VARIANTS["one_step"])
             other = training_cell(data, fold, source, changed, variant="one_step", seed=seed)
             cells.append(other)
             cells += evaluate([source], tasks(shots, annotations), trained=other)
@@ -98,8 +95,6 @@ class MiniGrid(DatasetOptions, ProtocolOptions):
     """numbers of supports"""
     annotations: Names = ANNOTATIONS
     """of the supports: mask, box, scribble, or mixes such as mask+box"""
-    steps: CountOrNone = None
-    """of training (default: 800)"""
     one_step: bool = False
     """also the one-step decoder"""
 
@@ -120,7 +115,6 @@ def build(asked: MiniGrid) -> Grid:
         episodes=asked.episodes_of(data.name, EPISODES),
         one_step=asked.one_step,
         seed=asked.seed,
-        steps=asked.steps,
     )
     return cells, data.files()
 

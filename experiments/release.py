@@ -34,6 +34,7 @@ from diffup.data.spec import ALL_CLASSES
 from diffup.errors import UserError, command_line
 from diffup.files import write_in_full
 from diffup.grid.axes import training_cell
+from diffup.grid.cell import AnyCell, TrainingCell
 from diffup.grid.datasets import open_data
 from diffup.training.recipes import photographs
 
@@ -93,8 +94,6 @@ class Release(DatasetOptions):
     episodes: tyro.conf.Suppress[CountOrNone] = None
     backbone: Name = SOURCE
     """trained on"""
-    steps: CountOrNone = None
-    """of training (default: the recipe's)"""
     terms: File = None
     """Markdown on the terms of the data, for the card; needed for a data set that this script does not know"""
     out: Annotated[Path, *option("DIR", Path)]
@@ -120,9 +119,9 @@ def terms_of(name: str, file: Path | None) -> Terms:
         raise UserError(f"--terms {file} can't be read: {error}") from error
 
 
-def as_studied(asked: Release) -> bool:
+def as_studied(cell: AnyCell) -> bool:
     """Whether the training is the one that figures are known of."""
-    return asked.backbone == SOURCE and asked.steps in (None, RECIPE.train.steps)
+    return isinstance(cell, TrainingCell) and cell.backbone == SOURCE and cell.train.steps == RECIPE.train.steps
 
 
 def first_table(document: Path) -> tuple[str, str]:
@@ -162,8 +161,7 @@ def build(asked: Release) -> Grid:
     """One training cell on all classes."""
     (source,) = asked.find_backbones([asked.backbone]).values()
     data = open_data(asked.dataset, shots=1)
-    recipe = RECIPE if asked.steps is None else RECIPE.changed(train={"steps": asked.steps})
-    return [training_cell(data, ALL_CLASSES, source, recipe, variant="release", seed=asked.seed)], data.files()
+    return [training_cell(data, ALL_CLASSES, source, RECIPE, variant="release", seed=asked.seed)], data.files()
 
 
 def publish(checkpoint: Path, out: Path, dataset: Path, terms: Terms) -> None:
@@ -219,9 +217,9 @@ def release(asked: Release) -> int:
     Raises:
         UserError: a user's mistake.
     """
-    (cell,), files = build(asked)
+    (cell,), files = STUDY.grid(asked)
     terms = terms_of(cell.dataset, asked.terms)  # known before it is trained
-    if not as_studied(asked):
+    if not as_studied(cell):
         terms = replace(terms, figures=None)
     code = run_study(STUDY, asked)
     if code or asked.run.dry_run:

@@ -12,6 +12,9 @@ Any other variant of `CHANGES` can be asked for; an ablation of everything on tw
 
     … --folds 0,1 --seeds 0,1 --sources resnet50 --variants all --select shots=1,annotation=mask
     … --sources deit_tiny_patch16_224 --backbones deit_tiny_patch16_224 --variants diffup
+
+``--more DIR/dataset_more.json`` names a data set of the same classes and folds with more images: the variant ``more``
+is trained on these, half as long again (`LONGER`), and tested on the same episodes as all else.
 """
 
 from __future__ import annotations
@@ -24,11 +27,12 @@ from functools import partial
 import diffup.checkout  # noqa: F401
 from analysis.printing import print_tables
 from cluster.cli import DatasetOptions, Grid, ProtocolOptions, Study, run
-from cluster.options import CountOrNone, Names, Numbers, NumbersOrAll
+from cluster.options import CountOrNone, Names, Numbers, NumbersOrAll, PathOrName
+from diffup.data.dataset import open_dataset, resolve_dataset
 from diffup.errors import UserError
 from diffup.grid.axes import RIVALS, Backbone, evaluation_cells, training_cell, unique
 from diffup.grid.cell import AnyCell
-from diffup.grid.datasets import Data
+from diffup.grid.datasets import Data, open_data
 from diffup.grid.variants import VARIANTS, Change, changes_training
 from diffup.training.recipes import photographs
 from experiments.training_free import BACKBONES, EPISODES, ONE_SHOT
@@ -37,16 +41,19 @@ SOURCES = ("resnet50", "tf_efficientnet_lite0")
 OTHER_TASKS = ((5, "mask"), (1, "box"), (1, "scribble"), (5, "scribble"))
 RECIPE = photographs()
 STRETCHED: Change = {"model": {"base": "prior", "bound": 1.5}, "train": {"balance_sizes": False}, "input": {"bank": 0}}
+LONGER: Change = {"train": {"steps": 1200, "draws": 600}}
 CHANGES: dict[str, Change] = {
     **{name: change for name, change in VARIANTS.items() if name != "unbounded"},  # the recipe has no bound
     "stretched": STRETCHED,
     "unbalanced": {"train": {"balance_sizes": False}},
+    "longer": LONGER,
     "parts": {"train": {"parts": 0.3}},
     "snap": {"sample": {"snap": True}},
     "no_bank": {"input": {"bank": 0}},
     "bank_5": {"input": {"bank": 5}},
     "bank_15": {"input": {"bank": 15}},
 }
+MORE, MORE_SNAP = "more", "more_snap"
 DEFAULT = ("diffup", "snap", "stretched")
 
 
@@ -59,6 +66,7 @@ def grid(
     seeds: Sequence[int] = (0,),
     episodes: int = EPISODES,
     variants: Sequence[str] = DEFAULT,
+    more: Data | None = None,
 ) -> list[AnyCell]:
     """Training cells, their evaluation on all backbones, and the rivals.
 
@@ -70,6 +78,7 @@ def grid(
         seeds: of the trainings; with the first all tasks are evaluated, with others 1-shot masks.
         episodes: of the 1-shot mask; half as many of the other tasks.
         variants: names in `CHANGES`; one that changes neither model nor training is DiffUp's checkpoint used otherwise.
+        more: a data set of the same classes and folds, to train the variant ``more`` on.
     """
     cells: list[AnyCell] = []
     for fold in folds or range(data.folds):
@@ -91,6 +100,13 @@ def grid(
                     cells += [trained, *tested([ONE_SHOT], episodes=episodes)]
                     if seed == seeds[0]:
                         cells += tested(OTHER_TASKS, episodes=max(1, episodes // 2))
+            if more is None:
+                continue
+            for seed in seeds:
+                trained = training_cell(more, fold, source, RECIPE.changed(**LONGER), variant=MORE, seed=seed)
+                tested = partial(made, [ONE_SHOT], episodes=episodes, config=RECIPE.input, trained=trained)
+                cells += [trained, *tested(sample=RECIPE.sample, variant=MORE)]
+                cells += tested(sample=replace(RECIPE.sample, snap=True), variant=MORE_SNAP)
     return unique(cells)
 
 
@@ -110,16 +126,35 @@ class UnseenBackbones(DatasetOptions, ProtocolOptions):
     """of the trainings"""
     variants: Names = DEFAULT
     """of DiffUp, or all"""
+    more: PathOrName = ""
+    """a dataset.json of the same classes and folds, with more images to train on"""
 
     def __post_init__(self) -> None:
         if unknown := set(self.variants) - {*CHANGES, "all"}:
             raise UserError(f"--variants: there is no {min(unknown)!r}; there are all, {', '.join(CHANGES)}")
 
 
+def more_data(path: str, tested: str, protocol: str) -> Data:
+    """A data set that is trained on in place of the one that is tested on.
+
+    Raises:
+        UserError: its folds leave out other classes, so that tested ones would be trained on.
+    """
+    known, other = (open_dataset(resolve_dataset(each)) for each in (tested, path))
+    if (known.classes, known.folds) != (other.classes, other.folds):
+        raise UserError(
+            f"--more {path}: its classes and folds are not those of {tested}: what is tested must be left out"
+        )
+    if known.name == other.name:
+        raise UserError(f"--more {path}: it is called {other.name!r}, as the data set that is tested on; rename it")
+    return open_data(path, shots=1, protocol=protocol, dataset=other)
+
+
 def build(asked: UnseenBackbones) -> Grid:
     """The study on the data set that is asked for."""
     found = asked.find_backbones((*asked.sources, *asked.backbones))
     data = asked.open(asked.dataset, shots=max(shots for shots, _ in OTHER_TASKS))
+    more = more_data(asked.more, asked.dataset, asked.protocol) if asked.more else None
     cells = grid(
         data,
         sources=[found[name] for name in asked.sources],
@@ -128,8 +163,9 @@ def build(asked: UnseenBackbones) -> Grid:
         seeds=asked.seeds,
         episodes=asked.episodes_of(data.name, EPISODES),
         variants=tuple(CHANGES) if "all" in asked.variants else asked.variants,
+        more=more,
     )
-    return cells, data.files()
+    return cells, data.files() | (more.files() if more else {})
 
 
 STUDY = Study(name="unseen_backbones", description=__doc__, options=UnseenBackbones, build=build, report=print_tables)

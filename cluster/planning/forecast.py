@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.options import Cache
 from cluster.planning.architectures import SIDE, architecture
@@ -181,6 +182,25 @@ def _train(
             seconds += made.did(READ, number, number * rates.decode)
             seconds += made.did(ENCODE, number, number * _encode(rates, place.backbone, place.side))
     made.cells[cell.key()] += seconds
+
+
+def steps_within(cell: TrainingCell, seconds: float, rates: Rates) -> int:
+    """How many of a training's steps fit into so many seconds by the rates of a machine, its images encoded before.
+
+    Raises:
+        UserError: not one fits, or the backbone can't be built.
+    """
+
+    def taken(steps: int) -> float:
+        shorter = replace(cell, train=replace(cell.train, steps=steps))
+        return forecast([shorter], rates, "features").cells[shorter.key()]
+
+    if not _channels(place_of(cell)):
+        raise UserError(f"--time-budget: what a step takes on {cell.backbone} is not known; give --steps")
+    steps = bisect_right(range(1, cell.train.steps + 1), seconds, key=taken)
+    if not steps:
+        raise UserError(f"--time-budget {seconds:g}: a step takes {taken(1):.1f} s on {rates.hardware}")
+    return steps
 
 
 def duration(seconds: float) -> str:

@@ -6,7 +6,7 @@ A grid is a plain list of cells. These functions only describe work: nothing her
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -275,3 +275,19 @@ def select(cells: Sequence[AnyCell], selection: str) -> list[AnyCell]:
         raise UserError(f"--select {selection!r}: no cell fulfils all conditions at once")
     keep = {cell.key() for cell in chosen} | {cell.checkpoint for cell in chosen if isinstance(cell, Cell)}
     return [cell for cell in cells if cell.key() in keep]
+
+
+def with_steps(cells: Sequence[AnyCell], steps: Callable[[TrainingCell], int]) -> list[AnyCell]:
+    """The same cells, each training of as many steps as `steps` says, and evaluations of these checkpoints."""
+    changed = {
+        cell.key(): dataclasses.replace(cell, train=dataclasses.replace(cell.train, steps=steps(cell)))
+        for cell in cells
+        if isinstance(cell, TrainingCell)
+    }
+    keys = {old: cell.key() for old, cell in changed.items()}
+    return [
+        changed[cell.key()]
+        if isinstance(cell, TrainingCell)
+        else dataclasses.replace(cell, checkpoint=keys.get(cell.checkpoint, cell.checkpoint))
+        for cell in cells
+    ]

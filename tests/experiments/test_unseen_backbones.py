@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from diffup.errors import UserError
@@ -10,7 +13,7 @@ from diffup.grid.cell import Cell, TrainingCell
 from diffup.grid.datasets import Data
 from diffup.grid.variants import changes_training
 from experiments.training_free import BACKBONES
-from experiments.unseen_backbones import CHANGES, DEFAULT, SOURCES, UnseenBackbones, grid
+from experiments.unseen_backbones import CHANGES, DEFAULT, MORE_SNAP, SOURCES, UnseenBackbones, grid, more_data
 
 DATA = Data(name="made up", fingerprint="0" * 12, folds=4)
 TASKS = 5
@@ -54,3 +57,28 @@ def test_each_variant_has_its_own_cells_and_only_those_that_need_it_a_checkpoint
 def test_an_unknown_variant_is_refused() -> None:
     with pytest.raises(UserError, match="there is no 'no_such'"):
         UnseenBackbones(dataset="a.json", variants=("diffup", "no_such"))
+
+
+def test_more_images_are_trained_on_and_the_same_episodes_tested() -> None:
+    other = Data(name="made up, more", fingerprint="1" * 12, folds=4)
+    given = {"sources": named(SOURCES[:1]), "backbones": named(BACKBONES[:2]), "variants": ("diffup",)}
+    plain, made = grid(DATA, **given), grid(DATA, **given, more=other)
+    added = [cell for cell in made if cell not in plain]
+    assert [cell for cell in made if cell in plain] == plain
+    trained = {cell.key(): cell for cell in added if isinstance(cell, TrainingCell)}
+    assert {cell.dataset for cell in trained.values()} == {other.name} and len(trained) == DATA.folds
+    for cell in (cell for cell in added if isinstance(cell, Cell)):
+        assert (cell.dataset, cell.classes) == (DATA.name, "novel") and cell.sample.snap == (cell.variant == MORE_SNAP)
+        assert trained[cell.checkpoint].fold == cell.fold, "what is tested was left out"
+
+
+def test_more_images_of_other_folds_are_refused(json_path: Path) -> None:
+    document = json.loads(json_path.read_text())
+    with pytest.raises(UserError, match="is called 'toy'"):
+        more_data(str(json_path), str(json_path), "paired")
+    other = json_path.with_name("other.json")
+    other.write_text(json.dumps(document | {"name": "more"}))
+    assert more_data(str(other), str(json_path), "paired").name == "more"
+    other.write_text(json.dumps(document | {"name": "more", "folds": document["folds"][::-1]}))
+    with pytest.raises(UserError, match="must be left out"):
+        more_data(str(other), str(json_path), "paired")
