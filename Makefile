@@ -31,7 +31,7 @@ $(VENV)/.diffup: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("DiffUp needs Python 3.11 or newer, this is " + sys.version.split()[0] + \
 		": make PYTHON=/path/to/python3 ..." if sys.version_info < (3, 11) else 0)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing DiffUp and PyTorch into $(VENV): about 5 GB with PyTorch's CUDA wheels, some minutes the first time"
+	@echo "installing DiffUp and PyTorch into $(VENV): about 6.5 GB with PyTorch's CUDA wheels, some minutes the first time"
 	@$(BIN)/python -m pip install -c constraints.txt -e '.[clip,demo,platform]'
 	@touch $@
 

@@ -10,7 +10,8 @@ each backbone, its rivals: prototype, INSID3's rule, prior mean, and absolute ev
 what is missing is evaluated; an edited method is evaluated again, its rivals are not.
 
 Expect a table per task: mIoU with its 95 % interval of each, and the paired difference of the method to it, over the
-same episodes and resampled together; a star marks what differs from 0 (p < 0.05 after Holm's correction in its table).
+same episodes and resampled together; a star marks an interval without 0,
+*differs* what stays so after Holm's correction over its table (p < 0.05).
 Seconds per episode and cell are those of the method, and some 0.1 s for a rival on ResNet-50 and 2 cores.
 """
 
@@ -28,7 +29,7 @@ import tyro
 import diffup.checkout  # noqa: F401
 from analysis.printing import printed
 from cluster.cli import DatasetOptions, Grid, ProtocolOptions, Study, run
-from cluster.options import CountOrNone, Name, Names, Numbers, NumbersOrAll, Text
+from cluster.options import CountOrNone, Name, Names, Numbers, NumbersOrAll, Seconds, Text
 from diffup.config import InputConfig, SampleConfig, check_annotation
 from diffup.grid.axes import OWN, RIVALS, Backbone, adapter, evaluation_cells, tasks, unique
 from diffup.grid.cell import AnyCell
@@ -79,6 +80,8 @@ def grid(
 class EvaluateMethod(DatasetOptions, ProtocolOptions):
     """Options of this study."""
 
+    steps: tyro.conf.Suppress[CountOrNone] = None
+    time_budget: tyro.conf.Suppress[Seconds] = None
     function: tyro.conf.Positional[Name]
     """package.module:function, or an entry point of group diffup.methods"""
     episodes: CountOrNone = None

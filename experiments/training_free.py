@@ -15,10 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import tyro
+
 import diffup.checkout  # noqa: F401
 from analysis.printing import print_tables
 from cluster.cli import DatasetOptions, Grid, ProtocolOptions, Study, run
-from cluster.options import Count, CountOrNone, Names, NumbersOrAll
+from cluster.options import Count, CountOrNone, Names, NumbersOrAll, Seconds
 from diffup.config import InputConfig
 from diffup.grid.axes import RIVALS, Backbone, evaluation_cells, unique
 from diffup.grid.cell import AnyCell
@@ -57,6 +59,8 @@ def grid(
 class TrainingFree(DatasetOptions, ProtocolOptions):
     """Options of this study."""
 
+    steps: tyro.conf.Suppress[CountOrNone] = None
+    time_budget: tyro.conf.Suppress[Seconds] = None
     episodes: CountOrNone = None
     """per cell (default: 500; with another protocol than paired as many as it has)"""
     backbones: Names = BACKBONES

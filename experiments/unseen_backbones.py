@@ -104,9 +104,12 @@ def grid(
                 continue
             for seed in seeds:
                 trained = training_cell(more, fold, source, RECIPE.changed(**LONGER), variant=MORE, seed=seed)
-                tested = partial(made, [ONE_SHOT], episodes=episodes, config=RECIPE.input, trained=trained)
-                cells += [trained, *tested(sample=RECIPE.sample, variant=MORE)]
-                cells += tested(sample=replace(RECIPE.sample, snap=True), variant=MORE_SNAP)
+                tested = partial(made, config=RECIPE.input, trained=trained)
+                cells += [trained, *tested([ONE_SHOT], episodes=episodes, sample=RECIPE.sample, variant=MORE)]
+                snap = replace(RECIPE.sample, snap=True)
+                cells += tested([ONE_SHOT], episodes=episodes, sample=snap, variant=MORE_SNAP)
+                if seed == seeds[0]:
+                    cells += tested(OTHER_TASKS, episodes=max(1, episodes // 2), sample=RECIPE.sample, variant=MORE)
     return unique(cells)
 
 

@@ -134,11 +134,14 @@ def log(
     stamp: int = 0,
     step: int = 0,
 ) -> None:
-    """Log parameters and metrics in one request, or in several if there are more parameters than one may hold."""
+    """Log parameters and metrics in one request, or in several if there are more parameters than one may hold.
+
+    Metrics have six significant digits: MLflow's table cuts longer ones off. The cell's own files have them all.
+    """
     from mlflow.entities import Metric, Param
 
     stamp = stamp or milliseconds(now())
-    values = [Metric(name, float(value), stamp, step) for name, value in (metrics or {}).items()]
+    values = [Metric(name, float(f"{value:.6g}"), stamp, step) for name, value in (metrics or {}).items()]
     named = [Param(name, value) for name, value in (params or {}).items()]
     client.log_batch(run_id, metrics=values, params=named[:PARAMS_A_BATCH])
     for start in range(PARAMS_A_BATCH, len(named), PARAMS_A_BATCH):

@@ -174,3 +174,24 @@ def build_own(name: str, function: str) -> ModuleFeatures:
             raise UserError(f"backbone {name!r}: {error}; it is called without arguments ({SEE})") from error
         raise
     return ModuleFeatures(module, name)
+
+
+def check_steady(name: str, function: str) -> None:
+    """Refuse a function that builds other weights each time: every worker process of a grid calls it.
+
+    What can't be built here, such as without a file of weights that only the workers have, is left to them.
+
+    Raises:
+        UserError: two calls gave different weights.
+    """
+    build = imported(function, OWN_WHAT)
+    with torch.random.fork_rng():
+        try:
+            first, second = build().state_dict(), build().state_dict()
+        except Exception:
+            return
+    if first.keys() != second.keys() or not all(torch.equal(first[key], second[key]) for key in first):
+        raise UserError(
+            f"backbone {name!r} has other weights each time it is built, so that no two workers would have the same: "
+            f"load them from a file in {function}, or call torch.manual_seed there to try random ones ({SEE})"
+        )

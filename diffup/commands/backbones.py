@@ -88,12 +88,16 @@ def checked(options: Check) -> str:
     import torch
 
     from diffup.backbones.load import load_backbone
+    from diffup.backbones.own import check_steady
+    from diffup.backbones.registry import parse_backbone
 
     if not 16 <= options.size <= 4096:
         raise UserError(f"--size {options.size}: an image has a side of 16 to 4096 pixels")
     began = time.perf_counter()
     backbone = load_backbone(options.name, weights_dir=options.weights_dir, device=options.device)
     loaded = time.perf_counter() - began
+    if (parsed := parse_backbone(options.name)).kind == "own":
+        check_steady(options.name, parsed.model)
     image = torch.rand(1, 3, options.size, options.size, generator=torch.Generator().manual_seed(0))
     stages = backbone.stages(image)
     for number, stage in enumerate(stages):

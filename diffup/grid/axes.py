@@ -75,13 +75,15 @@ def named_backbone(name: str, *, weights_dir: Path | None = None, check: bool = 
     Args:
         name: timm, ``open_clip:…`` or embedded name, or a backbone of one's own (`diffup.backbones.registry`).
         weights_dir: folder of local weights.
-        check: ask the libraries whether they know the name (imports them).
+        check: ask the libraries whether they know the name (imports them), and build one's own twice.
 
     Raises:
-        UserError: unknown name (with near ones), or no such folder.
+        UserError: unknown name (with near ones), no such folder, or a function that builds other weights each time.
     """
-    if check:
-        check_backbone(name)
+    if check and (parsed := check_backbone(name)).kind == "own":
+        from diffup.backbones.own import check_steady
+
+        check_steady(name, parsed.model)
     return Backbone(name=name, weights=weights_identity(name, weights_dir=weights_dir))
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import run
+from cluster.cli import GridOptions, run
 from cluster.planning.rates import PACKAGED
+from diffup.errors import UserError
 from diffup.grid.axes import with_steps
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
-from experiments import full_grid, mini_grid, training_free
+from experiments import full_grid, mini_grid
 
 SMALL = ["--train-backbone", "tiny_resnet", "--backbones", "tiny_resnet", "--shots", "1", "--folds", "0"]
 
@@ -52,8 +53,8 @@ def test_what_cannot_be_is_one_line(json_path: Path, capsys: pytest.CaptureFixtu
     where = ["--dataset", str(json_path), "--dry-run"]
     assert run(mini_grid.STUDY, [*where, *SMALL, "--time-budget", "0.001"]) == 2
     assert "a step takes" in capsys.readouterr().err
-    assert run(training_free.STUDY, [*where, "--backbones", "tiny_resnet", "--steps", "5"]) == 2
-    assert "nothing is trained" in capsys.readouterr().err
+    with pytest.raises(UserError, match="nothing is trained"):
+        GridOptions(steps=5).paced([])
 
 
 def test_the_grid_of_the_benchmarks_has_them_too() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,8 @@ def test_an_unknown_variant_is_refused() -> None:
 
 def test_more_images_are_trained_on_and_the_same_episodes_tested() -> None:
     other = Data(name="made up, more", fingerprint="1" * 12, folds=4)
-    given = {"sources": named(SOURCES[:1]), "backbones": named(BACKBONES[:2]), "variants": ("diffup",)}
-    plain, made = grid(DATA, **given), grid(DATA, **given, more=other)
+    study = partial(grid, DATA, sources=named(SOURCES[:1]), backbones=named(BACKBONES[:2]), variants=("diffup",))
+    plain, made = study(), study(more=other)
     added = [cell for cell in made if cell not in plain]
     assert [cell for cell in made if cell in plain] == plain
     trained = {cell.key(): cell for cell in added if isinstance(cell, TrainingCell)}

@@ -18,6 +18,7 @@ from diffup.backbones.load import load_backbone
 from diffup.backbones.registry import check_backbone, has_text_encoder, known_names, parse_backbone
 from diffup.backbones.shapes import channels
 from diffup.backbones.weights import weights_file, weights_identity
+from diffup.commands.backbones import Check, checked
 from diffup.errors import UserError
 from diffup.grid.axes import named_backbone
 from diffup.models.flops import backbone_cost
@@ -109,6 +110,29 @@ def test_a_function_is_a_backbone_by_name_and_its_source_is_its_identity() -> No
     assert backbone.name == BUILD and backbone.weights == identity and backbone.source == BUILD
     assert channels(BUILD) == ((8, 12, 16), 0)
     assert backbone_cost(BUILD, 96)["backbone_mparams"] == pytest.approx(36 * 3 / 1e6)
+
+
+def test_a_function_that_builds_other_weights_each_time_is_refused(folder: Path) -> None:
+    code = "from torch import nn\n\ndef build():\n    return nn.Conv2d(3, 4, 1)\n"
+    (folder / "own_random.py").write_text(code)
+    with pytest.raises(UserError, match="'own_random:build' has other weights each time"):
+        named_backbone("own_random:build")
+    assert named_backbone("own_random:build", check=False).weights.startswith("source:")
+    (folder / "own_coloured.py").write_text(
+        "import torch\nfrom tests.helpers.own_backbone import OwnBackbone\n\ndef build():\n    made = OwnBackbone()\n"
+        "    torch.nn.init.normal_(made.mix[0])\n    return made\n"
+    )
+    with pytest.raises(UserError, match="'own_coloured:build' has other weights each time"):
+        checked(Check(name="own_coloured:build"))
+    seeded = code.replace("    return", "    torch.manual_seed(0)\n    return").replace(
+        "from torch", "import torch\nfrom torch"
+    )
+    (folder / "own_seeded.py").write_text(seeded)
+    before = torch.random.get_rng_state()
+    assert named_backbone("own_seeded:build").name == "own_seeded:build"
+    assert torch.equal(before, torch.random.get_rng_state()), "its seed is its own"
+    (folder / "own_elsewhere.py").write_text(code.replace("nn.Conv2d(3, 4, 1)", "open('weights.pth')"))
+    assert named_backbone("own_elsewhere:build").name, "the workers will say"
 
 
 @pytest.fixture
