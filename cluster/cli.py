@@ -199,8 +199,12 @@ def _report(
     report: Report, store: Store, cells: list[AnyCell], chosen: list[AnyCell], code: int, tracking_uri: str
 ) -> int:
     """Print tables, where there is something to put into them; returns the exit code."""
-    if not any(isinstance(cell, Cell) for cell in chosen):
+    tested = [cell.key() for cell in chosen if isinstance(cell, Cell)]
+    if not tested:
         print("no tables: there are no evaluation cells among these, only training", flush=True)
+        return code
+    if code and not any(store.read(key, verify=False).status == "finished" for key in tested):  # such as Ctrl-C
+        print("no tables: no cell has finished", flush=True)
         return code
     try:
         report(store.root, [cell.key() for cell in cells])
