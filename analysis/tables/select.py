@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from analysis.tables.table import Column, Row, Table
+from analysis.tables.table import Column, Number, Row, Table
 from diffup.errors import UserError
+
+ALL_COUNT = "Marks of the best and the second compare all rows, also those that are left out here."
 
 
 def names_of(column: Column) -> tuple[str, str]:
@@ -55,4 +57,7 @@ def _columns(table: Table, patterns: Sequence[str]) -> Table:
 
 def _rows(table: Table, patterns: Sequence[str]) -> Table:
     rows: list[Row] = [row for row in table.rows if _matches(row.labels, patterns)]
-    return replace(table, rows=tuple(rows)) if rows else table
+    if not rows or len(rows) == len(table.rows):
+        return table
+    marked = any(isinstance(entry, Number) and (entry.best or entry.second) for row in rows for entry in row.entries)
+    return replace(table, rows=tuple(rows), notes=(*table.notes, ALL_COUNT) if marked else table.notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from analysis.macros import command_name, macros
 from analysis.paper import Kit, compiled, document, main
 from analysis.tables.latex import Layout, to_latex
-from analysis.tables.select import names_of, selected
+from analysis.tables.select import ALL_COUNT, names_of, selected
 from analysis.tables.table import Column, Number, Row, Table
 from diffup.errors import UserError
 from tests.helpers.stores import cell, write_store
@@ -45,6 +46,11 @@ def test_columns_and_rows_are_chosen_by_name() -> None:
     assert selected([table], [], []) == [table]
     (one,) = selected([table], ["5-shot / *"], [])
     assert len(one.columns) == 3
+    assert chosen.notes == table.notes, "nothing is marked in it"
+    best = replace(table.rows[0], entries=tuple(number(66, best=True) for _ in table.rows[0].entries))
+    (left,) = selected([replace(table, rows=(best, table.rows[1]))], [], ["Diff*"])
+    assert left.notes == (*table.notes, ALL_COUNT)
+    assert selected([replace(table, rows=(best,))], [], ["Diff*"])[0].notes == table.notes, "none is left out"
     for columns, rows in ((["no such"], []), ([], ["nothing"])):
         with pytest.raises(UserError, match="no table has such a name"):
             selected([table], columns, rows)
