@@ -10,8 +10,8 @@ each backbone, its rivals: prototype, INSID3's rule, prior mean, and absolute ev
 what is missing is evaluated; an edited method is evaluated again, its rivals are not.
 
 Expect a table per task: mIoU with its 95 % interval of each, and the paired difference of the method to it, over the
-same episodes and resampled together; a star marks an interval without 0,
-*differs* what stays so after Holm's correction over its table (p < 0.05).
+same episodes and resampled together; a star marks an interval without 0, *differs* what stays so after Holm's
+correction over its table (p < 0.05).
 Seconds per episode and cell are those of the method, and some 0.1 s for a rival on ResNet-50 and 2 cores.
 """
 

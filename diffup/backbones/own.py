@@ -166,30 +166,36 @@ def build_own(name: str, function: str) -> ModuleFeatures:
     Raises:
         UserError: the function can't be imported, needs arguments, or what it builds does not follow the protocol.
     """
+    return ModuleFeatures(_built(name, function), name)
+
+
+def _built(name: str, function: str) -> object:
     build = imported(function, OWN_WHAT)
     try:
-        module = build()
+        return build()
     except TypeError as error:
         if "argument" in str(error) and error.__traceback__ is not None and error.__traceback__.tb_next is None:
             raise UserError(f"backbone {name!r}: {error}; it is called without arguments ({SEE})") from error
         raise
-    return ModuleFeatures(module, name)
 
 
 def check_steady(name: str, function: str) -> None:
     """Refuse a function that builds other weights each time: every worker process of a grid calls it.
 
-    What can't be built here, such as without a file of weights that only the workers have, is left to them.
+    Where its file of weights can't be read, as on a machine that only plans, that is left to the workers.
+
+    Args:
+        name, function: as for `build_own`.
 
     Raises:
-        UserError: two calls gave different weights.
+        UserError: two calls gave different weights; or the function can't be imported, or needs arguments.
     """
-    build = imported(function, OWN_WHAT)
     with torch.random.fork_rng():
         try:
-            first, second = build().state_dict(), build().state_dict()
-        except Exception:
+            made = [_built(name, function) for _ in range(2)]
+        except OSError:
             return
+    first, second = (module.state_dict() if isinstance(module, nn.Module) else {} for module in made)
     if first.keys() != second.keys() or not all(torch.equal(first[key], second[key]) for key in first):
         raise UserError(
             f"backbone {name!r} has other weights each time it is built, so that no two workers would have the same: "
