@@ -208,6 +208,8 @@ def _bank(
         return None
     novel, known = dataset.novel_classes(cell.fold), dataset.base_classes(cell.fold)
     images = bank_images(dataset, pools, novel, get_protocol(PROTOCOL), cell.fold, cell.input.bank)
+    if not images:
+        return None
     encoded = encoded_bank(images, features, cues, known, cell.input.bank_positions)
     return GivenBank(encoded, without(dataset, images, known), images, cell.input.bank_drop)
 

@@ -44,7 +44,7 @@ BACKBONES = ("resnet50", "deit_tiny_patch16_224")
 EMBEDDED = ("tiny_resnet", "tiny_regnet")
 EPISODES = 500
 FOLDS, SEEDS = (0,), (0,)
-RECIPES = recipes.BENCHMARKS | {"shapes4i": recipes.shapes4i()}  # else msrc15's
+RECIPES = recipes.BENCHMARKS | {"shapes4i": recipes.shapes4i()}  # else `photographs`
 
 # Frequencies of mask, box, scribble and text; text is drawn only where something reads it.
 NO_SCRIBBLES, EQUAL_CUES = (0.65, 0.25, 0.0, 0.1), (0.3, 0.3, 0.3, 0.1)
@@ -177,7 +177,7 @@ def build(asked: Ablations) -> Grid:
     unknown = [name for name in variants if name not in ABLATIONS]
     if unknown:
         raise UserError(f"--variants: unknown variant {unknown[0]!r}; there are {', '.join(ABLATIONS)}")
-    recipe = RECIPES.get(data.name, recipes.msrc15())
+    recipe = RECIPES.get(data.name, recipes.photographs())
     cells = grid(
         data, backbones, recipe=recipe, folds=data.chosen_folds(asked.folds), seeds=asked.training_seeds,
         episodes=asked.episodes, variants=variants,

@@ -4,9 +4,9 @@
 
 With COCO-20i as the source and Pascal VOC as the target this is the field's COCO → Pascal: fold f tests the VOC classes
 that are not among fold f's training classes (6, 4, 6 and 4 of them, as in the literature), and the checkpoints are
-those of ``full_grid.py`` where both write to the same ``--results``. With the defaults 4 training cells and 48
-evaluation cells of 1000 episodes: 4 folds × 3 backbones × {1, 5} masks × {DiffUp, prior mean}. Classes are told apart
-by their names (`diffup.data.class_names`: ``aeroplane`` is ``airplane``).
+those of ``full_grid.py`` where both write to the same ``--results``. With the defaults 4 training cells and 72
+evaluation cells of 1000 episodes: 4 folds × 3 backbones × {1, 5} masks × {DiffUp, the map that it starts from, prior
+mean}. Classes are told apart by their names (`diffup.data.class_names`: ``aeroplane`` is ``airplane``).
 
 A class that the training has seen is refused, also where ``--test-classes`` names it; ``--allow-seen`` lets it in by
 its name, and the cells say so for good: such figures are not few-shot segmentation.
@@ -27,7 +27,7 @@ from cluster.options import Count, Name, Names, NumbersOrNone, PathOrName, optio
 from cluster.options import names as split
 from diffup.data.class_names import overlap
 from diffup.errors import UserError
-from diffup.grid.axes import PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
+from diffup.grid.axes import EVIDENCE_OBJECTS, PRIOR_MEAN, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data, open_data
 from diffup.training import recipes
@@ -93,7 +93,7 @@ def grid(
         episodes: per evaluation cell.
         seed: of training.
     """
-    recipe = recipes.BENCHMARKS.get(source.name, recipes.msrc15())
+    recipe = recipes.BENCHMARKS.get(source.name, recipes.photographs())
     cells: list[AnyCell] = []
     for fold, (classes, seen) in tested.items():
         trained = training_cell(source, fold, backbone, recipe, seed=seed)
@@ -102,6 +102,7 @@ def grid(
             source=source.name, tested=classes, seen=seen,
         )  # fmt: skip
         cells += [trained, *evaluate(trained=trained), *evaluate(sample=PRIOR_MEAN)]
+        cells += evaluate(sample=EVIDENCE_OBJECTS, variant="evidence_objects")
     return cells
 
 

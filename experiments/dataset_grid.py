@@ -5,10 +5,10 @@ fold.
     python -m analysis paper --results DIR --out DIR/paper
 
 With the defaults, on four folds: 8 training cells (DiffUp on ``resnet50``, and on ``deit_tiny_patch16_224`` as the
-re-trained reference) and 332 evaluation cells: DiffUp, prior mean and prototype on three backbones × masks with 1, 2, 5
-and 10 shots, boxes and scribbles with 1 and 5; the re-trained reference; and the 1-shot mask with other samplers
-(`STEPS`). 1-shot masks have 1000 episodes, the rest half as many, all on one manifest a fold. ``--companion`` names an
-open_clip model that reads text: then 0 shots with text and masks with text are added.
+re-trained reference) and 428 evaluation cells: DiffUp, the map that it starts from, prior mean and prototype on three
+backbones × masks with 1, 2, 5 and 10 shots, boxes and scribbles with 1 and 5; the re-trained reference; and the 1-shot
+mask with other samplers (`STEPS`). 1-shot masks have 1000 episodes, the rest half as many, all on one manifest a fold.
+``--companion`` names an open_clip model that reads text: then 0 shots with text and masks with text are added.
 
 About an hour on 2 cores for 500 images; it can be stopped and run again at any time.
 """
@@ -24,11 +24,11 @@ import diffup.checkout  # noqa: F401
 from analysis.printing import print_tables
 from cluster.cli import DatasetOptions, Grid, ProtocolOptions, SeedsOptions, Study, run
 from cluster.options import CountOrNone, Name, Names, Text
-from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, training_cell, unique
+from diffup.grid.axes import EVIDENCE_OBJECTS, PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, training_cell, unique
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data
 from diffup.grid.variants import VARIANTS
-from diffup.training.recipes import msrc15
+from diffup.training.recipes import photographs
 
 TRAINED_ON = "resnet50"
 BACKBONES = ("resnet50", "deit_tiny_patch16_224", "mobilenetv2_100")
@@ -38,7 +38,7 @@ ONE_SHOT = (1, "mask")
 TASKS = (*((shots, "mask") for shots in (2, 5, 10)), *((k, kind) for kind in ("box", "scribble") for k in (1, 5)))
 TEXT_TASKS = ((0, "text"), (1, "mask+text"))
 STEPS = ("steps_1", "steps_4", "steps_8", "from_prior", "full_strength")
-RECIPE = msrc15()
+RECIPE = photographs()
 
 
 def grid(
@@ -79,6 +79,8 @@ def grid(
                 cells += [again, *full([backbone], [ONE_SHOT], trained=again)]
         cells += [*full(backbones, [ONE_SHOT], sample=PRIOR_MEAN), *half(backbones, tasks, sample=PRIOR_MEAN)]
         cells += [*full(backbones, [ONE_SHOT], sample=PROTOTYPE), *half(backbones, TASKS, sample=PROTOTYPE)]
+        start = {"sample": EVIDENCE_OBJECTS, "variant": "evidence_objects"}
+        cells += [*full(backbones, [ONE_SHOT], **start), *half(backbones, TASKS, **start)]
     return unique(cells)
 
 

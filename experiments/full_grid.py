@@ -3,9 +3,10 @@
     python experiments/full_grid.py --dry-run
     ray job submit --working-dir . -- python experiments/full_grid.py --results /shared/results/full
 
-With the defaults 8 training cells (2 data sets × 4 folds, ResNet-50) and 728 evaluation cells of 1000 episodes:
-4 folds × ({0} × {text} ∪ {1, 5, 10} × {mask, box, scribble, mask+text}) × 7 backbones × 2 data sets. ``--seeds 0,1,2``
-trains three times as many checkpoints on the same episodes. Text is read by CLIP ViT-B/16 where a backbone can't.
+With the defaults 8 training cells (2 data sets × 4 folds, ResNet-50) and 1232 evaluation cells of 1000 episodes:
+4 folds × ({0} × {text} ∪ {1, 5, 10} × {mask, box, scribble, mask+text}) × 7 backbones × 2 data sets with DiffUp, and
+the map that it starts from, which needs no training, for masks, boxes and scribbles. ``--seeds 0,1,2`` trains three
+times as many checkpoints on the same episodes. Text is read by CLIP ViT-B/16 where a backbone can't.
 
 Planning needs neither data nor weights; the run expects
 ``$DIFFUP_HOME/datasets/{pascal5i,coco20i}/dataset.json``. A pretrained tag is downloaded by name, or read from
@@ -23,7 +24,7 @@ import diffup.checkout  # noqa: F401
 from cluster.cli import Grid, ProtocolOptions, SeedsOptions, Study, run
 from cluster.options import CountOrNone, Names
 from diffup.errors import UserError
-from diffup.grid.axes import Backbone, evaluation_cells, tasks, training_cell
+from diffup.grid.axes import EVIDENCE_OBJECTS, Backbone, evaluation_cells, tasks, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data, named_data
 from diffup.training import recipes
@@ -31,7 +32,8 @@ from diffup.training import recipes
 DATASETS = tuple(recipes.BENCHMARKS)
 OTHER = recipes.pascal5i()  # for data sets given by path
 FOLDS = (0, 1, 2, 3)
-TASKS = [(0, "text"), *tasks((1, 5, 10), ("mask", "box", "scribble", "mask+text"))]
+VISUAL = tasks((1, 5, 10), ("mask", "box", "scribble"))
+TASKS = [(0, "text"), *VISUAL, *tasks((1, 5, 10), ("mask+text",))]
 TRAINED_ON = "resnet50"
 COMPANION = "open_clip:ViT-B-16/openai"
 BACKBONES = (
@@ -53,7 +55,7 @@ def grid(
     episodes: Mapping[str, int] | None = None,
     seeds: Sequence[int] = (0,),
 ) -> list[AnyCell]:
-    """For each data set, fold and seed: one training cell, and 13 evaluation cells a backbone.
+    """For each data set, fold and seed one training cell and 13 evaluation cells a backbone; 9 more without training.
 
     Args:
         datasets: Pascal-5i and COCO-20i, or others of four folds.
@@ -67,12 +69,14 @@ def grid(
     numbers = episodes or {}
     for data in datasets:
         recipe = recipes.BENCHMARKS.get(data.name, OTHER)
-        evaluate = partial(evaluation_cells, data, config=recipe.input, companion=companion)
+        number = numbers.get(data.name, EPISODES)
+        evaluate = partial(evaluation_cells, data, config=recipe.input, companion=companion, episodes=number)
         for fold in FOLDS:
             for seed in seeds:
                 trained = training_cell(data, fold, source, recipe, companion=companion, seed=seed)
                 cells.append(trained)
-                cells += evaluate(fold, backbones, TASKS, episodes=numbers.get(data.name, EPISODES), trained=trained)
+                cells += evaluate(fold, backbones, TASKS, trained=trained)
+            cells += evaluate(fold, backbones, VISUAL, sample=EVIDENCE_OBJECTS, variant="evidence_objects")
     return cells
 
 

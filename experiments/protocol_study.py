@@ -49,7 +49,7 @@ def grid(
     """
     from diffup.episodes.protocols import get_protocol
 
-    recipe = recipes.BENCHMARKS.get(data[0].name, recipes.msrc15())
+    recipe = recipes.BENCHMARKS.get(data[0].name, recipes.photographs())
     cells: list[AnyCell] = []
     for fold in folds:
         trained = training_cell(data[0], fold, backbone, recipe, seed=seed)

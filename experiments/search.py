@@ -108,7 +108,7 @@ class SearchOptions(EmbeddedOptions):
 
 def build(asked: SearchOptions) -> Grid:
     """The configurations of a search on each fold of the data set that is asked for."""
-    recipe = recipes.shapes4i() if asked.embedded else recipes.msrc15()
+    recipe = recipes.shapes4i() if asked.embedded else recipes.photographs()
     name = asked.train_backbone or (EMBEDDED_ON if asked.embedded else TRAINED_ON)
     (source,) = asked.find_backbones([name]).values()
     data = asked.open(shots=max(shots for shots, _ in TASKS))

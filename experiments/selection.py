@@ -37,7 +37,7 @@ SIZES = (224, 448)
 TASKS = [(1, "mask"), (1, "box"), (1, "scribble"), (5, "mask")]
 TRAINED_ON = "resnet50"
 EPISODES = 300
-BASE = recipes.msrc15().changed(train={"hold_out": HOLD_OUT})
+BASE = recipes.photographs().changed(train={"hold_out": HOLD_OUT})
 # What is compared, by name; the first is the one that the others are measured against.
 VARIANTS = {
     "diffup": BASE,

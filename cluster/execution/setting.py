@@ -25,6 +25,7 @@ from cluster.execution.inputs import (
 )
 from diffup.data.class_names import overlap
 from diffup.data.dataset import Dataset
+from diffup.data.spec import ALL_CLASSES
 from diffup.episodes.cue_source import CueSource
 from diffup.episodes.episode import Episode
 from diffup.episodes.protocols import get_protocol
@@ -54,12 +55,12 @@ def known_classes(cell: AnyCell, dataset: Dataset) -> tuple[int, ...]:
 
 
 def bank_of(cell: AnyCell, dataset: Dataset, context: WorkContext) -> tuple[str, ...]:
-    """Images of the cell's bank, none without one.
+    """Images of the cell's bank, none without one, or where the data set has no such fold: it is of another.
 
     Raises:
-        UserError: see `diffup.evaluation.bank.bank_images`; or its training lists have changed.
+        UserError: its training lists have changed.
     """
-    if not cell.input.bank:
+    if not cell.input.bank or not (cell.fold == ALL_CLASSES or cell.fold < len(dataset.folds)):
         return ()
     hidden = barred(cell, dataset)
     pools = {c: ids for c, ids in training_pools_of(cell, dataset, context).items() if c not in hidden}

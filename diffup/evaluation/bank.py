@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,7 @@ from diffup.evaluation.encode import Encoder, FeatureCache
 from diffup.models.batch import Features
 from diffup.models.evidence import Bank
 
+LOG = logging.getLogger(__name__)
 BANK_STREAM = 2**33  # keeps the drawing of banks apart from that of episodes and of held-out classes
 SHOWN = 0.5  # share of a position that an object takes for it to count as one
 FEWEST = 2
@@ -50,23 +52,23 @@ def bank_images(
 ) -> tuple[str, ...]:
     """Ids of `count` images, or of all there are, in an order of their own: fewer are the first of more.
 
+    A data set that leaves fewer than two has no bank, which is logged: evidence is then from the supports alone.
+
     Args:
         dataset: of the cell.
         pools: image ids by class that may be trained on (`diffup.episodes.sampling.training_pools`).
         tested: classes whose test images are left out.
         protocol, fold: of the cell.
         count: of images.
-
-    Raises:
-        UserError: fewer than two are left.
     """
     barred = {image for class_index in tested for image in dataset.eligible(class_index, protocol, "test")}
     images = sorted({image for pool in pools.values() for image in pool} - barred)
     if len(images) < FEWEST:
-        raise UserError(
-            f"{dataset.name}, fold {fold}: {len(images)} training images are none to be tested on; a bank needs "
-            f"{FEWEST} at least. Evaluate without one (InputConfig.bank = 0)"
-        )
+        LOG.warning(
+            "%s, fold %d: a bank needs %d training images that are none to be tested on, there are %d; without it "
+            "evidence is from the supports alone", dataset.name, fold, FEWEST, len(images),
+        )  # fmt: skip
+        return ()
     order = np.random.default_rng((fold, BANK_STREAM)).permutation(len(images))
     return tuple(images[place] for place in order[:count])
 

@@ -39,7 +39,8 @@ def shapes4i() -> Recipe:
 
 
 def msrc15() -> Recipe:
-    """A few hundred photographs, ResNet-50: 800 steps of 8 episodes out of 400 draws, a U-Net of half the usual width.
+    """A few hundred photographs from stretched maps, ResNet-50: 800 steps of 8 episodes out of 400 draws, a U-Net of
+    half the usual width.
 
     A correction moves the logit by 1.5 at most: with so few base classes, more was worth nothing on held-out ones.
     Measured over 30 steps: 0.58 CPU s a draw (prior maps) and 0.13 s a step (network; 30 GFLOP with its draw), so 6
@@ -53,23 +54,30 @@ def msrc15() -> Recipe:
 
 
 def photographs() -> Recipe:
-    """One or two thousand photographs, from absolute evidence with a bank of 60 of them: `msrc15` otherwise.
+    """Some hundred to two thousand photographs: `from_evidence` of `msrc15`."""
+    return from_evidence(msrc15())
+
+
+def from_evidence(recipe: Recipe) -> Recipe:
+    """The recipe from absolute evidence, with a bank of 60 training images.
 
     Objects of all sizes are drawn equally often, and corrections have no bound: docs/results/evidence.md says why.
     """
-    return msrc15().changed(input={"bank": 60}, model={"base": "evidence", "bound": 0.0}, train={"balance_sizes": True})
+    return recipe.changed(input={"bank": 60}, model={"base": "evidence", "bound": 0.0}, train={"balance_sizes": True})
 
 
 def pascal5i() -> Recipe:
-    """Pascal-5i, ResNet-50: 5000 steps of 16 episodes with up to 10 shots.
+    """Pascal-5i, ResNet-50, `from_evidence`: 5000 steps of 16 episodes with up to 10 shots.
 
     Measured over 6 steps of mean K 1.7: 5.8 CPU s a step (5.4 prior maps, 0.4 network; 310 GFLOP). At the mean K of a
     training, 3.4, that is some 520 GFLOP and 10 s, or 14 hours of one core. A step reads 450 MB of features.
     That makes 0.3 GPU-hours per fold, unverified; encoding 6 000 images comes on top.
     """
-    return Recipe(
-        input=InputConfig(input_size=400, feature_grid=30, pixel_dtype="uint8"),
-        train=TrainConfig(steps=5000, batch_size=16, max_shots=10),
+    return from_evidence(
+        Recipe(
+            input=InputConfig(input_size=400, feature_grid=30, pixel_dtype="uint8"),
+            train=TrainConfig(steps=5000, batch_size=16, max_shots=10),
+        )
     )
 
 

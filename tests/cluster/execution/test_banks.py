@@ -21,7 +21,6 @@ from cluster.precompute.tasks import inputs_of
 from cluster.storage.feature_cache import VISUAL
 from diffup.config import InputConfig, ModelConfig, TrainConfig
 from diffup.episodes.protocols import get_protocol
-from diffup.errors import UserError
 from diffup.evaluation import bank
 from diffup.evaluation.bank import bank_images
 from diffup.grid.axes import RIVALS, Backbone, evaluation_cells, tasks, training_cell
@@ -98,16 +97,17 @@ def test_classes_that_are_tested_are_hidden_from_a_bank_whatever_the_fold(tmp_pa
     assert names[0] ^ names[1], "they don't share prior maps on disk"
 
 
-def test_fewer_images_are_the_first_of_more_and_none_left_is_said() -> None:
+def test_fewer_images_are_the_first_of_more_and_none_left_is_said(caplog: pytest.LogCaptureFixture) -> None:
     dataset = ToyDataset()
     pools = {c: dataset.eligible(c, PAIRED, "train") for c in dataset.base_classes(0)}
     more = bank_images(dataset, pools, dataset.novel_classes(0), PAIRED, 0, 6)  # type: ignore[arg-type]
     assert bank_images(dataset, pools, dataset.novel_classes(0), PAIRED, 0, 3) == more[:3]  # type: ignore[arg-type]
     both = {2: (*pools[2], dataset.pool(0)[0])}  # one of them shows a novel class, too
     assert set(bank_images(dataset, both, dataset.novel_classes(0), PAIRED, 0, 99)) == set(pools[2])  # type: ignore[arg-type]
+    assert not caplog.messages
     everything = range(len(dataset.classes))
-    with pytest.raises(UserError, match="a bank needs 2 at least"):
-        bank_images(dataset, pools, everything, PAIRED, 0, 3)  # type: ignore[arg-type]
+    assert bank_images(dataset, pools, everything, PAIRED, 0, 3) == ()  # type: ignore[arg-type]
+    assert "a bank needs 2 training images that are none to be tested on, there are 0" in caplog.messages[0]
 
 
 def test_labels_of_novel_classes_and_truths_of_queries_do_not_reach_a_prediction(

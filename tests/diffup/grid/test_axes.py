@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections import Counter
@@ -14,7 +15,7 @@ from diffup.backbones.embedded import EMBEDDED
 from diffup.grid.axes import Backbone, select, unique
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 from diffup.grid.datasets import Data, named_data
-from experiments import full_grid, mini_grid, quickstart
+from experiments import dataset_grid, full_grid, mini_grid, quickstart
 
 DATA = Data(name="toy", path=Path("/nowhere/dataset.json"), fingerprint="0" * 12)
 ROOT = Path(__file__).resolve().parents[3]
@@ -75,23 +76,32 @@ def test_text_is_read_by_the_companion_where_the_backbone_can_not(monkeypatch: p
 def test_mini_grid_is_as_its_docstring_says() -> None:
     cells = mini()
     check_graph(cells)
-    assert (len(trainings(cells)), len(evaluations(cells))) == (1, 30)
+    assert (len(trainings(cells)), len(evaluations(cells))) == (1, 48)
     cells = mini(one_step=True)
     check_graph(cells)
-    assert (len(trainings(cells)), len(evaluations(cells))) == (2, 36)
+    assert (len(trainings(cells)), len(evaluations(cells))) == (2, 54)
     assert trainings(cells)[0].train.cue_weights[3] == 0  # nothing here reads text
+
+
+def test_dataset_grid_is_as_its_docstring_says() -> None:
+    names = {name: Backbone(name=name, weights="hub") for name in dataset_grid.BACKBONES}
+    again = [names[name] for name in dataset_grid.RETRAINED]
+    data = dataclasses.replace(DATA, folds=4)
+    cells = dataset_grid.grid(data, source=names[dataset_grid.TRAINED_ON], backbones=[*names.values()], retrained=again)
+    check_graph(cells)
+    assert (len(trainings(cells)), len(evaluations(cells))) == (8, 428)
 
 
 def test_full_grid_is_the_papers() -> None:
     cells = full()
     check_graph(cells)
-    assert (len(trainings(cells)), len(evaluations(cells))) == (8, 728)
-    points = Counter((cell.shots, cell.annotation) for cell in evaluations(cells))
+    assert (len(trainings(cells)), len(evaluations(cells))) == (8, 1232)
+    points = Counter((cell.shots, cell.annotation) for cell in evaluations(cells) if cell.checkpoint)
     assert points == {point: 2 * 4 * 7 for point in full_grid.TASKS}
     assert len(full_grid.TASKS) == 1 + 3 * 4
     three = full(seeds=(0, 1, 2))
     check_graph(three)
-    assert len(three) == 3 * len(cells)
+    assert len(three) == 3 * (8 + 728) + 504, "what needs no training is there once"
     assert {cell.episode_seed for cell in evaluations(three)} == {0}
 
 
@@ -137,7 +147,7 @@ def test_dry_run_of_the_full_grid_needs_no_data_no_hub_and_no_cluster(tmp_path: 
     arguments = [sys.executable, "-c", code, "--dry-run", "--results", str(results)]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "736 cells, 0 finished, 736 to do (8 training, 728 evaluation)" in done.stdout
+    assert "1240 cells, 0 finished, 1240 to do (8 training, 1232 evaluation)" in done.stdout
     assert not results.exists()
 
 
