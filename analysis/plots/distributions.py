@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.plots.looks import Marks, colour_of, home_of, main_task, marks_of
+from analysis.plots.looks import Marks, colour_of, home_of, marks_of
 from analysis.plotting import Plot, canvas, finish, log_ticks, mark
 from analysis.tables import captions
-from analysis.tables.places import grouped
+from analysis.tables.places import METHODS, grouped
+from analysis.tables.rivals import baseline, main_task
 from analysis.tables.scores import Run, Study
 from analysis.tables.table import Number, defined, to_number
 from diffup.evaluation.stats import EpisodeCounts, align, bootstrap, per_class
@@ -16,21 +17,21 @@ STEP_SIZES = (25, 50, 100, 200, 400, 700, 1000, 1500, 2000, 3000, 5000)
 
 
 def classes_plot(study: Study, names: dict[int, str]) -> Plot | None:
-    """IoU of each class, DiffUp minus the prior mean, on each backbone; folds and training seeds of DiffUp together.
+    """IoU of each class, DiffUp minus the best without training, on each backbone; folds and training seeds together.
 
     Args:
         study: the study.
         names: of its classes.
     """
-    home, task = home_of(study), main_task(study)
+    home, task, rival = home_of(study), main_task(study), baseline(study)
     methods = {
         (m.variant, captions.labels(study, m)[0]): m
         for m in study.shown
         if not m.control and m.trained_on in ("", home)
     }
     gaps: dict[str, dict[int, Number]] = {}
-    for backbone in [b for v, b in methods if v == "diffup" and ("prior_mean", b) in methods]:
-        ours, theirs = (study.runs.get((methods[v, backbone], task), {}) for v in ("diffup", "prior_mean"))
+    for backbone in [b for v, b in methods if v == "diffup" and (rival, b) in methods]:
+        ours, theirs = (study.runs.get((methods[v, backbone], task), {}) for v in ("diffup", rival))
         found: dict[int, Number] = {}
         for fold in sorted(set(ours) & set(theirs)):
             found |= _class_gaps(study, list(ours[fold].values()), next(iter(theirs[fold].values())), fold)
@@ -50,7 +51,7 @@ def classes_plot(study: Study, names: dict[int, str]) -> Plot | None:
                 values, [classes.index(c) for c in rows], xerr=[values - low, high - values], fmt="o",
                 color=colour_of(study, backbone), elinewidth=1, markersize=4,
             )  # fmt: skip
-            panel.set(title=backbone, xlabel="DiffUp − prior mean (IoU points)")
+            panel.set(title=backbone, xlabel=f"DiffUp − {METHODS.get(rival, rival)} (IoU points)")
             marks += marks_of("difference", [(names.get(c, str(c)), found[c]) for c in rows], backbone)
         axes[0].set_yticks(range(len(classes)), [names.get(c, str(c)) for c in classes])
         where = f"{captions.source(study)}{captions.trained_on(study)}"

@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.plotting import COLOURS, mark
 from analysis.tables import captions
-from analysis.tables.places import METHODS, MethodKey, Task
+from analysis.tables.places import METHODS, MethodKey
 from analysis.tables.scores import Study
 from analysis.tables.table import Number
 
@@ -18,8 +18,6 @@ MARKS = {"diffup": "o", "prior_mean": "s", "prototype": "D", "one_step": "^", "i
 SPARE = "P*Xph<>d8"  # of other methods, in their order
 DASHES = {"diffup": "-", "prior_mean": "--", "prototype": ":"}
 INK = "0.25"  # of a mark in a legend, which stands for all backbones
-MASK = "mask"
-ONE_SHOT = Task(1, MASK)
 
 Marks = list[dict[str, Any]]
 Points = Sequence[tuple[Any, Number]]  # x and y
@@ -29,13 +27,6 @@ def home_of(study: Study) -> str:
     """The training backbone that is tested on most backbones; ``""`` without one."""
     tested = Counter(m.trained_on for m in study.methods if m.trained_on and m.variant == "diffup")
     return max(tested, key=lambda name: tested[name], default="")
-
-
-def main_task(study: Study) -> Task:
-    """1-shot mask if it was asked for, else the first task with a shot, else the first."""
-    if ONE_SHOT in study.tasks:
-        return ONE_SHOT
-    return next((task for task in study.tasks if task.shots), study.tasks[0])
 
 
 def backbones(study: Study) -> list[str]:

@@ -20,7 +20,6 @@ from analysis.plots.looks import (
     draw_line,
     home_of,
     is_again,
-    main_task,
     marks_of,
     method_label,
     style,
@@ -28,6 +27,7 @@ from analysis.plots.looks import (
 from analysis.plotting import Plot, canvas, finish, log_ticks
 from analysis.tables import captions
 from analysis.tables.places import METHODS, MethodKey, grouped
+from analysis.tables.rivals import baseline, main_task
 from analysis.tables.scores import Study
 from analysis.tables.table import Number, defined, figure
 
@@ -35,10 +35,10 @@ SPREAD = 0.17  # of rows between methods of one backbone
 
 
 def shots_plot(study: Study) -> Plot | None:
-    """mIoU against the number of shots, a panel per annotation; DiffUp and the prior mean on each backbone."""
+    """mIoU against the number of shots, a panel per annotation; DiffUp and the best without training."""
     by_annotation = grouped((task.annotation, task) for task in study.tasks)
     panels = {name: tasks for name, tasks in by_annotation.items() if len(tasks) > 1}
-    methods = [m for m in study.shown if m.variant in ("diffup", "prior_mean") and not m.control]
+    methods = [m for m in study.shown if m.variant in ("diffup", baseline(study)) and not m.control]
     methods = [m for m in methods if not m.trained_on or m.trained_on == home_of(study)]
     if not panels or not methods:
         return None
@@ -66,10 +66,10 @@ def shots_plot(study: Study) -> Plot | None:
 
 def upgrade_plot(study: Study) -> Plot | None:
     """A row per backbone, the cheapest at the top: DiffUp without re-training, its rivals, the re-trained reference."""
-    home, task = home_of(study), main_task(study)
+    home, task, rivals = home_of(study), main_task(study), {baseline(study), "prior_mean", "prototype"}
     members = grouped(
         (captions.labels(study, m)[0], m) for m in sorted(study.shown, key=lambda m: is_again(study, m))
-        if not m.control and m.variant in ("diffup", "prior_mean", "prototype") and study.asked(m, task)
+        if not m.control and m.variant in ("diffup", *rivals) and study.asked(m, task)
         and (m.trained_on in ("", home) or m.trained_on == m.backbone)
     )  # fmt: skip
     mine = {name: m for name, ms in members.items() for m in ms if m.trained_on == home and m.variant == "diffup"}

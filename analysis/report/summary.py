@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from analysis.build import Collected, Drawn
-from analysis.plots.looks import by_cost, home_of, main_task
+from analysis.plots.looks import by_cost, home_of
 from analysis.plotting import Plot
 from analysis.report.gallery import RANKS, Shown
 from analysis.report.parts import example_html, plot_html
@@ -15,6 +15,7 @@ from analysis.report.strips import examples
 from analysis.results import Results
 from analysis.tables import captions
 from analysis.tables.places import METHODS, MethodKey, Task
+from analysis.tables.rivals import baseline, beside, foreign, main_task, training_free
 from analysis.tables.scores import Study
 from analysis.tables.table import Number, defined, figure
 
@@ -36,7 +37,8 @@ def answer(study: Study) -> list[str]:
         if defined(gain) and gain:
             place = f"{captions.labels(study, method)[0]} {figure(scores[method])}"
             lines.append(f"{place}, {versus(gain)} its training backbone{f' {home}' if not lines else ''}")
-    lines += _leads(study, task, [*swapped[:1], *([reference] if reference else [])] or list(scores)[:1])
+    ours = [*swapped[:1], *([reference] if reference else [])] or list(scores)[:1]
+    lines += [*_leads(study, task, ours), *_others(study, task, ours[:1])]
     if not lines:
         lines = [
             f"{METHODS.get(m.variant, m.variant)} on {captions.labels(study, m)[0]}: {figure(n)} {plain_interval(n)}"
@@ -46,15 +48,31 @@ def answer(study: Study) -> list[str]:
 
 
 def _leads(study: Study, task: Task, methods: Sequence[MethodKey]) -> list[str]:
-    """The lead over the prior mean, or else another training-free method, on some backbones."""
+    """The lead over the best method without training, on some backbones."""
     lines: list[str] = []
+    name, several = baseline(study), len({m.variant for m in training_free(study)}) > 1
     for method in methods:
-        rivals = [m for m in study.shown if not m.trained_on and not m.control and method.beside(m)]
-        rivals.sort(key=lambda m: m.variant != "prior_mean")
-        gap = study.difference((method, task), (rivals[0], task)) if rivals else None
+        rival = beside(study, method, name)
+        gap = study.difference((method, task), (rival, task)) if rival else None
         if defined(gap) and gap:
-            name, backbone = METHODS.get(rivals[0].variant, rivals[0].variant), captions.labels(study, method)[0]
-            lines.append(f"DiffUp on {backbone}: {versus(gap)} the {name}")
+            which = f"{METHODS.get(name, name)}{', the best method without training' if several else ''}"
+            lines.append(f"DiffUp on {captions.labels(study, method)[0]}: {versus(gap)} {which}")
+    return lines
+
+
+def _others(study: Study, task: Task, ours: Sequence[MethodKey]) -> list[str]:
+    """Methods from elsewhere, against DiffUp or, without it, the best method without training where that is best."""
+    name = baseline(study)
+    free = {m: n.value for m in training_free(study) if m.variant == name and (n := defined(study.number(m, task)))}
+    rival = next(iter(ours), None) or max(free, key=lambda m: free[m], default=None)
+    lines: list[str] = []
+    for method in foreign(study):
+        score = defined(study.number(method, task))
+        gap = study.difference((method, task), (rival, task)) if rival else None
+        if score and rival and gap and defined(gap):
+            backbone = captions.labels(study, rival)[0]
+            which = f"{METHODS.get(rival.variant, rival.variant)} on {backbone}"
+            lines.append(f"{method.variant} {figure(score)}, {versus(gap)} {which}")
     return lines
 
 

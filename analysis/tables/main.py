@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from analysis.tables import captions
-from analysis.tables.places import MethodKey, Task, grouped
+from analysis.tables.places import METHODS, MethodKey, Task, grouped
 from analysis.tables.published import published_rows
+from analysis.tables.rivals import baseline, beside
 from analysis.tables.scores import Study
 from analysis.tables.table import Column, Entry, Row, Table
 
@@ -77,7 +78,8 @@ def upgrade_table(study: Study) -> Table | None:
             entries = (number, *_upgrade_entries(study, task, home, method))
             rows.append(Row((name, captions.labels(study, method)[0]), entries))
     ours = "method" if several else captions.method_name(study, groups[0][1])
-    names = [ours, "Δ to training backbone", "prior mean", "Δ of prior mean", f"{ours} − prior mean"]
+    free = METHODS.get(baseline(study), "prior mean")
+    names = [ours, "Δ to training backbone", free, f"Δ of {free}", f"{ours} − {free}"]
     if any(row.entries[-2] is not None for row in rows):
         names += ["re-trained", "re-trained − swapped in"]
     else:
@@ -90,13 +92,13 @@ def upgrade_table(study: Study) -> Table | None:
         captions.columns(*names),
         rows,
         BOLD.format(of="backbone"),
-        "The prior mean is training-free: its Δ is what the backbone alone gives.",
+        f"{free[0].upper()}{free[1:]}: the best method without training here; its Δ is what the backbone alone gives.",
     )
 
 
 def _upgrade_entries(study: Study, task: Task, home: MethodKey, method: MethodKey) -> list[Entry]:
-    """Δ to the training backbone, prior mean, its Δ, the lead over it; re-trained on this backbone, its lead."""
-    prior, home_prior = _prior_mean(study, method), _prior_mean(study, home)
+    """Δ to the training backbone, the best without training, its Δ, the lead over it; re-trained here, its lead."""
+    prior, home_prior = (beside(study, m, baseline(study)) for m in (method, home))
     own = study.number(prior, task) if prior else None
     lead = study.difference((method, task), (prior, task)) if prior else None
     if method == home:
@@ -176,11 +178,6 @@ def _rows(study: Study, methods: Sequence[MethodKey], filled: Sequence[Filled]) 
     entries = zip(*(column for _, column in filled))
     rows = [Row(captions.labels(study, method), row) for method, row in zip(methods, entries)]
     return [column for column, _ in filled], rows
-
-
-def _prior_mean(study: Study, method: MethodKey) -> MethodKey | None:
-    same = study.by_backbone.get((method.backbone, method.weights), [])
-    return next((m for m in same if m.method == "prior_mean" and not m.control and method.beside(m)), None)
 
 
 def wrong_names_of(study: Study, method: MethodKey) -> MethodKey | None:

@@ -1,0 +1,46 @@
+"""What a method is measured against: the best that needs no training, and methods from elsewhere."""
+
+from __future__ import annotations
+
+from analysis.tables.places import MethodKey, Task
+from analysis.tables.scores import Study
+from analysis.tables.table import defined
+
+ONE_SHOT = Task(1, "mask")
+FOREIGN = "adapter"  # `diffup.config.SampleConfig.method` of such
+
+
+def main_task(study: Study) -> Task:
+    """1-shot mask if it was asked for, else the first task with a shot, else the first."""
+    if ONE_SHOT in study.tasks:
+        return ONE_SHOT
+    return next((task for task in study.tasks if task.shots), study.tasks[0])
+
+
+def training_free(study: Study) -> list[MethodKey]:
+    """Methods that are not trained, other than foreign ones and controls."""
+    return [m for m in study.shown if not m.trained_on and not m.control and m.method != FOREIGN]
+
+
+def baseline(study: Study) -> str:
+    """The variant without training that scores best at the main task, by the mean of its backbones; ``""`` without one.
+
+    Only those on the most backbones are compared. One for the whole study, so that a column of a table can be called by
+    its name. That it is chosen by its score on what is tested is in its favour.
+    """
+    task = main_task(study)
+    scores: dict[str, list[float]] = {}
+    for method in training_free(study):
+        if number := defined(study.number(method, task)):
+            scores.setdefault(method.variant, []).append(number.value)
+    return max(scores, key=lambda name: (len(scores[name]), sum(scores[name]) / len(scores[name])), default="")
+
+
+def beside(study: Study, method: MethodKey, variant: str) -> MethodKey | None:
+    """The method of this name without training on the backbone of another."""
+    return next((m for m in training_free(study) if m.variant == variant and method.beside(m)), None)
+
+
+def foreign(study: Study) -> list[MethodKey]:
+    """Methods from elsewhere."""
+    return [m for m in study.shown if m.method == FOREIGN and not m.control]
