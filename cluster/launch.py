@@ -26,8 +26,8 @@ from cluster.options import Options, Work
 from cluster.planning.cache import Choice, choose_cache, disk
 from cluster.planning.counts import IMAGES, TESTED
 from cluster.planning.estimate import evaluation_share
-from cluster.planning.forecast import forecast, in_words
-from cluster.planning.plan import Plan, make_plan, render, todo_lines
+from cluster.planning.forecast import Forecast, completed, forecast, in_words
+from cluster.planning.plan import Plan, make_plan, render
 from cluster.planning.preflight import check_feasible, check_workers, git_commit, preflight
 from cluster.planning.rates import read_rates
 from cluster.storage.atomic import now, to_json, write_atomically
@@ -89,7 +89,6 @@ def launch(
         if plan.todo and work is None:
             _print_time(plan, options, store.root, images)
             print(_disk_line(plan.todo, _chosen_by(options, plan.todo, store.root, images), images), flush=True)
-        print("\n".join(todo_lines(plan)))
         return DONE
     store.sync.check_access()
     store.update()
@@ -169,11 +168,14 @@ def _planned(
     )
     workers = options.workers or options.max_concurrent or os.cpu_count() or 1
     rated = check and (options.dry_run or not running_cluster())  # a cluster's machines may be others
-    print(render(plan, name, workers=workers, rated=rated), flush=True)
+    found = check_feasible(plan.todo, datasets, options.weights_dir, elsewhere=running_cluster()) if check else None
+    if found and any(cell.key() not in plan.seconds for cell in plan.todo) and plan.seconds:
+        seconds = completed(plan.seconds, _forecast(plan.todo, options, store.root, found.images))
+        plan = replace(plan, seconds=seconds, by_rates=len(seconds) - len(plan.seconds))
+    print(render(plan, name, workers=workers, rated=rated, listed=options.dry_run), flush=True)
     for damaged in plan.damaged:
         print(f"warning: {damaged.why}; cell {damaged.key} is made again", file=sys.stderr)
-    if check:
-        found = check_feasible(plan.todo, datasets, options.weights_dir, elsewhere=running_cluster())
+    if found:
         if options.dry_run:
             for what, unchecked in found.unchecked.items():
                 print(f"  not checked: {len(unchecked)} cells: {what}", flush=True)
@@ -194,10 +196,15 @@ def _print_time(plan: Plan, options: Options, root: Path, images: dict[str, int]
         return
     cores = os.cpu_count() or 1
     workers = options.workers or options.max_concurrent or (max(1, gpus) if rates.device == "cuda" else cores)
-    known, tested = {**IMAGES, **images}, {**images, **TESTED}
-    chosen = _chosen_by(options, plan.todo, root, images)
-    made = forecast(plan.todo, rates, chosen.cache, images=known, tested=tested)
+    made = _forecast(plan.todo, options, root, images)
     print(in_words(made, plan.todo, rates, workers=workers, cores=cores, gpu=gpus > 0), flush=True)
+
+
+def _forecast(cells: Sequence[AnyCell], options: Options, root: Path, images: dict[str, int]) -> Forecast:
+    """What cells take by rates."""
+    chosen = _chosen_by(options, cells, root, images)
+    known, tested = {**IMAGES, **images}, {**images, **TESTED}
+    return forecast(cells, read_rates(options.rates), chosen.cache, images=known, tested=tested)
 
 
 def _chosen_by(options: Options, cells: Sequence[AnyCell], root: Path, images: dict[str, int]) -> Choice:

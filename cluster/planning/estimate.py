@@ -107,6 +107,13 @@ def evaluation_share(past: Iterable[tuple[AnyCell, Past]], total_mb: float) -> f
     return gpu_share((cost for cell, cost in past if isinstance(cell, Cell)), total_mb)
 
 
+def duration(seconds: float) -> str:
+    """``"40 s"``, ``"25 min"``, ``"3.2 h"`` or ``"31 h"``."""
+    if seconds < 5400:
+        return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 36000 else f"{seconds / 3600:,.0f} h"
+
+
 def wall_seconds(cells: Sequence[AnyCell], seconds: Mapping[str, float], workers: int) -> float:
     """Wall time of cells in this order on a number of workers, an evaluation cell after its training cell."""
     if not cells or not seconds:

@@ -23,7 +23,7 @@ from cluster.planning.counts import (
     squares,
     steps_drawn,
 )
-from cluster.planning.estimate import wall_seconds
+from cluster.planning.estimate import duration, wall_seconds
 from cluster.planning.rates import COMMAND, Rates
 from diffup.config import parse_annotation
 from diffup.errors import UserError
@@ -203,11 +203,12 @@ def steps_within(cell: TrainingCell, seconds: float, rates: Rates) -> int:
     return steps
 
 
-def duration(seconds: float) -> str:
-    """``"40 s"``, ``"25 min"``, ``"3.2 h"`` or ``"31 h"``."""
-    if seconds < 5400:
-        return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 36000 else f"{seconds / 3600:,.0f} h"
+def completed(seconds: Mapping[str, float], made: Forecast) -> dict[str, float]:
+    """Expected seconds by key; those that past cells don't tell are by rates, on the scale of the others."""
+    both = seconds.keys() & made.cells.keys()
+    by_rates = sum(made.cells[key] for key in both)
+    scale = sum(seconds[key] for key in both) / by_rates if by_rates else 1.0
+    return {**{key: scale * value for key, value in made.cells.items()}, **seconds}
 
 
 def in_words(made: Forecast, cells: Sequence[AnyCell], rates: Rates, *, workers: int, cores: int, gpu: bool) -> str:

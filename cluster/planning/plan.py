@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from cluster.code_version import code_hash
-from cluster.planning.estimate import Past, expected_seconds, past_cells, wall_seconds
+from cluster.planning.estimate import Past, duration, expected_seconds, past_cells, wall_seconds
 from cluster.storage.record import Record
 from cluster.storage.results import Store
 from diffup.backbones.registry import has_text_encoder
@@ -40,6 +40,7 @@ class Plan:
         damaged: results that can't be trusted and are made again, with the reason.
         stale: finished cells that were made by other code.
         seconds: expected seconds of work by key, for the cells that past ones tell something about.
+        by_rates: of how many of these it is a machine's rates that tell, as no cell of their kind has finished.
         past: what finished cells cost.
     """
 
@@ -49,6 +50,7 @@ class Plan:
     damaged: list[Record] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    by_rates: int = 0
     past: list[tuple[AnyCell, Past]] = field(default_factory=list)
 
     def count(self, status: str) -> int:
@@ -178,12 +180,7 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def todo_lines(plan: Plan) -> list[str]:
-    """The cells to run, of many the first."""
-    return _listed([f"  to do: {cell.key()} {describe(cell)}" for cell in plan.todo])
-
-
-def render(plan: Plan, name: str, *, workers: int = 0, rated: bool = False) -> str:
+def render(plan: Plan, name: str, *, workers: int = 0, rated: bool = False, listed: bool = False) -> str:
     """The plan in words.
 
     Args:
@@ -191,6 +188,7 @@ def render(plan: Plan, name: str, *, workers: int = 0, rated: bool = False) -> s
         name: of the grid.
         workers: also say how long it takes on so many.
         rated: whether an estimate from rates follows where past cells give none.
+        listed: also name the cells to run, of many the first.
     """
     kinds = Counter(resource_class(cell) for cell in plan.todo)
     total = len(plan.todo) + len(plan.left_out)
@@ -201,22 +199,23 @@ def render(plan: Plan, name: str, *, workers: int = 0, rated: bool = False) -> s
     for status in ("failed", "blocked", "invalid"):
         if count := plan.count(status):
             lines[0] += f", {count} {status}"
+    if listed:
+        lines += _listed([f"  to do: {cell.key()} {describe(cell)}" for cell in plan.todo])
+    skipped = [left for left in plan.left_out if left.status != "finished"]
+    lines += _listed([f"  {left.status}: {left.cell.key()} {describe(left.cell)}: {left.reason}" for left in skipped])
     if plan.stale:
         lines.append(f"  {len(plan.stale)} finished cells were made by other code; --force=other-code runs them again")
     lines += [f"  warning: {record.key}: {record.why}; it is made again" for record in plan.damaged]
     if plan.todo and plan.seconds:
         known = [plan.seconds[cell.key()] for cell in plan.todo if cell.key() in plan.seconds]
-        mean = sum(known) / len(known)
-        rest = f"; {len(plan.todo) - len(known)} of them guessed" if len(known) < len(plan.todo) else ""
-        line = f"  about {mean * len(plan.todo) / 3600:.2f} hours of device time, from past cells{rest}"
-        if workers:
-            line += f": {clock(wall_seconds(plan.todo, plan.seconds, workers))} on {workers} workers"
-        lines.append(line)
+        rest = f", {plan.by_rates} of them by rates of a machine" if plan.by_rates else ""
+        rest += f", without {len(plan.todo) - len(known)} that nothing tells of" if len(known) < len(plan.todo) else ""
+        wall = duration(wall_seconds(plan.todo, plan.seconds, workers)) if workers else ""
+        on = f"about {wall} on {workers} worker{'s' if workers > 1 else ''}, " if workers else "about "
+        lines.append(f"  {on}{duration(sum(known))} of work, from past cells{rest}")
     elif plan.todo and not rated:
         where = "in this results directory (--past DIR names another; --dry-run estimates from rates)"
         lines.append(f"  no estimate of time: no cell has finished {where}")
-    skipped = [left for left in plan.left_out if left.status != "finished"]
-    lines += _listed([f"  {left.status}: {left.cell.key()} {describe(left.cell)}: {left.reason}" for left in skipped])
     return "\n".join(lines)
 
 

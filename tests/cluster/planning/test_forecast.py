@@ -16,13 +16,14 @@ from cluster import cli, launch
 from cluster.options import Cache
 from cluster.planning.architectures import KNOWN, SIDE, architecture
 from cluster.planning.counts import KEPT_BYTES, distinct, encoded
-from cluster.planning.forecast import PARTS, duration, forecast, in_words
+from cluster.planning.estimate import duration
+from cluster.planning.forecast import PARTS, completed, forecast, in_words
 from cluster.planning.rates import PACKAGED, Rates, read_rates
 from cluster.storage.results import Store
 from diffup.config import InputConfig, TrainConfig
 from diffup.errors import UserError
 from diffup.grid.axes import PRIOR_MEAN, Backbone, adapter, evaluation_cells, training_cell
-from diffup.grid.cell import AnyCell
+from diffup.grid.cell import AnyCell, Cell
 from diffup.training.recipes import Recipe
 from experiments import full_grid
 from tests.cluster.planning.test_plan import DATA, finish
@@ -166,6 +167,23 @@ def test_past_cells_are_preferred_to_rates(tmp_path: Path, capsys: pytest.Captur
     assert "from past cells" in said and "from rates" not in said
 
 
+def test_a_training_is_not_guessed_from_evaluations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where cells of one kind alone have finished the rest is by rates, on the scale of those."""
+    cells, _ = full_grid.build(full_grid.STUDY.parse([]))
+    done = next(c for c in cells if c.dataset == "pascal5i" and c.backbone == "resnet50" and isinstance(c, Cell))
+    finish(Store(tmp_path / "results"), done)
+    assert dry(tmp_path) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"  about .+ on \d+ workers?, .+ of work, from past cells, 4 of them by rates of a machine\n", said
+    )
+    assert said.index("to do: ") < said.index("  about "), "what it takes is the last that one reads"
+    made = forecast(GRID, RATES, "pixels")
+    known = {cell.key(): 3 * made.cells[cell.key()] for cell in GRID if isinstance(cell, Cell)}
+    assert completed(known, made)[TRAINED.key()] == pytest.approx(3 * made.cells[TRAINED.key()])
+    assert completed(known, made).items() >= known.items()
+
+
 def test_a_dry_run_of_the_papers_grid_loads_no_torch(tmp_path: Path) -> None:
     code = (
         "import sys; from cluster import cli; from experiments import full_grid\n"
@@ -175,7 +193,7 @@ def test_a_dry_run_of_the_papers_grid_loads_no_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert re.search(r"about [\d,]+ h on \d+ workers?, from rates measured on .+, not from cells", done.stdout)
-    assert "728,000 episodes decoded" in done.stdout and "cache: pixels, about" in done.stdout
+    assert "1,232,000 episodes decoded" in done.stdout and "cache: pixels, about" in done.stdout
 
 
 GOOD = json.loads(PACKAGED.read_bytes())

@@ -143,6 +143,6 @@ def test_estimate_scales_past_cells_with_their_episodes(tmp_path: Path) -> None:
     plan = make_plan(longer, store)
     assert plan.seconds[longer[0].key()] == pytest.approx(2000)  # the same but for the episodes
     assert plan.seconds[longer[1].key()] == pytest.approx(2000)  # another backbone: the nearest guess
-    assert "about 1.11 hours" in render(plan, "fake")
+    assert "about 67 min of work" in render(plan, "fake")
     assert isinstance(TRAINED, TrainingCell)
     assert TRAINED.key() not in make_plan([TRAINED], store).seconds
