@@ -65,6 +65,8 @@ class Photographs:
             inside = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1
             self._masks[image_id] = inside.astype(np.uint8)
             self._images[image_id] = (rng.integers(0, 90, (SIDE, SIDE, 3)) + 120 * inside[..., None]).astype(np.uint8)
+        self.areas = {i: {int(i[0]): int(mask.sum())} for i, mask in self._masks.items()}
+        self.sizes = dict.fromkeys(self.image_ids, (SIDE, SIDE))
 
     def mask(self, image_id: str, class_index: int) -> NDArray[np.uint8]:
         """The ellipse, [H, W]."""

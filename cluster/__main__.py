@@ -4,7 +4,7 @@ submit SCRIPT [ARGUMENT …]            run a grid script as a job of a Ray clus
 sync pull s3://bucket/results DIR     download results, for python -m analysis paper
 sync push DIR s3://bucket/results     upload them
 cache list|clean|check DIR            the feature cache
-slurm SCRIPT [ARGUMENT …]             write a Slurm batch script: --partition P --account A …
+slurm STUDY [ARGUMENT …]              write a Slurm batch script: --partition P --account A …
 """
 
 from __future__ import annotations

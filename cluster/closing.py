@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from cluster.tracking.export import log_cell, log_failure
 from cluster.tracking.launches import close_tracking
 from cluster.tracking.runs import Tracking
 from cluster.tracking.sync import sync
+from cluster.tracking.view import diffup_command
 from diffup.grid.axes import describe
 from diffup.grid.cell import AnyCell, TrainingCell
 
@@ -50,8 +52,11 @@ def trained_models(store: Store, cells: Sequence[AnyCell]) -> list[str]:
     """Where the first trained models that are DiffUp itself are, and what to do with one; nothing without any."""
     trained = [cell for cell in cells if isinstance(cell, TrainingCell) and cell.variant == "diffup"]
     there = [cell for cell in trained if store.read(cell.key(), verify=False).status == "finished"][:MODELS]
+    if not there:
+        return []
     lines = [f"model    {store.folder(cell.key())}  ({cell.backbone}, fold {cell.fold})" for cell in there]
-    return [*lines, f"         diffup predict --checkpoint {store.folder(there[0].key())} …"] if there else []
+    predict = shlex.join([*diffup_command(), "predict", "--checkpoint", str(store.folder(there[0].key()))])
+    return [*lines, f"         {predict} …"]
 
 
 def failures(store: Store, cells: Sequence[AnyCell]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A Slurm batch script for one study, from `cluster/deploy/slurm.sh`: ``python -m cluster slurm SCRIPT [ARGUMENT …]``.
+"""A Slurm batch script for one study, from `cluster/deploy/slurm.sh`: ``diffup slurm STUDY [ARGUMENT …]``.
 
 The partition, the account and what a node has are written into it, so that the file beside the results says how they
 were made. Everything else is the template's.
@@ -17,6 +17,7 @@ from diffup.errors import UserError
 from diffup.files import write_in_full
 
 TEMPLATE = Path(__file__).parent / "deploy" / "slurm.sh"
+STUDIES = Path(__file__).parents[1] / "experiments"
 DIRECTIVE = re.compile(r"#SBATCH --([a-z-]+)=")
 SAFE = re.compile(r"[\w.:,@+/=%\[\]-]+")
 CHECK = re.compile(r'if \[ "\$#" -eq 0 \]; then\n.*?\nfi\n', re.DOTALL)
@@ -51,7 +52,7 @@ def script(command: Sequence[str], directives: dict[str, str]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Write the script to ``--out``, or print it."""
-    parser = argparse.ArgumentParser(prog="python -m cluster slurm", description=__doc__)
+    parser = argparse.ArgumentParser(prog="diffup slurm", description=__doc__)
     for name, what in (
         ("partition", "of the cluster"),
         ("account", "that is charged"),
@@ -65,13 +66,15 @@ def main(argv: Sequence[str]) -> int:
     ):
         parser.add_argument(f"--{name}", metavar=name.upper(), help=what)
     parser.add_argument("--out", type=Path, metavar="FILE", help="of the script (default: printed)")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="SCRIPT [ARGUMENT …]", help="the study")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="STUDY [ARGUMENT …]", help="name or script")
     asked = vars(parser.parse_args(argv))
     command, out = asked.pop("command"), asked.pop("out")
-    if not command or not Path(command[0]).is_file():
+    if command and (STUDIES / f"{command[0]}.py").is_file():
+        command[0] = f"{STUDIES.name}/{command[0]}.py"
+    elif not command or not Path(command[0]).is_file():
         raise UserError(
-            "name the study's script after the options, such as experiments/full_grid.py, from the repository's root"
-            + (f"; there is no file {command[0]!r} here" if command else "")
+            "name a study after the options, such as full_grid, or its script from the repository's root"
+            + (f"; there is no study and no file {command[0]!r} here" if command else "")
         )
     text = script(command, {name.replace("_", "-"): value for name, value in asked.items() if value is not None})
     if out is None:

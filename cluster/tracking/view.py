@@ -72,8 +72,8 @@ def how_to_open(results: Path, uri: str = "") -> list[str]:
     if given.startswith("http"):
         return [link(tracking_uri(given), known)]
     own = given == resolve_uri("", results)
-    python = shlex.join([_python(), "-m", "cluster.tracking", "serve", "--results", str(results)])
-    command = python if own else f"mlflow ui --backend-store-uri {shlex.quote(given)}"
+    serve = shlex.join([*diffup_command(), "mlflow", "--results", str(results)])
+    command = serve if own else f"mlflow ui --backend-store-uri {shlex.quote(given)}"
     return [command, link(f"http://127.0.0.1:{PORT}", known)]
 
 
@@ -83,13 +83,15 @@ def pages(results: Path, server: str) -> str:
     return server if known is None else link(server, known)
 
 
-def _python() -> str:
-    """This Python as a command: its name if that finds it, else its path, relative if it is below."""
-    name, place = Path(sys.executable).name, Path(sys.executable)
-    if (found := shutil.which(name)) and Path(found) == place:
-        return name
-    here = Path.cwd()
-    return str(place.relative_to(here) if place.is_relative_to(here) else place)
+def diffup_command() -> list[str]:
+    """``diffup`` of this environment as words of a command: its name if that finds it, else its path, relative if it is
+    below; where only the source is there, its module."""
+    place, here = Path(sys.executable).with_name("diffup"), Path.cwd()
+    if (found := shutil.which("diffup")) and Path(found) == place:
+        return ["diffup"]
+    if place.is_file():
+        return [str(place.relative_to(here) if place.is_relative_to(here) else place)]
+    return [sys.executable, "-m", "diffup.cli"]
 
 
 def _last(results: Path) -> str | None:

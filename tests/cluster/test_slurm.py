@@ -47,10 +47,13 @@ def test_the_command_writes_a_file_once(tmp_path: Path, capsys: pytest.CaptureFi
     assert f"sbatch {shlex.quote(str(out))}" in capsys.readouterr().out
     text = out.read_text()
     assert "#SBATCH --partition=gpu" in text and "set -- experiments/full_grid.py --folds 0" in text
+    by_name = tmp_path / "by_name.sh"
+    assert cluster_main.main([*arguments[:3], "--out", str(by_name), "full_grid", "--folds", "0"]) == 0
+    assert by_name.read_text() == text
     assert cluster_main.main(arguments) == 2 and "exists" in capsys.readouterr().err
     assert out.read_text() == text
 
 
 def test_a_study_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cluster_main.main(["slurm", "--account", "lab", "experiments/no_such.py"]) == 2
-    assert "no file 'experiments/no_such.py'" in capsys.readouterr().err
+    assert "no study and no file 'experiments/no_such.py'" in capsys.readouterr().err

@@ -285,5 +285,5 @@ def words(imported: Imported) -> str:
     lines.append("folds          proposed; edit them in dataset.json")
     shots = "" if least > MOST_SHOTS else f" --shots {','.join(map(str, sorted({1, least - 1})))}"
     if least > 1:
-        lines.append(f"next           python experiments/mini_grid.py --dataset {shlex.quote(str(place))}{shots}")
+        lines.append(f"next           diffup run mini_grid --dataset {shlex.quote(str(place))}{shots}")
     return "\n".join(lines)

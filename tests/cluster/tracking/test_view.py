@@ -104,7 +104,7 @@ def test_what_is_printed_after_a_launch(store: Store) -> None:
     assert how_to_open(store.root) == [], "nothing was tracked"
     _, tracking, _ = logged(store)
     command, address = how_to_open(store.root)
-    assert command.endswith(f"-m cluster.tracking serve --results {store.root}")
+    assert command.endswith(f"diffup mlflow --results {store.root}")
     end = f"/#/experiments/{tracking.experiment_id}/runs?viewStateShareKey=diffup"
     assert address == f"http://127.0.0.1:5000{end}"
     assert how_to_open(store.root, "https://user:secret@mlflow.example/") == [f"https://mlflow.example{end}"]

@@ -74,5 +74,5 @@ def test_an_import_ends_with_a_command_that_can_be_copied(tmp_path: Path, capsys
     source, place = write_labelme(tmp_path / "in"), tmp_path / "my birds"
     code, out, _ = run(capsys, "data", "import", "labelme", str(source), str(place))
     words = shlex.split(out.strip().splitlines()[-1])
-    assert code == 0 and words[:3] == ["next", "python", "experiments/mini_grid.py"]
+    assert code == 0 and words[:4] == ["next", "diffup", "run", "mini_grid"]
     assert words[words.index("--dataset") + 1] == str(place)
