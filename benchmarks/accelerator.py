@@ -38,7 +38,8 @@ from benchmarks.decode_speed import Photographs, episodes, machine, network, tas
 from benchmarks.measure import PRECISIONS, Bench, Row, reading_disk, table, threads_of_torch
 from cluster.execution.memory import measured
 from cluster.planning.cache import disk
-from cluster.planning.forecast import PARTS, STEPS, duration, forecast
+from cluster.planning.estimate import duration
+from cluster.planning.forecast import PARTS, STEPS, forecast
 from cluster.planning.rates import ANNOTATIONS, FORMAT, SUPPORTS, rates_of
 from cluster.storage.sizes import format_size
 from diffup.backbones.load import load_backbone

@@ -69,9 +69,9 @@ def from_evidence(recipe: Recipe) -> Recipe:
 def pascal5i() -> Recipe:
     """Pascal-5i, ResNet-50, `from_evidence`: 5000 steps of 16 episodes with up to 10 shots.
 
-    Measured from stretched maps over 6 steps of mean K 1.7: 5.8 CPU s a step (5.4 prior maps, 0.4 network; 310 GFLOP). At the mean K of a
-    training, 3.4, that is some 520 GFLOP and 10 s, or 14 hours of one core. A step reads 450 MB of features.
-    That makes 0.3 GPU-hours per fold, unverified; encoding 6 000 images comes on top.
+    Measured from stretched maps over 6 steps of mean K 1.7: 5.8 CPU s a step (5.4 prior maps, 0.4 network; 310 GFLOP).
+    At the mean K of a training, 3.4, that is some 520 GFLOP and 10 s, or 14 hours of one core. A step reads 450 MB of
+    features. That makes 0.3 GPU-hours per fold, unverified; encoding 6 000 images comes on top.
     """
     return from_evidence(
         Recipe(

@@ -57,7 +57,7 @@ def test_the_accelerators_benchmark_measures_a_cpu_and_writes_rates(
     assert rates.device == "cpu" and rates.decode == 1 / rows["JPEGs read and resized, 1 thread", ""]["per_s"]
     encoded = rows["tiny_resnet: encoded", "float32"]["per_s"]
     assert rates.encode("tiny_resnet", document["encode"][0]["gflops"]) == pytest.approx(1 / encoded)
-    assert "The paper's grid, 728 evaluation cells" in printed
+    assert "The paper's grid, 1232 evaluation cells" in printed
     assert document["command"].startswith("python -m benchmarks.accelerator --device cpu")
 
 
