@@ -5,8 +5,8 @@
 Two training cells on ``tiny_resnet`` (DiffUp and the one-step decoder), then 42 evaluation cells of 300 episodes on
 fold 0 of ``shapes4i``: 0 shots × text, 1 shot × {mask, box, scribble, mask+text} and 5 shots × {mask, scribble} for
 three backbones without re-training, the text cells again with wrong class names (a control that must fail), the
-one-step decoder, and the training-free baselines prior mean and prototype. About 6 minutes on 2 cores; run it again and
-nothing is left to do.
+one-step decoder, and the training-free baselines prior mean and prototype. About 4 minutes on 2 idle cores; run it
+again and nothing is left to do.
 
 Expect: DiffUp above the prior mean on ``tiny_resnet``; an upgraded backbone above ``tiny_resnet`` though DiffUp never
 saw it in training; text above text with wrong names. Results, tables and MLflow's database are in

@@ -24,7 +24,8 @@ from diffup.data.importers.write import import_dataset, words
 from diffup.files import as_path
 
 Folder = Annotated[Path | None, *option("DIR", Path, default=False)]
-Place = Annotated[Path, *option("PATH", Path)]
+Source = Annotated[Path, *option("SOURCE", Path)]
+Out = Annotated[Path, *option("OUT", Path)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,9 @@ class ImportData:
 
     format: tyro.conf.Positional[Literal["labelme", "cvat", "coco", "masks"]]
     """what the annotations were made with"""
-    source: tyro.conf.Positional[Place]
+    source: tyro.conf.Positional[Source]
     """folder of the annotations; for cvat and coco also their file"""
-    out: tyro.conf.Positional[Place]
+    out: tyro.conf.Positional[Out]
     """folder to make: empty or new, and outside of the source"""
     images: Folder = None
     """folder of the images, where the annotations do not say it"""

@@ -44,7 +44,7 @@ class Predict:
     checkpoint: Name = "base"
     """base (comes with the package), a checkpoint's folder, or a Hugging Face hub id owner/name"""
     backbone: NameOrNone = None
-    """any timm or open_clip name (default: the one that the checkpoint was trained on)"""
+    """a timm or open_clip name, tiny_resnet …, or your own package.module:build (default: that of the training)"""
     companion: NameOrNone = None
     """open_clip model that reads --text where the backbone can't"""
     weights_dir: Folder = None

@@ -22,6 +22,8 @@ REQUEST = "request.json"
 DIGITS = 12  # of a hash in a file
 SHORT = 6  # of one in a name
 FORMAT = 1
+# Entries of a request that hold checksums, in words.
+HASHED = {"checkpoint": "checkpoint", "encoder": "weights", "supports": "supports", "bank": "bank"}
 
 
 @dataclass(frozen=True)
@@ -132,14 +134,20 @@ def _name_of(output: Output, out: Path) -> str:
 
 
 def _difference(before: Any, now: Mapping[str, Any]) -> str:
-    """In which entries two requests differ."""
+    """In which entries two requests differ, in words; those that are checksums are named alone."""
     if not isinstance(before, dict):
         return "in an unknown format"
-    parts = [
-        f"{name} {_brief(before.get(name))} → {_brief(now.get(name))}" for name in now if before.get(name) != now[name]
-    ]
+    parts = []
+    for name in (name for name in now if before.get(name) != now[name]):
+        one, two = (_brief(name, each.get(name)) for each in (before, now))
+        parts.append(f"other {HASHED.get(name, name)}" if name in HASHED and one == two else f"{name} {one} → {two}")
     return "; ".join(parts) or "of another version"
 
 
-def _brief(value: Any) -> str:
+def _brief(name: str, value: Any) -> str:
+    """An entry of a request without its checksums."""
+    if name == "supports" and isinstance(value, list):
+        value = [str(each).partition(" ")[0] for each in value]
+    elif name in HASHED:
+        return str(value).partition(" [")[0] if name == "encoder" else ""
     return f"[{', '.join(f'{each!s:.60}' for each in value)}]" if isinstance(value, list) else f"{value!s:.60}"

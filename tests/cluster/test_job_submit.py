@@ -68,7 +68,7 @@ def test_a_job_is_followed_and_gives_its_exit_code(dashboard: str, tmp_path: Pat
     planned = submit(dashboard, "experiments/full_grid.py", "--results", str(tmp_path / "full"), "--dry-run")
     took = time.monotonic() - began
     assert planned.returncode == 0, planned.stdout + planned.stderr
-    assert "full_grid: 736 cells, 0 finished, 736 to do (8 training, 728 evaluation)" in planned.stdout
+    assert "full_grid: 1240 cells, 0 finished, 1240 to do (8 training, 1232 evaluation)" in planned.stdout
     assert "cache: pixels, about" in planned.stdout and "TB of features" in planned.stdout
     print(f"the paper's plan as a job: {took:.1f} s")
 

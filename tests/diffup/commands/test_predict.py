@@ -30,6 +30,7 @@ def folder(tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> Pa
     for image_id, name in zip(queries, ("a.jpg", "b.png", "more/c.jpg"), strict=True):
         Image.fromarray(data.image(image_id)).save(tmp_path / "q" / name)
     Image.fromarray(data.image(shot)).save("s.jpg")
+    Image.fromarray(data.image(shot)[::-1]).save("t.jpg")
     Image.fromarray((data.mask(shot, 0) == 1) * np.uint8(255)).save("s.png")
     return tmp_path
 
@@ -125,7 +126,8 @@ def test_run_again_it_does_only_what_is_missing(predict: Predict, folder: Path, 
 @pytest.mark.parametrize(
     ("other", "difference"),
     [
-        (("--support", "s.jpg", "--box", "9,9,80,80"), r"supports \[mask [0-9a-f]+ on .* → \[box "),
+        (("--support", "s.jpg", "--box", "9,9,80,80"), r"\(supports \[mask\] → \[box\]\)"),
+        (("--support", "t.jpg", "--mask", "s.png"), r"\(other supports\)"),
         (("--support", "s.jpg", "--mask", "s.png", "--steps", "3"), "steps 2 → 3"),
         (("--support", "s.jpg", "--mask", "s.png", "--snap"), "snap False → True"),
         (("--support", "s.jpg", "--mask", "s.png", "--text", "ring"), r"text \[\] → \[ring"),
@@ -292,7 +294,7 @@ def test_bad_input_is_named_before_anything_is_written(
 
 def test_a_bank_changes_the_request(predict: Predict, folder: Path) -> None:
     predict("q/a.jpg", *SHOWN)
-    with pytest.raises(UserError, match=r"another request \(bank"):
+    with pytest.raises(UserError, match=r"another request \(other bank\)"):
         predict("q/a.jpg", *SHOWN, "--bank", "q")
 
 
