@@ -100,6 +100,22 @@ def test_a_table_that_can_not_be_made_does_not_hide_the_failures(
     assert "no tables: no cell has finished" in said.out
 
 
+def test_an_interrupted_launch_has_tables_only_of_finished_cells(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def report(*_: object) -> None:
+        print("a table")
+
+    finish(Store(tmp_path), TRAINED)
+    assert run_with(monkeypatch, tmp_path, 1, report=report) == 1
+    said = capsys.readouterr().out
+    assert "a table" not in said and said.splitlines()[-1] == "no tables: no cell has finished"
+    finish(Store(tmp_path), BASELINES[0])
+    assert run_with(monkeypatch, tmp_path, 1, report=report) == 1
+    said = capsys.readouterr().out
+    assert "a table" in said and "no tables" not in said
+
+
 def test_nothing_is_said_of_failures_where_there_are_none(tmp_path: Path) -> None:
     store = Store(tmp_path)
     finish(store, TRAINED)
