@@ -100,7 +100,8 @@ def example_html(group: Sequence[Shown], suffix: str, left: int) -> tuple[str, i
         )
     if omitted == len(group):
         return "", left, omitted  # nothing that follows would fit either
-    return f'<article class="example"><h3>{escape(_place(first))}</h3>{"".join(figures)}</article>', size, omitted
+    kind = "example few" if len(example.panels) < 3 else "example"
+    return f'<article class="{kind}"><h3>{escape(_place(first))}</h3>{"".join(figures)}</article>', size, omitted
 
 
 def _place(panel: Shown) -> str:

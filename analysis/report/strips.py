@@ -14,6 +14,7 @@ from analysis.tables.places import grouped
 from diffup.evaluation.drawing import LAYOUTS
 
 QUALITY = 85  # of JPEG
+PAPER = 230  # grey level from which a pixel is white, though JPEG has changed it
 FEWEST_OWN = 2  # tiles of a method: a map and its prediction
 
 
@@ -79,14 +80,22 @@ def split(panel: Image.Image, *, supports: bool) -> tuple[Image.Image, Image.Ima
     else:
         return None
 
+    bottom = _bottom(panel)
+
     def strip(places: Sequence[int]) -> Image.Image:
-        sheet = Image.new("RGB", (len(places) * (side + gap) - gap, panel.height), "white")
+        sheet = Image.new("RGB", (len(places) * (side + gap) - gap, bottom), "white")
         for at, place in enumerate(places):
             left = place * (side + gap)
-            sheet.paste(panel.crop((left, 0, left + side, panel.height)), (at * (side + gap), 0))
+            sheet.paste(panel.crop((left, 0, left + side, bottom)), (at * (side + gap), 0))
         return sheet
 
     return strip([*range(front), count - 1]), strip(range(front, count - 1))
+
+
+def _bottom(panel: Image.Image) -> int:
+    """The last row that is not white in all tiles: those of a query that is wider than high end above the panel's."""
+    inked = panel.convert("L").point([255 * (level < PAPER) for level in range(256)]).getbbox()
+    return inked[3] if inked else panel.height
 
 
 def to_jpeg(image: Image.Image) -> bytes:
