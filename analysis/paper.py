@@ -31,7 +31,7 @@ from analysis.published.table import BIB
 from analysis.report.gallery import RULE, gallery
 from analysis.report.page import page
 from analysis.report.sheets import sheets
-from analysis.report.summary import answer
+from analysis.report.summary import answer, units
 from analysis.results import load_results
 from analysis.tables.differences import claims_table
 from analysis.tables.latex import Layout, escape_latex, to_latex
@@ -148,7 +148,9 @@ def write_all(
     contents["tables.tex"] = PACKAGES + (CITED if cited else "") + inputs
     contents["numbers.csv"] = numbers(tables)
     contents["numbers.tex"] = macros(tables)
-    words = " ".join(f"{line}." for part in parts for line in answer(part.study))
+    words = " ".join(
+        line for part in parts for line in (*(f"{said}." for said in answer(part.study)), units(part.study))
+    )
     contents["paper.tex"] = document(plots, list(panels), cited=cited, kit=replace(kit, title=title), words=words)
     contents["report.html"] = page(store, parts, drawn, title=f"DiffUp report: {results.resolve().name}")
     if cited:

@@ -76,6 +76,11 @@ def _others(study: Study, task: Task, ours: Sequence[MethodKey]) -> list[str]:
     return lines
 
 
+def units(study: Study) -> str:
+    """What the figures of `answer` are."""
+    return f"{main_task(study)}, mIoU in %; in brackets 95% intervals."
+
+
 def versus(gap: Number) -> str:
     """A difference in words: ``+6.9 [3.1, 10.6] over``, ``−1.2 [−2.0, −0.4] against``."""
     word = "over" if gap.low > 0 else "against"
@@ -110,7 +115,7 @@ def summary_html(
         html.append(
             f'<p class="answer">{escape(name)}<b>{escape(first)}.</b></p>{f"<ul>{items}</ul>" if items else ""}'
         )
-        html.append(f'<p class="soft">{escape(str(main_task(part.study)))}, mIoU in %; in brackets 95% intervals.</p>')
+        html.append(f'<p class="soft">{escape(units(part.study))}</p>')
     html.append(f"<p>{status_line(results)}</p>")
     plots = [plot for made, _ in drawn for plot in made]
     shown = [plot for name in FIGURES for plot in plots if plot.name.startswith(name)][:1]

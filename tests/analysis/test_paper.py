@@ -350,6 +350,7 @@ def test_command(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     figures = load_results(store).cells.set_index("key")["miou"]
     assert len(rows) == 2 * 3 * 2 * 2 - 1
     assert all(np.isclose(figures[key], value) for key, value in rows.items())
+    assert r"1-shot mask, mIoU in \%; in brackets 95\% intervals." in (tmp_path / "a" / "paper.tex").read_text()
     write_all(store, tmp_path / "b", resamples=50)
     assert all((tmp_path / "b" / path.name).read_bytes() == path.read_bytes() for path in (tmp_path / "a").iterdir())
 
