@@ -24,7 +24,7 @@ from diffup.episodes.cue_source import CueSource
 from diffup.episodes.protocols import get_protocol
 from diffup.episodes.sampling import training_pools
 from diffup.errors import UserError
-from diffup.evaluation.bank import BankImages, GivenBank, bank_images, encoded_bank, without
+from diffup.evaluation.bank import NO_BANK, BankImages, GivenBank, bank_images, encoded_bank, without
 from diffup.evaluation.encode import Encoder, FeatureCache
 from diffup.files import as_path
 from diffup.grid.axes import Backbone as Named
@@ -183,7 +183,11 @@ def fit(
         except OSError as error:
             raise UserError(f"{place} can't be written ({error}); choose another folder or make room") from error
         net = load_checkpoint(place)
-    return Fitted(encoder, net, facts, None if bank is None else _pictures(bank, dataset, cell))
+    if bank is not None:
+        pictures: BankImages | None = _pictures(bank, dataset, cell)
+    else:  # as where such a checkpoint is loaded
+        pictures = BankImages.samples(cell.input.encoder) if cell.model.base == "evidence" else None
+    return Fitted(encoder, net, facts, pictures)
 
 
 def _cell(
@@ -209,6 +213,7 @@ def _bank(
     novel, known = dataset.novel_classes(cell.fold), dataset.base_classes(cell.fold)
     images = bank_images(dataset, pools, novel, get_protocol(PROTOCOL), cell.fold, cell.input.bank)
     if not images:
+        LOG.warning("%s: %s", dataset.name, NO_BANK)
         return None
     encoded = encoded_bank(images, features, cues, known, cell.input.bank_positions)
     return GivenBank(encoded, without(dataset, images, known), images, cell.input.bank_drop)

@@ -5,8 +5,11 @@
 With COCO-20i as the source and Pascal VOC as the target this is the field's COCO → Pascal: fold f tests the VOC classes
 that are not among fold f's training classes (6, 4, 6 and 4 of them, as in the literature), and the checkpoints are
 those of ``full_grid.py`` where both write to the same ``--results``. With the defaults 4 training cells and 72
-evaluation cells of 1000 episodes: 4 folds × 3 backbones × {1, 5} masks × {DiffUp, the map that it starts from, prior
+evaluation cells of 1000 episodes: 4 folds × 3 backbones × {1, 5} masks × {DiffUp, the best map without training, prior
 mean}. Classes are told apart by their names (`diffup.data.class_names`: ``aeroplane`` is ``airplane``).
+
+The bank is of the target's images: those of the classes that aren't tested, whose labels say where objects are. With
+``--bank 0`` nothing of the target is read but the episodes, and DiffUp, which was trained beside a bank, goes without.
 
 A class that the training has seen is refused, also where ``--test-classes`` names it; ``--allow-seen`` lets it in by
 its name, and the cells say so for good: such figures are not few-shot segmentation.
@@ -35,7 +38,7 @@ from diffup.training import recipes
 SHOTS = (1, 5)
 TRAINED_ON = "resnet50"
 BACKBONES = ("resnet50", "mobilenetv2_100", "deit_tiny_patch16_224")
-EPISODES = 1000
+EPISODES, BANK = 1000, 60
 UNSEEN, ALL = "unseen", "all"
 
 
@@ -81,6 +84,7 @@ def grid(
     backbone: Backbone,
     backbones: Sequence[Backbone],
     episodes: int = EPISODES,
+    bank: int = BANK,
     seed: int = 0,
 ) -> list[AnyCell]:
     """A training cell on the source and its evaluation cells on the target, a fold.
@@ -91,18 +95,21 @@ def grid(
         backbone: of training.
         backbones: of the tests.
         episodes: per evaluation cell.
+        bank: images of the target beside an episode; 0: none.
         seed: of training.
     """
     recipe = recipes.BENCHMARKS.get(source.name, recipes.photographs())
+    config = recipe.changed(input={"bank": bank}).input
     cells: list[AnyCell] = []
     for fold, (classes, seen) in tested.items():
         trained = training_cell(source, fold, backbone, recipe, seed=seed)
         evaluate = partial(
-            evaluation_cells, target, fold, backbones, tasks(SHOTS, ("mask",)), config=recipe.input, episodes=episodes,
+            evaluation_cells, target, fold, backbones, tasks(SHOTS, ("mask",)), config=config, episodes=episodes,
             source=source.name, tested=classes, seen=seen,
         )  # fmt: skip
         cells += [trained, *evaluate(trained=trained), *evaluate(sample=PRIOR_MEAN)]
-        cells += evaluate(sample=EVIDENCE_OBJECTS, variant="evidence_objects")
+        if bank:
+            cells += evaluate(sample=EVIDENCE_OBJECTS, variant="evidence_objects")
     return cells
 
 
@@ -123,6 +130,8 @@ class CrossDataset(GridOptions):
     """of the target"""
     allow_seen: Annotated[tuple[str, ...], *option("A,B", split, default=False)] = ()
     """test these though trained on"""
+    bank: int = BANK
+    """images of the target beside an episode; 0: none"""
     train_backbone: Name = TRAINED_ON
     """trained on"""
     backbones: Names = BACKBONES
@@ -165,7 +174,8 @@ def build(asked: CrossDataset) -> Grid:
     found = asked.find_backbones([asked.train_backbone, *asked.backbones])
     cells = grid(
         source, target, tested, backbone=found[asked.train_backbone],
-        backbones=[found[name] for name in asked.backbones], episodes=asked.episodes, seed=asked.seed,
+        backbones=[found[name] for name in asked.backbones], episodes=asked.episodes, bank=asked.bank,
+        seed=asked.seed,
     )  # fmt: skip
     return cells, source.files() | target.files()
 

@@ -5,7 +5,7 @@ fold.
     python -m analysis paper --results DIR --out DIR/paper
 
 With the defaults, on four folds: 8 training cells (DiffUp on ``resnet50``, and on ``deit_tiny_patch16_224`` as the
-re-trained reference) and 428 evaluation cells: DiffUp, the map that it starts from, prior mean and prototype on three
+re-trained reference) and 428 evaluation cells: DiffUp, the best map without training, prior mean and prototype on three
 backbones × masks with 1, 2, 5 and 10 shots, boxes and scribbles with 1 and 5; the re-trained reference; and the 1-shot
 mask with other samplers (`STEPS`). 1-shot masks have 1000 episodes, the rest half as many, all on one manifest a fold.
 ``--companion`` names an open_clip model that reads text: then 0 shots with text and masks with text are added.

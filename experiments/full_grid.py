@@ -5,7 +5,7 @@
 
 With the defaults 8 training cells (2 data sets × 4 folds, ResNet-50) and 1232 evaluation cells of 1000 episodes:
 4 folds × ({0} × {text} ∪ {1, 5, 10} × {mask, box, scribble, mask+text}) × 7 backbones × 2 data sets with DiffUp, and
-the map that it starts from, which needs no training, for masks, boxes and scribbles. ``--seeds 0,1,2`` trains three
+the best map that needs no training for masks, boxes and scribbles. ``--seeds 0,1,2`` trains three
 times as many checkpoints on the same episodes. Text is read by CLIP ViT-B/16 where a backbone can't.
 
 Planning needs neither data nor weights; the run expects

@@ -4,12 +4,12 @@
 
 With the defaults: one training cell on ``resnet50`` and 48 evaluation cells of 400 episodes on fold 0: DiffUp on
 ``resnet50``, ``mobilenetv2_100`` and ``deit_tiny_patch16_224`` × shots 1, 5 × mask, box, scribble, all on one manifest
-and without re-training; beside each the map that it starts from, which needs no training; and for masks the prior mean
-and the prototype. ``--one-step`` adds the one-step decoder on the training backbone (1 training and 6 evaluation
+and without re-training; beside each the best map that needs no training; and for masks the prior mean and the
+prototype. ``--one-step`` adds the one-step decoder on the training backbone (1 training and 6 evaluation
 cells). Weights come from ``--weights-dir`` (``<name>.safetensors`` or ``.pth``) and are otherwise downloaded by name.
 
 Under 30 minutes on 2 cores for a few hundred images. Expect backbones in the order of their quality though DiffUp was
-trained on one only, and DiffUp above prior mean and prototype. What training adds to its own map is a point or two.
+trained on one only, and DiffUp above prior mean and prototype. What training adds to the best map is a point or two.
 """
 
 from __future__ import annotations

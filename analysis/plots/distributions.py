@@ -7,8 +7,8 @@ import numpy as np
 from analysis.plots.looks import Marks, colour_of, home_of, marks_of
 from analysis.plotting import Plot, canvas, finish, log_ticks, mark
 from analysis.tables import captions
-from analysis.tables.places import METHODS, grouped
-from analysis.tables.rivals import baseline, main_task
+from analysis.tables.places import grouped
+from analysis.tables.rivals import baseline, called, main_task
 from analysis.tables.scores import Run, Study
 from analysis.tables.table import Number, defined, to_number
 from diffup.evaluation.stats import EpisodeCounts, align, bootstrap, per_class
@@ -23,7 +23,8 @@ def classes_plot(study: Study, names: dict[int, str]) -> Plot | None:
         study: the study.
         names: of its classes.
     """
-    home, task, rival = home_of(study), main_task(study), baseline(study)
+    home, task = home_of(study), main_task(study)
+    rival = baseline(study, task)
     methods = {
         (m.variant, captions.labels(study, m)[0]): m
         for m in study.shown
@@ -51,7 +52,7 @@ def classes_plot(study: Study, names: dict[int, str]) -> Plot | None:
                 values, [classes.index(c) for c in rows], xerr=[values - low, high - values], fmt="o",
                 color=colour_of(study, backbone), elinewidth=1, markersize=4,
             )  # fmt: skip
-            panel.set(title=backbone, xlabel=f"DiffUp − {METHODS.get(rival, rival)} (IoU points)")
+            panel.set(title=backbone, xlabel=f"DiffUp − {called(rival)} (IoU points)")
             marks += marks_of("difference", [(names.get(c, str(c)), found[c]) for c in rows], backbone)
         axes[0].set_yticks(range(len(classes)), [names.get(c, str(c)) for c in classes])
         where = f"{captions.source(study)}{captions.trained_on(study)}"

@@ -26,8 +26,8 @@ from analysis.plots.looks import (
 )
 from analysis.plotting import Plot, canvas, finish, log_ticks
 from analysis.tables import captions
-from analysis.tables.places import METHODS, MethodKey, grouped
-from analysis.tables.rivals import baseline, main_task
+from analysis.tables.places import MethodKey, grouped
+from analysis.tables.rivals import baseline, called, main_task
 from analysis.tables.scores import Study
 from analysis.tables.table import Number, defined, figure
 
@@ -38,7 +38,8 @@ def shots_plot(study: Study) -> Plot | None:
     """mIoU against the number of shots, a panel per annotation; DiffUp and the best without training."""
     by_annotation = grouped((task.annotation, task) for task in study.tasks)
     panels = {name: tasks for name, tasks in by_annotation.items() if len(tasks) > 1}
-    methods = [m for m in study.shown if m.variant in ("diffup", baseline(study)) and not m.control]
+    rivals = {baseline(study, task) for tasks in panels.values() for task in tasks}
+    methods = [m for m in study.shown if m.variant in ("diffup", *rivals) and not m.control]
     methods = [m for m in methods if not m.trained_on or m.trained_on == home_of(study)]
     if not panels or not methods:
         return None
@@ -50,7 +51,7 @@ def shots_plot(study: Study) -> Plot | None:
                 points = [(task.shots, n) for task in tasks if (n := defined(study.number(method, task)))]
                 if points:
                     draw_line(panel, points, style(study, method, line=True), band=method.variant == "diffup")
-                    series = f"{captions.labels(study, method)[0]}, {METHODS[method.variant]}"
+                    series = f"{captions.labels(study, method)[0]}, {called(method.variant)}"
                     marks += marks_of(series, points, annotation)
                     drawn.append(method)
             panel.set_xscale("symlog", linthresh=1)
@@ -66,7 +67,8 @@ def shots_plot(study: Study) -> Plot | None:
 
 def upgrade_plot(study: Study) -> Plot | None:
     """A row per backbone, the cheapest at the top: DiffUp without re-training, its rivals, the re-trained reference."""
-    home, task, rivals = home_of(study), main_task(study), {baseline(study), "prior_mean", "prototype"}
+    home, task, rivals = home_of(study), main_task(study), {"prior_mean", "prototype"}
+    rivals.add(baseline(study, task))
     members = grouped(
         (captions.labels(study, m)[0], m) for m in sorted(study.shown, key=lambda m: is_again(study, m))
         if not m.control and m.variant in ("diffup", *rivals) and study.asked(m, task)

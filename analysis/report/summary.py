@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
@@ -14,11 +15,13 @@ from analysis.report.parts import example_html, plot_html
 from analysis.report.strips import examples
 from analysis.results import Results
 from analysis.tables import captions
-from analysis.tables.places import METHODS, MethodKey, Task
-from analysis.tables.rivals import baseline, beside, foreign, main_task, training_free
+from analysis.tables.places import MethodKey, Task
+from analysis.tables.rivals import best_beside, called, foreign, main_task, training_free
 from analysis.tables.scores import Study
 from analysis.tables.table import Number, defined, figure
+from diffup.errors import UserError
 
+OWN = "own"  # the backbone of a foreign method that uses none of ours (`diffup.grid.axes.OWN`)
 FIGURES = ("figure_upgrade", "figure_cost", "figure_shots")  # the first of these that there is
 STATUSES = ("failed", "damaged", "unfinished")
 NOTHING = "No comparison yet: too few cells have finished."
@@ -38,41 +41,46 @@ def answer(study: Study) -> list[str]:
             place = f"{captions.labels(study, method)[0]} {figure(scores[method])}"
             lines.append(f"{place}, {versus(gain)} its training backbone{f' {home}' if not lines else ''}")
     ours = [*swapped[:1], *([reference] if reference else [])] or list(scores)[:1]
-    lines += [*_leads(study, task, ours), *_others(study, task, ours[:1])]
+    lines += [*_leads(study, task, ours), *_others(study, task)]
     if not lines:
         lines = [
-            f"{METHODS.get(m.variant, m.variant)} on {captions.labels(study, m)[0]}: {figure(n)} {plain_interval(n)}"
+            f"{called(m.variant)} on {captions.labels(study, m)[0]}: {figure(n)} {plain_interval(n)}"
             for m in study.shown[:1] if (n := defined(study.number(m, task)))
         ]  # fmt: skip
     return lines or [NOTHING]
 
 
 def _leads(study: Study, task: Task, methods: Sequence[MethodKey]) -> list[str]:
-    """The lead over the best method without training, on some backbones."""
+    """The lead over the method without training that scores best beside each."""
     lines: list[str] = []
-    name, several = baseline(study), len({m.variant for m in training_free(study)}) > 1
     for method in methods:
-        rival = beside(study, method, name)
+        rival, chosen = best_beside(study, method, task)
         gap = study.difference((method, task), (rival, task)) if rival else None
-        if defined(gap) and gap:
-            which = f"{METHODS.get(name, name)}{', the best method without training' if several else ''}"
+        if rival and gap and defined(gap):
+            which = f"{called(rival.variant)}{', the best there without training' if chosen else ''}"
             lines.append(f"DiffUp on {captions.labels(study, method)[0]}: {versus(gap)} {which}")
     return lines
 
 
-def _others(study: Study, task: Task, ours: Sequence[MethodKey]) -> list[str]:
-    """Methods from elsewhere, against DiffUp or, without it, the best method without training where that is best."""
-    name = baseline(study)
-    free = {m: n.value for m in training_free(study) if m.variant == name and (n := defined(study.number(m, task)))}
-    rival = next(iter(ours), None) or max(free, key=lambda m: free[m], default=None)
+def _others(study: Study, task: Task) -> list[str]:
+    """Methods from elsewhere, each against DiffUp or, without it, the best without training: beside it, else where
+    that scores best."""
+    home = home_of(study)
+    ours = [m for m in study.shown if m.variant == "diffup" and m.trained_on == home and not m.control]
+    known = {m: n.value for m in ours or training_free(study) if (n := defined(study.number(m, task)))}
     lines: list[str] = []
     for method in foreign(study):
-        score = defined(study.number(method, task))
-        gap = study.difference((method, task), (rival, task)) if rival else None
-        if score and rival and gap and defined(gap):
-            backbone = captions.labels(study, rival)[0]
-            which = f"{METHODS.get(rival.variant, rival.variant)} on {backbone}"
-            lines.append(f"{method.variant} {figure(score)}, {versus(gap)} {which}")
+        score, there = defined(study.number(method, task)), {m: v for m, v in known.items() if m.beside(method)}
+        rivals = there or known
+        if not score or not rivals:
+            continue
+        rival = max(rivals, key=lambda m: rivals[m])
+        name = method.variant if method.backbone == OWN else f"{method.variant} on {captions.labels(study, method)[0]}"
+        line = f"{name} {figure(score)}"
+        with contextlib.suppress(UserError):  # other episodes
+            if (gap := study.difference((method, task), (rival, task))) and defined(gap):
+                line += f", {versus(gap)} {called(rival.variant)} on {captions.labels(study, rival)[0]}"
+        lines.append(line)
     return lines
 
 

@@ -5,13 +5,13 @@ Each is a function from a `Study` to a `Table`, or to None where the study has n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from analysis.tables import captions
-from analysis.tables.places import METHODS, MethodKey, Task, grouped
+from analysis.tables.places import MethodKey, Task, grouped
 from analysis.tables.published import published_rows
-from analysis.tables.rivals import baseline, beside
+from analysis.tables.rivals import baseline, beside, called
 from analysis.tables.scores import Study
 from analysis.tables.table import Column, Entry, Row, Table
 
@@ -78,8 +78,15 @@ def upgrade_table(study: Study) -> Table | None:
             entries = (number, *_upgrade_entries(study, task, home, method))
             rows.append(Row((name, captions.labels(study, method)[0]), entries))
     ours = "method" if several else captions.method_name(study, groups[0][1])
-    free = METHODS.get(baseline(study), "prior mean")
-    names = [ours, "Δ to training backbone", free, f"Δ of {free}", f"{ours} − {free}"]
+    rivals = grouped(
+        (name, task) for task in dict.fromkeys(task for task, _, _ in groups) if (name := baseline(study, task))
+    )
+    free = called(next(iter(rivals))) if len(rivals) == 1 else "best without training"
+    names = [ours, "Δ to training backbone"]
+    if rivals:
+        names += [free, f"Δ of {free}", f"{ours} − {free}"]
+    else:
+        rows = [replace(row, entries=(*row.entries[:2], *row.entries[5:])) for row in rows]
     if any(row.entries[-2] is not None for row in rows):
         names += ["re-trained", "re-trained − swapped in"]
     else:
@@ -92,13 +99,25 @@ def upgrade_table(study: Study) -> Table | None:
         captions.columns(*names),
         rows,
         BOLD.format(of="backbone"),
-        f"{free[0].upper()}{free[1:]}: the best method without training here; its Δ is what the backbone alone gives.",
+        *_without_training(rivals),
     )
+
+
+def _without_training(rivals: Mapping[str, Sequence[Task]]) -> list[str]:
+    """The note on methods without training, by the tasks that each is best at."""
+    if not rivals:
+        return []
+    (first, *rest), gain = rivals, "its Δ is what the backbone alone gives."
+    if not rest:
+        name = called(first)
+        return [f"{name[0].upper()}{name[1:]}: scores best of what is finished here without training; {gain}"]
+    parts = (f"{called(name)} ({', '.join(map(str, tasks))})" for name, tasks in rivals.items())
+    return [f"Best without training, of what is finished: {'; '.join(parts)}; {gain}"]
 
 
 def _upgrade_entries(study: Study, task: Task, home: MethodKey, method: MethodKey) -> list[Entry]:
     """Δ to the training backbone, the best without training, its Δ, the lead over it; re-trained here, its lead."""
-    prior, home_prior = (beside(study, m, baseline(study)) for m in (method, home))
+    prior, home_prior = (beside(study, m, baseline(study, task)) for m in (method, home))
     own = study.number(prior, task) if prior else None
     lead = study.difference((method, task), (prior, task)) if prior else None
     if method == home:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.tables.places import MethodKey, Task
+from analysis.tables.places import METHODS, MethodKey, Task
 from analysis.tables.scores import Study
 from analysis.tables.table import defined
 
@@ -22,13 +22,12 @@ def training_free(study: Study) -> list[MethodKey]:
     return [m for m in study.shown if not m.trained_on and not m.control and m.method != FOREIGN]
 
 
-def baseline(study: Study) -> str:
-    """The variant without training that scores best at the main task, by the mean of its backbones; ``""`` without one.
+def baseline(study: Study, task: Task) -> str:
+    """The variant without training that scores best at a task, by the mean of its backbones; ``""`` without one.
 
-    Only those on the most backbones are compared. One for the whole study, so that a column of a table can be called by
-    its name. That it is chosen by its score on what is tested is in its favour.
+    Only those on the most backbones are compared. One for all of them, so that a figure can name it. That it is chosen
+    by its score on what is tested is in its favour.
     """
-    task = main_task(study)
     scores: dict[str, list[float]] = {}
     for method in training_free(study):
         if number := defined(study.number(method, task)):
@@ -41,6 +40,17 @@ def beside(study: Study, method: MethodKey, variant: str) -> MethodKey | None:
     return next((m for m in training_free(study) if m.variant == variant and method.beside(m)), None)
 
 
+def best_beside(study: Study, method: MethodKey, task: Task) -> tuple[MethodKey | None, bool]:
+    """The method without training that scores best at a task on the backbone of another, and whether it beat any."""
+    rivals = {m: n.value for m in training_free(study) if method.beside(m) and (n := defined(study.number(m, task)))}
+    return max(rivals, key=lambda m: rivals[m], default=None), len(rivals) > 1
+
+
 def foreign(study: Study) -> list[MethodKey]:
     """Methods from elsewhere."""
     return [m for m in study.shown if m.method == FOREIGN and not m.control]
+
+
+def called(variant: str) -> str:
+    """A method's name in tables."""
+    return METHODS.get(variant, variant)

@@ -40,6 +40,7 @@ from diffup.episodes.cue_source import CueSource
 from diffup.episodes.episode import Episode
 from diffup.episodes.sampling import held_out_classes
 from diffup.errors import UserError
+from diffup.evaluation.bank import NO_BANK
 from diffup.evaluation.evaluate import batches, evaluate, predict, reads_priors, triples
 from diffup.evaluation.metrics import fb_iou, miou, undefined
 from diffup.evaluation.panels import panel, shown_episodes
@@ -311,7 +312,7 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
     if group.rank == 0:
         with suppress(OSError):
             sync.download(state)
-    warnings: list[str] = []
+    warnings = [NO_BANK] if cell.input.bank and given is None else []
 
     def upload() -> None:
         with suppress(OSError):

@@ -25,14 +25,13 @@ from cluster.execution.inputs import (
 )
 from diffup.data.class_names import overlap
 from diffup.data.dataset import Dataset
-from diffup.data.spec import ALL_CLASSES
 from diffup.episodes.cue_source import CueSource
 from diffup.episodes.episode import Episode
 from diffup.episodes.protocols import get_protocol
-from diffup.episodes.sampling import held_out_classes
+from diffup.episodes.sampling import held_out_classes, unseen_pools
 from diffup.errors import UserError
 from diffup.evaluation.adapter import load_method
-from diffup.evaluation.bank import GivenBank, bank_images, encoded_bank, without
+from diffup.evaluation.bank import NO_BANK, GivenBank, bank_images, encoded_bank, without
 from diffup.evaluation.encode import FeatureCache
 from diffup.evaluation.evaluate import Evaluation
 from diffup.evaluation.priors import PriorSource
@@ -44,27 +43,33 @@ from diffup.models.evidence import Bank
 
 def barred(cell: AnyCell, dataset: Dataset) -> set[int]:
     """Classes that are tested: no image of a bank shows them to be tested on, and none of their labels is read."""
+    if isinstance(cell, Cell) and cell.tested:  # of a data set that the checkpoint is not of: its folds don't matter
+        return set(cell.tested)
     held_out = held_out_classes(dataset, cell.fold, hold_out(cell), cell.train_seed)
-    return {*dataset.novel_classes(cell.fold), *held_out, *(cell.tested if isinstance(cell, Cell) else ())}
+    return {*dataset.novel_classes(cell.fold), *held_out}
 
 
 def known_classes(cell: AnyCell, dataset: Dataset) -> tuple[int, ...]:
-    """Base classes whose labels may be read."""
+    """Classes whose labels may be read."""
     hidden = barred(cell, dataset)
-    return tuple(c for c in dataset.base_classes(cell.fold) if c not in hidden)
+    known = range(len(dataset.classes)) if isinstance(cell, Cell) and cell.tested else dataset.base_classes(cell.fold)
+    return tuple(c for c in known if c not in hidden)
 
 
 def bank_of(cell: AnyCell, dataset: Dataset, context: WorkContext) -> tuple[str, ...]:
-    """Images of the cell's bank, none without one, or where the data set has no such fold: it is of another.
+    """Images of the cell's bank, none without one.
 
     Raises:
         UserError: its training lists have changed.
     """
-    if not cell.input.bank or not (cell.fold == ALL_CLASSES or cell.fold < len(dataset.folds)):
+    if not cell.input.bank:
         return ()
-    hidden = barred(cell, dataset)
-    pools = {c: ids for c, ids in training_pools_of(cell, dataset, context).items() if c not in hidden}
-    return bank_images(dataset, pools, hidden, get_protocol(cell.protocol), cell.fold, cell.input.bank)
+    hidden, protocol = barred(cell, dataset), get_protocol(cell.protocol)
+    if isinstance(cell, Cell) and cell.tested:
+        pools = unseen_pools(dataset, cell.tested, protocol)
+    else:
+        pools = {c: ids for c, ids in training_pools_of(cell, dataset, context).items() if c not in hidden}
+    return bank_images(dataset, pools, hidden, protocol, cell.fold, cell.input.bank)
 
 
 _banks: WeakKeyDictionary[FeatureCache, dict[object, Bank]] = WeakKeyDictionary()
@@ -158,13 +163,16 @@ class Setting:
             fold=cell.fold,
             protocol=get_protocol(cell.protocol),
         )
+        priors = None if features is None else priors_of(cell, dataset, cues, features, context)
+        lacking = cell.input.bank and priors is not None and priors.bank is None
+        made = {**provenance(context, features, dataset, reads_text(cell)), "manifest_hash": manifest.hash()}
         return Setting(
             what=what,
             episodes=list(manifest.episodes),
             cues=cues,
             features=features,
-            priors=None if features is None else priors_of(cell, dataset, cues, features, context),
-            provenance={**provenance(context, features, dataset, reads_text(cell)), "manifest_hash": manifest.hash()},
+            priors=priors,
+            provenance=made | ({"warnings": [NO_BANK]} if lacking else {}),
         )
 
     def made(self) -> dict[str, int]:

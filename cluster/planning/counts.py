@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from diffup.config import FEATURE_METHODS, parse_annotation, support_kinds
+from diffup.config import FEATURE_METHODS, BankConfig, parse_annotation, support_kinds
 from diffup.grid.cell import AnyCell, Cell, TrainingCell
 
 # Images of benchmarks whose files need not be available to plan: VOC 2012 trainaug + val, COCO 2014 train + val.
@@ -46,8 +46,8 @@ class Pass:
     Attributes:
         place, draw: what they share.
         draws: images of their episodes, each as often as it occurs.
-        queries, pairs: (query) and (query, support) that prior maps are computed for.
-        triples: (query, support, annotation) by annotation.
+        queries, pairs: (query) and (query, support) that prior maps are computed for, by bank.
+        triples: (query, support, annotation) by bank and annotation: maps beside another bank are others.
         texts: queries that are read by `reader` too.
         rounded: whether pixels are rounded to 8 bits.
         cells: themselves.
@@ -56,9 +56,9 @@ class Pass:
     place: Place
     draw: tuple[Any, ...]
     draws: int = 0
-    queries: int = 0
-    pairs: int = 0
-    triples: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    queries: dict[BankConfig, int] = field(default_factory=lambda: defaultdict(int))
+    pairs: dict[BankConfig, int] = field(default_factory=lambda: defaultdict(int))
+    triples: dict[tuple[BankConfig, str], int] = field(default_factory=lambda: defaultdict(int))
     texts: int = 0
     reader: str = ""
     rounded: bool = False
@@ -71,11 +71,12 @@ class Pass:
         self.rounded |= cell.input.pixel_dtype == "uint8"
         if cell.sample.method in FEATURE_METHODS:
             return
-        kinds = support_kinds(cell.annotation, cell.shots)
-        self.queries = max(self.queries, cell.episodes)
-        self.pairs = max(self.pairs, cell.episodes * cell.shots)
+        kinds, bank = support_kinds(cell.annotation, cell.shots), cell.input.negatives
+        self.queries[bank] = max(self.queries[bank], cell.episodes)
+        self.pairs[bank] = max(self.pairs[bank], cell.episodes * cell.shots)
         for kind in set(kinds):
-            self.triples[kind] = max(self.triples[kind], cell.episodes * cell.shots // len(set(kinds)))
+            of = bank, kind
+            self.triples[of] = max(self.triples[of], cell.episodes * cell.shots // len(set(kinds)))
         if "text" in parse_annotation(cell.annotation):
             self.texts = max(self.texts, cell.episodes)
             self.reader = cell.input.companion or cell.backbone

@@ -148,7 +148,8 @@ def _features(
 def _match(made: Forecast, each: Pass, rates: Rates, channels: int) -> float:
     """Seconds of a pass's prior maps."""
     triples = sum(each.triples.values()) + each.texts
-    return made.did(MATCH, triples, rates.match(channels, each.place.grid, each.queries, each.pairs, triples))
+    queries, pairs = sum(each.queries.values()), sum(each.pairs.values())
+    return made.did(MATCH, triples, rates.match(channels, each.place.grid, queries, pairs, triples))
 
 
 def _evaluate(made: Forecast, each: Pass, rates: Rates, cache: Cache, channels: int, tested: int | None) -> None:

@@ -210,7 +210,8 @@ def render(plan: Plan, name: str, *, workers: int = 0, rated: bool = False, list
         known = [plan.seconds[cell.key()] for cell in plan.todo if cell.key() in plan.seconds]
         rest = f", {plan.by_rates} of them by rates of a machine" if plan.by_rates else ""
         rest += f", without {len(plan.todo) - len(known)} that nothing tells of" if len(known) < len(plan.todo) else ""
-        wall = duration(wall_seconds(plan.todo, plan.seconds, workers)) if workers else ""
+        timed = [cell for cell in plan.todo if cell.key() in plan.seconds]
+        wall = duration(wall_seconds(timed, plan.seconds, workers)) if workers else ""
         on = f"about {wall} on {workers} worker{'s' if workers > 1 else ''}, " if workers else "about "
         lines.append(f"  {on}{duration(sum(known))} of work, from past cells{rest}")
     elif plan.todo and not rated:

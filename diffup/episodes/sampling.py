@@ -8,7 +8,7 @@ paired.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -141,11 +141,25 @@ def training_pools(
                 f"class, the first {'; '.join(hidden[:3])}. Take the lists that were made for this data set"
             )
         return {c: tuple(sorted(set(pairs.classes.get(c, ())))) for c in dataset.base_classes(fold)}
-    novel = set(dataset.novel_classes(fold))
+    return _pools(dataset, dataset.base_classes(fold), set(dataset.novel_classes(fold)), protocol)
+
+
+def unseen_pools(dataset: Dataset, tested: Sequence[int], protocol: Protocol) -> dict[int, tuple[str, ...]]:
+    """Images of each class that is not tested, where a checkpoint of another data set is: the folds don't matter.
+
+    Under a protocol with BAM's rule, without the images that have a single pixel of a tested class.
+    """
+    rest = [c for c in range(len(dataset.classes)) if c not in tested]
+    return _pools(dataset, rest, set(tested), protocol)
+
+
+def _pools(
+    dataset: Dataset, classes: Iterable[int], hidden: set[int], protocol: Protocol
+) -> dict[int, tuple[str, ...]]:
     drop = protocol.training_images == "without novel classes"
     return {
-        c: tuple(i for i in dataset.eligible(c, protocol, "train") if not (drop and novel & dataset.areas[i].keys()))
-        for c in dataset.base_classes(fold)
+        c: tuple(i for i in dataset.eligible(c, protocol, "train") if not (drop and hidden & dataset.areas[i].keys()))
+        for c in classes
     }
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,10 +30,13 @@ from diffup.evaluation.encode import Encoder, FeatureCache
 from diffup.models.batch import Features
 from diffup.models.evidence import Bank
 
-LOG = logging.getLogger(__name__)
 BANK_STREAM = 2**33  # keeps the drawing of banks apart from that of episodes and of held-out classes
 SHOWN = 0.5  # share of a position that an object takes for it to count as one
 FEWEST = 2
+NO_BANK = (
+    f"fewer than {FEWEST} training images are left for a bank, in which none is that is tested on: evidence is from "
+    "the supports alone"
+)
 JPEG_QUALITY = 90
 DROP = 0.2  # share that a cue leaves out of a bank whose images nobody has looked through for its class
 SAMPLES = (
@@ -52,7 +54,7 @@ def bank_images(
 ) -> tuple[str, ...]:
     """Ids of `count` images, or of all there are, in an order of their own: fewer are the first of more.
 
-    A data set that leaves fewer than two has no bank, which is logged: evidence is then from the supports alone.
+    Where fewer than two are left there is none, and evidence is from the supports alone: callers say `NO_BANK`.
 
     Args:
         dataset: of the cell.
@@ -64,10 +66,6 @@ def bank_images(
     barred = {image for class_index in tested for image in dataset.eligible(class_index, protocol, "test")}
     images = sorted({image for pool in pools.values() for image in pool} - barred)
     if len(images) < FEWEST:
-        LOG.warning(
-            "%s, fold %d: a bank needs %d training images that are none to be tested on, there are %d; without it "
-            "evidence is from the supports alone", dataset.name, fold, FEWEST, len(images),
-        )  # fmt: skip
         return ()
     order = np.random.default_rng((fold, BANK_STREAM)).permutation(len(images))
     return tuple(images[place] for place in order[:count])

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from cluster.execution.run_cell import WorkContext, execute
-from diffup import DiffUp, Support
+from diffup import DiffUp, Support, fit
 from diffup.config import InputConfig, ModelConfig, TrainConfig
 from diffup.data.dataset import Dataset
 from diffup.errors import UserError
+from diffup.evaluation.bank import NO_BANK
 from diffup.grid.cell import cell_from_dict
 from diffup.models.checkpoint import load_checkpoint
 from diffup.training.recipes import Recipe
@@ -51,6 +52,19 @@ def test_it_is_the_training_cell_of_a_grid(data: Dataset, tmp_path: Path, recipe
     assert equal(weights(model), weights(of_grid))
     assert model.facts == of_grid.facts and model.encoder.identity == of_grid.encoder.identity
     assert (model.bank is not None) == (recipe is EVIDENCE)
+
+
+def test_without_images_for_a_bank_it_has_what_a_loaded_checkpoint_gets(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fit, "bank_images", lambda *_: ())
+    model = train(data, recipe=EVIDENCE)
+    assert any(NO_BANK in message for message in caplog.messages)
+    assert model.bank is not None and model.bank.packaged and "bank" not in model.facts
+    query, support, mask = example(data)
+    model.save(tmp_path / "kept")
+    one, two = (each.segment(query, [Support(support, mask)]).mask for each in (model, DiffUp.load(tmp_path / "kept")))
+    assert np.array_equal(one, two)
 
 
 def test_it_tells_its_loss_segments_and_is_saved(data: Dataset, tmp_path: Path) -> None:

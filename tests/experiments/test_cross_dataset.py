@@ -14,6 +14,7 @@ from cluster.execution.run_cell import WorkContext, execute
 from diffup.config import ModelConfig, TrainConfig
 from diffup.data.class_names import COCO_CLASSES, VOC_CLASSES, overlap, readable, same_class
 from diffup.data.lists import COCO, fold_classes
+from diffup.evaluation.bank import NO_BANK
 from diffup.grid.cell import AnyCell, Cell, TrainingCell, cell_from_dict, cell_to_dict
 from experiments import cross_dataset
 from experiments.cross_dataset import tested_classes as classes_to_test
@@ -75,6 +76,12 @@ def plan(data: tuple[Path, Path], *more: str) -> tuple[list[AnyCell], dict[str, 
     return cross_dataset.build(cross_dataset.STUDY.parse([*asked, "--train-backbone", "tiny_resnet", *more]))
 
 
+def test_without_a_bank_the_targets_other_images_are_not_read(data: tuple[Path, Path]) -> None:
+    tests = [c for c in plan(data, "--bank", "0")[0] if isinstance(c, Cell)]
+    assert {c.variant for c in tests} == {"diffup", "prior_mean"} and not any(c.input.bank for c in tests)
+    assert all(c.input.bank for c in plan(data)[0] if isinstance(c, TrainingCell)), "its training keeps its own"
+
+
 def test_the_grid_tests_unseen_classes_only_and_the_figures_are_kept_apart(
     data: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -110,6 +117,9 @@ def test_a_worker_refuses_a_checkpoint_that_has_seen_a_tested_class(data: tuple[
         execute(wider, context)
     table = execute(dataclasses.replace(wider, seen=("dog",)), context).episodes
     assert table is not None and set(table["class_name"]) == {"dog", "Cat"}
+    assert test.input.bank and "warnings" not in execute(test, context).provenance
+    whole = dataclasses.replace(wider, tested=(0, 1, 2, 3), seen=("dog", "bird"))
+    assert execute(whole, context).provenance["warnings"] == [NO_BANK], "no class is left for a bank"
 
 
 @pytest.mark.parametrize(

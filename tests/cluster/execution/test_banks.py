@@ -91,23 +91,27 @@ def test_classes_that_are_tested_are_hidden_from_a_bank_whatever_the_fold(tmp_pa
     cell = next(cell for cell in cells() if cell.variant == "evidence_objects")
     other = dataclasses.replace(cell, classes="tested", tested=(2, 3))
     dataset: Any = ToyDataset()
-    assert setting.known_classes(cell, dataset) == (2, 3, 4, 5) and setting.known_classes(other, dataset) == (4, 5)
-    assert {image[0] for image in bank_of(other, dataset, context(tmp_path))} <= {"4", "5"}
+    assert setting.known_classes(cell, dataset) == (2, 3, 4, 5)
+    assert setting.known_classes(other, dataset) == (0, 1, 4, 5), "all that aren't tested: these folds are another's"
+    images = bank_of(other, dataset, context(tmp_path))
+    assert images and {image[0] for image in images} <= {"0", "1", "4", "5"}
+    far = bank_of(dataclasses.replace(other, fold=7), dataset, context(tmp_path))
+    assert far and {image[0] for image in far} <= {"0", "1", "4", "5"}, "a fold that this data set does not have"
+    everything = tuple(range(len(dataset.classes)))
+    assert bank_of(dataclasses.replace(other, tested=everything), dataset, context(tmp_path)) == ()
     names = [{part.spec.name for part in inputs_of([c], context(tmp_path, cache="features"))} for c in (cell, other)]
     assert names[0] ^ names[1], "they don't share prior maps on disk"
 
 
-def test_fewer_images_are_the_first_of_more_and_none_left_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_fewer_images_are_the_first_of_more_and_too_few_are_none() -> None:
     dataset = ToyDataset()
     pools = {c: dataset.eligible(c, PAIRED, "train") for c in dataset.base_classes(0)}
     more = bank_images(dataset, pools, dataset.novel_classes(0), PAIRED, 0, 6)  # type: ignore[arg-type]
     assert bank_images(dataset, pools, dataset.novel_classes(0), PAIRED, 0, 3) == more[:3]  # type: ignore[arg-type]
     both = {2: (*pools[2], dataset.pool(0)[0])}  # one of them shows a novel class, too
     assert set(bank_images(dataset, both, dataset.novel_classes(0), PAIRED, 0, 99)) == set(pools[2])  # type: ignore[arg-type]
-    assert not caplog.messages
     everything = range(len(dataset.classes))
     assert bank_images(dataset, pools, everything, PAIRED, 0, 3) == ()  # type: ignore[arg-type]
-    assert "a bank needs 2 training images that are none to be tested on, there are 0" in caplog.messages[0]
 
 
 def test_labels_of_novel_classes_and_truths_of_queries_do_not_reach_a_prediction(

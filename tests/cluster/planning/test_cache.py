@@ -35,6 +35,9 @@ def test_disk_counts_each_image_once_a_backbone_and_each_triple_once() -> None:
     nested = disk([cell for cell in FREE if cell.backbone == "resnet18"], {"fake": 10**9})
     assert (nested.features, nested.priors) == (600 * per_image, 5 * one.priors)
     assert disk(FREE[:1], {"fake": 7}).features == 7 * per_image
+    banked = [replace(cell, input=replace(cell.input, bank=60)) for cell in FREE[:1]]
+    both = disk([*FREE[:1], *banked], {"fake": 10**9})
+    assert (both.features, both.priors) == (one.features, 2 * one.priors), "maps beside a bank are others"
     assert disk(FREE, {}).complete and not disk([TRAINED], {}).complete
     assert disk([TRAINED], {"fake": 30}).features == 30 * per_image
 
