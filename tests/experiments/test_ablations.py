@@ -25,7 +25,7 @@ from diffup.models.baft import MAPS, chosen_maps
 from diffup.models.batch import Batch
 from diffup.models.checkpoint import load_checkpoint
 from diffup.models.diffup import DiffUpNet, Segmentation
-from diffup.training.recipes import Recipe, msrc15, shapes4i
+from diffup.training.recipes import Recipe, msrc15, photographs, shapes4i
 from experiments import ablations
 from experiments.ablations import ABLATIONS, BASE, TASKS, grid
 from experiments.method_study import ablation_grid
@@ -33,7 +33,7 @@ from tests.helpers.stores import write_store
 
 DATA = Data(name="photos", path=Path("dataset.json"), fingerprint="f" * 12)
 BACKBONES = [Backbone(name=name, weights="random:0") for name in ("resnet50", "deit_tiny_patch16_224")]
-RECIPES = {"msrc15": msrc15(), "shapes4i": shapes4i()}
+RECIPES = {"photographs": photographs(), "msrc15": msrc15(), "shapes4i": shapes4i()}
 TINY = Recipe(
     input=InputConfig(input_size=64, feature_grid=8),
     model=ModelConfig(decoder_grid=16, width=16),
