@@ -41,6 +41,8 @@ def main() -> None:
     for study in studies(load_results(options.results)):
         fresh = replace(study, seed=study.seed + 1, scores={})
         rows = widths(study, fresh)
+        if not rows:  # nothing trained beside something that is not
+            continue
         for name, paired, unpaired in rows:
             print(f"{name:60} {paired:5.2f} {unpaired:5.2f} {paired / unpaired:5.2f}")
         ratios = np.array([paired / unpaired for _, paired, unpaired in rows])

@@ -9,7 +9,8 @@ prototype. ``--one-step`` adds the one-step decoder on the training backbone (1 
 cells). Weights come from ``--weights-dir`` (``<name>.safetensors`` or ``.pth``) and are otherwise downloaded by name.
 
 Under 30 minutes on 2 cores for a few hundred images. Expect backbones in the order of their quality though DiffUp was
-trained on one only, and DiffUp above prior mean and prototype. What training adds to the best map is a point or two.
+trained on one only, and DiffUp above prior mean and prototype. What training adds to the best map
+is a point or two, on a good backbone sometimes nothing.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ PAGE_LINES = 48  # rows that fit a page in portrait, with the notes
 PAGE, COLUMN = 484.0, 237.0  # points: widths of a page of A4 with margins of 2 cm, and of one of its two columns
 LETTER, SMALL_LETTER, GAP = 4.5, 3.2, 8.0  # points: about a letter in \small and \scriptsize; between two columns
 STEP = 8.0  # points
+LABEL = 44  # letters of a row's label on one line; longer ones are wrapped
 NARROWED = 1.1  # times the line: tables that are so wide are narrowed, wider ones are split
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -75,7 +76,8 @@ def _parts(table: Table, layout: Layout) -> list[list[int]]:
     """Places of the columns of each part: as few parts as fit, of about the same width."""
     limit = PAGE * NARROWED
     parts = _fitted(table, layout, limit)
-    while len(parts) > 1 and len(narrower := _fitted(table, layout, limit := limit - STEP)) == len(parts):
+    most = len(table.columns)  # parts of one column each, whatever the limit
+    while 1 < len(parts) < most and len(narrower := _fitted(table, layout, limit := limit - STEP)) == len(parts):
         parts = narrower
     return parts
 
@@ -100,8 +102,12 @@ def _fitted(table: Table, layout: Layout, limit: float) -> list[list[int]]:
 
 def _left(table: Table) -> float:
     """About how wide the labels are, in points."""
-    columns = zip(table.labels, *(row.labels for row in table.rows))
-    return sum(max(map(len, names)) * LETTER + GAP for names in columns)
+    return sum(min(letters, LABEL) * LETTER + GAP for letters in _lengths(table))
+
+
+def _lengths(table: Table) -> list[int]:
+    """Letters of the longest label of each column of labels."""
+    return [max(map(len, names)) for names in zip(table.labels, *(row.labels for row in table.rows))]
 
 
 def _total(table: Table, layout: Layout) -> float:
@@ -127,7 +133,8 @@ def _latex_page(
     table: Table, groups: Sequence[list[Labelled]], part: Sequence[int], number: int, layout: Layout
 ) -> str:
     columns = [table.columns[place] for place in part]
-    left, depth = len(table.labels), len(columns[0].header) if columns else 1
+    wrapped, depth = [letters > LABEL for letters in _lengths(table)], len(columns[0].header) if columns else 1
+    left = "".join(f"p{{{LABEL * LETTER:.0f}pt}}" if wrap else "l" for wrap in wrapped)
     body = [r"\toprule"]
     for level in range(depth):
         last = level == depth - 1
@@ -141,7 +148,7 @@ def _latex_page(
         body += [r"\midrule"] if place == 0 or begins else [r"\addlinespace[4pt]"] if grouped else []
         for row, labels in group:
             entries = [row.entries[at] for at in part]
-            body += _latex_row(entries, labels, row.cite, layout.intervals, table.stacked)
+            body += _latex_row(entries, labels, row.cite, layout.intervals, table.stacked, wrapped)
     body.append(r"\bottomrule")
     notes = [
         rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize {' '.join(map(escape_latex, _notes(table, layout)))}}}"
@@ -157,7 +164,7 @@ def _latex_page(
         *caption,
         r"\small\setlength{\tabcolsep}{4pt}%",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{'l' * left}{'c' * len(columns)}}}",
+        rf"\begin{{tabular}}{{{left}{'c' * len(columns)}}}",
         *body,
         r"\end{tabular}}",
         *(notes if table.notes and number == 0 else []),
@@ -183,7 +190,9 @@ def _latex_header(columns: Sequence[Column], level: int, names: list[str], last:
     return [" & ".join(cells) + r" \\", *([" ".join(rules)] if rules else [])]
 
 
-def _latex_row(entries: Sequence[Entry], labels: tuple[str, ...], cite: str, shown: bool, stacked: bool) -> list[str]:
+def _latex_row(
+    entries: Sequence[Entry], labels: tuple[str, ...], cite: str, shown: bool, stacked: bool, wrapped: Sequence[bool]
+) -> list[str]:
     figures, intervals = [], []
     for entry in entries:
         text = escape_latex(figure(entry))
@@ -202,6 +211,7 @@ def _latex_row(entries: Sequence[Entry], labels: tuple[str, ...], cite: str, sho
         names[-1], figures = rf"\textit{{{names[-1]}}}", [rf"\textit{{{text}}}" for text in figures]
     if names[0].startswith(("[", "*")):  # which the row before would take for an argument of its line break
         names[0] = "{}" + names[0]
+    names = [rf"\raggedright {name}" if wrap and name else name for name, wrap in zip(names, wrapped)]
     lines = [" & ".join([*names, *figures]) + r" \\"]
     if stacked and any(intervals):
         lines.append(" & ".join([*("" for _ in labels), *intervals]) + r" \\")

@@ -16,7 +16,7 @@ from analysis.tables.scores import Study
 from analysis.tables.table import Column, Entry, Row, Table
 
 MASK = "mask"
-REFERENCE = "reference"
+REFERENCE, BEST = "reference", "best map"
 MAIN_SHOTS = (1, 5)
 BOLD = (
     "Bold: the best {of}, and those that can't be told from it (paired difference, Holm's correction over the "
@@ -81,7 +81,8 @@ def upgrade_table(study: Study) -> Table | None:
     rivals = grouped(
         (name, task) for task in dict.fromkeys(task for task, _, _ in groups) if (name := baseline(study, task))
     )
-    free = called(next(iter(rivals))) if len(rivals) == 1 else "best without training"
+    free = called(next(iter(rivals))) if len(rivals) == 1 else BEST
+    free = free if len(free) <= len("prior mean") else BEST
     names = [ours, "Δ to training backbone"]
     if rivals:
         names += [free, f"Δ of {free}", f"{ours} − {free}"]
@@ -99,20 +100,20 @@ def upgrade_table(study: Study) -> Table | None:
         captions.columns(*names),
         rows,
         BOLD.format(of="backbone"),
-        *_without_training(rivals),
+        *_without_training(rivals, free),
     )
 
 
-def _without_training(rivals: Mapping[str, Sequence[Task]]) -> list[str]:
-    """The note on methods without training, by the tasks that each is best at."""
+def _without_training(rivals: Mapping[str, Sequence[Task]], free: str) -> list[str]:
+    """The note on methods without training, by the tasks that each is best at, which a column calls `free`."""
     if not rivals:
         return []
-    (first, *rest), gain = rivals, "its Δ is what the backbone alone gives."
-    if not rest:
-        name = called(first)
-        return [f"{name[0].upper()}{name[1:]}: scores best of what is finished here without training; {gain}"]
+    gain = "its Δ is what the backbone alone gives."
+    if [called(name) for name in rivals] == [free]:
+        return [f"Best of what is finished here without training: {free}; {gain}"]
     parts = (f"{called(name)} ({', '.join(map(str, tasks))})" for name, tasks in rivals.items())
-    return [f"Best without training, of what is finished: {'; '.join(parts)}; {gain}"]
+    names = "; ".join(map(called, rivals) if len(rivals) == 1 else parts)
+    return [f"The {BEST} without training, of what is finished: {names}; {gain}"]
 
 
 def _upgrade_entries(study: Study, task: Task, home: MethodKey, method: MethodKey) -> list[Entry]:

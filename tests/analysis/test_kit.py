@@ -79,6 +79,16 @@ def test_a_wide_table_is_split_and_each_part_has_the_labels() -> None:
         assert text.count(f"& {60 + 0.1 * place:.1f} ") == 1 and text.count(f"& {65 + 0.1 * place:.1f} ") == 1
 
 
+def test_columns_that_are_wider_than_a_page_stand_alone_and_long_labels_are_wrapped() -> None:
+    """A table whose columns can't be divided any further ends all the same."""
+    columns = [Column((f"{name} {'x' * 120}",)) for name in "ab"]
+    label = "DiffUp (resnet50) beats evidence, bank, objects on resnet50 (1-shot mask)"
+    rows = [Row((label,), (number(60), number(61)))]
+    text = to_latex(Table(name="claims", caption="C.", labels=("Claim",), columns=tuple(columns), rows=tuple(rows)))
+    assert text.count(r"\begin{tabular}{p{198pt}c}") == 2 and text.count(rf"\raggedright {label} &") == 2
+    assert r"\begin{tabular}{ll" in to_latex(made(2)), "short ones are not"
+
+
 def test_intervals_go_below_before_a_table_is_split() -> None:
     beside, below = to_latex(made(2)), to_latex(made(8, shots=(1,)))
     assert r"60.0\ {\scriptsize" in beside

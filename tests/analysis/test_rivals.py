@@ -57,9 +57,11 @@ def test_figures_and_the_upgrade_compare_with_the_best_that_needs_no_training(st
     assert baseline(study, ONE_SHOT) == "evidence_objects"
     table = upgrade_table(study)
     assert table is not None
-    assert [column.header[0] for column in table.columns[2:5]] == [
-        "evidence, bank, objects", "Δ of evidence, bank, objects", "DiffUp − evidence, bank, objects",
-    ]  # fmt: skip
+    assert [column.header[0] for column in table.columns[2:5]] == ["best map", "Δ of best map", "DiffUp − best map"]
+    assert any(
+        note.startswith("The best map without training, of what is finished: evidence, bank, objects;")
+        for note in table.notes
+    )
     upgrade, shots, classes = upgrade_plot(study), shots_plot(study), classes_plot(study, {})
     assert upgrade is not None and shots is not None and classes is not None
     assert set(upgrade.data["series"]) >= {"evidence, bank, objects", "prior mean"}
@@ -75,9 +77,9 @@ def test_a_task_that_the_best_does_not_have_is_compared_with_the_next(
     text = [cell(backbone=b, shots=0, annotation="text") for b in (HOME, BETTER)]
     free = [cell(backbone=b, shots=0, annotation="text", method="prior_mean") for b in (HOME, BETTER)]
     table = upgrade_table(made(tmp_path, monkeypatch, [*rivals(HOME), *rivals(BETTER), *text, *free]))
-    assert table is not None and table.columns[2].header == ("best without training",)
+    assert table is not None and table.columns[2].header == ("best map",)
     assert all(row.entries[2] is not None for row in table.rows)
-    (note,) = (note for note in table.notes if note.startswith("Best without training"))
+    (note,) = (note for note in table.notes if note.startswith("The best map without training"))
     assert "prior mean (0-shot text)" in note and "evidence, bank, objects (1-shot mask, 5-shot mask)" in note
 
 
