@@ -52,8 +52,9 @@ def classes_plot(study: Study, names: dict[int, str]) -> Plot | None:
                 values, [classes.index(c) for c in rows], xerr=[values - low, high - values], fmt="o",
                 color=colour_of(study, backbone), elinewidth=1, markersize=4,
             )  # fmt: skip
-            panel.set(title=backbone, xlabel=f"DiffUp − {called(rival)} (IoU points)")
+            panel.set(title=backbone)
             marks += marks_of("difference", [(names.get(c, str(c)), found[c]) for c in rows], backbone)
+        figure.supxlabel(f"DiffUp − {called(rival)} (IoU points)", fontsize=9)
         axes[0].set_yticks(range(len(classes)), [names.get(c, str(c)) for c in classes])
         where = f"{captions.source(study)}{captions.trained_on(study)}"
         return finish(figure, "figure_classes", f"IoU of each class, paired differences, {task}, {where}.", marks)
