@@ -52,13 +52,13 @@ def coco(shared_data: Path, tmp_path: Path) -> Path:
 def test_photographs_of_coco_run_through_the_mini_grid(coco: Path, tmp_path: Path) -> None:
     done = mini_grid(coco, tmp_path / "results")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "11 of 11 cells finished" in done.stdout
+    assert "17 of 17 cells finished" in done.stdout
     store = Store(tmp_path / "results")
     tables = [pd.read_parquet(store.folder(key) / "episodes.parquet") for key in store.cell_keys()
               if store.read_cell(key)["kind"] == "evaluate"]  # fmt: skip
     sizes = {entry["file_name"][:-4]: entry["height"] * entry["width"] for entry in
              json.loads(Path(json.loads(coco.read_text())["annotations"]).read_text())["images"]}  # fmt: skip
-    assert len(tables) == 10
+    assert len(tables) == 16
     for table in tables:
         assert set(table["class_name"]) == {"car", "potted plant", "clock", "teddy bear"}
         assert table["query"].tolist() == tables[0]["query"].tolist(), "all cells on the same queries"
