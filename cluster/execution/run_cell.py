@@ -346,6 +346,5 @@ def _train(cell: TrainingCell, context: WorkContext) -> Outcome:
         with suppress(OSError):
             sync.remove(state)
     facts = {**provenance(context, features, dataset), "train_workers": group.size, "curve": live.curve}
-    if warnings:
-        facts["warnings"] = warnings
+    facts |= {"warnings": warnings} if warnings else {}
     return Outcome(metrics, None, {**facts, "images_encoded": features.encoded - before})
