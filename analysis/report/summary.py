@@ -20,8 +20,8 @@ from analysis.tables.rivals import best_beside, called, foreign, main_task, trai
 from analysis.tables.scores import Study
 from analysis.tables.table import Number, defined, figure
 from diffup.errors import UserError
+from diffup.grid.axes import OWN
 
-OWN = "own"  # the backbone of a foreign method that uses none of ours (`diffup.grid.axes.OWN`)
 FIGURES = ("figure_upgrade", "figure_cost", "figure_shots")  # the first of these that there is
 STATUSES = ("failed", "damaged", "unfinished")
 NOTHING = "No comparison yet: too few cells have finished."
@@ -75,7 +75,11 @@ def _others(study: Study, task: Task) -> list[str]:
         if not score or not rivals:
             continue
         rival = max(rivals, key=lambda m: rivals[m])
-        name = method.variant if method.backbone == OWN else f"{method.variant} on {captions.labels(study, method)[0]}"
+        name = (
+            method.variant
+            if method.backbone == OWN.name
+            else f"{method.variant} on {captions.labels(study, method)[0]}"
+        )
         line = f"{name} {figure(score)}"
         with contextlib.suppress(UserError):  # other episodes
             if (gap := study.difference((method, task), (rival, task))) and defined(gap):

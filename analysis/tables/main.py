@@ -118,7 +118,8 @@ def _without_training(rivals: Mapping[str, Sequence[Task]], free: str) -> list[s
 
 def _upgrade_entries(study: Study, task: Task, home: MethodKey, method: MethodKey) -> list[Entry]:
     """Δ to the training backbone, the best without training, its Δ, the lead over it; re-trained here, its lead."""
-    prior, home_prior = (beside(study, m, baseline(study, task)) for m in (method, home))
+    free = baseline(study, task)
+    prior, home_prior = (beside(study, m, free) for m in (method, home))
     own = study.number(prior, task) if prior else None
     lead = study.difference((method, task), (prior, task)) if prior else None
     if method == home:

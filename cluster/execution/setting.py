@@ -41,10 +41,15 @@ from diffup.models.diffup import DiffUpNet
 from diffup.models.evidence import Bank
 
 
+def _tested(cell: AnyCell) -> tuple[int, ...]:
+    """Classes of a data set that the checkpoint is not of, where its own folds don't matter; else none."""
+    return cell.tested if isinstance(cell, Cell) else ()
+
+
 def barred(cell: AnyCell, dataset: Dataset) -> set[int]:
     """Classes that are tested: no image of a bank shows them to be tested on, and none of their labels is read."""
-    if isinstance(cell, Cell) and cell.tested:  # of a data set that the checkpoint is not of: its folds don't matter
-        return set(cell.tested)
+    if tested := _tested(cell):
+        return set(tested)
     held_out = held_out_classes(dataset, cell.fold, hold_out(cell), cell.train_seed)
     return {*dataset.novel_classes(cell.fold), *held_out}
 
@@ -52,7 +57,7 @@ def barred(cell: AnyCell, dataset: Dataset) -> set[int]:
 def known_classes(cell: AnyCell, dataset: Dataset) -> tuple[int, ...]:
     """Classes whose labels may be read."""
     hidden = barred(cell, dataset)
-    known = range(len(dataset.classes)) if isinstance(cell, Cell) and cell.tested else dataset.base_classes(cell.fold)
+    known = range(len(dataset.classes)) if _tested(cell) else dataset.base_classes(cell.fold)
     return tuple(c for c in known if c not in hidden)
 
 
@@ -65,8 +70,8 @@ def bank_of(cell: AnyCell, dataset: Dataset, context: WorkContext) -> tuple[str,
     if not cell.input.bank:
         return ()
     hidden, protocol = barred(cell, dataset), get_protocol(cell.protocol)
-    if isinstance(cell, Cell) and cell.tested:
-        pools = unseen_pools(dataset, cell.tested, protocol)
+    if tested := _tested(cell):
+        pools = unseen_pools(dataset, tested, protocol)
     else:
         pools = {c: ids for c, ids in training_pools_of(cell, dataset, context).items() if c not in hidden}
     return bank_images(dataset, pools, hidden, protocol, cell.fold, cell.input.bank)

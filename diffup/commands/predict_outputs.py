@@ -140,7 +140,7 @@ def _difference(before: Any, now: Mapping[str, Any]) -> str:
     parts = []
     for name in (name for name in now if before.get(name) != now[name]):
         one, two = (_brief(name, each.get(name)) for each in (before, now))
-        parts.append(f"other {HASHED.get(name, name)}" if name in HASHED and one == two else f"{name} {one} → {two}")
+        parts.append(f"other {HASHED[name]}" if name in HASHED and one == two else f"{name} {one} → {two}")
     return "; ".join(parts) or "of another version"
 
 
