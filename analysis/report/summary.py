@@ -20,8 +20,8 @@ from analysis.tables.rivals import best_beside, called, foreign, main_task, trai
 from analysis.tables.scores import Study
 from analysis.tables.table import Number, defined, figure
 from diffup.errors import UserError
-from diffup.grid.axes import OWN
 
+OWN = "own"  # the backbone of a foreign method that uses none of ours (`diffup.grid.axes.OWN`, which reaches torch)
 FIGURES = ("figure_upgrade", "figure_cost", "figure_shots")  # the first of these that there is
 STATUSES = ("failed", "damaged", "unfinished")
 NOTHING = "No comparison yet: too few cells have finished."
@@ -75,12 +75,8 @@ def _others(study: Study, task: Task) -> list[str]:
         if not score or not rivals:
             continue
         rival = max(rivals, key=lambda m: rivals[m])
-        name = (
-            method.variant
-            if method.backbone == OWN.name
-            else f"{method.variant} on {captions.labels(study, method)[0]}"
-        )
-        line = f"{name} {figure(score)}"
+        where = "" if method.backbone == OWN else f" on {captions.labels(study, method)[0]}"
+        line = f"{method.variant}{where} {figure(score)}"
         with contextlib.suppress(UserError):  # other episodes
             if (gap := study.difference((method, task), (rival, task))) and defined(gap):
                 line += f", {versus(gap)} {called(rival.variant)} on {captions.labels(study, rival)[0]}"
