@@ -12,6 +12,7 @@ from diffup.errors import UserError
 from diffup.evaluation.stats import RESAMPLES
 
 SHOWN = 10  # warnings
+DIFFUP = ("paper", "report")
 
 
 def warn(warnings: Sequence[str]) -> None:
@@ -23,8 +24,10 @@ def warn(warnings: Sequence[str]) -> None:
 
 
 def parser(name: str, description: str, out: str = "DIR") -> argparse.ArgumentParser:
-    """The command line of ``python -m analysis NAME --results DIR --out …``."""
-    made = argparse.ArgumentParser(prog=f"python -m analysis {name}", description=description)
+    """The command line of ``python -m analysis NAME --results DIR --out …``; `DIFFUP` are commands of diffup, too."""
+    made = argparse.ArgumentParser(
+        prog=f"{'diffup' if name in DIFFUP else 'python -m analysis'} {name}", description=description
+    )
     made.add_argument("--results", type=Path, required=True, metavar="DIR", help="the results of a grid")
     made.add_argument("--out", type=Path, required=True, metavar=out, help="where to write")
     made.add_argument("--resamples", type=int, default=RESAMPLES, metavar="N", help="bootstrap resamples (%(default)s)")

@@ -1,4 +1,4 @@
-"""Everything for a paper, from a result store: ``python -m analysis paper --results DIR --out DIR``.
+"""Everything for a paper, from a result store: ``diffup paper --results DIR --out DIR``.
 
 Writes one table per question as LaTeX, Markdown, HTML and CSV; figures as PDF and PNG, with the numbers they draw; a
 sheet of panels per task (JPEG); ``tables.md`` and ``tables.tex`` with all tables; ``numbers.csv``, which names the

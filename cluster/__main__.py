@@ -1,7 +1,7 @@
 """The platform's commands beside the grid scripts: ``python -m cluster COMMAND …``.
 
 submit SCRIPT [ARGUMENT …]            run a grid script as a job of a Ray cluster; status|logs|stop ID
-sync pull s3://bucket/results DIR     download results, for python -m analysis paper
+sync pull s3://bucket/results DIR     download results, for diffup paper
 sync push DIR s3://bucket/results     upload them
 cache list|clean|check DIR            the feature cache
 slurm STUDY [ARGUMENT …]              write a Slurm batch script: --partition P --account A …

@@ -110,7 +110,7 @@ class ProtocolOptions(GridOptions):
     """Of studies under any protocol, which has a number of episodes of its own."""
 
     protocol: Name = "paired"
-    """see python -m diffup.episodes.protocols list"""
+    """see diffup protocols list"""
     lists: Folder = None
     """HSNet's splits, for hsnet"""
     manifests: Folder = None
@@ -156,7 +156,7 @@ class Study(Generic[Asked]):
 
     def parse(self, argv: Sequence[str] | None = None) -> Asked:
         """Options from a command line; a usage error exits with 2."""
-        return parse(self.options, argv, prog=f"experiments/{self.name}.py", description=self.description or "")
+        return parse(self.options, argv, prog=f"diffup run {self.name}", description=self.description or "")
 
     def grid(self, asked: Asked) -> Grid:
         """The cells that a command line asks for, and the files that they read; see `build` and `GridOptions.paced`."""

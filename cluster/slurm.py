@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffup.commands.options import page
 from diffup.errors import UserError
 from diffup.files import write_in_full
 
@@ -52,7 +53,9 @@ def script(command: Sequence[str], directives: dict[str, str]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Write the script to ``--out``, or print it."""
-    parser = argparse.ArgumentParser(prog="diffup slurm", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="diffup slurm", description=page(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, what in (
         ("partition", "of the cluster"),
         ("account", "that is charged"),

@@ -123,7 +123,7 @@ class CrossDataset(GridOptions):
     """tested on: a dataset.json, or a known name"""
     episodes: Count = EPISODES
     protocol: Name = "paired"
-    """of the test; see python -m diffup.episodes.protocols list"""
+    """of the test; see diffup protocols list"""
     folds: NumbersOrNone = None
     """of the source (default: all)"""
     test_classes: Annotated[str, *option("unseen|all|A,B", str)] = UNSEEN

@@ -2,7 +2,7 @@
 fold.
 
     python experiments/dataset_grid.py --dataset DIR/dataset.json --weights-dir DIR --results DIR
-    python -m analysis paper --results DIR --out DIR/paper
+    diffup paper --results DIR --out DIR/paper
 
 With the defaults, on four folds: 8 training cells (DiffUp on ``resnet50``, and on ``deit_tiny_patch16_224`` as the
 re-trained reference) and 428 evaluation cells: DiffUp, the best map without training, prior mean and prototype on three

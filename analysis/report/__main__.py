@@ -1,4 +1,4 @@
-"""``python -m analysis.report`` is ``python -m analysis report``."""
+"""``python -m analysis.report`` is ``diffup report``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""One page that a group can read: ``python -m analysis report --results DIR --out report.html``.
+"""One page that a group can read: ``diffup report --results DIR --out report.html``.
 
 The answer in words with one figure and three episodes, then claims, all tables (sortable, intervals on hover or tap),
 figures, panels in pages with filters, every cell with its status, and provenance. The page is one file and loads

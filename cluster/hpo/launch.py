@@ -55,7 +55,7 @@ def launch_searches(
         raise UserError(
             f"--results {store.remote}: a search goes on from its record and from paused trainings, which must be in a "
             "folder; give one that all machines see. Its finished trainings can be copied to an object store: "
-            f"`python -m cluster sync push DIR {store.remote}`"
+            f"`diffup sync push DIR {store.remote}`"
         )
     for option in UNUSED:
         if getattr(options, option) != getattr(Options, option):

@@ -109,7 +109,7 @@ def _tell(report: Report, total: int, root: Path, say: Callable[[str], None]) ->
     if report.full:
         say(
             f"there was no room for {report.full} more: their cells compute them. Give more with --features-limit, or "
-            f"make room: python -m cluster cache clean {root} --limit SIZE"
+            f"make room: diffup cache clean {root} --limit SIZE"
         )
     for what, why in list(report.failed.items())[:5]:
         say(f"not made: {what}: {why}")

@@ -60,7 +60,7 @@ def _store(results: str) -> Store:
     except OSError as error:
         raise UserError(
             f"{results} can't be downloaded: {error}. Check the name and the credentials, or use a folder: "
-            f"`python -m cluster sync pull {results} DIR` first, then --results DIR"
+            f"`diffup sync pull {results} DIR` first, then --results DIR"
         ) from error
     if not store.root.is_dir():
         what = f"results in {results}" if store.sync.is_copy else f"results directory {store.root}"

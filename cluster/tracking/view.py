@@ -38,7 +38,7 @@ DESCRIPTION = """**{name}**: a grid of DiffUp.
 A parent run is a launch, its child runs are cells: a training (`kind` = train) or an evaluation of one backbone on one
 fold and task (`kind` = evaluate). `miou` and `fb_iou` are in percent; `miou_low` and `miou_high` are the ends of the
 95 % bootstrap interval (episodes clustered by query image). MLflow averages the folds of a group without intervals:
-figures to quote come from `python -m analysis paper --results DIR`.
+figures to quote come from `diffup paper --results DIR`.
 
 [Evaluations, the best first](#/experiments/{id}/runs?viewStateShareKey={key})
 """

@@ -1,11 +1,11 @@
-"""``diffup data prepare NAME --root DIR`` makes a benchmark of the user's files, ``verify`` only checks them.
+"""Make a benchmark of the files that you have, or check a data set.
 
     diffup data prepare pascal5i --root VOCdevkit/VOC2012
     diffup data verify coco20i --root coco
     diffup data verify birds/dataset.json
 
-``diffup data import`` makes one of annotations of labelme, CVAT and others (docs/import.md). ``verify`` writes nothing
-and lists every bad file; its exit code is 1 if there is one.
+`import` makes a data set of annotations of labelme, CVAT and others (docs/import.md). `verify` writes nothing and lists
+every bad file; its exit code is 1 if there is one.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ def verify(name: str, root: Path | None = None, lists: Path | None = None) -> in
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns 0, 1 for bad files, 2 for anything else wrong with what was asked."""
+    told = (__doc__ or "").replace("`", "")
     parser = argparse.ArgumentParser(
-        prog="diffup data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="diffup data", description=told, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
     commands.add_parser("import", help="make a data set of your annotations: diffup data import --help")

@@ -3,7 +3,7 @@
 A protocol says which images may serve for a class, how episodes are drawn and at which size they are scored; the lists
 themselves follow from the data. Its hash is part of every cell's identity.
 
-    python -m diffup.episodes.protocols show NAME
+    diffup protocols show NAME
 
 prints a protocol in words. ``hsnet`` reproduces HSNet's episodes exactly (arXiv 2104.01538) on ``pascal5i`` and
 ``coco20i``, from its list files. ``pfenet``, ``bam`` and ``panet`` follow the rules of these projects (PFENet
@@ -199,7 +199,7 @@ def get_protocol(name: str) -> Protocol:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a protocol in words; returns the exit code, 2 for an unknown one."""
-    parser = argparse.ArgumentParser(prog="python -m diffup.episodes.protocols", description="Protocols in words.")
+    parser = argparse.ArgumentParser(prog="diffup protocols", description="Protocols in words.")
     parser.add_argument("command", choices=("show", "list"))
     parser.add_argument("name", nargs="?", help="for show")
     args = parser.parse_args(argv)

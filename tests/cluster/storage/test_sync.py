@@ -143,7 +143,7 @@ def test_mlflow_is_synced_from_an_object_store(
     monkeypatch.setattr(Sync, "pull", away)
     for asked in ("sync", "serve"):
         assert tracking.main([asked, "--results", remote.uri]) == 2
-        assert f"python -m cluster sync pull {remote.uri} DIR" in capsys.readouterr().err
+        assert f"diffup sync pull {remote.uri} DIR" in capsys.readouterr().err
 
 
 @dataclass(frozen=True)
