@@ -33,6 +33,7 @@ from analysis.report.page import page
 from analysis.report.sheets import sheets
 from analysis.report.summary import answer, units
 from analysis.results import load_results
+from analysis.tables import captions
 from analysis.tables.differences import claims_table
 from analysis.tables.latex import Layout, escape_latex, to_latex
 from analysis.tables.main import main_table
@@ -227,14 +228,15 @@ def compiled(out: Path) -> list[Path]:
 
 
 def main_markdown(results: Path, *, keys: Iterable[str] | None = None, resamples: int = RESAMPLES) -> str:
-    """The main table and the claims in Markdown that fits a terminal, for scripts to print.
+    """The main table and the claims in Markdown that fits a terminal, with how to read them, for scripts to print.
 
     Raises:
         UserError: there is no such store or no cell in it.
     """
     found = studies(load_results(results, keys=keys), resamples=resamples)
     made = [question(study) for study in found for question in (main_table, claims_table)]
-    return "\n".join(to_markdown(table, notes=False, fit=WIDTH) for table in made if table is not None)
+    own = [replace(table, notes=captions.own_notes(table)) for table in made if table is not None]
+    return "\n".join(to_markdown(table, fit=WIDTH) for table in own)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

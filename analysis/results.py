@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ NO_RESULT: dict[str, Any] = {
 TRAINING = (
     "key", "dataset", "fold", "backbone", "variant", "train_seed", "status", "seconds", "device", "finished", "error",
 )  # fmt: skip
-COLUMNS = ("key", *TEXTS, *NUMBERS, "method", "class_names", "steps", *NO_RESULT, "launch", "position")
+COLUMNS = ("key", *TEXTS, *NUMBERS, "method", "class_names", "steps", *NO_RESULT, "launch", "position", "train_steps")
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 Document = dict[str, Any]
 
@@ -54,7 +55,8 @@ class Results:
             `steps` are ``sample.method``, ``input.class_names`` and ``sample.steps``), `status` (finished, failed,
             damaged or unfinished), figures (`COSTS`: of `diffup.models.flops`, per episode) and provenance of finished
             cells (else nan and empty), `undefined`: why a figure of a finished cell is nan, `launch` and `position`:
-            number of the latest launch that asked for the cell (-1: none) and its position there.
+            number of the latest launch that asked for the cell (-1: none) and its position there, `train_steps` of its
+            checkpoint (0: unknown, or none).
         training: one row per training cell, columns `TRAINING`.
         documents: ``cell.json`` of each of these cells, by key.
         counts: counts of the episodes of finished cells, by key.
@@ -86,9 +88,12 @@ def load_results(root: Path, *, keys: Iterable[str] | None = None, classes: str 
     warnings: list[str] = []
     asked, positions = _launches(root, warnings)
     documents, rows, training, counts = {}, [], [], {}
+    steps: dict[str, int] = {}
     for key, document in {**asked, **dict(_cells(root, warnings))}.items():
         if document.get("kind") == "train":
             training.append(_training(root / key, key, document))
+            with suppress(*UNREADABLE):
+                steps[key] = int(document["train"]["steps"])
             continue
         if (document.get("classes") == "held_out") != (classes == "held_out"):
             continue
@@ -106,6 +111,7 @@ def load_results(root: Path, *, keys: Iterable[str] | None = None, classes: str 
         launch, position = positions.get(key, (-1, 0))
         documents[key] = document
         rows.append({**row, **NO_RESULT, **outcome, "launch": launch, "position": position})
+    rows = [{**row, "train_steps": steps.get(row["checkpoint"], 0)} for row in rows]
     cells = pd.DataFrame(rows, columns=list(COLUMNS)).sort_values("key", ignore_index=True)
     trained = pd.DataFrame(training, columns=list(TRAINING)).sort_values("key", ignore_index=True)
     results = Results(root, cells, trained, documents, counts, tuple(warnings))

@@ -110,8 +110,7 @@ def _totals(results: Results) -> str:
 
 def _table(table: Table) -> str:
     """A table without the notes that all of them share: these are once on the page."""
-    own = tuple(note for note in table.notes if not captions.is_shared(note))
-    return f'<div class="scroll">{to_html(replace(table, notes=own))}</div>'
+    return f'<div class="scroll">{to_html(replace(table, notes=captions.own_notes(table)))}</div>'
 
 
 def _warnings(warnings: Sequence[str]) -> str:

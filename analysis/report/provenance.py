@@ -26,6 +26,7 @@ def facts(results: Results) -> dict[str, str]:
         "device": _counted(cells["device"]),
         "episode seeds": _counted(map(str, cells["episode_seed"])),
         "training seeds": _counted(map(str, cells[cells["trained_on"] != ""]["train_seed"])),
+        "training steps": _counted(cells[cells["train_steps"] > 0]["train_steps"]),
         "weights": _counted(cells["backbone"] + " " + cells["weights"]),
         "versions": _versions(results, cells),
         "first and last result": " to ".join(sorted(times)),

@@ -24,6 +24,11 @@ def is_shared(note: str) -> bool:
     return note.startswith(SHARED)
 
 
+def own_notes(table: Table) -> tuple[str, ...]:
+    """The notes that are not shared."""
+    return tuple(note for note in table.notes if not is_shared(note))
+
+
 def method_name(study: Study, method: MethodKey) -> str:
     """Name of a method; with its training backbone where a study has several."""
     name = METHODS.get(method.variant, method.variant)
@@ -95,6 +100,8 @@ def notes(study: Study, rows: Sequence[Row]) -> list[str]:
     trained = cells[cells["trained_on"] != ""]
     if not trained.empty:
         seeds += f", training seeds {_listed(trained['train_seed'])}"
+        if steps := _listed(trained["train_steps"][trained["train_steps"] > 0]):
+            seeds += f", {steps} training steps"
     commits = {commit[:12] or "unknown" for commit in cells["git_commit"].unique()}
     codes = {code or "unknown" for code in cells["code_hash"].unique()}
     made = f"commit {', '.join(sorted(commits))}, method's code {', '.join(sorted(codes))}"

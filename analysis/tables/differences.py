@@ -35,8 +35,9 @@ def claims_table(study: Study) -> Table | None:
         ("Claim",),
         [Column(("first",), True), Column(("second",), True), Column(("difference",)), Column(("holds",))],
         rows,
-        "Holds: yes, the difference is above 0 (p < 0.05 after Holm's correction over the claims of this table); "
-        "reversed, it is below; no, neither is shown.",
+        f"Holds: yes, the difference is above 0 (p < 0.05 after Holm's correction over the {len(rows)} claims of this "
+        "table, so that more claims need clearer differences); reversed, it is below; no, neither is shown; "
+        "uncorrected, its own interval alone excludes 0.",
         *([UNDECIDED_NOTE] if any(row.entries[3] == "undecided" for row in rows) else []),
     )
 
@@ -69,7 +70,9 @@ def _verdict(gap: Number | None, apart: bool | None) -> str:
         return "undefined"
     if apart is UNDECIDED:
         return "undecided"
-    return "no" if not apart else "yes" if gap.value > 0 else "reversed"
+    if not apart:
+        return "uncorrected" if gap.excludes_zero else "no"
+    return "yes" if gap.value > 0 else "reversed"
 
 
 def ablations(study: Study) -> Table | None:

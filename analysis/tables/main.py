@@ -19,8 +19,8 @@ MASK = "mask"
 REFERENCE, BEST = "reference", "best map"
 MAIN_SHOTS = (1, 5)
 BOLD = (
-    "Bold: the best {of}, and those that can't be told from it (paired difference, Holm's correction over the "
-    "comparisons with the best); second: the highest of the rest."
+    "Bold: the best {of}, and those below it down to the first that differs from it (paired difference, p < 0.05 after "
+    "Holm's correction over the comparisons with the best); underlined or in italics: that one."
 )
 METHOD_OF_BACKBONE = BOLD.format(of="method of a backbone")
 WRONG_NAMES = "Wrong names: the same model prompted with another class's name (a control that must be worse)."

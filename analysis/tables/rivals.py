@@ -22,15 +22,21 @@ def training_free(study: Study) -> list[MethodKey]:
     return [m for m in study.shown if not m.trained_on and not m.control and m.method != FOREIGN]
 
 
+def snapped(variant: str) -> bool:
+    """Whether a method's mask follows superpixels, as DiffUp's can: one side of a comparison alone shouldn't."""
+    return variant.endswith("snap")
+
+
 def baseline(study: Study, task: Task) -> str:
-    """The variant without training that scores best at a task, by the mean of its backbones; ``""`` without one.
+    """The variant without training or superpixels that scores best at a task, by the mean of its backbones; ``""``
+    without one.
 
     Only those on the most backbones are compared. One for all of them, so that a figure can name it. That it is chosen
     by its score on what is tested is in its favour.
     """
     scores: dict[str, list[float]] = {}
     for method in training_free(study):
-        if number := defined(study.number(method, task)):
+        if not snapped(method.variant) and (number := defined(study.number(method, task))):
             scores.setdefault(method.variant, []).append(number.value)
     return max(scores, key=lambda name: (len(scores[name]), sum(scores[name]) / len(scores[name])), default="")
 
@@ -41,8 +47,12 @@ def beside(study: Study, method: MethodKey, variant: str) -> MethodKey | None:
 
 
 def best_beside(study: Study, method: MethodKey, task: Task) -> tuple[MethodKey | None, bool]:
-    """The method without training that scores best at a task on the backbone of another, and whether it beat any."""
-    rivals = {m: n.value for m in training_free(study) if method.beside(m) and (n := defined(study.number(m, task)))}
+    """The method without training that scores best at a task on the backbone of another, and whether it beat any.
+
+    With superpixels only where the other has them.
+    """
+    like = [m for m in training_free(study) if method.beside(m) and snapped(m.variant) <= snapped(method.variant)]
+    rivals = {m: n.value for m in like if (n := defined(study.number(m, task)))}
     return max(rivals, key=lambda m: rivals[m], default=None), len(rivals) > 1
 
 

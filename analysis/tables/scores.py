@@ -255,9 +255,10 @@ class Study:
     def mark_best(
         self, places: Sequence[Place], metric: str = "miou", folds: tuple[int, ...] = ()
     ) -> list[Number | None]:
-        """The numbers of a group, marked: the highest, all that are tied with it, and the second, highest of the rest.
+        """The numbers of a group, marked: the highest, those below it down to the first that differs, and that one.
 
-        Tied: `differs` finds no difference. Where it can't decide, nothing of the group is marked.
+        `differs` says what differs. A number below that one isn't marked, though its own difference may be uncertain: a
+        mark below a higher number without one reads as an error. Where `differs` can't decide, nothing is marked.
         """
         numbers = [self.number(*place, metric, folds) for place in places]
         known = {i: number for i, number in enumerate(numbers) if number is not None and number.value == number.value}
@@ -265,7 +266,7 @@ class Study:
             return numbers
         top, *rest = sorted(known, key=lambda i: known[i].value, reverse=True)
         apart = differs([self.difference(places[top], places[i], metric, folds) for i in rest])
-        others = [i for i, verdict in zip(rest, apart) if verdict]
+        others = rest[next((k for k, verdict in enumerate(apart) if verdict), len(rest)) :]
         for i, number in known.items():
             if UNDECIDED in apart:
                 numbers[i] = replace(number, undecided=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -191,8 +192,8 @@ def to_markdown(table: Table, *, notes: bool = True, fit: int = 0) -> str:
     Args:
         table: what to write.
         notes: write the notes too.
-        fit: if lines were longer than this, leave out first the intervals of minor columns, then these columns
-            (0: any length).
+        fit: if lines were longer than this, leave out first the intervals of minor columns, then these columns, and
+            wrap notes (0: any length).
     """
     lines = _markdown_lines(table, bare=False)
     if fit and len(lines[0]) > fit:
@@ -203,7 +204,8 @@ def to_markdown(table: Table, *, notes: bool = True, fit: int = 0) -> str:
         lines = _markdown_lines(replace(table, columns=tuple(table.columns[i] for i in major), rows=rows), bare=False)
     text = [_markdown(table.caption), "", *lines]
     if table.notes and notes:
-        text += ["", *(f"* {_markdown(note)}" for note in table.notes)]
+        items = [f"* {_markdown(note)}" for note in table.notes]
+        text += ["", *(textwrap.fill(item, fit, subsequent_indent="  ") if fit else item for item in items)]
     return "\n".join(text) + "\n"
 
 

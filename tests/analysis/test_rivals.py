@@ -14,7 +14,7 @@ from analysis.plots.study import shots_plot, upgrade_plot
 from analysis.report.summary import answer
 from analysis.results import load_results
 from analysis.tables.main import upgrade_table
-from analysis.tables.rivals import ONE_SHOT, baseline
+from analysis.tables.rivals import ONE_SHOT, baseline, best_beside
 from analysis.tables.scores import Study, studies
 from diffup.config import SampleConfig
 from diffup.grid.axes import OWN
@@ -135,3 +135,14 @@ def test_a_foreign_method_meets_diffup_where_it_runs_and_its_figure_stands_alone
     other = replace(own_method(), episode_seed=5)
     lines = answer(made(tmp_path / "other", monkeypatch, [*rivals(HOME), *rivals(BETTER), other]))
     assert any(re.fullmatch(r"segment [0-9.]+", line) for line in lines)
+
+
+def test_superpixels_are_compared_with_superpixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rival with superpixels is no baseline of a DiffUp without them, though it scores best."""
+    snapped = [cell(method="evidence", variant="evidence_snap"), replace(cell(), variant="snap")]
+    monkeypatch.setitem(QUALITY, "evidence", 0.9)
+    study = made(tmp_path, monkeypatch, [cell(), cell(method="prior_mean"), *snapped])
+    ours = {method.variant: method for method in study.methods}
+    assert baseline(study, ONE_SHOT) == "prior_mean"
+    assert best_beside(study, ours["diffup"], ONE_SHOT) == (ours["prior_mean"], False)
+    assert best_beside(study, ours["snap"], ONE_SHOT) == (ours["evidence_snap"], True)
