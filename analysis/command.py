@@ -36,12 +36,20 @@ def parser(name: str, description: str, out: str = "DIR") -> argparse.ArgumentPa
 
 
 def run(options: argparse.Namespace, write: Callable[..., list[Path]]) -> int:
-    """Call ``write(results, out, keys=…, resamples=…)`` and print the files; returns 0, or 2 for a `UserError`."""
+    """Call ``write(results, out, keys=…, resamples=…)`` and print the files; returns 0, or 2 for a `UserError`.
+
+    Files of one name and several formats are a line.
+    """
     try:
         if options.resamples < 1:
             raise UserError(f"--resamples must be 1 or more, not {options.resamples}")
         keys = launch_keys(options.results, options.launch) if options.launch else None
-        print(*write(options.results, options.out, keys=keys, resamples=options.resamples), sep="\n")
+        written = write(options.results, options.out, keys=keys, resamples=options.resamples)
+        formats: dict[Path, list[str]] = {}
+        for path in sorted(written):
+            formats.setdefault(path.with_suffix(""), []).append(path.suffix)
+        width = max(len(str(path)) for path in formats) + 2
+        print(*(f"{path!s:{width}}{' '.join(kinds)}" for path, kinds in formats.items()), sep="\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -85,6 +85,11 @@ FIGURE = r"""\begin{@KIND@}[htbp]
 \label{fig:@NAME@}
 \end{@KIND@}
 """
+USE = r"""
+report   {out}/report.html
+paper    {out}/paper.pdf, where latexmk is installed
+yours    \usepackage{{booktabs}}, \usepackage{{graphicx}} and \input{{{out}/numbers}} in the preamble, then
+         \input{{{out}/main}} (\ref{{tab:main}}), \includegraphics{{{out}/figure_upgrade}}"""
 PAGE_INCHES = 6.69  # width of the text on A4 with margins of 2 cm
 REFERENCES = "\\bibliographystyle{plain}\n\\bibliography{references}\n"
 WIDTH = 130  # characters of a line in a terminal
@@ -256,7 +261,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tuple(name.strip() for name in text.split(",") if name.strip()) for text in (options.columns, options.rows)
     )
     kit = Kit(layout=layout, columns=columns, rows=rows, title=options.title)
-    return command.run(options, partial(write_all, kit=kit))
+    if code := command.run(options, partial(write_all, kit=kit)):
+        return code
+    print(USE.format(out=options.out))
+    return 0
 
 
 if __name__ == "__main__":

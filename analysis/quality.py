@@ -177,7 +177,11 @@ def quality_plots(qualities: Qualities, suffix: str = "") -> list[Plot]:
                 curves.append(Curve(label, parts, colour_of(study, backbone)))
         if curves:
             slug = re.sub(r"[^A-Za-z0-9]+", "_", str(task))
-            title = f"{captions.data_name(study)}, {task}{captions.trained_on(study)}"
+            title = (
+                f"DiffUp's own estimates, {captions.data_name(study)}, {task}{captions.trained_on(study)}: "
+                "true IoU by predicted IoU, share of foreground by probability, share of wrong pixels by standard "
+                "deviation. Dashed: perfectly calibrated; bands: 95% bootstrap intervals."
+            )
             plots.append(calibration_plot(curves, title, f"quality_{slug}{suffix}"))
     return plots
 

@@ -27,7 +27,7 @@ from analysis.plots.looks import (
 from analysis.plotting import Plot, canvas, finish, log_ticks
 from analysis.tables import captions
 from analysis.tables.places import MethodKey, grouped
-from analysis.tables.rivals import baseline, called, main_task
+from analysis.tables.rivals import baseline, called, main_task, snapped
 from analysis.tables.scores import Study
 from analysis.tables.table import Number, defined, figure
 
@@ -122,10 +122,13 @@ def _dot(axes: Any, number: Number, y: float, look: dict[str, Any], gain: Number
 
 
 def cost_plot(study: Study) -> Plot | None:
-    """mIoU against the operations of an episode, and the frontier of methods that no cheaper one beats."""
+    """mIoU against the operations of an episode, and the frontier of methods that no cheaper one beats.
+
+    Superpixels aren't counted, so methods with them are left out.
+    """
     task = main_task(study)
     points: list[tuple[MethodKey, float, Number]] = []
-    for method in (m for m in study.shown if not m.control and study.asked(m, task)):
+    for method in (m for m in study.shown if not m.control and not snapped(m.variant) and study.asked(m, task)):
         if score := defined(study.number(method, task)):
             own = study.cells[study.cells["key"].isin(list(score.keys))]
             encode, match = own["encode_gflops"].mean(), own["prior_gflops"].mean()

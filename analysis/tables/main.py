@@ -22,6 +22,10 @@ BOLD = (
     "Bold: the best {of}, and those below it down to the first that differs from it (paired difference, p < 0.05 after "
     "Holm's correction over the comparisons with the best); underlined or in italics: that one."
 )
+EVIDENCE = (
+    "Evidence: log-odds of the object against the support's background, without training; bank: against other "
+    "pictures, too; objects: and what the bank's labelled objects say; regions, snap: averaged within regions or superpixels."
+)
 METHOD_OF_BACKBONE = BOLD.format(of="method of a backbone")
 WRONG_NAMES = "Wrong names: the same model prompted with another class's name (a control that must be worse)."
 
@@ -54,6 +58,7 @@ def main_table(study: Study) -> Table | None:
         columns,
         [*rows, *published],
         METHOD_OF_BACKBONE,
+        *([EVIDENCE] if any(method.method == "evidence" for method in methods) else []),
         *footnotes,
         stacked=True,
     )

@@ -21,7 +21,6 @@ FOOTNOTES = (
     "† An in-context generalist: its training saw the test classes. ‡ Another source prints another figure.",
     "DiffUp's authors' own figures are not available.",
 )
-NONE = "No published figures exist for this data set, DiffUp's authors' own included."
 
 
 @lru_cache(maxsize=1)
@@ -41,7 +40,7 @@ def published_rows(study: Study, columns: Sequence[Column]) -> tuple[list[Row], 
     """Rows for the columns of a main table (shots × folds, mean and FB-IoU), and what a reader must know of them."""
     name = published_name(study)
     if not name:
-        return [], [NONE]
+        return [], []
     places = [(int(column.header[0].partition("-")[0]), column.header[1]) for column in columns]
     tables = {
         (shots, metric): records(rows_for(_figures(), dataset=name, shots=shots, metric=metric))
@@ -62,7 +61,7 @@ def published_rows(study: Study, columns: Sequence[Column]) -> tuple[list[Row], 
             value = row[fold] if row is not None else float("nan")
             entries.append(Number(value=float(value)) if value == value else None)
         rows.append(Row(_labels(whose), tuple(entries), str(whose["key"])))
-    return rows, [note.format(most=len(strict)) for note in FOOTNOTES] if rows else [NONE]
+    return rows, [note.format(most=len(strict)) for note in FOOTNOTES] if rows else []
 
 
 def _of_source(rows: Sequence[dict[str, Any]], whose: dict[str, Any]) -> dict[str, Any] | None:

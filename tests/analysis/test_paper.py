@@ -278,10 +278,12 @@ def test_nothing_finished_is_a_table_of_dashes(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_command(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Names what it wrote; the CSV holds the store's figures; the same again is the same to the last byte."""
+    """Names what it wrote and how to use it; the CSV holds the store's figures; again, it writes the same bytes."""
     assert main(["--results", str(store), "--out", str(tmp_path / "a"), "--resamples", "50"]) == 0
-    printed = capsys.readouterr().out.split()
+    names, told = capsys.readouterr().out.split("\n\n")
+    printed = [f"{stem}{kind}" for stem, *kinds in map(str.split, names.splitlines()) for kind in kinds]
     assert sorted(printed) == sorted(str(path) for path in (tmp_path / "a").iterdir())
+    assert f"\\input{{{tmp_path / 'a'}/main}} (\\ref{{tab:main}})" in told
     with (tmp_path / "a" / "main.csv").open() as file:
         rows = {
             row["keys"]: float(row["value"]) for row in csv.DictReader(file) if " " not in row["keys"] and row["keys"]
