@@ -23,8 +23,8 @@ BOLD = (
     "Holm's correction over the comparisons with the best); underlined or in italics: that one."
 )
 EVIDENCE = (
-    "Evidence: log-odds of the object against the support's background, without training; bank: against other "
-    "pictures, too; objects: and what the bank's labelled objects say; regions, snap: averaged within regions or superpixels."
+    "Evidence: log-odds of the object against the support's background, without training; bank: against other pictures "
+    "too; objects: and what the bank's labelled objects say; regions, snap: means over regions or superpixels."
 )
 METHOD_OF_BACKBONE = BOLD.format(of="method of a backbone")
 WRONG_NAMES = "Wrong names: the same model prompted with another class's name (a control that must be worse)."
