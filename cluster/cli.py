@@ -188,7 +188,7 @@ def run_study(study: Study[Asked], asked: Asked) -> int:
         return code
     chosen = select(cells, options.select)
     if study.report is not None:
-        code = _report(study.report, store, cells, chosen, code, options.tracking_uri)
+        code = _report(study.report, store, cells, chosen, code, options)
     if code:
         for line in failures(store, unique(chosen)):
             print(line, flush=True)
@@ -196,7 +196,7 @@ def run_study(study: Study[Asked], asked: Asked) -> int:
 
 
 def _report(
-    report: Report, store: Store, cells: list[AnyCell], chosen: list[AnyCell], code: int, tracking_uri: str
+    report: Report, store: Store, cells: list[AnyCell], chosen: list[AnyCell], code: int, options: Options
 ) -> int:
     """Print tables, where there is something to put into them; returns the exit code."""
     tested = [cell.key() for cell in chosen if isinstance(cell, Cell)]
@@ -214,9 +214,9 @@ def _report(
             return code
         print(f"error: no tables: {error}", file=sys.stderr)
         return SOME_FAILED
-    for line in trained_models(store, unique(chosen)):
+    for line in trained_models(store, unique(chosen), options.weights_dir):
         print(line)
     print(f"results  {store.root}")
-    for name, line in zip(("runs", ""), how_to_open(store.root, tracking_uri)):
+    for name, line in zip(("runs", ""), how_to_open(store.root, options.tracking_uri)):
         print(f"{name:9}{line}", flush=True)
     return code

@@ -7,6 +7,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.planning.plan import Plan
@@ -48,14 +49,21 @@ def conclude(name: str, plan: Plan, unfinished: list[str], dropped: list[str], p
     print(f"{'; '.join(words)} ({', '.join([f'{progress.seconds:.0f} s', *progress.speed()])})", flush=True)
 
 
-def trained_models(store: Store, cells: Sequence[AnyCell]) -> list[str]:
-    """Where the first trained models that are DiffUp itself are, and what to do with one; nothing without any."""
+def trained_models(store: Store, cells: Sequence[AnyCell], weights_dir: Path | None = None) -> list[str]:
+    """Where the first trained models that are DiffUp itself are, and what to do with one; nothing without any.
+
+    Args:
+        store, cells: of the launch.
+        weights_dir: that its backbones' weights came from.
+    """
     trained = [cell for cell in cells if isinstance(cell, TrainingCell) and cell.variant == "diffup"]
     there = [cell for cell in trained if store.read(cell.key(), verify=False).status == "finished"][:MODELS]
     if not there:
         return []
     lines = [f"model    {store.folder(cell.key())}  ({cell.backbone}, fold {cell.fold})" for cell in there]
     predict = shlex.join([*diffup_command(), "predict", "--checkpoint", str(store.folder(there[0].key()))])
+    if weights_dir is not None:
+        predict += f" --weights-dir {shlex.quote(str(weights_dir))}"
     return [*lines, f"         {predict} …"]
 
 

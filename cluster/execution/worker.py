@@ -292,7 +292,7 @@ def _keep(unit: WorkUnit, outcome: Any, batch_size: int, context: WorkContext, s
 
 def _failed(cell: AnyCell, error: Exception, context: WorkContext, store: Store, started: str) -> dict[str, Any]:
     """Record an error."""
-    key, message = cell.key(), f"{type(error).__name__}: {error}"
+    key, message = cell.key(), "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
     trace = "".join(traceback.format_exception(error))
     with contextlib.suppress(OSError):  # such as a full disk; then the cell is simply not finished
         store.write_error(cell, message, trace, passing=passes(error))

@@ -233,6 +233,11 @@ def in_words(made: Forecast, cells: Sequence[AnyCell], rates: Rates, *, workers:
         f"  about {duration(made.wall(cells, workers, cores))} on {on}, from rates measured on {rates.hardware}, not "
         "from cells (no cell like these has finished)"
     )
+    trained = [made.cells[cell.key()] for cell in cells if isinstance(cell, TrainingCell) and cell.key() in made.cells]
+    kinds = [(made.stage, "encoding once for all cells"), (sum(trained), f"{len(trained)} trainings"),
+             (sum(made.cells.values()) - sum(trained), f"{len(made.cells) - len(trained)} evaluations")]  # fmt: skip
+    told = ", ".join(f"{duration(seconds)} for {what}" for seconds, what in kinds if seconds)
+    lines.append(f"    {duration(total)} of one {on.split()[1].rstrip('s')}'s work: {told}")
     parts = [f"{made.counts[part]:,} {part} {made.parts[part] / total:.0%}" for part in PARTS if made.counts[part]]
     lines.append(f"    of it: {', '.join(parts)}")
     if made.unknown:

@@ -83,8 +83,8 @@ def run_name(cell: AnyCell) -> str:
     fold = "all" if cell.fold == ALL_CLASSES else f"f{cell.fold}"
     seed = f" s{cell.train_seed}" if cell.train_seed else ""
     if isinstance(cell, TrainingCell):
-        return f"train {cell.backbone} {cell.variant} {fold}{seed}"
-    return f"{cell.backbone} {cell.shots}x{cell.annotation} {cell.variant} {fold}{seed}"
+        return f"train {cell.variant} {cell.backbone} {fold}{seed}"
+    return f"{cell.variant} {cell.shots}x{cell.annotation} {cell.backbone} {fold}{seed}"
 
 
 def intervals(cell: AnyCell, episodes: Path) -> dict[str, float]:

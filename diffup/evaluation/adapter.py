@@ -7,6 +7,7 @@ query, and no class name unless the annotation has text. No torch at import.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -107,8 +108,15 @@ def ask(
         given.append(Cue("text", None, dataset.classes[prompt], tuple(dataset.classes)))
     query = dataset.image(episode.query)
     size = query.shape[:2]
-    answer = np.asarray(method(query, [dataset.image(i) for i in ids], given))
     where = f"{getattr(method, '__name__', method)}, episode {episode.index} (query {episode.query})"
+    try:
+        answer = np.asarray(method(query, [dataset.image(i) for i in ids], given))
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)[1:]
+        own = getattr(getattr(method, "__code__", None), "co_filename", "")
+        for frame in [frame for frame in frames if frame.filename == own][-1:]:  # the last line of the method's file
+            error.add_note(f"{where}: {frame.filename}, line {frame.lineno}: {frame.line}")
+        raise
     if answer.shape != size:
         raise UserError(
             f"{where} returned shape {answer.shape}; it must be a probability for each pixel of the query, {size}"

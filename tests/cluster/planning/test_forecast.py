@@ -130,6 +130,7 @@ def test_the_plan_says_that_rates_are_not_cells() -> None:
     wall = IMAGES / 2 + STEPS + DRAWING + 2 * DRAWN + 2 * (IMAGES + MATCHING) / 3 + 550  # three cells on two workers
     assert f"about {wall / 60:.0f} min on 2 workers, from rates measured on a slow one, not from cells" in said
     assert "(no cell like these has finished)" in said and "300 episodes decoded" in said and "GPU" not in said
+    assert re.search(r"of one worker's work: \d+ min for 1 trainings, \d+ min for 3 evaluations", said), said
     colours = adapter("experiments.foreign_method:colour_histogram")
     foreign = evaluation_cells(DATA, 0, [RESNET], [(1, "mask")], config=INPUT, episodes=9, sample=colours)
     with_it = in_words(forecast([*GRID, *foreign], RATES, "pixels"), GRID, RATES, workers=2, cores=2, gpu=False)

@@ -25,7 +25,7 @@ from cluster.tracking.launches import open_tracking
 from cluster.tracking.moved import relocate
 from cluster.tracking.runs import Tracking, log_dataset, run_name
 from cluster.tracking.sync import sync
-from cluster.tracking.view import COLUMNS, NOTE, SHARED_VIEW, how_to_open, link
+from cluster.tracking.view import COLUMNS, NOTE, SHARED_VIEW, TAGS, how_to_open, link
 from diffup.config import SampleConfig
 from diffup.evaluation.stats import EPISODE_COLUMNS, EpisodeCounts, bootstrap
 from diffup.grid.cell import Cell
@@ -73,7 +73,7 @@ def logged(store: Store) -> tuple[MlflowClient, Tracking, Run]:
 
 def test_a_run_has_a_short_name_its_data_and_the_intervals_of_the_tables(store: Store) -> None:
     _, _, run = logged(store)
-    assert run.info.run_name == run_name(CELL) == "tiny_resnet 1xmask prior_mean f2"
+    assert run.info.run_name == run_name(CELL) == "prior_mean 1xmask tiny_resnet f2"
     assert run.inputs is not None
     (given,) = run.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("shapes4i", "aaaabbbbcccc")
@@ -146,7 +146,7 @@ def test_the_link_opens_the_runs_with_their_columns(store: Store, require_progra
         browser.until(f"document.body?.innerText.includes({run_name(CELL)!r})")
         text = browser.run("document.body.innerText")
         assert "Error loading shared view" not in text and "a grid of DiffUp" in text
-        for name in ("miou", "miou_high", "miou_low"):
+        for name in ("miou", *TAGS):
             assert name in text
 
 

@@ -113,6 +113,16 @@ def test_what_is_no_probability_map_is_refused(answer: Any, message: str) -> Non
         ask(method, EPISODE, "mask", 1, 2, source())
 
 
+def test_an_error_of_the_method_says_where_in_its_file() -> None:
+    def method(query: Any, supports: Any, cues: Any) -> Any:
+        return np.stack(supports[1:])  # numpy raises it
+
+    with pytest.raises(ValueError, match="need at least one array") as raised:
+        ask(method, EPISODE, "mask", 1, 2, source())
+    (note,) = raised.value.__notes__
+    assert note.startswith(f"method, episode 4 (query 2_0): {__file__}, line ") and note.endswith("# numpy raises it")
+
+
 @pytest.mark.parametrize("answer", [np.ones(SHAPE, bool), np.ones(SHAPE, np.uint8), np.ones(SHAPE).tolist()])
 def test_masks_and_lists_are_probabilities_too(answer: Any) -> None:
     assert (ask(lambda query, supports, cues: answer, EPISODE, "mask", 1, 2, source()) == 1).all()
