@@ -36,6 +36,7 @@ from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data
 
 if TYPE_CHECKING:
+    from analysis.tables.places import MethodKey, Task
     from analysis.tables.scores import Study as Scored
     from analysis.tables.table import Table
 
@@ -121,23 +122,27 @@ def build(asked: EvaluateMethod) -> Grid:
 
 
 def comparison(results: Path, keys: list[str]) -> Iterable[Table]:
-    """A table per task: each rival's figure and the method's paired difference to it."""
-    from analysis.results import load_results
+    """A table per task: each rival's figure and the method's paired difference to it.
+
+    DiffUp is among the rivals where another study has evaluated it on the same episodes in the same folder.
+    """
+    from analysis.results import load_results, only
     from analysis.tables.scores import studies
 
-    for study in studies(load_results(results, keys=keys)):
-        for task in study.tasks:
-            yield _compared(study, task)
+    found = load_results(results)
+    cells = found.cells
+    mine = cells["key"].isin(keys)
+    same = (cells["variant"] == "diffup") & cells["manifest_hash"].isin(set(cells[mine]["manifest_hash"]) - {""})
+    for study in studies(only(found, cells[mine | same]["key"])):
+        (own,) = (method for method in study.methods if method.method == "adapter")
+        yield from (_compared(study, own, task) for task in study.tasks if study.asked(own, task))
 
 
-def _compared(study: Scored, task: object) -> Table:
+def _compared(study: Scored, own: MethodKey, task: Task) -> Table:
     from analysis.tables import captions
-    from analysis.tables.places import Task
     from analysis.tables.table import MISSING, Row, differs
 
-    assert isinstance(task, Task)
-    (own,) = (method for method in study.methods if method.method == "adapter")
-    rivals = [method for method in study.methods if method != own]
+    rivals = [method for method in study.methods if method != own and study.asked(method, task)]
     gaps = [study.difference((own, task), (rival, task)) for rival in rivals]
     rows = [Row(("", own.variant), (study.number(own, task), "", ""))]
     for rival, gap, apart in zip(rivals, gaps, differs(gaps)):
@@ -148,7 +153,7 @@ def _compared(study: Scored, task: object) -> Table:
         f"method_{task}".replace(" ", "_"),
         f"{own.variant} on {captions.data_name(study)}, {task}: mIoU in %, and its paired difference to each rival.",
         ("Backbone", "Method"),
-        captions.columns("mIoU", f"{own.variant} − it", "differs"),
+        captions.columns("mIoU", "difference", "differs"),
         rows,
         "Differs: the paired difference is not 0 (p < 0.05 after Holm's correction over the rivals of this table).",
     )

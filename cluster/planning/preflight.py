@@ -164,8 +164,8 @@ def _evaluation(cell: Cell, dataset: Dataset, protocol: Protocol) -> str:
     more = f" and {len(short) - SHOWN} more classes" if len(short) > SHOWN else ""
     return (
         f"{dataset.name}, fold {cell.fold}: {cell.shots} shots need {needed} images of each class under protocol "
-        f"{protocol.name!r}; too few of {named}{more}; add images, or take fewer shots (--shots where a study has it, "
-        f"else --select shots=1)"
+        f"{protocol.name!r}; too few of {named}{more}; add images, or take fewer shots (--shots where the study "
+        f"has it, else --select 'shots=1|2', with those that are wanted)"
     )
 
 

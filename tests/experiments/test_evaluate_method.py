@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from diffup import plugins
+from diffup.config import SampleConfig
 from diffup.errors import UserError
 from diffup.grid import axes
 from diffup.grid.axes import OWN, RIVALS
 from diffup.grid.cell import Cell
-from experiments.evaluate_method import STUDY, build
+from experiments.evaluate_method import STUDY, build, comparison
+from tests.helpers.stores import cell, write_store
 
 ROOT = Path(__file__).resolve().parents[2]
 FUNCTION = "experiments.foreign_method:colour_histogram"
@@ -71,6 +74,20 @@ def test_an_entry_point_names_a_method(json_path: Path, monkeypatch: pytest.Monk
 def test_what_can_not_be_evaluated_is_named(json_path: Path, arguments: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         cells_of(json_path, *arguments)
+
+
+def test_diffup_is_a_rival_where_the_folder_has_it_on_the_same_episodes(tmp_path: Path) -> None:
+    sample = SampleConfig(method="adapter", function="mine:segment", function_version="1")
+    own = replace(cell(method="prior_mean", backbone=OWN.name, weights=OWN.weights, variant="segment"), sample=sample)
+    mine = [own, cell(method="prior_mean")]
+    root = write_store(tmp_path, [*mine, cell(), cell(annotation="box")])
+    (table,) = comparison(root, [one.key() for one in mine])
+    assert [row.labels[1] for row in table.rows] == ["segment", "DiffUp", "prior mean"]
+    for other in root.glob("*/result.json"):
+        if other.parent.name == cell().key():
+            other.write_text(other.read_text().replace('"m0"', '"other episodes"'))
+    (table,) = comparison(root, [one.key() for one in mine])
+    assert [row.labels[1] for row in table.rows] == ["segment", "prior mean"]
 
 
 @pytest.mark.ray
