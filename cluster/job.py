@@ -93,7 +93,7 @@ def connect(address: str) -> JobSubmissionClient:
     Raises:
         UserError: it does not answer, or refuses the token.
     """
-    check_address(address, "--address or RAY_ADDRESS")
+    check_address(address, "--address")
     from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 

@@ -256,7 +256,10 @@ def check_address(address: str, named_by: str) -> None:
     Raises:
         UserError: nothing answers there, or the address has another form.
     """
-    hint = f"; unset {named_by} to use this machine alone" if named_by == "RAY_ADDRESS" else ""
+    hint = {
+        "RAY_ADDRESS": "; unset RAY_ADDRESS to use this machine alone",
+        "--address": "; docs/cluster.md says how to start one, --address or RAY_ADDRESS names its dashboard",
+    }.get(named_by, "")
     why = _refused(address)
     if not why and "://" not in address and not _healthy(address):
         why = "what answers there is no Ray head" if address != "auto" else "no cluster runs on this machine"

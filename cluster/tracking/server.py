@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from ipaddress import ip_address
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import NoReturn
 
 from cluster.tracking.client import open_store, resolve_uri, tracking_uri
 from cluster.tracking.view import pages
+from diffup.errors import UserError
 
 
 def serve(results: Path, host: str, port: int) -> NoReturn:
@@ -19,8 +21,16 @@ def serve(results: Path, host: str, port: int) -> NoReturn:
         results: the result store; runs are in its ``mlflow.db``, artifacts in ``mlartifacts/``.
         host: address to listen at.
         port: to listen at.
+
+    Raises:
+        UserError: that address is taken, or none of this machine.
     """
     uri = resolve_uri("", results)
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise UserError(f"can't listen at {host}:{port} ({error.strerror}); choose another --port") from error
     open_store(uri)
     if not _is_loopback(host):
         print(

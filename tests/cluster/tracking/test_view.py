@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +25,11 @@ from cluster.tracking.export import log_cell
 from cluster.tracking.launches import open_tracking
 from cluster.tracking.moved import relocate
 from cluster.tracking.runs import Tracking, log_dataset, run_name
+from cluster.tracking.server import serve
 from cluster.tracking.sync import sync
 from cluster.tracking.view import COLUMNS, NOTE, SHARED_VIEW, TAGS, how_to_open, link
 from diffup.config import SampleConfig
+from diffup.errors import UserError
 from diffup.evaluation.stats import EPISODE_COLUMNS, EpisodeCounts, bootstrap
 from diffup.grid.cell import Cell
 from tests.helpers.browser import Browser
@@ -164,3 +167,11 @@ def test_a_data_set_is_logged_by_one_at_a_time() -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda number: log_dataset(cast(MlflowClient, Client()), str(number), CELL), range(8)))
     assert most == [1] * 8
+
+
+def test_a_port_that_is_taken_is_named(store: Store) -> None:
+    logged(store)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"can't listen at 127.0.0.1:{port} .*; choose another --port"):
+            serve(store.root, "127.0.0.1", port)
