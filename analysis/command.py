@@ -10,6 +10,7 @@ from pathlib import Path
 from analysis.results import launch_keys
 from diffup.errors import UserError
 from diffup.evaluation.stats import RESAMPLES
+from diffup.usage import Parser
 
 SHOWN = 10  # warnings
 DIFFUP = ("paper", "report")
@@ -25,9 +26,7 @@ def warn(warnings: Sequence[str]) -> None:
 
 def parser(name: str, description: str, out: str = "DIR") -> argparse.ArgumentParser:
     """The command line of ``python -m analysis NAME --results DIR --out …``; `DIFFUP` are commands of diffup, too."""
-    made = argparse.ArgumentParser(
-        prog=f"{'diffup' if name in DIFFUP else 'python -m analysis'} {name}", description=description
-    )
+    made = Parser(prog=f"{'diffup' if name in DIFFUP else 'python -m analysis'} {name}", description=description)
     made.add_argument("--results", type=Path, required=True, metavar="DIR", help="the results of a grid")
     made.add_argument("--out", type=Path, required=True, metavar=out, help="where to write")
     made.add_argument("--resamples", type=int, default=RESAMPLES, metavar="N", help="bootstrap resamples (%(default)s)")

@@ -30,6 +30,7 @@ from pathlib import Path
 from diffup import __version__
 from diffup.commands.completion import SHELLS, script
 from diffup.errors import INSTALL, UserError, command_line
+from diffup.usage import Parser, meant
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 STUDIES = CHECKOUT / "experiments"
@@ -118,6 +119,8 @@ def _study(argv: Sequence[str], command: str) -> str:
     if not argv or argv[0] in ("-h", "--help"):
         return ""
     if argv[0] not in (names := studies()):
+        if near := meant(argv[0], names):
+            raise UserError(f"there is no study {argv[0]!r:.60}{near}")
         raise UserError(f"diffup {command} takes the name of a study first, one of {', '.join(names)}")
     if find_spec("ray") is None:
         raise UserError(f"studies run on Ray, which is not installed; run in your clone of DiffUp: {INSTALL}")
@@ -176,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     listed = "\n".join(f"  {name:12}{told}" for name, (_, told) in COMMANDS.items())
     if not IN_CHECKOUT:
         listed += f"\n\nin a clone of the repository also: {', '.join(PLATFORM)}"
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="diffup",
         description=f"Few-shot segmentation with any backbone and any annotation.\n\ncommands:\n{listed}",
         epilog="'diffup COMMAND --help' shows the options of a command.",

@@ -45,6 +45,17 @@ def is_function(name: str) -> bool:
     return bool(colon) and all(part.isidentifier() for part in (*module.split("."), function))
 
 
+def by_module(name: str) -> str:
+    """A function as ``"ours:build"`` where `name` is or begins with that of its file, ``ours.py:build``, or ``ours``
+    beside a file ``ours.py``; empty for any other name.
+    """
+    file, colon, function = name.partition(":")
+    if not file.endswith(".py") and (colon or not os.path.isfile(f"{file}.py")):
+        return ""
+    path = Path(file.removesuffix(".py"))
+    return f"{path.name if path.is_absolute() else '.'.join(path.parts)}:{function or 'function'}"
+
+
 def source_file(function: str, what: str) -> Path:
     """The file of the module of a function; packages above it are imported, the module is not.
 
@@ -57,6 +68,10 @@ def source_file(function: str, what: str) -> Path:
     Raises:
         UserError: not of that form, or no such module or file.
     """
+    if known := by_module(function):
+        raise UserError(
+            f"{what} {function!r}: write {known} (the name of the module, not of its file, and the function)"
+        )
     if not is_function(function):
         raise UserError(f"{what} {function!r}: write it as 'package.module:name'")
     module = function.partition(":")[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +12,12 @@ from cluster.storage.results import Store
 from cluster.storage.sizes import format_size, parse_size
 from cluster.storage.sync import Sync
 from diffup.errors import UserError
+from diffup.usage import Parser
 
 
 def sync(argv: Sequence[str]) -> int:
     """Download results from an object store, or upload them to one."""
-    parser = argparse.ArgumentParser(prog="diffup sync", description=sync.__doc__)
+    parser = Parser(prog="diffup sync", description=sync.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, arguments in (("pull", ("uri", "folder")), ("push", ("folder", "uri"))):
         command = commands.add_parser(name)
@@ -57,7 +57,7 @@ def _push(store: Store, copy: Sync) -> int:
 
 def cache(argv: Sequence[str]) -> int:
     """List, clean or check the feature cache. Deleting from it loses nothing but time."""
-    parser = argparse.ArgumentParser(prog="diffup cache", description=cache.__doc__)
+    parser = Parser(prog="diffup cache", description=cache.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, what in (
         ("list", "folders of shards, their sizes, and when they were last used"),

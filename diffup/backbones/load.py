@@ -249,13 +249,14 @@ def _from_hub(name: str, weights_dir: Path | None) -> Any:
     except UserError:
         raise
     except Exception as error:  # the hub clients raise a dozen unrelated types when a download fails
-        local = find_weights(name, weights_dir)
-        stem = file_stems(check_backbone(name))[0]
-        have = f"{local} is there but weights 'hub' were asked for" if local else f"{stem}.safetensors"
+        local, file = find_weights(name, weights_dir), f"{file_stems(check_backbone(name))[0]}.safetensors"
+        have = f"{local} is there but weights 'hub' were asked for" if local else file
+        remedy = f"Offline, pass --weights-dir with a directory that holds the weights ({have})"
+        if weights_dir and not local:
+            remedy = f"{weights_dir} has no {file} either: put it there, or pass --weights-dir with its directory"
         raise UserError(
             f"the pretrained weights of backbone {name!r} could not be downloaded "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). Offline, pass "
-            f"--weights-dir with a directory that holds the weights ({have})"
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}). {remedy}"
         ) from error
 
 

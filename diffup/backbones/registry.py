@@ -18,7 +18,7 @@ from pathlib import Path
 
 from diffup.backbones.embedded import EMBEDDED
 from diffup.errors import UserError, extra
-from diffup.plugins import BACKBONES, entry_points, is_function, source_hash
+from diffup.plugins import BACKBONES, by_module, entry_points, is_function, source_hash
 
 OPEN_CLIP_PREFIX = "open_clip:"
 SUGGESTIONS = 5
@@ -62,7 +62,7 @@ def parse_backbone(name: str) -> BackboneName:
         return BackboneName(kind="own", model=function)
     kind, separator = ("open_clip", "/") if name.startswith(OPEN_CLIP_PREFIX) else ("timm", ".")
     model, found, tag = name.removeprefix(OPEN_CLIP_PREFIX).partition(separator)
-    if not model or (found and not tag) or name != name.strip():
+    if (not model or (found and not tag) or name != name.strip()) and not by_module(name):
         raise UserError(
             f"backbone name {name!r} is incomplete; write a timm name such as 'resnet50' or 'resnet50.a1_in1k', or "
             f"'open_clip:MODEL/TAG' such as 'open_clip:ViT-B-16/openai'"
@@ -123,7 +123,9 @@ def suggest(name: str) -> list[str]:
 
 def _unknown(name: str, what: str, near: list[str]) -> UserError:
     hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models(), open_clip.list_models() list all names"
-    return UserError(f"backbone {name!r}: {what}; {hint}")
+    if own := by_module(name):
+        hint = f"for a function of your own write {own}"
+    return UserError(f"backbone {name!r}: {what} ({hint})")
 
 
 def check_backbone(name: str) -> BackboneName:

@@ -48,10 +48,12 @@ def find_weights(name: str, weights_dir: Path | None) -> Path | None:
     """
     if weights_dir is None:
         return None
-    weights_dir = as_path(weights_dir, "weights_dir")
+    weights_dir, stems = as_path(weights_dir, "weights_dir"), file_stems(parse_backbone(name))
     if not weights_dir.is_dir():
-        raise UserError(f"weights directory {weights_dir} does not exist; give one that holds <backbone>.safetensors")
-    stems = file_stems(parse_backbone(name))
+        raise UserError(
+            f"weights directory {weights_dir} does not exist; give one that holds {stems[0]}.safetensors for backbone "
+            f"{name!r}"
+        )
     paths = (weights_dir / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES)
     return next((path for path in paths if path.is_file()), None)
 

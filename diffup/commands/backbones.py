@@ -14,12 +14,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from diffup.commands.options import Count, Name, option, parse
+from diffup.commands.options import Count, Folder, Name, parse
 from diffup.errors import UserError
 
 RUNS = 3  # that are timed
@@ -31,7 +29,7 @@ class Check:
 
     name: tyro.conf.Positional[Name]
     """timm, open_clip:…, shipped, an entry point or package.module:build"""
-    weights_dir: Annotated[Path | None, *option("DIR", Path, default=False)] = None
+    weights_dir: Folder = None
     """folder of weights files; others are downloaded by name"""
     size: Count = 320
     """side of the image in pixels"""

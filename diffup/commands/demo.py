@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from diffup.commands.options import File, Name, NamesOrNone, PathOrName, option, parse
+from diffup.commands.options import CountOrNone, Folder, Name, NamesOrNone, option, parse
+from diffup.commands.threads import use_threads
 from diffup.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,15 +41,17 @@ PortOrNone = Annotated[int | None, *option("PORT", port, default=False)]
 class Demo:
     """Options of the command."""
 
-    checkpoint: PathOrName = "base"
-    """the trained part: base, a folder, or a Hugging Face hub id"""
+    checkpoint: Name = "base"
+    """the trained part: base, a checkpoint's folder, or a Hugging Face hub id owner/name"""
     backbones: NamesOrNone = None
     """to choose from, the first is loaded at the start (default: that of the training, those with weights in
     --weights-dir, and the embedded ones)"""
-    weights_dir: File = None
+    weights_dir: Folder = None
     """folder of <backbone>.safetensors; others are downloaded by name"""
     device: Name = "cpu"
     """where backbones run"""
+    threads: CountOrNone = None
+    """of the CPU (default: torch's own number); fewer leave cores to others"""
     port: PortOrNone = None
     """of the address; 0 for any that is free (default: the first free one from 7860)"""
     share: bool = False
@@ -60,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
     options = parse(Demo, argv, prog="diffup demo", description=__doc__ or "")
     if options.backbones == ():
         raise UserError("--backbones names no backbone")
+    use_threads(options.threads)
     from diffup.demo.serve import check_installed, free_port, private_folder, serve
 
     check_installed()
@@ -91,7 +95,7 @@ def open_session(
     from diffup.backbones.weights import find_weights
     from diffup.demo.session import Backbones, Session
 
-    find_weights(next(iter(EMBEDDED)), weights_dir)  # the folder is there
+    find_weights("resnet50", weights_dir)  # the folder is there
     for name in names or ():
         check_backbone(name)
     load = partial(DiffUp.from_pretrained, checkpoint, weights_dir=weights_dir, device=device)

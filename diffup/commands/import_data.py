@@ -19,11 +19,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from diffup.commands.options import CountOrAuto, Text, option, parse
+from diffup.commands.options import CountOrAuto, Folder, Text, option, parse
 from diffup.data.importers.write import import_dataset, words
 from diffup.files import as_path
 
-Folder = Annotated[Path | None, *option("DIR", Path, default=False)]
 Source = Annotated[Path, *option("SOURCE", Path)]
 Out = Annotated[Path, *option("OUT", Path)]
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from diffup.errors import USER_ERROR, UserError, replace_unprintable
+from diffup.usage import unknown_option
 
 Parsed = TypeVar("Parsed")
 
@@ -32,6 +33,13 @@ def count(text: str) -> int:
     if not re.fullmatch(r"[+-]?\d+", text, flags=re.ASCII) or int(text) < 1:
         raise UserError(f"must be 1 or more, not {text}")
     return int(text)
+
+
+def folder(text: str) -> Path:
+    """A folder's path."""
+    if not text:
+        raise UserError("is empty; give a folder")
+    return Path(text)
 
 
 def option(metavar: str, parse: Callable[[str], Any], *, default: bool = True) -> tuple[Any, ...]:
@@ -63,6 +71,7 @@ NameOrNone = Annotated[str | None, *option("NAME", str, default=False)]
 Names = Annotated[tuple[str, ...], *option("A,B,…", names)]
 NamesOrNone = Annotated[tuple[str, ...] | None, *option("A,B,…", names, default=False)]
 File = Annotated[Path | None, *option("FILE", Path, default=False)]
+Folder = Annotated[Path | None, *option("DIR", folder, default=False)]
 Count = Annotated[int, *option("N", count)]
 CountOrAuto = Annotated[int, *option("N", count, default=False)]
 CountOrNone = Annotated[int | None, *option("N", count, default=False)]
@@ -108,9 +117,21 @@ def parse(kind: type[Parsed], argv: Sequence[str] | None = None, *, prog: str, d
         while cause is not None and not isinstance(cause, UserError):
             cause = cause.__context__
         where = re.search(r"Error parsing (\S+):", said.getvalue())
-        told = f"{where[1]}: {cause}" if cause and where else f"{gist(said.getvalue())}; see {prog} --help"
+        if "Unrecognized options" in said.getvalue() and (unknown := unknown_option(arguments, _options(kind))):
+            told = unknown if unknown.endswith("?") else f"{unknown}; see {prog} --help"
+        else:
+            told = f"{where[1]}: {cause}" if cause and where else f"{gist(said.getvalue())}; see {prog} --help"
         print(f"error: {told}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
+
+
+def _options(kind: type[Any]) -> list[str]:
+    """The options that the help of a dataclass explains, with which its lines begin: ``-o DIR, --out DIR  folder``."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        tyro.cli(kind, args=["--help"], config=(tyro.conf.FlagCreatePairsOff,))
+    heads = re.findall(r"^[│ ]{0,4}(-.*?)(?:  |$)", COLOUR.sub("", said.getvalue()), flags=re.MULTILINE)
+    return [option for head in heads for option in re.findall(r"--?[a-z][a-z0-9-]*", head)]
 
 
 def gist(framed: str) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from diffup.commands.options import parse
 from diffup.commands.predict_inputs import ANNOTATIONS, find_queries, in_order
 from diffup.commands.predict_options import Predict
+from diffup.commands.threads import use_threads
 from diffup.errors import UserError
 from diffup.files import as_path
 
@@ -41,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("say what to look for: --support S.jpg with --mask M.png (or --box …) after it, or --text NAME")
     asked = replace(asked, out=_folder(asked.out))
     queries = find_queries(asked.queries)
+    use_threads(asked.threads)
     from diffup.commands.predict_run import run  # torch: what is wrong with the command is told before
 
     return run(asked, shown, queries)

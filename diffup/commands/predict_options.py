@@ -8,17 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from diffup.commands.options import Count, Name, NameOrNone, Text, option, repeatable
-from diffup.errors import UserError
-
-
-def _path(text: str) -> Path:
-    if not text:
-        raise UserError("is empty; give a folder")
-    return Path(text)
-
-
-Folder = Annotated[Path | None, *option("DIR", _path, default=False)]
+from diffup.commands.options import Count, CountOrNone, Folder, Name, NameOrNone, Text, folder, option, repeatable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +41,15 @@ class Predict:
     """folder of backbone weights, NAME.safetensors (default: downloaded by name)"""
     device: Name = "auto"
     """auto (a CUDA GPU if there is one), cpu, cuda, cuda:1"""
+    threads: CountOrNone = None
+    """of the CPU (default: torch's own number); fewer leave cores to others"""
     bank: Folder = None
     """folder of 15 to 60 pictures that do not show the class, to compare with (DiffUp.calibrate)"""
     steps: Count = 2
     """of the diffusion decoder"""
     snap: bool = False
     """let edges follow those of the image (superpixels), which takes longer"""
-    out: Annotated[Path, *option("DIR", _path), tyro.conf.arg(aliases=["-o"], help_behavior_hint="(required)")]
+    out: Annotated[Path, *option("DIR", folder), tyro.conf.arg(aliases=["-o"], help_behavior_hint="(required)")]
     """folder of the results"""
     overwrite: bool = False
     """make results again that another request made, and replace files of other origin"""

@@ -73,7 +73,9 @@ def read_support(shown: Shown) -> tuple[NDArray[np.uint8], Support]:
         given: Any = shown.annotation if kind in FILES else numbers(shown.annotation, NUMBERS[kind])
         drawn = Support(pixels, given, kind).drawn((pixels.shape[0], pixels.shape[1]))
     except UserError as error:
-        raise UserError(f"--{kind} of {shown.path}: {error}") from error
+        swapped = kind in FILES and len(np.unique(pixels)) <= 2
+        hint = f"; --support {shown.path} has two values, as a mask: are the two files swapped?" if swapped else ""
+        raise UserError(f"--{kind} of {shown.path}: {error}{hint}") from error
     if kind in FILES:  # as it was read, not to read it again for each query
         given = drawn == 1 if kind == "scribble" else drawn
     return pixels, Support(pixels, given, kind)
@@ -226,4 +228,4 @@ def _summary(done: Sequence[dict[str, Any]], failed: Sequence[dict[str, Any]], l
     if failed:
         parts.append(f"{len(failed)} could not be read")
     each = f", {sum(fresh) / len(fresh):.2f} s per picture" if fresh else ""
-    return f"{', '.join(parts)}{each}, {loading:.1f} s to load"
+    return f"{', '.join(parts)}{each}, {loading:.1f} s to load and to encode supports and bank"

@@ -21,6 +21,7 @@ from diffup.data.dataset import open_dataset, resolve_dataset, scan_dataset
 from diffup.data.report import describe, words
 from diffup.errors import UserError, command_line
 from diffup.home import home
+from diffup.usage import Parser
 
 BAD_DATA, BAD_USAGE = 1, 2
 
@@ -61,9 +62,7 @@ def verify(name: str, root: Path | None = None, lists: Path | None = None) -> in
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns 0, 1 for bad files, 2 for anything else wrong with what was asked."""
     told = (__doc__ or "").replace("`", "")
-    parser = argparse.ArgumentParser(
-        prog="diffup data", description=told, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="diffup data", description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     commands.add_parser("import", help="make a data set of your annotations: diffup data import --help")
     for run, text in (

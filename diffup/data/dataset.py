@@ -25,6 +25,7 @@ from diffup.data.records import Record, read_index, write_index
 from diffup.data.spec import ALL_CLASSES, PAIRED, DatasetSpec, SizeRule, read_spec
 from diffup.errors import UserError
 from diffup.home import home as diffup_home
+from diffup.usage import meant
 
 INDEX_VERSION = 3
 BENCHMARKS = ("pascal5i", "coco20i", "fss1000")
@@ -200,9 +201,12 @@ def resolve_dataset(name: str, root: Path | None = None) -> Path:
             f"data set {name!r} is not at {path.parent}. Make it from the files that you have: python -m diffup.data "
             f"prepare {name} --root DIR (docs/data.md says what DIR must hold and where to get it), or set DIFFUP_HOME"
         )
+    what = "the folder holds no dataset.json" if path.is_dir() else "there is no such file or folder here"
+    around = [str(found.parent) for found in path.parent.glob("*/dataset.json")] if path.parent.is_dir() else []
+    near = meant(name, ["shapes4i", *BENCHMARKS, *around])
     raise UserError(
-        f"data set {name!r}: neither a dataset.json nor one of shapes4i, {', '.join(BENCHMARKS)}; pass the path of a "
-        "dataset.json (README, 'Your own data')"
+        f"data set {name!r}: {what}, and it is none of shapes4i, {', '.join(BENCHMARKS)}"
+        + (near or "; pass the path of a dataset.json (README, 'Your own data')")
     )
 
 

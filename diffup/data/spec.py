@@ -137,7 +137,7 @@ def read_spec(path: Path) -> DatasetSpec:
     for field in document.keys() - fields:
         near = difflib.get_close_matches(field, sorted(fields), n=1, cutoff=0.8)
         if near:
-            problems.append(f"unknown field {reprlib.repr(field)}: did you mean {near[0]!r}?")
+            problems.append(f"unknown field {reprlib.repr(field)} (did you mean {near[0]!r}?)")
     name, layout = text("name", ""), text("layout", "")
     if "/" in name or "\\" in name:
         problems.append(f"'name' is {name!r}; it may not hold a slash")
@@ -228,7 +228,7 @@ def _folds(value: object, classes: tuple[str, ...], problems: list[str]) -> tupl
             elif classes:
                 few = len(problems) < SHOWN and len(name) <= LONGEST  # nobody reads the others, and a hint costs time
                 near = difflib.get_close_matches(name, classes, n=1) if few else []
-                hint = f"; did you mean {near[0]!r}?" if near else ""
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
                 problems.append(f"fold {number} names class {reprlib.repr(name)}, which is not in 'classes'{hint}")
         folds.append(tuple(known))
     seen = Counter(c for fold in folds for c in set(fold))

@@ -18,6 +18,11 @@ from diffup.errors import UserError
 PAGE = files("diffup.demo") / "page"
 SHOWN = ["mask", "mean", "deviation"]  # at the start
 START = "Add a support and draw on it, add a query, and press Segment. Or take an example."
+HINTS = {"a": START, "b": "What the second backbone makes of the same pictures comes here."}  # by card
+TOLD = (
+    "Prior mean: how much a pixel looks like the object before the decoder draws. Deviation: how uncertain it is. "
+    "Encode: the backbone's time for new pictures. Decode: that from features to the mask."
+)
 # Which pictures the cards show is a matter of the page alone: no call to the server.
 SHOW = """(chosen) => {
   const views = %s, body = document.body.classList;
@@ -62,17 +67,20 @@ def make_page(session: Session, checkpoint: str) -> gr.Blocks:
         _html("<h2>3. Segment, and swap the backbone: same decoder, no re-training</h2>")
         with gr.Row(elem_id="du-choose"):
             chosen = [
-                gr.Dropdown(names, value=names[0], label="Backbone", elem_id="du-backbone-a"),
-                gr.Dropdown(names, value=names[1 % len(names)], label="Compared with", elem_id="du-backbone-b"),
+                gr.Dropdown(names, value=names[0], label="Backbone", elem_id="du-backbone-a", min_width=240),
+                gr.Dropdown(
+                    names, value=names[1 % len(names)], label="Compared with", elem_id="du-backbone-b", min_width=240
+                ),
             ]
             options = [(label, view) for view, label in VIEWS.items()]
             views = gr.CheckboxGroup(options, value=SHOWN, label="Show", elem_id="du-show", min_width=420)
             go = gr.Button("Segment", variant="primary", elem_id="du-segment", scale=0, min_width=160)
+        _html(f'<p class="du-told">{TOLD}</p>')
         with gr.Row():
             cards = []
-            for name in "ab":
+            for name, hint in HINTS.items():
                 with gr.Column(min_width=320):
-                    cards.append(_html(waiting(START), elem_id=f"du-card-{name}", min_height=120))
+                    cards.append(_html(waiting(hint), elem_id=f"du-card-{name}", min_height=120))
         inputs = [supports, query, class_name, others]
         private: dict[str, Any] = {"api_visibility": "private"}
         one_at_a_time: dict[str, Any] = {"concurrency_id": "segment", "concurrency_limit": 1, **private}
@@ -80,12 +88,12 @@ def make_page(session: Session, checkpoint: str) -> gr.Blocks:
             button.click(partial(_example, session, example), None, inputs, **private)
             for button, example in zip(buttons, EXAMPLES)
         ]
-        for backbone, shown in zip(chosen, cards):
+        for backbone, shown, hint in zip(chosen, cards, HINTS.values()):
             call = partial(_segment, session)
             gr.on([go.click, class_name.submit, others.submit], call, [*inputs, backbone], shown, **one_at_a_time)
             for event in loaded:
                 event.success(call, [*inputs, backbone], shown, **one_at_a_time)
-            backbone.input(partial(_swap, session), [*inputs, backbone], shown, **one_at_a_time)
+            backbone.input(partial(_swap, session, hint), [*inputs, backbone], shown, **one_at_a_time)
         views.change(None, [views], None, js=SHOW % list(VIEWS), **private)
         page.load(None, [views], None, js=SHOW % list(VIEWS), **private)
     return page
@@ -133,10 +141,10 @@ def _segment(session: Session, supports: Any, query: Any, class_name: str, other
         return failed(backbone, str(error))
 
 
-def _swap(session: Session, supports: Any, query: Any, class_name: str, others: str, backbone: str) -> str:
-    """The card of a backbone that was just chosen; with no pictures yet there is nothing to do."""
+def _swap(session: Session, hint: str, supports: Any, query: Any, class_name: str, others: str, backbone: str) -> str:
+    """The card of a backbone that was just chosen; with no pictures yet there is nothing to do but to give a hint."""
     empty = not (query or {}).get("pictures") or not ((supports or {}).get("pictures") or class_name)
-    return waiting(START) if empty else _segment(session, supports, query, class_name, others, backbone)
+    return waiting(hint) if empty else _segment(session, supports, query, class_name, others, backbone)
 
 
 def _example(session: Session, example: Example) -> tuple[Any, Any, str, str]:

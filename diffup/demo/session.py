@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffup.api import DiffUp
+from diffup.backbones.registry import has_text_encoder
 from diffup.demo.drawing import annotations_of, read_strokes
 from diffup.demo.pictures import Picture, Pictures
 from diffup.errors import UserError
@@ -22,6 +23,7 @@ KEPT_MODELS = 4
 KEPT_FEATURES = 500_000_000  # bytes
 MOST_SUPPORTS = 10
 NO_QUERY = "add a query picture: the one to segment"
+NO_READER = "there is none here, but CLIP does, such as open_clip:ViT-B-16/openai (diffup demo --backbones …)"
 NO_CUE = "nothing says what to look for: draw on a support picture{}"
 
 
@@ -163,7 +165,9 @@ class Session:
         name = class_name.strip() if isinstance(class_name, str) else ""
         reads_text = model.encoder.text_model is not None
         if name and not reads_text:
-            raise UserError(f"{model.encoder.backbone.name} reads no text: clear the class name, or choose another")
+            readers = ", ".join(filter(has_text_encoder, self.backbones.names)) or NO_READER
+            this = model.encoder.backbone.name
+            raise UserError(f"{this} reads no text: clear the class name, or choose one that does: {readers}")
         names = [each.strip() for each in others.split(",")] if isinstance(others, str) else []
         words = [Text(name, tuple(each for each in names if each))] if name else []
         if not drawings and not words:

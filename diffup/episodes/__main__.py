@@ -18,6 +18,7 @@ from diffup.episodes.manifest import PARQUET, listed_manifest, read_manifest, ro
 from diffup.episodes.protocols import get_protocol
 from diffup.episodes.sampling import make_manifest
 from diffup.errors import UserError, command_line
+from diffup.usage import Parser
 
 
 def _named(args: argparse.Namespace) -> Manifest:
@@ -46,7 +47,7 @@ def _replaceable(path: Path, manifest: Manifest) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print or write a manifest; returns the exit code, 2 for anything wrong with what was asked."""
-    parser = argparse.ArgumentParser(prog="diffup episodes", description="Print or write a manifest.")
+    parser = Parser(prog="diffup episodes", description="Print or write a manifest.")
     parser.add_argument("--dataset", required=True, help="pascal5i, coco20i, shapes4i or a dataset.json")
     parser.add_argument("--protocol", default="paired", help="one of `diffup protocols list`")
     parser.add_argument("--fold", type=int, required=True)

@@ -10,7 +10,6 @@ pixels on (PFENet), and with ``bam`` no training image has a pixel of a novel cl
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -19,6 +18,7 @@ from diffup.data.dataset import Dataset, open_dataset
 from diffup.episodes.protocols import Protocol, get_protocol
 from diffup.episodes.sampling import training_pools
 from diffup.errors import UserError, command_line
+from diffup.usage import Parser
 
 SPLITS = ("train", "val")
 PROTOCOLS = ("pfenet", "bam")
@@ -81,9 +81,7 @@ def write_lists(dataset: Dataset, protocol: Protocol, out: Path) -> list[Path]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the lists and print their sizes; returns the exit code, 2 for anything wrong with what was asked."""
-    parser = argparse.ArgumentParser(
-        prog="python -m diffup.episodes.derive", description="PFENet's and BAM's image lists."
-    )
+    parser = Parser(prog="python -m diffup.episodes.derive", description="PFENet's and BAM's image lists.")
     parser.add_argument("--dataset", required=True, help="a dataset.json, or a known name")
     parser.add_argument("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")

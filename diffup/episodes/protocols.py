@@ -13,7 +13,6 @@ workers or are never seeded, so that the episodes themselves are ours.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import json
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from diffup.data.spec import SizeRule
 from diffup.errors import UserError, command_line
 from diffup.fields import added_later, in_key
+from diffup.usage import Parser
 
 DRAWS = ("index-seeded", "list order", "HSNet's stream")
 FITS = ("stretch", "longest side")
@@ -199,7 +199,7 @@ def get_protocol(name: str) -> Protocol:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a protocol in words; returns the exit code, 2 for an unknown one."""
-    parser = argparse.ArgumentParser(prog="diffup protocols", description="Protocols in words.")
+    parser = Parser(prog="diffup protocols", description="Protocols in words.")
     parser.add_argument("command", choices=("show", "list"))
     parser.add_argument("name", nargs="?", help="for show")
     args = parser.parse_args(argv)

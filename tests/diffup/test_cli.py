@@ -75,9 +75,11 @@ def test_studies_are_listed_with_what_they_ask(executed: list[list[str]], capsys
 
 
 def test_an_unknown_study_is_named_with_those_there_are(executed: list[list[str]]) -> None:
-    for argv in (["run", "quickstrat"], ["submit", "quickstrat"]):
+    for command in ("run", "submit"):
+        with pytest.raises(UserError, match="there is no study 'quickstrat'; did you mean quickstart"):
+            cli.main([command, "quickstrat"])
         with pytest.raises(UserError, match=r"the name of a study first, one of .*mini_grid, .*quickstart"):
-            cli.main(argv)
+            cli.main([command, "zzz"])
     assert not executed
 
 

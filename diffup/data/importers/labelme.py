@@ -58,7 +58,7 @@ def read(source: Path, images: Path | None = None) -> Found:
             found.left_out["JSON files that are not labelme's"] += 1
             continue
         try:
-            picture = _picture(document, path, source, images, found.left_out)
+            picture = _picture(document, path, source, images, found)
             if (first := owners.setdefault(picture.image.resolve(), path)) != path:
                 raise UserError(f"annotates {picture.image}, as {first} does; keep one of the two")
             found.pictures.append(picture)
@@ -69,9 +69,7 @@ def read(source: Path, images: Path | None = None) -> Found:
     return found
 
 
-def _picture(
-    document: dict[str, Any], path: Path, source: Path, images: Path | None, left_out: Counter[str]
-) -> Picture:
+def _picture(document: dict[str, Any], path: Path, source: Path, images: Path | None, found: Found) -> Picture:
     named, shapes = document["imagePath"], document["shapes"]
     if not isinstance(named, str) or not isinstance(shapes, list):
         raise UserError("'imagePath' must be a text and 'shapes' a list")
@@ -81,12 +79,13 @@ def _picture(
     if not image.is_file():  # saved under another name since: beside the JSON, or in it
         beside = [other for s in IMAGE_SUFFIXES for other in (path.with_suffix(s), path.with_suffix(s.upper()))]
         image = next((other for other in beside if other.is_file()), image)
+        found.noted["images that 'imagePath' does not lead to, taken by the name of their JSON"] += image.is_file()
         content = None if image.is_file() else _embedded(document.get("imageData"))
     things = []
     for number, shape in enumerate(shapes):
         where = f"shape {number}"
         try:
-            drawn = _shape(shape, left_out)
+            drawn = _shape(shape, found.left_out)
             if drawn is not None:
                 things.append(Thing(label_of(shape.get("label")), where, drawn))
         except UserError as error:

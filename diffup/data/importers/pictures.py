@@ -79,12 +79,14 @@ class Found:
         pictures: those that could be read.
         problems: what is damaged or missing, each beginning with a file.
         left_out: number of things that were left out, by reason.
+        noted: number of things that are taken otherwise than they are told, by what was done.
         classes: labels in the order of the tool; empty: sorted.
     """
 
     pictures: list[Picture] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
     classes: list[str] = field(default_factory=list)
 
 

@@ -174,7 +174,7 @@ def _notes(found: Found, done: Sequence[Converted]) -> list[str]:
         "objects that cover no pixel of their image": sum(each.hidden for each in done),
         "images that show no object and are background": sum(not each.shown for each in done),
     }
-    told = [f"{what}: {count}" for what, count in counts.items() if count]
+    told = [f"{what}: {count}" for what, count in (*counts.items(), *sorted(found.noted.items())) if count]
     return told + [f"left out, {what}: {count}" for what, count in sorted(found.left_out.items())]
 
 

@@ -86,7 +86,8 @@ def scan(root: Path, spec: DatasetSpec) -> Scan:
         if strange:
             raise UserError(
                 f"{pair.mask}: unknown labels {', '.join(map(str, strange[:5]))}; dataset.json knows 0 (background), "
-                f"1-{len(spec.classes)} (classes) and {spec.ignore_index} (void)"
+                f"1-{len(spec.classes)} (classes) and {spec.ignore_index} (void). If their classes are missing in "
+                "'classes', add them in their places (label v is the v-th name); else repair the mask"
             )
         if labels.palette:
             name = relative(pair.mask, root)

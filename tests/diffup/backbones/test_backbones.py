@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,14 @@ def test_unknown_names_suggest_near_ones(name: str, meant: str) -> None:
     assert meant in str(caught.value)
 
 
+def test_a_module_of_ones_own_is_told_how_to_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ours.py").touch()
+    for name, known in (("ours.py:build", "ours:build"), ("./ours.py:build", "ours:build"), ("ours", "ours:function")):
+        with pytest.raises(ValueError, match=f"write {known}"):
+            check_backbone(name)
+
+
 def test_hopeless_names_still_get_a_hint() -> None:
     assert suggest("qqqqqqqqqqqqqqqq") == []
     with pytest.raises(ValueError, match="list_models"):
@@ -348,6 +357,8 @@ def test_hub_weights_offline_say_what_to_do(name: str, tmp_path: Path, monkeypat
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(ValueError, match=rf"backbone '{name}' could not be downloaded.*--weights-dir"):
         load_backbone(name, "hub")
+    with pytest.raises(ValueError, match=rf"{re.escape(str(tmp_path))} has no .*\.safetensors either: put it there"):
+        load_backbone(name, weights_dir=tmp_path)
 
 
 def test_hub_weights_of_open_clip_need_a_tag() -> None:

@@ -50,7 +50,7 @@ def test_open_clip_files_are_named_by_model_and_tag(tmp_path: Path) -> None:
 
 
 def test_missing_weights_directory_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nowhere does not exist"):
+    with pytest.raises(ValueError, match=r"nowhere does not exist; give one that holds resnet50\.safetensors"):
         weights_io.find_weights("resnet50", tmp_path / "nowhere")
 
 

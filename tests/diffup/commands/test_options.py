@@ -45,8 +45,10 @@ def test_options_are_read() -> None:
     [
         (("x",), "Missing from diffup try: -o DIR, --out DIR"),
         (("x", "-o"), "Missing value for argument '-o/--out'"),
-        (("x", "-o", "out", "--stpes", "3"), "Unrecognized options: --stpes"),
-        (("x", "-o", "out", "--out-of-this-world-" + "x" * 300, "1"), "Unrecognized options"),
+        (("x", "-o", "out", "--stpes", "3"), "unknown option --stpes; did you mean --steps?"),
+        (("x", "--ot", "out"), "unknown option --ot; did you mean --out?"),
+        (("x", "-o", "out", "-z"), "unknown option -z; see diffup try --help"),
+        (("x", "-o", "out", "--out-of-this-world-" + "x" * 300, "1"), "unknown option --out-of-this-world-xxx"),
         (("x", "-o", "out", "--steps", "0"), "--steps: must be 1 or more, not 0"),
         (("x", "-o", "out", "--steps", "many"), "--steps: must be 1 or more, not many"),
     ],

@@ -262,6 +262,7 @@ BAD = [
     (["q", "--support", "gone.jpg", "--mask", "s.png"], r"--support, gone\.jpg: image is missing"),
     (["q", "--support", "s.jpg", "--mask", "gone.png"], r"--mask of s\.jpg: gone\.png: mask is missing"),
     (["q", "--support", "s.jpg", "--mask", "s.jpg"], "--mask of s.jpg: s.jpg: mask is refused: it is a JPEG file"),
+    (["q", "--support", "s.png", "--mask", "s.jpg"], "are the two files swapped?"),
     (
         ["q", "--support", "s.jpg", "--mask", "small.png"],
         r"--mask of s\.jpg: the mask has shape \(8, 8\), but its image",

@@ -17,7 +17,7 @@ from diffup.data.dataset import Dataset, open_dataset, resolve_dataset
 from diffup.data.spec import ALL_CLASSES
 from diffup.episodes.protocols import get_protocol
 from diffup.episodes.sampling import make_manifest, training_pools
-from tests.helpers.folders import CLASSES, SIZE, labels, write_image, write_json
+from tests.helpers.folders import CLASSES, SIZE, labels, write_image, write_json, write_voc
 
 PAIRED = get_protocol("paired")
 
@@ -188,9 +188,18 @@ def test_a_benchmark_that_is_not_there_says_how_to_make_it(tmp_path: Path, name:
     assert resolve_dataset(name, tmp_path) == folder / "dataset.json"
 
 
-def test_an_unknown_name() -> None:
-    with pytest.raises(ValueError, match=r"'pascal': neither a dataset\.json nor one of shapes4i, pascal5i, coco20i"):
-        open_dataset("pascal")
+def test_an_unknown_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_voc(tmp_path / "birds")
+    (tmp_path / "bare").mkdir()
+    for name, message in (
+        ("pascal", r"no such file or folder here, and it is none of shapes4i, .*did you mean pascal5i\?$"),
+        ("bird", r"did you mean birds\?$"),
+        (str(tmp_path / "bird"), r"did you mean .*/birds\?$"),
+        ("bare", r"the folder holds no dataset\.json.*pass the path of a dataset\.json"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            open_dataset(name)
 
 
 # Photographs

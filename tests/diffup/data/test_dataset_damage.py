@@ -68,6 +68,8 @@ def test_unknown_labels(json_path: Path, cache: Path) -> None:
     label[0, 0], label[0, 1] = 5, 254
     Image.fromarray(label).save(path)
     assert f"{path}: unknown labels 5, 254; dataset.json knows 0 (background), 1-4" in refusal(json_path, cache)
+    write_json(json_path.parent, classes=["dog", "cat", "bird"], folds=[["dog"], ["cat"]])
+    assert "missing in 'classes', add them in their places" in refusal(json_path, cache)
 
 
 def test_a_colour_mask(json_path: Path, cache: Path) -> None:
@@ -136,7 +138,7 @@ def test_unknown_images_and_classes(json_path: Path, cache: Path) -> None:
     ("changes", "expected"),
     [
         ({"folds": [["dog", "lion"], ["cat"]]}, "fold 0 names class 'lion', which is not in 'classes'"),
-        ({"folds": [["dog"], ["bjrd"]]}, "did you mean 'bird'?"),
+        ({"folds": [["dog"], ["bjrd"]]}, "(did you mean 'bird'?). Correct"),
         ({"folds": [["dog"], ["cat", "dog"]]}, "classes in more than one fold: 'dog'"),
         ({"folds": [["dog", "dog"]]}, "'folds[0]' names 'dog' twice"),
         ({"folds": [["dog"], []]}, "'folds[1]' must be a non-empty list"),
@@ -153,7 +155,7 @@ def test_unknown_images_and_classes(json_path: Path, cache: Path) -> None:
         ({"ignore_index": "255"}, "'ignore_index' is '255'"),
         ({"min_area_fraction": 1}, "'min_area_fraction' is 1; it must be a number in [0, 1)"),
         ({"min_area_fraction": "1%"}, "'min_area_fraction' is '1%'"),
-        ({"min_area_fracton": 0.1}, "did you mean 'min_area_fraction'?"),
+        ({"min_area_fracton": 0.1}, "(did you mean 'min_area_fraction'?). Correct"),
         ({"images": 7}, "'images' must be a non-empty text"),
     ],
 )

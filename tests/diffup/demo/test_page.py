@@ -235,6 +235,10 @@ def test_a_phone_draws_with_a_finger_and_nothing_is_too_wide(
     parts = "[...document.querySelectorAll('.du-card *, .du-canvas *')]"
     wide = f"{parts}.filter((e) => e.getBoundingClientRect().right > 391).map((e) => e.className || e.tagName)"
     assert browser.run(wide) == []
+    arrow = "(e) => e.closest('.wrap').querySelector('svg').getBoundingClientRect().left"
+    names = "[...document.querySelectorAll('#du-choose input[role=combobox]')]"
+    end = "(e) => e.getBoundingClientRect().right - parseFloat(getComputedStyle(e).paddingRight)"
+    assert browser.run(f"{names}.length === 2 && {names}.every((e) => ({end})(e) <= ({arrow})(e))")
     buttons = "[...document.querySelectorAll('#du-supports .du-tools button, #du-segment')].map((e) => e.offsetHeight)"
     assert min(browser.run(buttons)) >= 40, "too small for a finger"
     browser.screenshot(tmp_path / "phone.png", whole=True)

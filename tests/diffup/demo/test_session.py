@@ -119,8 +119,11 @@ def test_a_class_name_needs_a_model_that_reads_text(results: Path, task: Any, se
 
     blind = DiffUp.load(results / CELL.key(), companion="")
     silent = Session(Backbones(blind, ("tiny_resnet",), blind.swap_backbone), "tiny_resnet", session.pictures)
-    with pytest.raises(UserError, match="reads no text"):
+    with pytest.raises(UserError, match=r"reads no text.*there is none here, but CLIP does"):
         silent.segment(drawn(task[0], BOX), task[1], "ring", "", "tiny_resnet")
+    two = Session(Backbones(blind, ("tiny_resnet", "tiny_clip"), blind.swap_backbone), "tiny_resnet", session.pictures)
+    with pytest.raises(UserError, match=r"choose one that does: tiny_clip$"):
+        two.segment(drawn(task[0], BOX), task[1], "ring", "", "tiny_resnet")
     with pytest.raises(UserError, match=r"draw on a support picture$"):
         silent.segment(None, task[1], "", "", "tiny_resnet")
 

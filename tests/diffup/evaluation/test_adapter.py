@@ -172,6 +172,8 @@ def test_a_function_that_changed_since_the_plan_is_not_run(module: Callable[[str
     [
         ("numpy", "write it as 'package.module:name'"),
         ("a b:c", "write it as"),
+        ("mymethod.py:colour", "write mymethod:colour"),
+        ("methods/mymethod.py:colour", "write methods.mymethod:colour"),
         ("no_such_package.module:f", "No module named 'no_such_package'"),
         ("no_such_module:f", "there is no file of a module 'no_such_module'"),
         ("diffup.evaluation.metrics:no_such", "can't be imported: .*no_such"),

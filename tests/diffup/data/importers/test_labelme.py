@@ -125,6 +125,14 @@ def test_more_than_254_classes_are_written_as_coco(tmp_path: Path, cache: Path) 
     assert any("more than a label image holds" in note for note in imported.notes)
 
 
+def test_an_image_that_its_json_does_not_lead_to_is_taken_and_counted(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "one", rectangle("a", 0, 0, 20, 20))
+    document = json.loads((tmp_path / "in" / "one.json").read_text())
+    (tmp_path / "in" / "one.json").write_text(json.dumps({**document, "imagePath": "gone.png"}))
+    notes = import_dataset("labelme", tmp_path / "in", tmp_path / "out").notes
+    assert "images that 'imagePath' does not lead to, taken by the name of their JSON: 1" in notes
+
+
 def test_an_image_in_the_json_serves_where_its_file_is_gone(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     write(folder / "one", rectangle("a", 0, 0, 20, 20))
