@@ -43,7 +43,7 @@ def test_arguments_reach_the_command(json_path: Path, capsys: pytest.CaptureFixt
     assert listed[: len(listed) // 2] == listed[len(listed) // 2 :] and listed[0].startswith("paired")
     with pytest.raises(SystemExit):
         cli.main(["protocols", "--help"])
-    assert "diffup.episodes.protocols" in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("usage: diffup protocols")
 
 
 def test_backbones_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
