@@ -118,7 +118,7 @@ def test_runs_can_be_grouped_and_compared(finished: Path) -> None:
     assert experiment is not None
     query = "tags.backbone = 'resnet18' and params.shots = '5' and tags.variant = 'slow'"
     (run,) = client.search_runs([experiment.experiment_id], query)
-    assert run.info.run_name == "resnet18 5xmask slow f0"
+    assert run.info.run_name == "slow 5xmask resnet18 f0"
     assert set(run.data.metrics) == {"miou", "seconds"}
     assert run.data.params["input.input_size"] == "32"
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {
