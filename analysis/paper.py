@@ -89,7 +89,7 @@ USE = r"""
 report   {out}/report.html
 paper    {out}/paper.pdf, where latexmk is installed
 yours    \usepackage{{booktabs}}, \usepackage{{graphicx}} and \input{{{out}/numbers}} in the preamble, then
-         \input{{{out}/main}} (\ref{{tab:main}}), \includegraphics{{{out}/figure_upgrade}}"""
+         \input{{{out}/{table}}} and \includegraphics{{{out}/FIGURE}}; labels are tab:TABLE and fig:FIGURE"""
 PAGE_INCHES = 6.69  # width of the text on A4 with margins of 2 cm
 REFERENCES = "\\bibliographystyle{plain}\n\\bibliography{references}\n"
 WIDTH = 130  # characters of a line in a terminal
@@ -263,7 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kit = Kit(layout=layout, columns=columns, rows=rows, title=options.title)
     if code := command.run(options, partial(write_all, kit=kit)):
         return code
-    print(USE.format(out=options.out))
+    table = "main" if (options.out / "main.tex").is_file() else "tables"  # all of them
+    print(USE.format(out=options.out, table=table))
     return 0
 
 

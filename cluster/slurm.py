@@ -118,7 +118,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="STUDY [ARGUMENT …]", help="name or script")
     asked = vars(parser.parse_args(argv))
     command, out = asked.pop("command"), asked.pop("out")
-    if command and (study := STUDIES / f"{Path(command[0]).stem}.py").is_file():
+    study = STUDIES / f"{Path(command[0]).stem}.py" if command else STUDIES
+    ours = study.is_file() and (command[0] == study.stem or (CHECKOUT / command[0]).resolve() == study)
+    if ours:
         check_options(study.stem, command[1:])
         command[0] = str(study)
     elif not command or not Path(command[0]).is_file():
@@ -134,6 +136,6 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{out} exists; choose another --out or remove it")
     write_in_full(out, text.encode())
     print(f"{out} written: {asked_for(text)}; run: sbatch {shlex.quote(str(out))}")
-    if study.is_file():
+    if ours:
         print(f"what the study takes: {shlex.join(['diffup', 'run', study.stem, *command[1:], '--dry-run'])}")
     return 0

@@ -91,3 +91,10 @@ def test_a_studys_options_are_read_before_it_waits_in_a_queue(
 ) -> None:
     assert cluster_main.main(["slurm", "--out", str(tmp_path / "a.sh"), "mini_grid", "--datset", "birds"]) == 2
     assert "error: mini_grid: " in capsys.readouterr().err and not (tmp_path / "a.sh").exists()
+
+
+def test_a_script_of_a_studys_name_elsewhere_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mini_grid.py").write_text("print('mine')\n")
+    assert cluster_main.main(["slurm", "--out", "a.sh", "mini_grid.py", "--mine"]) == 0
+    assert "set -- mini_grid.py --mine" in Path("a.sh").read_text()
