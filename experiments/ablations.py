@@ -31,7 +31,7 @@ from diffup.errors import UserError
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data
-from diffup.grid.variants import VARIANTS, Change, changes_training
+from diffup.grid.variants import VARIANTS, Change, changes_training, effective
 from diffup.training import recipes
 from diffup.training.recipes import Recipe
 
@@ -60,11 +60,12 @@ def prior_set(*names: str) -> Change:
 ABLATIONS: dict[str, Change] = {
     BASE: {},
     # modules
+    "uapf": VARIANTS["uapf"],
     "no_uapf": VARIANTS["no_uapf"],  # plain mean of the priors
     "no_scm": VARIANTS["no_scm"],
     "no_dqm_error": VARIANTS["no_dqm_error"],
     "no_dqm_iou": VARIANTS["no_dqm_iou"],
-    "no_self_conditioning": VARIANTS["no_self_conditioning"],
+    "self_conditioning": VARIANTS["self_conditioning"],
     "no_query_infos": VARIANTS["no_query_infos"],
     # diffusion
     "one_step": VARIANTS["one_step"],
@@ -103,7 +104,7 @@ def grid(
     folds: Sequence[int] = FOLDS,
     seeds: Sequence[int] = SEEDS,
     episodes: int = EPISODES,
-    variants: Sequence[str] = tuple(ABLATIONS),
+    variants: Sequence[str] | None = None,
 ) -> list[AnyCell]:
     """For each fold and seed, the training cells of `variants` and their evaluation cells.
 
@@ -114,8 +115,10 @@ def grid(
         folds: which folds.
         seeds: of training.
         episodes: per evaluation cell.
-        variants: names of `ABLATIONS`; DiffUp itself is always there.
+        variants: names of `ABLATIONS`, by default all that change something of the recipe; DiffUp itself is always
+            there.
     """
+    variants = tuple(effective(ABLATIONS, recipe)) if variants is None else variants
     cells: list[AnyCell] = []
     for fold in folds:
         for seed in seeds:
@@ -173,14 +176,15 @@ def build(asked: Ablations) -> Grid:
     names = asked.backbones or (EMBEDDED if asked.embedded else BACKBONES)
     backbones = list(asked.find_backbones(names).values())
     data = asked.open(shots=max(shots for shots, _ in TASKS))
-    variants = asked.variants or tuple(ABLATIONS)
-    unknown = [name for name in variants if name not in ABLATIONS]
-    if unknown:
-        raise UserError(f"--variants: unknown variant {unknown[0]!r}; there are {', '.join(ABLATIONS)}")
     recipe = RECIPES.get(data.name, recipes.photographs())
+    lines = effective(ABLATIONS, recipe)
+    for name in asked.variants or ():
+        if name not in lines:
+            why = "changes nothing of this recipe" if name in ABLATIONS else "is no variant"
+            raise UserError(f"--variants: {name!r} {why}; there are {', '.join(lines)}")
     cells = grid(
         data, backbones, recipe=recipe, folds=data.chosen_folds(asked.folds), seeds=asked.training_seeds,
-        episodes=asked.episodes, variants=variants,
+        episodes=asked.episodes, variants=asked.variants,
     )  # fmt: skip
     return cells, data.files()
 

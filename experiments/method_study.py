@@ -28,7 +28,7 @@ from diffup.config import SampleConfig
 from diffup.grid.axes import PRIOR_MEAN, PROTOTYPE, Backbone, evaluation_cells, training_cell, unique
 from diffup.grid.cell import AnyCell, TrainingCell
 from diffup.grid.datasets import Data, open_data
-from diffup.grid.variants import VARIANTS, changes_training
+from diffup.grid.variants import VARIANTS, changes_training, effective
 from diffup.training.recipes import msrc15
 
 TRAINED_ON = "resnet50"
@@ -93,7 +93,7 @@ def ablation_grid(data: Data, source: Backbone, upgrades: Sequence[Backbone], *,
     shown = [source, *upgrades[:1]]
     for fold in ABLATED_FOLDS:
         for seed in ABLATED_SEEDS:
-            for variant in VARIANTS:
+            for variant in effective(VARIANTS, RECIPE):
                 cell, sample = trained(data, fold, source, variant, seed)
                 cells.append(cell)
                 cells += evaluation_cells(

@@ -33,18 +33,23 @@ from diffup.errors import UserError
 from diffup.grid.axes import RIVALS, Backbone, evaluation_cells, training_cell, unique
 from diffup.grid.cell import AnyCell
 from diffup.grid.datasets import Data, open_data
-from diffup.grid.variants import VARIANTS, Change, changes_training
+from diffup.grid.variants import VARIANTS, Change, changes_training, effective
 from diffup.training.recipes import photographs
 from experiments.training_free import BACKBONES, EPISODES, ONE_SHOT
 
 SOURCES = ("resnet50", "tf_efficientnet_lite0")
 OTHER_TASKS = ((5, "mask"), (1, "box"), (1, "scribble"), (5, "scribble"))
 RECIPE = photographs()
-STRETCHED: Change = {"model": {"base": "prior", "bound": 1.5}, "train": {"balance_sizes": False}, "input": {"bank": 0}}
+STRETCHED: Change = {
+    "model": {"base": "prior", "bound": 1.5, "uapf": True},
+    "train": {"balance_sizes": False},
+    "input": {"bank": 0},
+}
 LONGER: Change = {"train": {"steps": 1200, "draws": 600}}
 CHANGES: dict[str, Change] = {
-    **{name: change for name, change in VARIANTS.items() if name != "unbounded"},  # the recipe has no bound
+    **effective(VARIANTS, RECIPE),
     "stretched": STRETCHED,
+    "earlier": {"model": {"uapf": True, "self_conditioning": True}},  # the recipe up to commit 968e9ad
     "unbalanced": {"train": {"balance_sizes": False}},
     "longer": LONGER,
     "parts": {"train": {"parts": 0.3}},

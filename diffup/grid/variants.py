@@ -6,7 +6,10 @@ checkpoint and, in training-free rows, nothing is trained at all (`diffup.grid.a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from diffup.training.recipes import Recipe
 
 MASKS_ONLY = (1.0, 0.0, 0.0, 0.0)
 
@@ -17,9 +20,10 @@ VARIANTS: dict[str, Change] = {
     "one_step": {"model": {"one_step": True}},
     "plain_schedule": {"model": {"schedule": "plain"}},
     "prior_centred": {"model": {"schedule": "prior_centred"}},
+    "uapf": {"model": {"uapf": True}},
     "no_uapf": {"model": {"uapf": False}},
     "no_scm": {"model": {"scm": False}},
-    "no_self_conditioning": {"model": {"self_conditioning": False}},
+    "self_conditioning": {"model": {"self_conditioning": True}},
     "no_query_infos": {"model": {"query_infos": False}},
     "no_dqm_error": {"model": {"dqm_error": False}},
     "no_dqm_iou": {"model": {"dqm_iou": False}},
@@ -35,6 +39,11 @@ VARIANTS: dict[str, Change] = {
     "steps_4": {"sample": {"steps": 4}},
     "steps_8": {"sample": {"steps": 8}},
 }
+
+
+def effective(changes: Mapping[str, Change], recipe: Recipe) -> dict[str, Change]:
+    """The changes without those to what a recipe has anyway; none at all is kept: it is DiffUp itself."""
+    return {name: change for name, change in changes.items() if not change or recipe.changed(**change) != recipe}
 
 
 def changes_training(change: Change) -> bool:
