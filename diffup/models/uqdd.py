@@ -38,8 +38,8 @@ def time_features(t_B: Tensor) -> Tensor:
 class SCM(nn.Module):
     """Self-conditioned modulation: spatial scale and shift (SPADE, arXiv 1903.07291) of one block.
 
-    Reads UAPF's mean and variance, the previous estimate of the mask (self-conditioning, arXiv 2208.04202) and the
-    backbone-agnostic query infos. Starts as the identity.
+    Reads UAPF's mean and variance and the backbone-agnostic query infos; with ``config.self_conditioning`` also the
+    previous estimate of the mask (arXiv 2208.04202). Starts as the identity.
     """
 
     def __init__(self, conditions: int, channels: int) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from cluster.storage.backend import ObjectStore
@@ -21,6 +25,24 @@ def arguments(uri: str, *more: str) -> list[str]:
 def machine(tmp_path: Path, name: str) -> dict[str, str]:
     """The environment of a machine that shares nothing with others but the object store."""
     return {**environment(), "DIFFUP_CACHE": str(tmp_path / name), "DIFFUP_HOME": str(tmp_path / name / "home")}
+
+
+def lost(driver: subprocess.Popen[bytes], folder: Path, seconds: float = 120) -> None:
+    """Kill a machine's driver, and wait until its Ray workers have noticed: one could still upload what it has done."""
+    driver.kill()
+    mark = str(folder / "home").encode()  # DIFFUP_HOME, see `machine`
+    deadline = time.monotonic() + seconds
+    while running := list(_processes(mark)):
+        assert time.monotonic() < deadline, running
+        time.sleep(0.1)
+
+
+def _processes(mark: bytes) -> Iterator[bytes]:
+    """Command lines of processes with a mark in their environment."""
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # it has ended, or is not ours
+            if mark in path.read_bytes():
+                yield path.with_name("cmdline").read_bytes()
 
 
 def cells(remote: ObjectStore) -> Counter[str]:

@@ -17,7 +17,7 @@ from cluster.storage.backend import ObjectStore
 from cluster.storage.results import Store
 from diffup.grid.cell import Cell
 from tests.helpers import fake_grid, fake_work
-from tests.helpers.object_store import arguments, machine, ran
+from tests.helpers.object_store import arguments, lost, machine, ran
 
 
 def real(uri: str, *more: str) -> list[str]:
@@ -75,7 +75,7 @@ def test_parts_of_a_cell_are_put_together_from_several_machines(remote: ObjectSt
         while not (known := parts()):
             assert driver.poll() is None and time.monotonic() < deadline
             time.sleep(0.2)
-        driver.kill()
+        lost(driver, tmp_path / "one")
     done = subprocess.run(
         arguments(remote.uri, *more), env=machine(tmp_path, "two"), capture_output=True, text=True, timeout=280
     )

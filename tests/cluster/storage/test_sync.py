@@ -21,7 +21,7 @@ from cluster.storage.results import Store
 from cluster.storage.sync import Sync
 from cluster.tracking import __main__ as tracking
 from tests.cluster.test_sharing import COLUMNS
-from tests.helpers.object_store import SECRET, arguments, cells, machine, ran
+from tests.helpers.object_store import SECRET, arguments, cells, lost, machine, ran
 
 
 @pytest.mark.ray
@@ -63,7 +63,7 @@ def test_a_killed_machine_loses_nothing_and_another_does_the_rest(remote: Object
         while sum(cells(remote).values()) < 4:
             assert driver.poll() is None and time.monotonic() < deadline
             time.sleep(0.2)
-        driver.kill()
+        lost(driver, tmp_path / "one")
     before = set(cells(remote))
     done = subprocess.run(
         arguments(remote.uri, *more), env=machine(tmp_path, "two"), capture_output=True, text=True, timeout=280
