@@ -198,8 +198,7 @@ class ModelConfig:
         bit_scale: masks are diffused as ±bit_scale.
         residual: predict a correction to UAPF's mean rather than the mask itself.
         uapf: learned fusion; off = plain mean of the priors with the spread of the cues as variance.
-        scm, dqm_error, dqm_iou, query_infos: parts of the decoder, each removable.
-        self_conditioning: SCM reads the previous estimate of the mask, too; off: it gained nothing.
+        scm, dqm_error, dqm_iou, self_conditioning, query_infos: parts of the decoder, each removable.
         one_step: the same U-Net as a discriminative decoder (no noise, one step).
         bound: the largest correction of the mean's logit, with `residual`; 0: no bound. For data of few base classes,
             whose corrections hold for others only in part.
@@ -218,7 +217,7 @@ class ModelConfig:
     scm: bool = True
     dqm_error: bool = True
     dqm_iou: bool = True
-    self_conditioning: bool = False
+    self_conditioning: bool = True
     query_infos: bool = True
     one_step: bool = False
     bound: float = added_later(0.0)

@@ -66,6 +66,7 @@ ABLATIONS: dict[str, Change] = {
     "no_dqm_error": VARIANTS["no_dqm_error"],
     "no_dqm_iou": VARIANTS["no_dqm_iou"],
     "self_conditioning": VARIANTS["self_conditioning"],
+    "no_self_conditioning": VARIANTS["no_self_conditioning"],
     "no_query_infos": VARIANTS["no_query_infos"],
     # diffusion
     "one_step": VARIANTS["one_step"],

@@ -24,6 +24,7 @@ VARIANTS: dict[str, Change] = {
     "no_uapf": {"model": {"uapf": False}},
     "no_scm": {"model": {"scm": False}},
     "self_conditioning": {"model": {"self_conditioning": True}},
+    "no_self_conditioning": {"model": {"self_conditioning": False}},
     "no_query_infos": {"model": {"query_infos": False}},
     "no_dqm_error": {"model": {"dqm_error": False}},
     "no_dqm_iou": {"model": {"dqm_iou": False}},

@@ -166,7 +166,7 @@ def test_no_novel_class_is_looked_at_in_training(tmp_path: Path) -> None:
         {"scm": False},
         {"dqm_error": False},
         {"dqm_iou": False},
-        {"self_conditioning": True},
+        {"self_conditioning": False},
         {"query_infos": False},
         {"residual": False},
         {"bound": 1.5},
