@@ -8,6 +8,7 @@ as unfinished where a launch asked for them.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -110,7 +111,8 @@ def _fetch(client: MlflowClient, run: Run, root: Path) -> bool:
 
 
 def _launch(client: MlflowClient, run: Run, folder: Path) -> None:
-    name = f"{run.info.run_name}.json"
+    name = re.sub(r"[^\w.-]", "_", str(run.info.run_name))  # it may have been renamed in the UI
+    name = f"{name}.json" if name == run.info.run_name else f"{name}-{run.info.run_id[:8]}.json"
     if any(item.path == LAUNCH for item in client.list_artifacts(run.info.run_id)):
         folder.mkdir(parents=True, exist_ok=True)
         path = Path(client.download_artifacts(run.info.run_id, LAUNCH, str(folder)))

@@ -5,14 +5,17 @@ A text that quotes figures by these commands follows the results: a figure that 
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from analysis.tables.latex import escape_latex
 from analysis.tables.select import names_of
 from analysis.tables.table import Number, Table, figure, interval
 
 PREFIX, INTERVAL = "du", "CI"
+HASHED = 6  # letters
 DIGITS = ("Zero", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
 SIGNS = {"−": "Minus", "Δ": "Delta", "+": "Plus", "½": "Half", "√": "Root", "±": "PlusMinus"}
 HEAD = r"""% Every figure of every table, and with CI its 95% interval. In your preamble: \input{numbers}
@@ -31,20 +34,32 @@ def command_name(*parts: str) -> str:
 
 
 def macros(tables: Sequence[Table]) -> str:
-    """``numbers.tex``: two commands for each figure that has an interval, one for others; names are unique."""
-    lines, taken = [HEAD], set[str]()
+    """``numbers.tex``: two commands for each figure that has an interval, one for others.
+
+    Where places have one name (``my net`` and ``my_net``), letters of its own hash follow for each of them: what a
+    command means never depends on what else is there, and a text that quotes the shared name does not compile.
+    """
+    lines, found, taken = [HEAD], list(_figures(tables)), set[str]()
+    shared = Counter(command_name(*place) for place in {place for place, _ in found})
+    for place, entry in found:
+        name = command_name(*place)
+        if shared[name] > 1 or shared[name.removesuffix(INTERVAL)] > (not name.endswith(INTERVAL)):
+            digest = hashlib.sha256("\n".join(place).encode()).hexdigest()[:HASHED]
+            name += "X" + "".join(chr(ord("a") + int(digit, 16)) for digit in digest)
+        while name in taken:  # rows of the same labels
+            name += "X"
+        taken |= {name, name + INTERVAL}
+        what = re.sub(r"[^\x20-\x7e]|[%\n]", "?", " / ".join(place))
+        lines.append(rf"\newcommand{{\{name}}}{{{escape_latex(figure(entry))}}} % {what}" + "\n")
+        if interval(entry):
+            lines.append(rf"\newcommand{{\{name}{INTERVAL}}}{{{escape_latex(interval(entry))}}}" + "\n")
+    return "".join(lines)
+
+
+def _figures(tables: Sequence[Table]) -> Iterator[tuple[tuple[str, ...], Number]]:
+    """Figures with their places: table, labels of the row, column."""
     for table in tables:
         for row in table.rows:
             for column, entry in zip(table.columns, row.entries):
-                if not isinstance(entry, Number) or entry.value != entry.value:
-                    continue
-                place = (table.name, *row.labels, names_of(column)[0])
-                name = command_name(*place)
-                while name in taken:
-                    name += "X"
-                taken |= {name, name + INTERVAL}
-                what = re.sub(r"[^\x20-\x7e]|[%\n]", "?", " / ".join(place))
-                lines.append(rf"\newcommand{{\{name}}}{{{escape_latex(figure(entry))}}} % {what}" + "\n")
-                if interval(entry):
-                    lines.append(rf"\newcommand{{\{name}{INTERVAL}}}{{{escape_latex(interval(entry))}}}" + "\n")
-    return "".join(lines)
+                if isinstance(entry, Number) and entry.value == entry.value:
+                    yield (table.name, *row.labels, names_of(column)[0]), entry

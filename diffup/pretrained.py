@@ -19,7 +19,16 @@ from diffup.errors import UserError
 from diffup.evaluation.bank import BankImages
 from diffup.evaluation.encode import Encoder
 from diffup.files import as_path, write_in_full
-from diffup.models.checkpoint import BANK, BASE, CONFIG, find_checkpoint, load_checkpoint, save_checkpoint, trained_with
+from diffup.models.checkpoint import (
+    BANK,
+    BASE,
+    CARD,
+    CONFIG,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    trained_with,
+)
 from diffup.models.diffup import DiffUpNet
 from diffup.support import check_names
 
@@ -110,14 +119,22 @@ def _bank_in(folder: Path) -> BankImages | None:
     path = folder / BANK
     try:
         return BankImages.loaded(path.read_bytes()) if path.exists() else None
-    except (OSError, KeyError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read: {error}. Copy the checkpoint again, or remove this file") from error
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a model card or configuration is that of a checkpoint."""
+    content = path.read_bytes()
+    return b"library_name: diffup" in content if path.name == CARD else b'"format"' in content and b'"facts"' in content
 
 
 def save_parts(parts: Parts, folder: str | Path) -> Path:
     """Write a checkpoint folder; see `DiffUp.save_pretrained`."""
     path = as_path(folder, "folder")
     try:
+        if foreign := [name for name in (CONFIG, CARD) if (path / name).is_file() and not _is_ours(path / name)]:
+            raise UserError(f"{path} holds a {' and a '.join(foreign)} of other origin; choose another folder")
         if parts.bank is None or parts.bank.packaged:
             (path / BANK).unlink(missing_ok=True)
         else:

@@ -18,7 +18,7 @@ from torch import nn
 
 from diffup.config import VISUAL_CUES
 from diffup.data.images import DAMAGE, read_photo, rgb
-from diffup.data.labels import read_drawn
+from diffup.data.labels import black_first, palette_of, read_drawn
 from diffup.episodes.cues import BACKGROUND, FOREGROUND, UNKNOWN
 from diffup.errors import UserError
 from diffup.models.batch import Features
@@ -222,10 +222,12 @@ def _what(value: object) -> str:
     return f"{value!r:.60} ({type(value).__name__})"
 
 
-def _numbers(annotation: ArrayLike, what: str) -> NDArray[Any]:
+def _numbers(annotation: object, what: str) -> NDArray[Any]:
     """An annotation as an array of numbers or truth values."""
     try:
         found = np.asarray(annotation)
+        if isinstance(annotation, Image.Image) and annotation.mode == "P":
+            found = black_first(found, palette_of(annotation))
     except (TypeError, ValueError, RuntimeError) as error:  # ragged rows, a tensor on a GPU or with gradients
         raise UserError(f"{what} can't be read as one array ({error}); pass a NumPy array of numbers") from error
     if found.dtype.kind not in "biuf":

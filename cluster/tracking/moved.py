@@ -39,10 +39,9 @@ def relocate(database: Path) -> int:
         for before in known:
             if before != here and _is_original(_path(before).parent, root):
                 for table, column in PLACES:
-                    moved = (
-                        f"update {table} set {column} = ? || substr({column}, ?) where {column} = ? or {column} like ?"
-                    )
-                    values = (here, len(before) + 1, before, f"{before}/%")
+                    below = f"substr({column}, 1, {len(before) + 1})"
+                    moved = f"update {table} set {column} = ? || substr({column}, ?) where {column} = ? or {below} = ?"
+                    values = (here, len(before) + 1, before, f"{before}/")
                     changed += connection.execute(moved, values).rowcount
     return changed
 

@@ -21,7 +21,7 @@ ANNOTATIONS = ("mask", "box", "scribble", "points")
 FILES = ("mask", "scribble")  # of ANNOTATIONS those that are given as a picture
 NUMBERS = {"box": 4, "points": 2}
 LARGEST = 10**9  # pixels
-WHOLE = re.compile(r"[+-]?\d+")
+WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def numbers(text: str, each: int) -> NDArray[Any]:
     form = "X0,Y0,X1,Y1" if each == 4 else "X,Y"
     rows = [[part.strip() for part in row.split(",")] for row in text.split(";") if row.strip()]
     try:
-        values = [[int(part) if WHOLE.fullmatch(part, re.ASCII) else float(part) for part in row] for row in rows]
+        values = [[int(part) if WHOLE.fullmatch(part) else float(part) for part in row] for row in rows]
     except ValueError:
         values = []
     if not values or any(len(row) != each for row in values):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def claim(
         )
     made = {path for name in owners for path in saved_files(out.resolve(), name).values()}
     queries = [query for query in queries if query.path.resolve() not in made]  # a folder's, on the next call
-    outputs = [Output(query, saved_files(out, name)) for query, name in _named(queries, owners)]
+    outputs = [Output(query, saved_files(out, name)) for query, name in _named(queries, owners, out)]
     read = {path.resolve() for path in (*inputs, *(query.path for query in queries))}
     for output in outputs:
         name = _name_of(output, out)
@@ -105,7 +106,7 @@ def claim(
                 )
             if path.exists() and name not in owners and not overwrite:
                 raise UserError(f"{path} was not made by diffup predict; choose another -o, or --overwrite")
-    owners |= {_name_of(output, out): str(output.query.path.resolve()) for output in outputs}
+    owners |= {_name_of(output, out): _owner(output.query.path.resolve(), out.resolve()) for output in outputs}
     document = {"format": FORMAT, "request": request, "outputs": dict(sorted(owners.items()))}
     try:
         write_in_full(out / REQUEST, json.dumps(document, indent=1).encode() + b"\n")
@@ -114,9 +115,15 @@ def claim(
     return outputs
 
 
-def _named(queries: Sequence[Query], owners: Mapping[str, str]) -> list[tuple[Query, str]]:
+def _owner(query: Path, out: Path) -> str:
+    """A query's path, relative to the results if it is beside or below them: a folder that holds both may be moved."""
+    near = query.is_relative_to(out.parent)
+    return os.path.relpath(query, out) if near else str(query)
+
+
+def _named(queries: Sequence[Query], owners: Mapping[str, str], out: Path) -> list[tuple[Query, str]]:
     """A name for each query: its own, or with a few digits of its path's hash where another query has that one."""
-    names = {query: name for name, query in owners.items()}
+    names = {str((out / query).resolve()): name for name, query in owners.items()}
     taken = {name.casefold() for name in owners} | {Path(REQUEST).stem}
     named = []
     for query in queries:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffup.data.images import has_16_bits, open_picture
+from diffup.data.images import TURNS, has_16_bits, open_picture
 from diffup.errors import UserError
 
 MASK_SUFFIX = ".png"  # in any case
@@ -31,6 +31,8 @@ MOST_GREY, MOST_LEVELS = 0.25, 32  # share of such pixels, and number of values,
 MOST_LABELS, MOST_EDGES = 8, 0.2  # more values on fewer pixels are the soft edges of one class, not labels
 MOST_COLOUR = 0.1  # share of the pixels that are bright in some channel, but not in all, from which it is a colour map
 FEWEST_SMEARED = 3  # labels of a mask that are nowhere larger than an edge
+HALF = (100, 160)  # greys between them are the unknown part of a trimap, not a label
+BLACK, VOID_COLOUR = (0, 0, 0), (224, 224, 192)  # colours of background and void in VOC's palette
 
 ADVICE = "save it with the class white (255) and all else black (0)"
 
@@ -52,13 +54,13 @@ class Labels:
     palette: Mapping[int, Colour] = field(default_factory=dict)
 
 
-def read_labels(path: Path) -> Labels:
-    """The labels of a palette or grey PNG, as they are stored.
+def read_labels(path: Path, *, upright: bool = False) -> Labels:
+    """The labels of a palette or grey PNG, as they are stored, or turned as the file's EXIF orientation asks.
 
     Raises:
         UserError: missing, damaged, no PNG, colour, or labels above 255; the message does not name the file.
     """
-    image, content = _open(path)
+    image, content = _open(path, upright)
     if image.mode not in ("P", "L", "1") and not _is_deep(image):
         raise UserError(
             f"mask is refused: mode {image.mode}; labels need a palette or an 8-bit grey PNG. Save it as one, with the "
@@ -67,20 +69,24 @@ def read_labels(path: Path) -> Labels:
     values = np.asarray(image)
     if _is_deep(image) and int(values.max(initial=0)) > 255:
         raise UserError(f"mask is refused: 16-bit labels up to {int(values.max())}; labels are 0-255")
-    stated = (image.getpalette("RGB") or []) if image.mode == "P" else []
-    colours = zip(stated[::3], stated[1::3], stated[2::3])
     step = STEPS.get(content[DEPTH], 1) if content[COLOUR_TYPE] == GREY else 1
-    return Labels((values // step).astype(np.uint8), zlib.crc32(content), dict(enumerate(colours)))
+    return Labels((values // step).astype(np.uint8), zlib.crc32(content), palette_of(image))
 
 
-def read_binary(path: Path) -> Labels:
+def palette_of(image: Image.Image) -> dict[int, Colour]:
+    """Label → colour; empty without a palette."""
+    stated = (image.getpalette("RGB") or []) if image.mode == "P" else []
+    return dict(enumerate(zip(stated[::3], stated[1::3], stated[2::3])))
+
+
+def read_binary(path: Path, *, upright: bool = False) -> Labels:
     """A black-and-white mask: 1 where it is above 127 (of 255), 0 elsewhere.
 
     Raises:
         UserError: missing, damaged, no PNG, coloured or transparent, mostly grey, or dark without being black (0/1
             masks); the message does not name the file.
     """
-    image, content = _open(path)
+    image, content = _open(path, upright)
     if _is_deep(image):
         channels = np.asarray(image).astype(np.int64)[:, :, None]
         if 0 < int(channels.max(initial=0)) <= 255:
@@ -122,34 +128,76 @@ def read_binary(path: Path) -> Labels:
 def read_drawn(path: Path) -> NDArray[np.uint8]:
     """A mask or scribble of one class, as a person draws it: 0 background, 1 the class, 2 unknown; [H, W].
 
-    Of two values the larger is the class, whatever it is (1, 38, 255). 0, 1 and 2 are taken as they are. Beside a
-    label, 255 is void, and background as in a data set's supports. Grey edges are cut at 127.
+    Of 0 and another value that is the class, whatever it is (1, 38, 255), and of two colours of a palette the one that
+    isn't black. 0, 1 and 2 are taken as they are. Beside a larger label, 255 is void, and background as in a data set's
+    supports. Grey edges are cut at 127. It is turned upright, as its picture is.
 
     Raises:
         UserError: as for `read_binary`, or several labels, of which any may be the class; the message does not name
             the file.
     """
     try:
-        values = read_labels(path).values
+        labels = read_labels(path, upright=True)
     except UserError as error:
         if "labels need a palette" not in str(error):
             raise
-        return read_binary(path).values
+        return read_binary(path, upright=True).values
+    values = black_first(labels.values, labels.palette)
     found = [int(v) for v in np.unique(values)]
-    if found[-1] <= 2 and found != [0, 2]:  # 0 and 2 are a label's
+    if found[-1] <= 2 and found not in ([0, 2], [1, 2]):  # 0 and 2 are a label's
         return values
     alone = len(found) == 1 or (len(found) == 2 and found[0] == 0)
-    beside_void = len(found) == 3 and found[0] == 0 and found[1] <= FOREGROUND and found[2] == 255
-    if alone or beside_void:
+    thin = len(found) == 3 and found[::2] == [0, 255] and not labels.palette and not _solid(values == found[1])
+    if alone or (not thin and _beside_void(values, found, bool(labels.palette))):
         return np.where(values == found[min(len(found) - 1, 1)], np.uint8(1), np.uint8(0))
     edges = float(((values != found[0]) & (values != found[-1])).mean())
-    soft = len(found) > MOST_LABELS or (found[0] == 0 and found[-1] == 255 and found[-2] > FOREGROUND)
-    if soft and edges < MOST_EDGES:
-        return read_binary(path).values
+    soft = found[0] == 0 and found[-1] == 255 and found[-2] > FOREGROUND and len(found) > 3
+    if thin or ((soft or len(found) > MOST_LABELS) and edges < MOST_EDGES):
+        return read_binary(path, upright=True).values
     raise UserError(
         f"mask is refused: it holds the labels {', '.join(map(str, found[:5]))}, of which one is the class; pass that "
         "one's pixels as an array"
     )
+
+
+def black_first(values_HW: NDArray[np.uint8], palette: Mapping[int, Colour]) -> NDArray[np.uint8]:
+    """Labels as they are; or, where a program has sorted the palette so that black is no longer 0, 1 for what isn't.
+
+    Raises:
+        UserError: it was sorted and there are more than two labels; the message does not name the file.
+    """
+    used = [int(label) for label in np.unique(values_HW)]
+    black = [label for label in used if palette.get(label) == BLACK]
+    if len(black) != 1 or black == [0]:
+        return values_HW
+    if len(used) == 2:
+        return np.where(values_HW == black[0], np.uint8(0), np.uint8(1))
+    if used[0] == 0:
+        raise UserError(f"mask is refused: {sorted_palette(palette[0], black[0])}")
+    return values_HW
+
+
+def sorted_palette(colour: Colour, black: int) -> str:
+    """What is wrong with a mask whose background isn't label 0."""
+    return (
+        f"label 0, the background, has the colour {colour}, and label {black} is black: the program that wrote it has "
+        "sorted its palette, and labels are no longer what was drawn. Save it with black as label 0"
+    )
+
+
+def _solid(shown_HW: NDArray[np.bool_]) -> bool:
+    """Whether it holds 3 by 3 pixels anywhere, which the soft edges of a shape don't."""
+    if min(shown_HW.shape) < 3:
+        return bool(shown_HW.all())
+    return bool(np.lib.stride_tricks.sliding_window_view(shown_HW, (3, 3)).all(axis=(2, 3)).any())
+
+
+def _beside_void(values_HW: NDArray[np.uint8], found: list[int], coloured: bool) -> bool:
+    """Whether labels are 0, a class, and 255 for void: a palette tells, in grey the class is the larger of both."""
+    if len(found) != 3 or found[0] != 0 or found[1] > FOREGROUND or found[2] != 255:
+        return False
+    larger = int((values_HW == found[1]).sum()) >= int((values_HW == 255).sum())
+    return coloured or (larger and not HALF[0] <= found[1] <= HALF[1])
 
 
 def smeared(values_HW: NDArray[np.uint8]) -> bool:
@@ -165,17 +213,19 @@ def smeared(values_HW: NDArray[np.uint8]) -> bool:
 
 
 def palette_faults(
-    palettes: Mapping[str, Mapping[int, Colour]], used: Mapping[str, frozenset[int]]
+    palettes: Mapping[str, Mapping[int, Colour]], used: Mapping[str, frozenset[int]], void: int | None = 255
 ) -> tuple[list[str], list[str]]:
     """Compare the palettes of the label images of a data set.
 
     Args:
         palettes: label → colour by file; files without a palette are left out.
         used: labels that occur, by file.
+        void: the label that is neither background nor a class.
 
     Returns:
-        Problems: files that give a label the colour which another label has in most files, as programs that optimise
-        PNG files leave them. And files whose colours merely differ, which may be meant.
+        Problems: files that give a label the colour which another label has in most files, or which background and
+        void have in VOC's palette, as programs that optimise PNG files leave them. And files whose colours merely
+        differ, which may be meant.
     """
     drawn: dict[int, Counter[Colour]] = {}
     stated: dict[int, Counter[Colour]] = {}
@@ -198,7 +248,16 @@ def palette_faults(
         homes = {
             label: label_of[c] for label, c in differing.items() if telling and label not in label_of.get(c, [label])
         }
-        if homes:
+        black = [label for label, colour in colours.items() if colour == BLACK]
+        astray = [label for label, colour in colours.items() if colour == VOID_COLOUR and label != void]
+        if 0 in colours and len(black) == 1 and black != [0]:
+            moved.append(f"{name}: {sorted_palette(colours[0], black[0])}")
+        elif astray:
+            moved.append(
+                f"{name}: label {astray[0]} has the colour {VOID_COLOUR}, which is that of void in VOC's palette: the "
+                f"program that wrote it has sorted its palette. Save it with void as label {void}"
+            )
+        elif homes:
             label = min(homes)
             moved.append(
                 f"{name}: label {label} has the colour {colours[label]}, which is that of label {homes[label][0]} in "
@@ -209,14 +268,17 @@ def palette_faults(
     return moved, other
 
 
-def _open(path: Path) -> tuple[Image.Image, bytes]:
-    image, content, _ = open_picture(path, "mask")
+def _open(path: Path, upright: bool) -> tuple[Image.Image, bytes]:
+    image, content, orientation = open_picture(path, "mask")
     if image.format != "PNG":
         lossy = ", which changes the values that were drawn" if image.format in LOSSY else ""
         raise UserError(
             f"mask is refused: it is a {image.format} file{lossy}, whatever its name says. Export it as PNG from the "
             "program that it was drawn with"
         )
+    if upright and orientation != 1:
+        image = image.transpose(TURNS[orientation])
+        image.format = "PNG"  # a turned picture has none
     return image, content
 
 

@@ -162,12 +162,16 @@ class BankImages:
 
         Raises:
             OSError, KeyError, SafetensorError: it is no such content, or one of its pictures is damaged.
+            ValueError: fewer than two pictures, or objects that are not one square map for each.
         """
         tensors = load(content)
         objects, drop = tensors.pop("objects"), float(tensors.pop("drop", torch.tensor(0.0)))
         pictures = tuple(bytes(tensors[name].numpy()) for name in sorted(tensors))
         for picture in pictures:
             Image.open(io.BytesIO(picture)).load()
+        square = objects.ndim == 3 and objects.shape[1] == objects.shape[2]
+        if len(pictures) < FEWEST or not square or len(objects) != len(pictures):
+            raise ValueError(f"{len(pictures)} pictures, with objects of shape {tuple(objects.shape)}")
         return BankImages(pictures, objects, drop)
 
     @staticmethod

@@ -67,7 +67,11 @@ def load_checkpoint(folder: Path) -> DiffUpNet:
         if document["format"] != CHECKPOINT_FORMAT:
             raise UserError(f"format {document['format']}, this version reads {CHECKPOINT_FORMAT}")
         model = DiffUpNet(ModelConfig(**document["model"]))
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        weights = load_file(folder / WEIGHTS)
+        bad = [name for name, each in weights.items() if not (each.is_floating_point() and each.isfinite().all())]
+        if bad:
+            raise UserError(f"{WEIGHTS} holds numbers that are not finite, or whole numbers, in {', '.join(bad[:3])}")
+        model.load_state_dict(weights)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"checkpoint {folder} cannot be read: {error}. Train it again (--force)") from error
     return model.to(memory_format=torch.channels_last).eval()

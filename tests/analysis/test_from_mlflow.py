@@ -110,6 +110,20 @@ def test_the_command(tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str
         assert message in capsys.readouterr().err
 
 
+def test_a_launch_that_was_renamed_to_something_that_is_no_file_name(tmp_path: Path, uri: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    sync(fill(tmp_path / "results"), uri)
+    client = MlflowClient(tracking_uri=uri)
+    runs = client.search_runs([client.get_experiment_by_name("grid").experiment_id])  # type: ignore[union-attr]
+    (launch,) = (run for run in runs if "key" not in run.data.tags)
+    client.set_tag(launch.info.run_id, "mlflow.runName", "final run, 1/2")
+    assert len(load_mlflow(uri, "grid", tmp_path / "fetched").cells) == 5
+    assert [path.name for path in (tmp_path / "fetched").rglob("final*")] == [
+        f"final_run__1_2-{launch.info.run_id[:8]}.json"
+    ]
+
+
 @pytest.mark.slow
 def test_several_stores_in_one_experiment_are_told_apart(tmp_path: Path, uri: str) -> None:
     for name in ("one", "two"):

@@ -119,6 +119,9 @@ def test_every_figure_is_a_command() -> None:
     odd = Table(
         name="t", caption="", labels=("L",), columns=(Column(("a%b",)),), rows=(Row(("x\n%é",), (number(-1),)),)
     )
+    alike = [replace(odd, rows=(Row((name,), (number(1),)),)) for name in ("my_net", "my net")]
+    alone, both = (re.findall(r"\\newcommand\{\\(\w+)\}", macros(tables)) for tables in (alike[:1], alike))
+    assert len(set(both)) == 4 and not set(alone) & set(both), "no name may come to mean another figure"
     lines = macros([odd]).splitlines()
     assert all(line.startswith(("%", r"\newcommand")) for line in lines) and "$-$1.0" in lines[-2]
 

@@ -185,7 +185,8 @@ def test_a_second_grid_in_a_folder_keeps_the_first_ones_cells(
     assert (out / "mine.tex").read_text() == "mine" and (out / "claims.md").read_text() == "edited"
     assert (out / "tables.md").read_text() != "edited"
     fresh = {path.name: path.read_bytes() for path in write_all(root, tmp_path / "fresh")}
-    assert names - set(fresh) == {"mine.tex", "claims.md"}
+    assert names - set(fresh) == {"mine.tex", "claims.md", "tables.kept.md"}
+    assert (out / "tables.kept.md").read_text() == "edited"
     assert all((out / name).read_bytes() == content for name, content in fresh.items())
 
 
@@ -205,6 +206,18 @@ def test_files_are_replaced_even_after_a_kill(tmp_path: Path) -> None:
         (tmp_path / "out" / WRITTEN).write_text(damaged)
         replace_files(tmp_path / "out", {})
     assert (tmp_path / "a.csv").is_file()
+
+
+def test_files_of_another_origin_are_kept_under_another_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "paper.tex").write_text("mine")
+    replace_files(out, {"paper.tex": b"1", "a.csv": b"1"})
+    assert (out / "paper.tex").read_bytes() == b"1" and (out / "paper.kept.tex").read_text() == "mine"
+    assert "paper.tex was not written by this command, or edited since: it is now paper.kept.tex" in caplog.text
+    (out / "paper.tex").write_text("edited")
+    replace_files(out, {"paper.tex": b"2", "a.csv": b"2"})
+    assert (out / "paper.kept2.tex").read_text() == "edited" and not (out / "a.kept.csv").exists()
 
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

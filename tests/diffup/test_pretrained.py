@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from diffup import DiffUp, Support
 from diffup.data.dataset import Dataset
 from diffup.errors import UserError
+from diffup.evaluation.bank import BankImages
 from diffup.models import checkpoint
 from tests.helpers.trained import CELL, example, same
 
@@ -73,6 +77,33 @@ def test_where_its_backbone_can_not_be_had_base_says_what_to_do(shipped: Path, t
         with pytest.raises(UserError, match=r"--weights-dir.*trained on this backbone; any other backbone works too"):
             DiffUp.from_pretrained("base", weights_dir=weights_dir)
     assert DiffUp.from_pretrained("base", "tiny_regnet").encoder.backbone.name == "tiny_regnet"
+
+
+def test_weights_and_banks_that_can_not_be_used_are_named(shipped: Path) -> None:
+    weights, good = shipped / "model.safetensors", load_file(shipped / "model.safetensors")
+    name, tensor = next(iter(good.items()))
+    for bad in (torch.full_like(tensor, float("nan")), tensor.to(torch.int8)):
+        save_file(good | {name: bad}, weights)
+        with pytest.raises(UserError, match=f"not finite, or whole numbers, in {name}"):
+            DiffUp.from_pretrained("base")
+    save_file(good, weights)
+    picture = BankImages.of([(np.zeros((8, 8, 3), np.uint8), None)] * 2, CELL.input.encoder)
+    for count, grid in ((1, picture.objects_Nhw[:1]), (2, picture.objects_Nhw[:1]), (2, picture.objects_Nhw[:, :1])):
+        broken = dataclasses.replace(picture, pictures=picture.pictures[:count], objects_Nhw=grid.contiguous())
+        (shipped / "bank.safetensors").write_bytes(broken.dumped())
+        with pytest.raises(UserError, match=rf"{count} pictures, with objects of shape"):
+            DiffUp.from_pretrained("base")
+
+
+def test_files_of_another_origin_are_not_overwritten(model: DiffUp, tmp_path: Path) -> None:
+    for name in ("README.md", "config.json"):
+        (tmp_path / name).write_text('{"mine": 1}')
+        with pytest.raises(UserError, match=f"holds a {name} of other origin; choose another folder"):
+            model.save(tmp_path)
+        (tmp_path / name).unlink()
+    assert not list(tmp_path.iterdir())
+    model.save(tmp_path)
+    model.save(tmp_path)
 
 
 class Hub:

@@ -100,7 +100,7 @@ def scan(root: Path, spec: DatasetSpec) -> Scan:
         return {c: int(counts[c + 1]) for c in range(len(spec.classes)) if counts[c + 1]}
 
     records, problems = index_pairs(root, spec.name, pairs, read_labels, areas, remarks)
-    moved, other = palette_faults(palettes, used)
+    moved, other = palette_faults(palettes, used, spec.ignore_index)
     voids = len(remarks.get(VOID_ONLY, ()))
     if voids and not any(record.areas for record in records):
         problems.append(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from diffup import DiffUp, Support, Text, cli, files
 from diffup.commands import predict_run
+from diffup.commands.predict_inputs import numbers
 from diffup.data.dataset import Dataset
 from diffup.errors import UserError
 from tests.helpers.trained import of_class
@@ -210,13 +211,29 @@ def test_pictures_of_one_name_keep_their_results_apart(predict: Predict, folder:
     queries = ("q/a.jpg", "x/a.jpg", "y/A.png", "y/request.jpg")
     predict(*queries, *SHOWN)
     owners = json.loads((folder / "out/request.json").read_text())["outputs"]
-    assert sorted(Path(query).relative_to(folder).as_posix() for query in owners.values()) == sorted(queries)
+    assert sorted(owners.values()) == sorted(f"../{query}" for query in queries)
     assert len({name.casefold() for name in owners}) == 4 and {"a"} == {name for name in owners if "-" not in name}
     assert {f"{name}.png" for name in owners} <= set(written(folder / "out"))
     predict(*reversed(queries), *SHOWN)
     assert json.loads((folder / "out/request.json").read_text())["outputs"] == owners and len(segmented) == 4
     predict("y/A.png", "y/A.png", "./y/A.png", *SHOWN)
     assert len(segmented) == 4, "named several times it is one"
+
+
+def test_a_folder_that_was_moved_keeps_what_is_finished(
+    predict: Predict, folder: Path, segmented: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict("q", *SHOWN)
+    before = written(folder / "out")
+    monkeypatch.chdir(folder.rename(folder.with_name("moved")))
+    done = len(segmented)
+    predict("q", *SHOWN)
+    assert len(segmented) == done and written(folder.with_name("moved") / "out") == before
+
+
+def test_whole_numbers_stay_whole() -> None:
+    """So that 1,1 is a pixel and 1.0,1.0 the corner of a picture in fractions of it."""
+    assert numbers("1,1; 0,2", 2).dtype.kind == "i" and numbers("1,1.0", 2).dtype.kind == "f"
 
 
 def test_folders_are_searched_and_what_is_no_query_is_left_out(predict: Predict, folder: Path) -> None:
