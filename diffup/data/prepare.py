@@ -28,6 +28,7 @@ from diffup.data.labels import MASK_SUFFIX
 from diffup.data.layouts.fss import PHOTOS
 from diffup.data.layouts.scan import Folder, Scan, fail
 from diffup.data.lists import COCO, FOLDS, PASCAL, fold_classes
+from diffup.data.prepared import make_folder
 from diffup.data.report import describe, differences
 from diffup.data.text import read_lines
 from diffup.errors import UserError
@@ -76,7 +77,7 @@ def prepare(
     Args:
         name: ``pascal5i``, ``coco20i`` or ``fss1000``.
         root: where the user's files are.
-        out: folder to make; what it has already is kept.
+        out: folder to make, outside of those that are read; what `prepare` has not made in it is kept.
         lists: folder with FSS-1000's ``test.txt`` (HSNet's ``splits/fss``).
         cache_dir: folder of indexes, see `diffup.data.dataset.open_dataset`.
         progress: draw bars.
@@ -85,7 +86,8 @@ def prepare(
         The data set and the report, which is also in ``report.json``.
 
     Raises:
-        UserError: files that are missing or bad, all of them; ``dataset.json`` is then not written.
+        UserError: files that are missing or bad, all of them, or a file of the user's in the way; ``dataset.json`` is
+            then not written.
     """
     plan, draft = _draft(name, root, out, lists, progress)
     final = out / "dataset.json"
@@ -130,10 +132,6 @@ def _draft(name: str, root: Path, out: Path, lists: Path | None, progress: bool)
         raise UserError(f"no benchmark {name!r}; there is {', '.join(SOURCES)}")
     if not root.is_dir():
         raise UserError(f"--root {root} is not a folder. Get {name} from {SOURCES[name]} and pass the folder it is in")
-    out.mkdir(parents=True, exist_ok=True)
-    for folder, _, names in os.walk(out):  # follows no link
-        for left in (name for name in names if name.endswith(PART)):
-            (Path(folder) / left).unlink()
     root = root.absolute()
     if name == PASCAL:
         plan = _pascal(root, out, progress)
@@ -151,22 +149,6 @@ def _first(folders: Iterable[Path], wanted: str) -> Path | None:
 def _missing(name: str, what: list[str]) -> UserError:
     lines = "".join(f"\n  {line}" for line in what)
     return UserError(f"{name} is not complete:{lines}\nGet it from {SOURCES[name]}")
-
-
-def _link(place: Path, target: Path) -> None:
-    """Make `place` a symbolic link to `target`, whatever it was a link to before."""
-    if place.is_symlink():
-        if Path(os.readlink(place)) == target:
-            return
-        place.unlink()
-    elif place.is_dir() and not any(place.iterdir()):
-        place.rmdir()
-    elif place.is_file() and place.suffix == ".png" and place.parent.name == "SegmentationClass":
-        place.unlink()  # a mask that was converted before a ready one was there
-    elif place.exists():
-        raise UserError(f"{place} is in the way of a link to {target}; remove it or choose another --out")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(target, target_is_directory=target.is_dir())
 
 
 def _check_list(path: Path, names: list[str], problems: list[str]) -> list[str]:
@@ -211,15 +193,15 @@ def _pascal(root: Path, out: Path, progress: bool) -> Plan:
     own, val = _ids(sets / "train.txt"), _ids(sets / "val.txt")
     sbd = _first((base / name for base in (root, root.parent, voc) for name in SBD_FOLDERS), "cls")
     warnings: list[str] = []
-    bad: dict[str, str] = {}
     masks = out / "SegmentationClass"
-    if masks.is_symlink():
-        masks.unlink()
+    read = [voc / "JPEGImages", voc / "ImageSets", official]
+    mats: dict[str, Path] = {}
     drawn = _by_stem(official, (MASK_SUFFIX,))
     pngs = {i: drawn.get(i, official / f"{i}.png") for i in {*own, *val}}
     extra: set[str] = set()
     if augmented is not None:
-        more = _by_stem(augmented / "SegmentationClassAug", (MASK_SUFFIX,))
+        read.append(augmented / "SegmentationClassAug")
+        more = _by_stem(read[-1], (MASK_SUFFIX,))
         extra = set(more) - set(pngs)
         lent = sorted(i for i, path in pngs.items() if not path.is_file() and i in more)
         if tested := [i for i in lent if i in set(val)]:
@@ -229,14 +211,17 @@ def _pascal(root: Path, out: Path, progress: bool) -> Plan:
             )
         pngs |= {i: more[i] for i in {*extra, *lent}}
     elif sbd is not None:
-        mats = _by_stem(sbd / "cls", (".mat",))
+        read.append(sbd / "cls")
+        mats = _by_stem(read[-1], (".mat",))
         extra = set(mats)
-        bad = _convert({i: path for i, path in sorted(mats.items()) if i not in pngs}, masks, progress)
     else:
         warnings.append(f"no SBD beside it, so that only VOC's own {len(own)} training masks are there")
-    for image_id, path in sorted(pngs.items()):
-        _link(masks / f"{image_id}.png", path)  # also to one that is missing: reported by its name
-    _link(out / "JPEGImages", voc / "JPEGImages")
+    mats = {i: path for i, path in sorted(mats.items()) if i not in pngs}
+    links = {masks / f"{i}.png": path for i, path in sorted(pngs.items())}  # a missing one too: reported by its name
+    links[out / "JPEGImages"] = voc / "JPEGImages"
+    files = [out / "train.txt", out / "val.txt", *(masks / f"{i}.png" for i in mats)]
+    make_folder(out, [root, voc, *([sbd] if sbd else [])], read, links, files)
+    bad = _convert(mats, masks, progress) if mats else {}
     _write(out / "train.txt", *sorted(({*own} | extra) - {*val} - {*bad}))
     _write(out / "val.txt", *val)
     document = _document(PASCAL, VOC_CLASSES, layout="voc", train_list="train.txt", test_list="val.txt")
@@ -294,19 +279,17 @@ def _coco(root: Path, out: Path) -> Plan:
         lacking.append(f"no train2014/ and val2014/ in {root}, and no images/ or train2017/ and val2017/ either")
     if lacking or annotations is None:
         raise _missing(COCO, lacking)
-    _link(out / "annotations", annotations)
+    links = {out / "annotations": annotations}
     images = {f"{part}_images": f"{split}2014" for part, split in SPLITS.items()} if official else {}
     if official:
         for split, folder in folders.items():
-            _link(out / f"{split}2014", folder)
+            links[out / f"{split}2014"] = folder
     elif len(newer) == 1:
-        _link(out / "images", newer[0])
+        links[out / "images"] = newer[0]
     else:  # COCO 2017 as it comes: one folder of links, since its split is not that of 2014
-        if (out / "images").is_symlink():
-            (out / "images").unlink()
-        for folder in newer:
-            for path in sorted(folder.iterdir()):
-                _link(out / "images" / path.name, path)
+        links |= {out / "images" / path.name: path for folder in newer for path in sorted(folder.iterdir())}
+    read = [annotations] if annotations != root else []
+    make_folder(out, [root], [*read, *(folders.values() if official else newer)], links)
     annotated = {f"{part}_annotations": f"annotations/instances_{split}2014.json" for part, split in SPLITS.items()}
     return Plan(_document(COCO, COCO_CLASSES, layout="coco", **annotated, **images), COCO_COUNTS)
 
@@ -327,7 +310,7 @@ def _fss(root: Path, out: Path, lists: Path | None) -> Plan:
     test = read_lines(path)
     _check_list(path, test, [] if test else ["no class is named"])
     fail(path, [f"{base / name}: no such folder of images" for name in test if name not in classes], REMEDY)
-    _link(out / "images", base)
+    make_folder(out, [root], [base], {out / "images": base})
     document = {"name": FSS, "layout": "fss", "images": "images", "classes": classes, "folds": [test]}
     found = {"classes": len(classes), "test classes": len(test), "images": sum(held.values())}
     return Plan(document, FSS_COUNTS, differences(found, FSS_COUNTS))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as masks
 
-from diffup.data.importers.pictures import Draw, Found, Mask, Picture, Thing, image_file, label_of
+from diffup.data.importers.pictures import Draw, Found, Mask, Picture, Thing, image_file, label_of, size_of
 from diffup.data.layouts.instances import Instance, categories_of, read_instances
 from diffup.errors import UserError
 
@@ -28,7 +28,7 @@ def read(source: Path, images: Path | None = None) -> Found:
     """
     path = source if source.is_file() else _only(source)
     names = categories_of(path)
-    read = read_instances(path, names)
+    read = read_instances(path, names, anywhere=True)
     try:
         found = Found(problems=list(read.problems), classes=[label_of(name) for name in names])
     except UserError as error:
@@ -40,7 +40,8 @@ def read(source: Path, images: Path | None = None) -> Found:
         try:
             image = image_file(name, folders, images or base)
             things = [_thing(found.classes[one.class_index], one) for one in read.of(entry)]
-            found.pictures.append(Picture(image, name.replace("\\", "/"), path, things, _size(entry), upright=False))
+            size = size_of(entry.get("height"), entry.get("width"))
+            found.add(Picture(image, name.replace("\\", "/"), path, things, size, upright=False), f"{name!r:.200}")
         except UserError as error:
             found.problems.append(f"{path}: image {name!r:.200} {error}")
     return found
@@ -54,20 +55,15 @@ def _only(folder: Path) -> Path:
     raise UserError(f"{folder} holds {some} to import by its path")
 
 
-def _size(entry: dict[str, object]) -> tuple[int, int] | None:
-    height, width = entry.get("height"), entry.get("width")
-    return (height, width) if type(height) is int and type(width) is int and height > 0 and width > 0 else None
-
-
 def _thing(label: str, one: Instance) -> Thing:
     return Thing(label, f"annotation {one.annotation}", _draw(one), level=-1 if one.crowd else 0, void=one.crowd)
 
 
 def _draw(one: Instance) -> Draw:
-    def draw(height: int, width: int) -> Mask:
-        counts, _ = one.runs(height, width)
+    def draw(height: int, width: int) -> tuple[Mask, bool]:
+        counts, beyond = one.runs(height, width)
         if isinstance(counts, str):
             raise UserError(f"has no valid segmentation ({counts})")
-        return np.asarray(masks.decode({"size": [height, width], "counts": counts}), np.bool_)
+        return np.asarray(masks.decode({"size": [height, width], "counts": counts}), np.bool_), beyond
 
     return draw

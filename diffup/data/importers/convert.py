@@ -20,7 +20,8 @@ from PIL import Image
 from pycocotools import mask as masks
 
 from diffup.data.images import IMAGE_SUFFIXES, TURNS, Photo, read_photo
-from diffup.data.importers.pictures import Picture, stands_for
+from diffup.data.importers.pictures import Picture, Polygon, stands_for
+from diffup.data.layouts.instances import IN_FRACTIONS, in_fractions
 from diffup.data.layouts.scan import beside
 from diffup.data.spec import LONGEST, UNPRINTABLE, VOID
 from diffup.errors import UserError
@@ -47,6 +48,7 @@ class Converted:
         overlapping: whether objects of different classes overlap.
         turned: whether the image was turned upright.
         hidden: number of objects that cover no pixel.
+        beyond: objects that reach beyond the image.
         runs: by class, its mask in COCO's run lengths; only where labels don't fit into 8 bits.
     """
 
@@ -57,6 +59,7 @@ class Converted:
     overlapping: bool
     turned: bool
     hidden: int
+    beyond: Sequence[str]
     runs: Mapping[int, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -71,8 +74,9 @@ def names(pictures: Sequence[Picture]) -> list[str]:
         stem = _safe(path.stem)
         if stems[stem.casefold()] > 1:
             stem = _safe("_".join([*(part for part in path.parent.parts if part not in ("/", "..")), path.stem]))
-        if stem.casefold() in taken:
-            stem = f"{stem}_{number}"
+        wanted = stem
+        while stem.casefold() in taken:
+            stem, number = f"{wanted}_{number}", number + 1
         taken.add(stem.casefold())
         given.append(stem)
     return given
@@ -102,7 +106,7 @@ def convert(picture: Picture, stem: str, index: Mapping[str, int], images: Path,
     pixels, file, turned = _save_image(picture, stem, images)
     height, width = pixels.shape[:2]
     try:
-        values, overlapping, hidden = _labels(picture, index, height, width)
+        values, overlapping, hidden, beyond = _labels(picture, index, height, width)
     except UserError:
         (images / file).unlink()
         raise
@@ -114,7 +118,7 @@ def convert(picture: Picture, stem: str, index: Mapping[str, int], images: Path,
     runs = {} if labels is not None else {c: _runs(values == c + 1) for c in shown}
     return Converted(
         file=file, height=height, width=width, shown=shown, overlapping=overlapping, turned=turned, hidden=hidden,
-        runs=runs,
+        beyond=beyond, runs=runs,
     )  # fmt: skip
 
 
@@ -123,15 +127,22 @@ def _runs(mask_HW: NDArray[np.bool_]) -> dict[str, Any]:
     return {"size": list(mask_HW.shape), "counts": runs["counts"].decode()}
 
 
-def _labels(picture: Picture, index: Mapping[str, int], height: int, width: int) -> tuple[NDArray[np.int32], bool, int]:
-    """Labels [H, W], whether objects of different classes overlap, and how many cover no pixel."""
-    drawn = []
+def _labels(
+    picture: Picture, index: Mapping[str, int], height: int, width: int
+) -> tuple[NDArray[np.int32], bool, int, list[str]]:
+    """Labels [H, W], whether objects of different classes overlap, how many cover no pixel, which reach beyond."""
+    corners = [thing.draw.points for thing in picture.things if isinstance(thing.draw, Polygon)]
+    if corners and len(corners) == len(picture.things) and in_fractions([xy for points in corners for xy in points]):
+        raise UserError(f"{picture.annotation}: {picture.image.name}: {IN_FRACTIONS}")
+    drawn, beyond = [], []
     for thing in picture.things:
         try:
-            mask = thing.draw(height, width)
+            mask, reaches = thing.draw(height, width)
         except UserError as error:
             raise UserError(f"{picture.annotation}: {thing.where} of {picture.image.name} {error}") from None
         drawn.append((thing, mask, int(mask.sum())))
+        if reaches:
+            beyond.append(f"{thing.where} of {picture.name}")
     values, overlapping = np.zeros((height, width), np.int32), False
     for thing, mask, area in sorted(drawn, key=lambda each: (each[0].level, -each[2])):
         if not area:
@@ -141,7 +152,7 @@ def _labels(picture: Picture, index: Mapping[str, int], height: int, width: int)
         under = values[mask]
         overlapping = overlapping or bool(((under > 0) & (under != value)).any())
         values[mask] = value
-    return values, overlapping, sum(not area for _, _, area in drawn)
+    return values, overlapping, sum(not area for _, _, area in drawn), beyond
 
 
 def _save_image(picture: Picture, stem: str, images: Path) -> tuple[NDArray[np.uint8], str, bool]:

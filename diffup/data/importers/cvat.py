@@ -16,6 +16,7 @@ from diffup.data.importers.pictures import (
     Draw,
     Found,
     Picture,
+    Polygon,
     Thing,
     box,
     ellipse,
@@ -23,7 +24,6 @@ from diffup.data.importers.pictures import (
     label_of,
     numbers,
     patch,
-    polygon,
 )
 from diffup.errors import UserError
 
@@ -62,7 +62,7 @@ def read(source: Path, images: Path | None = None) -> Found:
             image = image_file(name, folders, within)
             height, width = (int(numbers([entry.get(side)], 1)[0]) for side in ("height", "width"))
             things = [t for n, e in enumerate(entry) if (t := _thing(n, e, found.left_out)) is not None]
-            found.pictures.append(Picture(image, name.replace("\\", "/"), path, things, (height, width)))
+            found.add(Picture(image, name.replace("\\", "/"), path, things, (height, width)), f"{name!r:.200}")
         except UserError as error:
             found.problems.append(f"{path}: image {name!r:.200} {error}")
     return found
@@ -103,7 +103,7 @@ def _drawn(element: ET.Element) -> Draw:
     kind, rotation = element.tag, numbers([element.get("rotation", "0")], 1)[0]
     if kind == "polygon":
         points = [numbers(point.split(","), 2) for point in element.get("points", "").split(";")]
-        return polygon([(x, y) for x, y in points])
+        return Polygon([(x, y) for x, y in points])
     if kind == "box":
         x0, y0, x1, y1 = _values(element, "xtl", "ytl", "xbr", "ybr")
         return box(x0, y0, x1, y1, rotation)

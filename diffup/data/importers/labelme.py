@@ -25,6 +25,7 @@ from diffup.data.importers.pictures import (
     Found,
     Picture,
     Points,
+    Polygon,
     Thing,
     box,
     ellipse,
@@ -32,12 +33,13 @@ from diffup.data.importers.pictures import (
     label_of,
     numbers,
     patch,
-    polygon,
+    size_of,
 )
 from diffup.data.text import decode
 from diffup.errors import UserError
 
 NO_AREA = ("point", "points", "line", "linestrip")
+OUTLINES = ("polygon", "oriented_rectangle", "quadrilateral", "rotation")
 LARGEST_MASK = 1 << 28  # pixels
 
 
@@ -47,7 +49,7 @@ def read(source: Path, images: Path | None = None) -> Found:
     Raises:
         UserError: there is no JSON of labelme.
     """
-    found, owners = Found(), dict[Path, Path]()
+    found = Found()
     for path in sorted(source.rglob("*.json")):
         try:
             document = json.loads(decode(path.read_bytes()))
@@ -58,10 +60,7 @@ def read(source: Path, images: Path | None = None) -> Found:
             found.left_out["JSON files that are not labelme's"] += 1
             continue
         try:
-            picture = _picture(document, path, source, images, found)
-            if (first := owners.setdefault(picture.image.resolve(), path)) != path:
-                raise UserError(f"annotates {picture.image}, as {first} does; keep one of the two")
-            found.pictures.append(picture)
+            found.add(_picture(document, path, source, images, found), str(path))
         except UserError as error:
             found.problems.append(f"{path}: {error}")
     if not found.pictures and not found.problems:
@@ -94,14 +93,8 @@ def _picture(document: dict[str, Any], path: Path, source: Path, images: Path | 
         name = image.resolve().relative_to(source.resolve()).as_posix()
     except ValueError:
         name = image.name
-    return Picture(image, name, path, things, _size(document), content=content)
-
-
-def _size(document: dict[str, Any]) -> tuple[int, int] | None:
-    height, width = document.get("imageHeight"), document.get("imageWidth")
-    if type(height) is int and type(width) is int and height > 0 and width > 0:
-        return height, width
-    return None
+    size = size_of(document.get("imageHeight"), document.get("imageWidth"))
+    return Picture(image, name, path, things, size, content=content)
 
 
 def _embedded(data: object) -> bytes | None:
@@ -127,11 +120,11 @@ def _shape(shape: Any, left_out: Counter[str]) -> Draw | None:
     points: Points = [(x, y) for x, y in (numbers(point, 2) for point in given)]
     if kind == "mask":
         return _mask(shape.get("mask"), points)
-    if kind in ("polygon", "oriented_rectangle", "quadrilateral"):
+    if kind in OUTLINES or (kind == "rectangle" and len(points) == 4):  # X-AnyLabeling has rectangles by four corners
         if len(points) < 3:
             left_out["polygons with fewer than three points"] += 1
             return None
-        return polygon(points)
+        return Polygon(points)
     if kind not in ("rectangle", "circle"):
         raise UserError(f"is of the unknown type {kind!r:.60}")
     if len(points) != 2:

@@ -16,7 +16,7 @@ from PIL import Image
 from diffup.data.images import DAMAGE, IMAGE_SUFFIXES
 from diffup.data.importers.pictures import Found, Mask, Picture, Thing, images_below, label_of
 from diffup.data.labels import MASK_SUFFIX, read_drawn
-from diffup.data.layouts.scan import Folder, beside
+from diffup.data.layouts.scan import NOTES, Folder, beside, listed
 from diffup.errors import UserError
 
 IMAGES = ("images", "JPEGImages", "imgs", "image")
@@ -38,11 +38,11 @@ def read(source: Path, images: Path | None = None) -> Found:
     if not folders:
         raise UserError(f"{above} holds no folders of masks; make one per class, named as the class")
     found, things, masks = Found(), defaultdict[Path, list[Thing]](list), dict[Path, Path]()
-    listed = Folder(photos) if photos else None
+    all_photos = Folder(photos) if photos else None
     for folder in folders:
         for mask in Folder(folder).files((MASK_SUFFIX,)):
-            images_of = listed or Folder(folder)
-            suffixes = IMAGE_SUFFIXES if listed else PHOTOS
+            images_of = all_photos or Folder(folder)
+            suffixes = IMAGE_SUFFIXES if all_photos else PHOTOS
             named = images_of.named(mask.stem, suffixes) or images_of.named(ENDS.sub("", mask.stem), suffixes)
             try:
                 if len(named) != 1:
@@ -60,6 +60,9 @@ def read(source: Path, images: Path | None = None) -> Found:
         )
     if not found.pictures and not found.problems:
         raise UserError(f"{above}: the folders {', '.join(f.name for f in folders[:5])} hold no PNG masks")
+    others = [p for f in folders for p in Folder(f).files() if p.suffix.lower() not in (MASK_SUFFIX, *NOTES)]
+    if unread := [f"{p.parent.name}/{p.name}" for p in others if p not in things]:
+        found.left_out[f"files and folders that are no PNG masks ({listed(unread)})"] = len(unread)
     if photos and (bare := len(set(images_below(photos)) - set(things))):
         found.left_out["images without any mask"] = bare
     return found
@@ -80,7 +83,7 @@ class _Drawn:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __call__(self, height: int, width: int) -> Mask:
+    def __call__(self, height: int, width: int) -> tuple[Mask, bool]:
         try:
             values = read_drawn(self.path)
         except UserError as error:
@@ -89,4 +92,4 @@ class _Drawn:
             raise UserError(
                 f"in {self.path.parent.name}/ is {values.shape[1]}x{values.shape[0]}, but its image is {width}x{height}"
             )
-        return np.asarray(values == 1, np.bool_)
+        return np.asarray(values == 1, np.bool_), False

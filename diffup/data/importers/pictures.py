@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 from pycocotools import mask as masks
 
 from diffup.data.images import IMAGE_SUFFIXES
-from diffup.data.layouts.instances import runs_of
+from diffup.data.layouts.instances import reaches_beyond, runs_of
 from diffup.data.spec import LONGEST, NO_CLASS, UNPRINTABLE
 from diffup.errors import UserError
 
 Mask = NDArray[np.bool_]
 Points = Sequence[tuple[float, float]]
-Draw = Callable[[int, int], Mask]  # a mask [H, W] from the size of its image; its UserErrors name no file
+# From the size of its image a mask [H, W], and whether the thing reaches beyond the image; its UserErrors name no file.
+Draw = Callable[[int, int], tuple[Mask, bool]]
 VOID_LABELS = ("ignore", "void")
 CORNERS = 96  # of the polygon that stands for a circle or an ellipse
 
@@ -88,6 +90,21 @@ class Found:
     left_out: Counter[str] = field(default_factory=Counter)
     noted: Counter[str] = field(default_factory=Counter)
     classes: list[str] = field(default_factory=list)
+    _takers: dict[Path, str] = field(default_factory=dict)  # by image
+
+    def add(self, picture: Picture, taker: str) -> None:
+        """Take a picture; `taker` is what leads to its image, for messages.
+
+        Raises:
+            UserError: another one leads to the same image.
+        """
+        image = picture.image.resolve()
+        if first := self._takers.get(image):
+            raise UserError(
+                f"leads to {picture.image}, as {first} does; keep one of the two, or put each image where it is named"
+            )
+        self._takers[image] = taker
+        self.pictures.append(picture)
 
 
 def label_of(value: object) -> str:
@@ -112,6 +129,23 @@ def stands_for(label: str) -> str:
     return "background" if plain in NO_CLASS else "class"
 
 
+def size_of(height: object, width: object) -> tuple[int, int] | None:
+    """The size (H, W) that a file states for an image, of whole numbers or their texts; None: null, 0 or nothing.
+
+    Raises:
+        UserError: anything else.
+    """
+    sides = []
+    for side in (height, width):
+        text = str(side).strip()
+        if side is None or (not isinstance(side, bool) and re.fullmatch(r"0+(\.0*)?", text)):
+            return None
+        if isinstance(side, bool) or not re.fullmatch(r"[0-9]{1,9}(\.0*)?", text):
+            raise UserError(f"states the size {width!r:.40} x {height!r:.40}, which is no number of pixels")
+        sides.append(int(float(text)))
+    return sides[0], sides[1]
+
+
 def numbers(values: object, count: int = 0) -> list[float]:
     """Finite numbers from a list of numbers or of their texts.
 
@@ -131,30 +165,32 @@ def numbers(values: object, count: int = 0) -> list[float]:
     return found
 
 
-def polygon(points: Points) -> Draw:
-    """The inside of a polygon, as pycocotools fills it."""
-    flat = [value for point in points for value in point]
+@dataclass(frozen=True)
+class Polygon:
+    """Draws the inside of a polygon, as pycocotools fills it."""
 
-    def draw(height: int, width: int) -> Mask:
+    points: Points
+
+    def __call__(self, height: int, width: int) -> tuple[Mask, bool]:
+        flat = [value for point in self.points for value in point]
         try:
-            return np.asarray(masks.decode(runs_of([flat], height, width)), np.bool_)
+            drawn = masks.decode(runs_of([flat], height, width, tiny=True))
         except (ValueError, OverflowError) as error:
             raise UserError(str(error)) from None
+        return np.asarray(drawn, np.bool_), reaches_beyond([flat], height, width)
 
-    return draw
 
-
-def box(x0: float, y0: float, x1: float, y1: float, rotation: float = 0.0) -> Draw:
+def box(x0: float, y0: float, x1: float, y1: float, rotation: float = 0.0) -> Polygon:
     """A rectangle between two corners, rotated by degrees about its middle, clockwise on the screen."""
     x0, x1, y0, y1 = min(x0, x1), max(x0, x1), min(y0, y1), max(y0, y1)
-    return polygon(_turned([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], ((x0 + x1) / 2, (y0 + y1) / 2), rotation))
+    return Polygon(_turned([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], ((x0 + x1) / 2, (y0 + y1) / 2), rotation))
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, rotation: float = 0.0) -> Draw:
+def ellipse(x: float, y: float, rx: float, ry: float, rotation: float = 0.0) -> Polygon:
     """An ellipse by its middle and half axes, rotated as a `box`."""
     angles = [2 * math.pi * corner / CORNERS for corner in range(CORNERS)]
     rim = [(x + abs(rx) * math.cos(a), y + abs(ry) * math.sin(a)) for a in angles]
-    return polygon(_turned(rim, (x, y), rotation))
+    return Polygon(_turned(rim, (x, y), rotation))
 
 
 def _turned(points: Points, middle: tuple[float, float], degrees: float) -> list[tuple[float, float]]:
@@ -167,14 +203,14 @@ def _turned(points: Points, middle: tuple[float, float], degrees: float) -> list
 def patch(part: Mask, left: int, top: int) -> Draw:
     """A mask of a part of the image; what reaches beyond the image is cut off."""
 
-    def draw(height: int, width: int) -> Mask:
+    def draw(height: int, width: int) -> tuple[Mask, bool]:
         whole = np.zeros((height, width), np.bool_)
         rows, columns = part.shape
         y0, x0, y1, x1 = max(top, 0), max(left, 0), min(top + rows, height), min(left + columns, width)
         if y0 >= y1 or x0 >= x1:
             raise UserError("lies outside the image")
         whole[y0:y1, x0:x1] = part[y0 - top : y1 - top, x0 - left : x1 - left]
-        return whole
+        return whole, reaches_beyond([[left, top, left + columns, top + rows]], height, width)
 
     return draw
 

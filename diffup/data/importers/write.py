@@ -26,7 +26,8 @@ from diffup.data.importers import coco, cvat, labelme, masks
 from diffup.data.importers.convert import MOST_LABELS, Converted, convert, names
 from diffup.data.importers.pictures import Found, Picture, stands_for
 from diffup.data.importers.sheet import contact_sheet
-from diffup.data.layouts.scan import fail
+from diffup.data.layouts.instances import BEYOND
+from diffup.data.layouts.scan import fail, notes_of
 from diffup.data.records import Record
 from diffup.data.spec import PAIRED, is_plain, read_spec
 from diffup.errors import UserError
@@ -175,6 +176,8 @@ def _notes(found: Found, done: Sequence[Converted]) -> list[str]:
         "images that show no object and are background": sum(not each.shown for each in done),
     }
     told = [f"{what}: {count}" for what, count in (*counts.items(), *sorted(found.noted.items())) if count]
+    if names := [name for each in done for name in each.beyond]:
+        told += notes_of({BEYOND: names})
     return told + [f"left out, {what}: {count}" for what, count in sorted(found.left_out.items())]
 
 

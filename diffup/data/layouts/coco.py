@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as masks
 
 from diffup.data.images import read_photo
-from diffup.data.layouts.instances import Instance, inside, read_instances
+from diffup.data.layouts.instances import BEYOND, Instance, inside, read_instances
 from diffup.data.layouts.scan import (
     TURNED,
     Folder,
@@ -47,10 +47,6 @@ from diffup.errors import UserError
 REMEDY = "Repair or remove the files or entries named above, then run again; nothing was written"
 NOTHING = (
     "no pixel of the image is covered by {n} of the annotations: {names}. Check their coordinates, which are pixels"
-)
-BEYOND = (
-    "{n} of the annotations reach beyond their images by a tenth or more: {names}. Check that coordinates are those of "
-    "these images, and not of the same images at another size"
 )
 CROWDS = (
     "all annotations of these classes are crowd regions ('iscrowd' 1), which are void, so that no image shows them: "

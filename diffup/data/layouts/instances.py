@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 import ijson
 import numpy as np
+from numpy.typing import ArrayLike
 from pycocotools import mask as masks
 
 from diffup.data.spec import is_plain
@@ -30,7 +31,12 @@ DEPTHS[[ord("["), ord("{")]], DEPTHS[[ord("]"), ord("}")]] = 1, -1
 PARTS = ("images", "annotations", "categories")
 DRIVE = re.compile(r"[A-Za-z]:[\\/]")  # of an absolute path on Windows
 SLACK = 0.1  # by this share of its sides polygons may reach beyond an image
+BEYOND = (
+    "{n} of the annotations reach beyond their images by a tenth or more: {names}. Check that coordinates are those of "
+    "these images, and not of the same images at another size"
+)
 FRACTIONS = (-0.5, 1.5)  # all of whose coordinates are in this range, and not whole, is given in shares of the image
+IN_FRACTIONS = "its coordinates are fractions of the image; multiply x by the width and y by the height"
 LARGEST = 1 << 15  # side of an image that runs are made for before it is opened
 
 
@@ -76,12 +82,13 @@ class Instances:
         return self.by_image.get(_whole(image["id"]), ())
 
 
-def read_instances(path: Path, classes: Sequence[str]) -> Instances:
+def read_instances(path: Path, classes: Sequence[str], *, anywhere: bool = False) -> Instances:
     """Read the annotations of some classes.
 
     Args:
         path: of the JSON.
         classes: names of categories, by class index.
+        anywhere: names of images may lead out of the image folder; the caller checks where they lead.
 
     Raises:
         UserError: not JSON, no instances JSON, or a class that it has no category for.
@@ -91,7 +98,7 @@ def read_instances(path: Path, classes: Sequence[str]) -> Instances:
     try:
         images = [{name: entry[name] for name in IMAGE_FIELDS if name in entry} for entry in _stream(path, "images")]
         sizes = {_whole(entry["id"]): (entry.get("height"), entry.get("width")) for entry in images}
-        names = Counter(_file_name(entry["file_name"]) for entry in images)
+        names = Counter(_file_name(entry["file_name"], anywhere) for entry in images)
         by_image: dict[int, list[Instance]] = defaultdict(list)
         strays = []
         for entry in _stream(path, "annotations"):
@@ -143,11 +150,22 @@ def _compressed(segmentation: Any, height: int, width: int) -> tuple[bytes | str
         counts = bytes(runs_of(segmentation, height, width)["counts"])
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
         return str(error), False
-    return counts, isinstance(segmentation, list) and any(
+    return counts, isinstance(segmentation, list) and reaches_beyond(segmentation, height, width)
+
+
+def reaches_beyond(polygons: Sequence[Sequence[float]], height: int, width: int) -> bool:
+    """Whether polygons (x, y, x, y, …) reach beyond an image by a share of `SLACK`."""
+    return any(
         max(polygon[start::2]) > (1 + SLACK) * side or min(polygon[start::2]) < -SLACK * side
-        for polygon in segmentation
+        for polygon in polygons
         for start, side in ((0, width), (1, height))
     )
+
+
+def in_fractions(values: ArrayLike) -> bool:
+    """Whether coordinates are shares of the image. Whole numbers may tell of one pixel at a corner; others can't."""
+    given, (low, high) = np.asarray(values, np.float64), FRACTIONS
+    return bool(((given >= low) & (given <= high)).all() and (given % 1 != 0).any())
 
 
 def _stream(path: Path, part: str) -> Iterator[Any]:
@@ -161,7 +179,9 @@ def _stream(path: Path, part: str) -> Iterator[Any]:
         if not found and (part, "start_array") not in _events(path):
             raise UserError(f"{path} is not a COCO instances JSON: it needs the lists {', '.join(PARTS)}; correct it")
     except (OSError, ijson.JSONError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read as JSON ({error}); correct it and run again") from error
+        # ijson's messages have the bytes of the place in further lines, and may be bytes themselves.
+        said = re.split(r"\n|\\n", str(error).removeprefix("b'"))[0].rstrip(".")
+        raise UserError(f"{path} can't be read as JSON ({said}); correct it and run again") from error
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -233,11 +253,11 @@ def _whole(value: Any) -> int:
     return value
 
 
-def _file_name(value: Any) -> str:
-    """The path of an image in the image folder."""
+def _file_name(value: Any, anywhere: bool) -> str:
+    """The path of an image, in the image folder or `anywhere`."""
     if not isinstance(value, str) or not is_plain(value) or not PurePosixPath(value).name:
         raise ValueError(f"a file name: {reprlib.repr(value)}")
-    return inside(value)
+    return value if anywhere else inside(value)
 
 
 def inside(name: str) -> str:
@@ -251,8 +271,13 @@ def inside(name: str) -> str:
     return name
 
 
-def runs_of(segmentation: Any, height: int, width: int) -> Any:
+def runs_of(segmentation: Any, height: int, width: int, *, tiny: bool = False) -> Any:
     """Compressed runs of a polygon list, of uncompressed or of compressed runs.
+
+    Args:
+        segmentation: as in the JSON.
+        height, width: of the image.
+        tiny: polygons that look as if they were in fractions of the image are tiny ones.
 
     Raises:
         KeyError, IndexError, TypeError, ValueError, OverflowError: it is none of these, or does not fit the image.
@@ -273,12 +298,8 @@ def runs_of(segmentation: Any, height: int, width: int) -> Any:
         limit = 2 * max(height, width)
         if not all((np.abs(polygon) <= limit).all() for polygon in polygons):
             raise ValueError("a polygon lies far outside the image")
-        # Of one pixel at a corner whole numbers may tell; fractions can only be shares of the image.
-        low, high = FRACTIONS
-        if all(((polygon >= low) & (polygon <= high)).all() for polygon in polygons) and any(
-            (polygon % 1 != 0).any() for polygon in polygons
-        ):
-            raise ValueError("its coordinates are fractions of the image; multiply x by the width and y by the height")
+        if not tiny and in_fractions(np.concatenate(polygons)):
+            raise ValueError(IN_FRACTIONS)
         return masks.merge(masks.frPyObjects([polygon.tolist() for polygon in polygons], height, width))
     if lacking := [name for name in ("size", "counts") if name not in segmentation]:
         raise ValueError(f"its runs have no {' and no '.join(map(repr, lacking))}")

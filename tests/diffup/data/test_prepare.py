@@ -26,6 +26,7 @@ from diffup.data.lists import fold_classes
 from diffup.data.prepare import prepare, read_sbd
 from diffup.episodes.protocols import get_protocol
 from diffup.episodes.sampling import make_manifest, training_pools
+from diffup.errors import UserError
 from diffup.grid.axes import Backbone, evaluation_cells, training_cell
 from diffup.grid.datasets import open_data
 from diffup.training.recipes import Recipe
@@ -266,6 +267,47 @@ def test_every_bad_file_is_named_at_once_and_nothing_is_made(
     said = capsys.readouterr()
     assert "5 problems with the data" in said.err and "dataset.json:" in said.err and ".part" not in said.err
     assert not (out / "dataset.json").exists()
+
+
+OUTS = {
+    "root": ("pascal5i", "."), "voc": ("pascal5i", "VOCdevkit/VOC2012"), "sbd": ("pascal5i", "SBD/dataset"),
+    "images": ("pascal5i", "VOCdevkit/VOC2012/JPEGImages/out"), "coco": ("coco20i", "."),
+    "val": ("coco20i", "val2014/out"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", OUTS)
+def test_a_folder_that_is_read_is_not_written_to(where: str, voc: Path, coco: Path, tmp_path: Path) -> None:
+    name, out = OUTS[where]
+    root = tmp_path / "root"
+    shutil.copytree({"pascal5i": voc, "coco20i": coco}[name], root)
+    (tmp_path / "link").symlink_to(root)
+    before = state(root)
+    for place in (root / out, tmp_path / "link" / out):
+        with pytest.raises(UserError, match="whose files are only read; choose another --out"):
+            prepare(name, root, place, progress=False)
+    assert state(root) == before
+
+
+def test_only_its_own_files_are_replaced_or_removed(voc: Path, tmp_path: Path) -> None:
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    kept = [out / "film.part", out / "x" / ".train.txt.0123abcd.part", out / ".my.txt.0123abcd.part"]
+    left = [out / ".train.txt.0123abcd.part", out / "SegmentationClass" / ".2007_000001.png.0123abcd.part"]
+    for path in (*kept, *left):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    for name in ("SegmentationClass/2007_000001.png", "SegmentationClass/2011_000002.png", "val.txt", "dataset.json"):
+        (out / name).write_text("mine")
+        before = state(out)
+        with pytest.raises(UserError, match=rf"{name} is in the way .* choose another --out\. Nothing was changed"):
+            prepare("pascal5i", voc, out, cache_dir=cache, progress=False)
+        assert state(out) == before
+        (out / name).unlink()
+    (out / "SegmentationClass/2007_000001.png").symlink_to("elsewhere")
+    prepare("pascal5i", voc, out, cache_dir=cache, progress=False)
+    assert all(path.read_text() == "mine" for path in kept) and not any(path.exists() for path in left)
+    (out / ".prepared").unlink()  # of the time before there was one
+    prepare("pascal5i", voc, out, cache_dir=cache, progress=False)
 
 
 def test_data_that_went_bad_are_refused_and_the_old_description_goes(voc: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,82 @@ def test_cocos_masks_are_those_of_its_own_library(tmp_path: Path, cache: Path) -
     void = dataset.mask("one", 1) == 255
     assert (void == (np.arange(WIDTH) < 5) & ~expected & (blob == 0)).all()
     assert any("categories without annotation: never" in note for note in imported.notes)
+
+
+def write_instances(folder: Path, *names: str, **image: object) -> Path:
+    """An instances JSON with a square in an image of each name, and no images."""
+    corners = [[10, 5, 50, 5, 50, 35, 10, 35]]
+    size = {"height": HEIGHT, "width": WIDTH}
+    document = {
+        "images": [{"id": i, "file_name": name, **size, **image} for i, name in enumerate(names)],
+        "categories": [{"id": 3, "name": "owl"}],
+        "annotations": [{"id": i, "image_id": i, "category_id": 3, "segmentation": corners} for i in range(len(names))],
+    }
+    folder.mkdir()
+    (folder / "instances.json").write_text(json.dumps(document))
+    return folder
+
+
+@pytest.mark.parametrize("size", [80, "80", 80.0, -40, 39.5])
+def test_another_size_of_coco_is_refused_however_it_is_stated(tmp_path: Path, size: object) -> None:
+    folder = write_instances(tmp_path / "in", "one.png", height=size)
+    write_photo(folder / "one.png")
+    with pytest.raises(UserError, match=r"image is 60x40, but was annotated at 60x80|states the size 60 x "):
+        import_dataset("coco", folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["/Users/me/{}.png", "../images/{}.png", r"C:\Users\me\{}.png", "{}.png"])
+def test_coco_names_of_another_machine_stand_for_their_last_part(tmp_path: Path, name: str) -> None:
+    folder = write_instances(tmp_path / "in", name.format(1), name.format(2), height=None)
+    for i in (1, 2):
+        write_photo(folder / "images" / f"{i}.png", size=(30, 45))
+    imported = import_dataset("coco", folder, tmp_path / "out")
+    assert imported.dataset.image_ids == ("1", "2")
+    assert any("reach beyond" in note and "annotation 1 of" in note for note in imported.notes)
+
+
+def test_a_coco_image_outside_of_the_source_is_not_read(tmp_path: Path) -> None:
+    write_photo(tmp_path / "secret.png")
+    folder = write_instances(tmp_path / "in", "../secret.png")
+    with pytest.raises(UserError, match=r"image '\.\./secret\.png' names .* which is outside"):
+        import_dataset("coco", folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["coco", "cvat"])
+def test_two_names_may_not_lead_to_one_image(tmp_path: Path, kind: str) -> None:
+    if kind == "coco":
+        write_instances(tmp_path / "in", "a/0.png", "b/0.png")
+    else:
+        write_cvat(tmp_path / "in", ("a/0.png", [box("a", 0, 0, 9, 9)]), ("b/0.png", [box("a", 0, 0, 9, 9)]))
+        shutil.rmtree(tmp_path / "in" / "images")
+    write_photo(tmp_path / "in" / "images" / "0.png")
+    with pytest.raises(UserError, match=r"image 'b/0\.png' leads to .*images/0\.png, as 'a/0\.png' does"):
+        import_dataset(kind, tmp_path / "in", tmp_path / "out")
+
+
+def test_every_image_gets_a_name_of_its_own(tmp_path: Path) -> None:
+    names = ["x_a_2.png", "x/a.png", "x_a.png", "y/a.png", "X_A_3.png"]
+    write_cvat(tmp_path / "in", *((name, [box("a", i, 0, 30, 30)]) for i, name in enumerate(names)))
+    imported = import_dataset("cvat", tmp_path / "in", tmp_path / "out")
+    assert {int(areas[0]) for areas in imported.dataset.areas.values()} == {30 * (30 - i) for i in range(5)}
+
+
+@pytest.mark.parametrize("content", [b'{"images": [\xff\xfe\n{}]}', b'{"images": [', b"\x89PNG\r\n\x1a\n"])
+def test_a_damaged_instances_json_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+    write_instances(tmp_path / "in").joinpath("instances.json").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"^[^\n\\]*instances\.json can't be read as JSON \([a-z :EOF]+\); correct it.*$"
+    ):
+        import_dataset("coco", tmp_path / "in", tmp_path / "out")
+
+
+def test_what_is_no_mask_in_a_class_folder_is_named(tmp_path: Path) -> None:
+    folder = write_masks(tmp_path / "in")
+    (folder / "owl" / "deep").mkdir()
+    (folder / "owl" / "notes.txt").touch()
+    write_photo(folder / "wren" / "robin_0.jpg")
+    notes = import_dataset("masks", folder, tmp_path / "out").notes
+    assert "left out, files and folders that are no PNG masks (owl/deep, wren/robin_0.jpg): 2" in notes
 
 
 def test_folders_of_masks_are_a_class_each(tmp_path: Path, cache: Path) -> None:

@@ -193,8 +193,48 @@ def test_damage_can_be_left_out(tmp_path: Path) -> None:
 def test_two_files_may_not_annotate_one_image(tmp_path: Path) -> None:
     write_labelme(tmp_path / "in")
     (tmp_path / "in" / "again.json").write_text(json.dumps(labelme("owl_0.png", rectangle("owl", 0, 0, 9, 9))))
-    with pytest.raises(UserError, match=r"owl_0\.json: annotates .*owl_0\.png, as .*again\.json does"):
+    with pytest.raises(UserError, match=r"owl_0\.json: leads to .*owl_0\.png, as .*again\.json does"):
         import_dataset("labelme", tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("size", [80, "80", 80.0, "80.0", 79.5, "many", True, -40])
+def test_another_size_is_refused_however_it_is_stated(tmp_path: Path, size: object) -> None:
+    write(tmp_path / "in" / "one", rectangle("a", 0, 0, 20, 20))
+    path = tmp_path / "in" / "one.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "imageHeight": size}))
+    with pytest.raises(
+        UserError, match=r"one\.(png: image is 60x40, but was annotated at 60x80|json: states the size)"
+    ):
+        import_dataset("labelme", tmp_path / "in", tmp_path / "out")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "imageHeight": "40", "imageWidth": 60.0}))
+    assert import_dataset("labelme", tmp_path / "in", tmp_path / "out").dataset.image_ids == ("one",)
+
+
+def test_a_shape_that_reaches_beyond_is_named(tmp_path: Path) -> None:
+    part = mask_shape("a", np.ones((60, 9), np.bool_), 0, 0)
+    write(tmp_path / "in" / "one", rectangle("a", 0, 0, 66, 44), rectangle("a", 5, 5, 67, 20), part)
+    path = tmp_path / "in" / "one.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "imageHeight": None, "imageWidth": 0}))
+    notes = import_dataset("labelme", tmp_path / "in", tmp_path / "out").notes
+    assert any(note.startswith("2 of the annotations") and "shape 1 of one.png, shape 2 of" in note for note in notes)
+
+
+def test_fractions_are_told_by_all_shapes_of_an_image(tmp_path: Path) -> None:
+    dot, corner = rectangle("dot", 0, 0, 1.2, 1), {"label": "dot", "points": [[0, 0.5], [1, 0.5], [1, 1]]}
+    write(tmp_path / "in" / "one", rectangle("a", 5, 5, 20, 20), dot)
+    dataset = import_dataset("labelme", tmp_path / "in", tmp_path / "out").dataset
+    assert dataset.mask("one", dataset.classes.index("dot")).sum() == 1
+    write(tmp_path / "in" / "two", dot, corner)
+    with pytest.raises(UserError, match=r"two\.json: two\.png: its coordinates are fractions"):
+        import_dataset("labelme", tmp_path / "in", tmp_path / "again")
+
+
+@pytest.mark.parametrize("kind", ["rectangle", "rotation", "oriented_rectangle"])
+def test_four_corners_are_a_turned_rectangle(tmp_path: Path, kind: str) -> None:
+    shape = {"label": "a", "shape_type": kind, "points": [[30, 5], [45, 20], [30, 35], [15, 20]]}
+    write(tmp_path / "in" / "one", shape)
+    mask = import_dataset("labelme", tmp_path / "in", tmp_path / "out").dataset.mask("one", 0)
+    assert mask.sum() == pytest.approx(450, rel=0.07) and mask[20, 20] and not mask[8, 20]
 
 
 def test_an_image_outside_of_the_source_is_not_read(tmp_path: Path) -> None:
