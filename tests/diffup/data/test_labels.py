@@ -369,7 +369,7 @@ def test_a_sorted_palette_has_its_class_where_it_is_not_black(tmp_path: Path) ->
         shown = np.asarray(drawn)[:, :, 0] > 0
         assert np.asarray(sorted_image)[0, 0] == 1, "black must not be label 0 here"
         np.testing.assert_array_equal(read_drawn(written(tmp_path, sorted_image)), shown)
-        support = Support(np.zeros((8, 9, 3), np.uint8), sorted_image, "mask")
+        support = Support(np.zeros((8, 9, 3), np.uint8), sorted_image, "mask")  # type: ignore[arg-type]
         np.testing.assert_array_equal(support.drawn((8, 9)), shown)
     drawn.paste((0, 128, 0), (0, 0, 2, 2))
     with pytest.raises(UserError, match="is black: the program that wrote it has sorted its palette"):
