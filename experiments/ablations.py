@@ -60,7 +60,6 @@ def prior_set(*names: str) -> Change:
 ABLATIONS: dict[str, Change] = {
     BASE: {},
     # modules
-    "uapf": VARIANTS["uapf"],
     "no_uapf": VARIANTS["no_uapf"],  # plain mean of the priors
     "no_scm": VARIANTS["no_scm"],
     "no_dqm_error": VARIANTS["no_dqm_error"],

@@ -41,7 +41,7 @@ SOURCES = ("resnet50", "tf_efficientnet_lite0")
 OTHER_TASKS = ((5, "mask"), (1, "box"), (1, "scribble"), (5, "scribble"))
 RECIPE = photographs()
 STRETCHED: Change = {
-    "model": {"base": "prior", "bound": 1.5, "uapf": True},
+    "model": {"base": "prior", "bound": 1.5, "self_conditioning": True},
     "train": {"balance_sizes": False},
     "input": {"bank": 0},
 }
@@ -49,7 +49,6 @@ LONGER: Change = {"train": {"steps": 1200, "draws": 600}}
 CHANGES: dict[str, Change] = {
     **effective(VARIANTS, RECIPE),
     "stretched": STRETCHED,
-    "earlier": {"model": {"uapf": True, "self_conditioning": True}},  # the recipe up to commit 968e9ad
     "unbalanced": {"train": {"balance_sizes": False}},
     "longer": LONGER,
     "parts": {"train": {"parts": 0.3}},

@@ -20,7 +20,6 @@ VARIANTS: dict[str, Change] = {
     "one_step": {"model": {"one_step": True}},
     "plain_schedule": {"model": {"schedule": "plain"}},
     "prior_centred": {"model": {"schedule": "prior_centred"}},
-    "uapf": {"model": {"uapf": True}},
     "no_uapf": {"model": {"uapf": False}},
     "no_scm": {"model": {"scm": False}},
     "self_conditioning": {"model": {"self_conditioning": True}},

@@ -62,9 +62,9 @@ def from_evidence(recipe: Recipe) -> Recipe:
     """The recipe from absolute evidence, with a bank of 60 training images.
 
     Objects of all sizes are drawn equally often, and corrections have no bound (docs/results/evidence.md says why).
-    UAPF learns nothing and SCM does not read the previous estimate: both gained nothing (docs/results/unseen.md).
+    SCM does not read the previous estimate, which gained nothing (docs/results/unseen.md).
     """
-    model = {"base": "evidence", "bound": 0.0, "uapf": False, "self_conditioning": False}
+    model = {"base": "evidence", "bound": 0.0, "self_conditioning": False}
     return recipe.changed(input={"bank": 60}, model=model, train={"balance_sizes": True})
 
 
