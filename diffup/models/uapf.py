@@ -15,8 +15,6 @@ object would be lost again. l_k is a cue's log-odds, and
     mean     = σ(Σ_k w_k l_k)
     variance = p (1 - p) Σ_k w_k e^{s_k} + Σ_k w_k (σ(l_k) - p)²,   p the mean, s_k zero untrained
 
-The recipes leave it untrained there, as nothing was gained (docs/results/unseen.md): w_k = 1/K, variance = p (1 - p).
-
 Maps have a meaning that no backbone changes, so each kind of cue learns one weight a map. Stages have not: they are
 read by one shared network and pooled symmetrically (mean and spread), so that no weight is tied to "the stage that is
 best on the training backbone".

@@ -202,7 +202,7 @@ def test_the_table_has_paired_differences_and_dashes(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--variants", "no_such"], "'no_such' is no variant; there are diffup, no_uapf"),
-        (["--variants", "uapf"], "'uapf' changes nothing of this recipe; there are diffup, no_uapf"),
+        (["--variants", "self_conditioning"], "changes nothing of this recipe; there are diffup, no_uapf"),
         (["--folds", "9"], "has folds 0 to 3, not 9"),
     ],
 )
